@@ -1,0 +1,41 @@
+"""The errors that cross module boundaries, by who made the mistake."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class KvmxenError(Exception):
+    """A person's mistake or a host's lack: str() is one clear sentence that says what to do."""
+
+    exit_status = 1
+
+
+class UsageError(KvmxenError):
+    """The command line or a configuration is wrong."""
+
+    exit_status = 2
+
+
+class HypercallError(Exception):
+    """What a guest got wrong: becomes the negative errno that the hypercall returns.
+
+    Linux's and Xen's errno values agree (xen/include/public/errno.h).
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"{errno.errorcode.get(code, code)}: {os.strerror(code)}")
+        self.errno = code
+
+
+class GuestFault(HypercallError):
+    """A guest address (VA, gpa, frame or grant) that is not the guest's: -EFAULT."""
+
+    def __init__(self, what: str = "") -> None:
+        super().__init__(errno.EFAULT)
+        self.what = what
+
+
+class GuestCrash(Exception):
+    """The guest cannot go on: str() is the reason that the crash report gives."""

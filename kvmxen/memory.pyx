@@ -1,0 +1,108 @@
+"""Guest memory: the only place where a guest address becomes a host address.
+
+One memfd holds the machine address space at its own offsets; the hole stays sparse and
+is refused. Every access is bounds-checked: what lies outside raises GuestFault.
+"""
+
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from posix.mman cimport (
+    MAP_FAILED, MAP_NORESERVE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
+)
+
+import os
+
+from kvmxen.errors import GuestFault, KvmxenError
+from kvmxen.layout import HOLE_END, HOLE_START
+
+
+cdef class GuestMemory:
+    """`size` bytes of machine address space from gpa 0, less the hole, in a memfd.
+
+    Pages that nobody touched cost nothing. Raises KvmxenError where the host cannot map it.
+    """
+
+    def __cinit__(self, size):
+        self.base = NULL
+        self.fd = -1
+        self.size = size
+        self.hole_start = HOLE_START
+        self.hole_end = HOLE_END
+        self.fd = os.memfd_create("kvmxen-guest", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, size)
+        cdef void *where = mmap(NULL, self.size, PROT_READ | PROT_WRITE,
+                                MAP_SHARED | MAP_NORESERVE, self.fd, 0)
+        if where == MAP_FAILED:
+            raise KvmxenError(f"the host cannot map {size >> 20} MiB for the guest; "
+                              "give the guest less memory")
+        self.base = <uint8_t *>where
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(self.base, self.size)
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    cdef uint8_t *find(self, uint64_t gpa, uint64_t length) noexcept nogil:
+        """The host address of [gpa, gpa + length), NULL where that is not all memory."""
+        if length > self.size or gpa > self.size - length:
+            return NULL
+        if gpa < self.hole_end and gpa + length > self.hole_start:
+            return NULL
+        return self.base + gpa
+
+    cdef uint8_t *at(self, uint64_t gpa, uint64_t length) except NULL:
+        cdef uint8_t *where = self.find(gpa, length)
+        if where == NULL:
+            raise GuestFault(f"gpa {gpa:#x} + {length:#x}")
+        return where
+
+    @property
+    def host_address(self):
+        """The address in this process of gpa 0, for KVM's memory slots only."""
+        return <uint64_t>self.base
+
+    def read(self, uint64_t gpa, uint64_t length):
+        """A private copy of `length` bytes at `gpa`; raises GuestFault."""
+        return PyBytes_FromStringAndSize(<char *>self.at(gpa, length), length)
+
+    def write(self, uint64_t gpa, const uint8_t[::1] data):
+        """Copy `data` to `gpa`; raises GuestFault, and then nothing is written."""
+        cdef uint64_t length = data.shape[0]
+        if length:
+            memcpy(self.at(gpa, length), &data[0], length)
+
+    def zero(self, uint64_t gpa, uint64_t length):
+        """Zero `length` bytes at `gpa`; raises GuestFault."""
+        memset(self.at(gpa, length), 0, length)
+
+    def view(self, uint64_t gpa, uint64_t length):
+        """A writable memoryview of shared memory, valid as long as this object lives."""
+        return PyMemoryView_FromMemory(<char *>self.at(gpa, length), length,
+                                       PyBUF_READ | PyBUF_WRITE)
+
+    def read_u32(self, uint64_t gpa):
+        """One 32-bit load at `gpa` (aligned for atomicity); raises GuestFault."""
+        return (<uint32_t *>self.at(gpa, 4))[0]
+
+    def read_u64(self, uint64_t gpa):
+        """One 64-bit load at `gpa` (aligned for atomicity); raises GuestFault."""
+        return (<uint64_t *>self.at(gpa, 8))[0]
+
+    def write_u32(self, uint64_t gpa, uint32_t value):
+        """One 32-bit store at `gpa`; raises GuestFault."""
+        (<uint32_t *>self.at(gpa, 4))[0] = value
+
+    def write_u64(self, uint64_t gpa, uint64_t value):
+        """One 64-bit store at `gpa`; raises GuestFault."""
+        (<uint64_t *>self.at(gpa, 8))[0] = value
+
+    def fill_u64(self, uint64_t gpa, uint64_t count, uint64_t first, uint64_t step):
+        """Store `count` 64-bit values first, first + step, ... from `gpa` on."""
+        cdef uint64_t *where = <uint64_t *>self.at(gpa, count * 8)
+        cdef uint64_t i
+        for i in range(count):
+            where[i] = first + i * step
