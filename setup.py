@@ -1,13 +1,88 @@
+"""Builds what is not Python: the Cython modules, the shim's gate and the demo guest."""
+
+from __future__ import annotations
+
+import shutil
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
-extensions = [
-    Extension(str(p.with_suffix("")).replace("/", "."), [str(p)], extra_compile_args=["-O2"])
-    for p in sorted(Path("kvmxen").rglob("*.pyx"))
-]
+# Build front ends run this file without its directory on sys.path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+try:
+    from kvmxen.guests._build import compile_guest
+except ModuleNotFoundError:
+    compile_guest = None
+
+SHIM = Path("kvmxen/shim")
+GATE = SHIM / "gate.bin"
+GUESTS = Path("kvmxen/guests")
+DEMO = GUESTS / "demo.elf"
+
+
+def sources(folder: Path, *suffixes: str) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in suffixes)
+
+
+class BuildExt(build_ext):
+    """build_ext, and the two pieces of guest-side code that go into the package with it."""
+
+    def run(self) -> None:
+        super().run()
+        for target, build in ((GATE, self.build_gate), (DEMO, self.build_demo)):
+            out = Path(self.build_lib) / target
+            inputs = sources(target.parent, ".S", ".c", ".h", ".ld", ".py")
+            if self.force or newer_group([*map(str, inputs), __file__], str(out)):
+                out.parent.mkdir(parents=True, exist_ok=True)
+                build(out)
+            if self.inplace:
+                shutil.copyfile(out, target)
+
+    def build_gate(self, out: Path) -> None:
+        temp = Path(self.build_temp) / SHIM
+        temp.mkdir(parents=True, exist_ok=True)
+        objects = []
+        for source in sources(SHIM, ".S"):
+            obj = temp / f"{source.stem}.o"
+            command = ["gcc", "-c", "-mgeneral-regs-only", "-mno-red-zone"]
+            self.spawn([*command, "-o", str(obj), str(source)])
+            objects.append(str(obj))
+        self.spawn(["ld", "-T", str(SHIM / "gate.ld"), "-o", str(out), *objects])
+
+    def build_demo(self, out: Path) -> None:
+        if compile_guest is None:
+            out.touch()
+            return
+        compile_guest(sources(GUESTS / "lib", ".S", ".c") + sources(GUESTS / "demo", ".c"), out)
+
+    def get_outputs(self) -> list[str]:
+        images = [str(Path(self.build_lib) / target) for target in (GATE, DEMO)]
+        return [*super().get_outputs(), *images]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        images = {str(Path(self.build_lib) / target): str(target) for target in (GATE, DEMO)}
+        return {**super().get_output_mapping(), **(images if self.inplace else {})}
+
+
+def modules() -> list[Extension]:
+    return [
+        Extension(
+            ".".join(path.with_suffix("").parts),
+            [str(path)],
+            include_dirs=["kvmxen"],
+            depends=[str(header) for header in sources(SHIM, ".h")],
+            extra_compile_args=["-O2"],
+        )
+        for path in sources(Path("kvmxen"), ".pyx")
+    ]
+
+
 setup(
-    packages=find_packages(include=["kvmxen*"]),
-    ext_modules=cythonize(extensions, language_level=3),
+    cmdclass={"build_ext": BuildExt},
+    ext_modules=cythonize(modules(), build_dir="build/cython", language_level=3),
 )

@@ -1,0 +1,7 @@
+"""What a person types."""
+
+from __future__ import annotations
+
+from kvmxen.cli.main import main
+
+__all__ = ["main"]

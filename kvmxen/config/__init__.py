@@ -1,0 +1,8 @@
+"""What a person asked for, validated."""
+
+from __future__ import annotations
+
+from kvmxen.config.console import ConsoleSpec
+from kvmxen.config.domain import Config
+
+__all__ = ["Config", "ConsoleSpec"]

@@ -1,0 +1,95 @@
+"""kvmxen boot: the command line becomes a Config."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from kvmxen.cli.status import STATUSES
+from kvmxen.config import Config, ConsoleSpec
+from kvmxen.config.domain import OnReboot, Stats
+from kvmxen.config.sizes import parse_size
+
+
+class _Command(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # click would take the word after a bare --stats for its value.
+        return super().parse_args(ctx, ["--stats=text" if a == "--stats" else a for a in args])
+
+
+@click.command(cls=_Command, epilog=STATUSES, short_help="Boot a kernel as a Xen guest.")
+@click.argument("kernel", required=False, type=Path)
+@click.option("--ramdisk", metavar="FILE", type=Path, help="The guest's initial ramdisk.")
+@click.option(
+    "--shell",
+    is_flag=True,
+    help="Make a ramdisk with a shell, around this host's static busybox.",
+)
+@click.option("--cmdline", metavar="TEXT", default="", help="The kernel's command line.")
+@click.option("--name", metavar="NAME", help="The domain's name.  [default: domain-PID]")
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    default="512M",
+    show_default=True,
+    help="The guest's memory, with the suffix K, M or G; MiB without.",
+)
+@click.option(
+    "--vcpus", metavar="N", type=int, default=1, show_default=True, help="Virtual CPUs, 1 to 64."
+)
+@click.option(
+    "--console",
+    metavar="WHERE",
+    default="stdio",
+    show_default=True,
+    help="stdio, pty, file:PATH or none.",
+)
+@click.option("--timeout", metavar="SECONDS", type=float, help="Destroy the guest after that time.")
+@click.option(
+    "--on-reboot",
+    type=click.Choice(["restart", "destroy"]),
+    default="restart",
+    show_default=True,
+    help="What to do when the guest reboots.",
+)
+@click.option(
+    "--stats",
+    metavar="[=json]",
+    type=click.Choice(["text", "json"]),
+    help="At the end, print exits, hypercalls, events and times (--stats=json for a program).",
+)
+@click.option("--debug", is_flag=True, help="Trace hypercalls and traps.")
+def boot(
+    kernel: Path | None,
+    ramdisk: Path | None,
+    shell: bool,
+    cmdline: str,
+    name: str | None,
+    memory: str,
+    vcpus: int,
+    console: str,
+    timeout: float | None,
+    on_reboot: OnReboot,
+    stats: Stats | None,
+    debug: bool,
+) -> int:
+    """Boot KERNEL (a bzImage or ELF file) as a Xen guest, or without one the demo guest."""
+    config = Config(
+        kernel=kernel,
+        ramdisk=ramdisk,
+        shell=shell,
+        cmdline=cmdline,
+        name=name or f"domain-{os.getpid()}",
+        memory=parse_size(memory),
+        vcpus=vcpus,
+        console=ConsoleSpec.parse(console),
+        timeout=timeout,
+        on_reboot=on_reboot,
+        stats=stats,
+        debug=debug,
+    )
+    from kvmxen.boot import boot
+
+    return boot(config).exit_status

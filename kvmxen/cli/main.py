@@ -1,0 +1,68 @@
+"""The kvmxen command: its subcommands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from kvmxen import __version__
+from kvmxen.cli.boot import boot
+from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
+from kvmxen.errors import KvmxenError
+
+
+@click.group(
+    epilog=STATUSES,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="kvmxen", message="%(prog)s %(version)s")
+def kvmxen() -> None:
+    """Boot Xen guests on a plain Linux host: /dev/kvm and Python, no Xen."""
+
+
+kvmxen.add_command(boot)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (sys.argv's, if none is given) and return the exit status.
+
+    Every error is one line on stderr.
+    """
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = kvmxen.main(arguments, prog_name="kvmxen", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return _fail(_usage(error), USAGE)
+    except KvmxenError as error:
+        return _fail(str(error), error.exit_status)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output left; Python must not complain again as it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        hint = "" if debug else " with what --debug prints"
+        fault = f"{type(error).__name__}: {error}"
+        return _fail(f"{fault}: a fault of kvmxen, please report it{hint}", FAILED)
+    return status or 0
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "kvmxen"
+    text = error.format_message().rstrip(".")
+    return f"{text[:1].lower()}{text[1:]} (see {command} --help)"
+
+
+def _fail(sentence: str, status: int) -> int:
+    click.echo(f"kvmxen: {' '.join(sentence.split())}", err=True)
+    return status

@@ -1,0 +1,17 @@
+"""The exit statuses, as --help documents them."""
+
+from __future__ import annotations
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+STATUSES = """\b
+Exit status of boot:
+    0  the guest powered off
+    1  kvmxen could not do it
+    2  wrong usage
+    3  the guest crashed
+    4  the time given by --timeout was over
+  130  interrupted
+"""

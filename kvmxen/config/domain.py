@@ -1,0 +1,83 @@
+"""One domain's configuration."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kvmxen.config.console import ConsoleSpec
+from kvmxen.config.sizes import MIB, host_memory
+from kvmxen.errors import UsageError
+from kvmxen.layout import MAX_VCPUS, PAGE_SIZE
+
+MIN_MEMORY = 32 * MIB
+# struct start_info has 1024 bytes for it, a NUL included (xen/include/public/xen.h).
+MAX_CMDLINE = 1023
+# A folder is named after the domain: no separators, neither "." nor "..".
+_NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,63}", re.ASCII)
+
+OnReboot = Literal["restart", "destroy"]
+Stats = Literal["text", "json"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to boot, and how; making one raises UsageError where it makes no sense.
+
+    With no `kernel` it is the embedded demo guest. `memory` is in bytes, `timeout` in seconds
+    of the host's time.
+    """
+
+    kernel: Path | None = None
+    ramdisk: Path | None = None
+    shell: bool = False
+    cmdline: str = ""
+    name: str
+    memory: int = 512 * MIB
+    vcpus: int = 1
+    console: ConsoleSpec = field(default_factory=lambda: ConsoleSpec("stdio"))
+    timeout: float | None = None
+    on_reboot: OnReboot = "restart"
+    stats: Stats | None = None
+    debug: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_images()
+        self._check_size()
+        if _NAME.fullmatch(self.name) is None:
+            raise UsageError(
+                f"{self.name!r} cannot name a domain: give 1 to 64 letters, digits or . _ + -, "
+                "the first of them not . or -"
+            )
+        if len(self.cmdline.encode()) > MAX_CMDLINE or not self.cmdline.isprintable():
+            raise UsageError(
+                f"--cmdline must be at most {MAX_CMDLINE} bytes of printable text, on one line"
+            )
+        if self.timeout is not None and not 0 < self.timeout < float("inf"):
+            raise UsageError(f"--timeout must be more than 0 seconds, not {self.timeout:g}")
+
+    def _check_images(self) -> None:
+        if self.shell and self.ramdisk is not None:
+            raise UsageError("--shell makes a ramdisk: give --shell or --ramdisk, not both")
+        if self.kernel is None and (self.shell or self.ramdisk is not None):
+            option = "--shell" if self.shell else "--ramdisk"
+            raise UsageError(f"{option} needs a kernel: kvmxen boot KERNEL {option} ...")
+
+    def _check_size(self) -> None:
+        if not 1 <= self.vcpus <= MAX_VCPUS:
+            raise UsageError(f"--vcpus must be 1 to {MAX_VCPUS}, not {self.vcpus}")
+        if self.memory < MIN_MEMORY:
+            raise UsageError(
+                f"--memory {self.memory // MIB} MiB is too small: "
+                f"give at least {MIN_MEMORY // MIB} MiB"
+            )
+        if self.memory % PAGE_SIZE:
+            raise UsageError(f"--memory must be a multiple of {PAGE_SIZE} bytes")
+        host = host_memory()
+        if self.memory > host:
+            raise UsageError(
+                f"--memory {self.memory // MIB} MiB is more than this host has: "
+                f"give at most {host // MIB} MiB"
+            )
