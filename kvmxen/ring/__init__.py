@@ -1,0 +1,1 @@
+"""Shared rings: index arithmetic and barriers between a guest and its backends."""
