@@ -11,13 +11,16 @@ from kvmxen.errors import KvmxenError
 RUNTIME = Path(__file__).parent / "lib"
 
 # The runtime's kernel mode is ring 3 with no FPU state of its own: general registers only.
-FLAGS = (
-    "-std=gnu11 -O2 -g0 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -no-pie -fno-pic"
-    " -mcmodel=kernel -mno-red-zone -mgeneral-regs-only -fno-stack-protector"
-    " -fno-asynchronous-unwind-tables -fcf-protection=none -fno-strict-aliasing"
-    " -fno-tree-loop-distribute-patterns -ffunction-sections -Wl,--gc-sections"
-    " -Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,-z,noexecstack"
-).split()
+# fmt: off
+FLAGS = [
+    "-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror",
+    "-ffreestanding", "-nostdlib", "-static", "-no-pie", "-fno-pic",
+    "-mcmodel=kernel", "-mno-red-zone", "-mgeneral-regs-only", "-fcf-protection=none",
+    "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing",
+    "-fno-tree-loop-distribute-patterns", "-ffunction-sections",
+    "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,max-page-size=4096", "-Wl,-z,noexecstack",
+]
+# fmt: on
 
 
 def compile_guest(sources: Sequence[Path], out: Path) -> None:
