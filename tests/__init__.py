@@ -1,0 +1,1 @@
+"""Tests; packages.py fetches the real guests that they boot."""

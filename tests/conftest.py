@@ -1,0 +1,37 @@
+"""Fixtures for all tests: real guests, from Debian's packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import packages
+
+
+def _need(what: str, fetch: Callable[[], Path]) -> Path:
+    try:
+        return fetch()
+    except packages.Unavailable as error:
+        pytest.skip(f"needs {what}: {error}")
+
+
+@pytest.fixture(scope="session")
+def debian_kernel() -> Callable[[str], Path]:
+    """debian_kernel("6.1") or ("6.12"): the bzImage of Debian 12's or 13's current kernel."""
+    return lambda version: _need(
+        f"Debian's kernel {version}", lambda: packages.debian_kernel(version)
+    )
+
+
+@pytest.fixture(scope="session")
+def pv_grub() -> Path:
+    """The 64-bit PV GRUB, an ELF kernel."""
+    return _need("Debian's PV GRUB", packages.pv_grub)
+
+
+@pytest.fixture(scope="session")
+def busybox() -> Path:
+    """A statically linked busybox."""
+    return _need("Debian's static busybox", packages.busybox)
