@@ -1,0 +1,46 @@
+"""The ELF notes by which a kernel tells how it wants to be loaded.
+
+Source: xen/include/public/elfnote.h; the layout of a note is the ELF specification's.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from construct import Aligned, Bytes, Int32ul, Struct, this
+
+NOTE_NAME = b"Xen\0"
+
+
+class NoteType(IntEnum):
+    """XEN_ELFNOTE_*: numeric values are 1, 2, 4 or 8 bytes long, strings end with a NUL."""
+
+    INFO = 0
+    ENTRY = 1
+    HYPERCALL_PAGE = 2
+    VIRT_BASE = 3
+    PADDR_OFFSET = 4
+    XEN_VERSION = 5
+    GUEST_OS = 6
+    GUEST_VERSION = 7
+    LOADER = 8
+    PAE_MODE = 9
+    FEATURES = 10
+    BSD_SYMTAB = 11
+    HV_START_LOW = 12
+    L1_MFN_VALID = 13
+    SUSPEND_CANCEL = 14
+    INIT_P2M = 15
+    MOD_START_PFN = 16
+    SUPPORTED_FEATURES = 17
+    PHYS32_ENTRY = 18
+    PHYS32_RELOC = 19
+
+
+NOTE = Struct(
+    "namesz" / Int32ul,
+    "descsz" / Int32ul,
+    "type" / Int32ul,
+    "name" / Aligned(4, Bytes(this.namesz)),
+    "desc" / Aligned(4, Bytes(this.descsz)),
+)

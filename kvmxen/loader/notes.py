@@ -1,0 +1,212 @@
+"""Xen's ELF notes: read them, and refuse what no PV guest can mean.
+
+Meaning and defaults are those of Xen's own loader (xen/common/libelf/libelf-dominfo.c).
+Every KvmxenError here is phrased to follow the kernel's name.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from construct import ConstructError
+
+from kvmxen.abi.elfnote import NOTE, NOTE_NAME, NoteType
+from kvmxen.errors import KvmxenError
+from kvmxen.layout import PAGE_SIZE
+
+MAX_NOTES = 1024
+MAX_NOTE_BYTES = 1 << 20
+_LOWER_END = 1 << 47
+_XEN_END = 0xFFFF_8800_0000_0000
+_VA_END = 1 << 64
+
+# What a kernel may ask for with a "!", by name (xen/include/public/features.h): Xen's loader
+# refuses other names, and dom0 is what no guest of ours can be.
+_REQUIRABLE = frozenset(
+    {
+        "writable_page_tables",
+        "writable_descriptor_tables",
+        "auto_translated_physmap",
+        "supervisor_mode_kernel",
+        "pae_pgdir_above_4gb",
+        "hvm_callback_vector",
+    }
+)
+
+
+@dataclass(frozen=True)
+class XenNotes:
+    """What a PV kernel asks of its loader; addresses are virtual where not said otherwise.
+
+    `paddr_offset` is subtracted from the ELF's p_paddr to give a pseudo-physical address,
+    which is mapped at `virt_base` on. `features` are the names that the kernel supports,
+    `required` those of them that it cannot do without, `supported_features` is a bitmap.
+    `l1_mfn_valid` holds the (mask, value) pairs, `phys32_entry` is a physical address.
+    """
+
+    entry: int
+    virt_base: int
+    paddr_offset: int
+    hypercall_page: int | None
+    init_p2m: int | None
+    mod_start_pfn: bool
+    features: frozenset[str]
+    required: frozenset[str]
+    supported_features: int
+    loader: str
+    guest_os: str
+    guest_version: str
+    xen_version: str
+    pae_mode: str
+    hv_start_low: int | None
+    l1_mfn_valid: tuple[tuple[int, int], ...]
+    suspend_cancel: bool
+    phys32_entry: int | None
+
+    @property
+    def virt_offset(self) -> int:
+        """What is added to an ELF p_paddr to give the virtual address it is mapped at."""
+        return self.virt_base - self.paddr_offset
+
+
+def collect(blobs: Iterable[memoryview]) -> dict[int, bytes]:
+    """The Xen notes in `blobs` (whole PT_NOTE segments): descriptors by type, the last one wins."""
+    found: dict[int, bytes] = {}
+    count = 0
+    for blob in blobs:
+        if len(blob) > MAX_NOTE_BYTES:
+            raise KvmxenError(f"has {len(blob) >> 20} MiB of ELF notes; it is no kernel")
+        # The last note's padding may be missing.
+        stream = io.BytesIO(bytes(blob) + bytes(3))
+        while stream.tell() < len(blob):
+            count += 1
+            if count > MAX_NOTES:
+                raise KvmxenError(f"has more than {MAX_NOTES} ELF notes; it is no kernel")
+            try:
+                note = NOTE.parse_stream(stream)
+            except ConstructError:
+                raise KvmxenError("has corrupt ELF notes; get it again") from None
+            if note.name == NOTE_NAME:
+                found[note.type] = note.desc
+    return found
+
+
+def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:
+    """What the notes `descs` mean; `e_entry` is the ELF header's entry, the default.
+
+    Raises KvmxenError where they are not those of a PV kernel.
+    """
+
+    def number(kind: NoteType) -> int | None:
+        desc = descs.get(kind)
+        if desc is None:
+            return None
+        if len(desc) not in (1, 2, 4, 8):
+            raise KvmxenError(
+                f"has a Xen {kind.name} note of {len(desc)} bytes, which is no number; rebuild it"
+            )
+        return int.from_bytes(desc, "little")
+
+    def string(kind: NoteType) -> str:
+        return descs.get(kind, b"").split(b"\0", 1)[0].decode("ascii", "replace")
+
+    def default(value: int | None, otherwise: int) -> int:
+        return otherwise if value is None else value
+
+    entry, virt_base = number(NoteType.ENTRY), number(NoteType.VIRT_BASE)
+    phys32_entry, paddr_offset = number(NoteType.PHYS32_ENTRY), number(NoteType.PADDR_OFFSET)
+    if phys32_entry is not None and entry is None and virt_base is None:
+        raise KvmxenError(
+            "is a PVH-only kernel; kvmxen boots 64-bit PV kernels (in Linux: CONFIG_XEN_PV)"
+        )
+    if paddr_offset is not None and virt_base is None:
+        raise KvmxenError("has a Xen PADDR_OFFSET note but no VIRT_BASE; rebuild it")
+    names = [name for name in string(NoteType.FEATURES).split("|") if name]
+    l1_mfn_valid = descs.get(NoteType.L1_MFN_VALID, b"")
+    words = [
+        int.from_bytes(l1_mfn_valid[at : at + 8], "little")
+        for at in range(0, len(l1_mfn_valid) & -16, 8)
+    ]
+    return XenNotes(
+        entry=default(entry, e_entry),
+        virt_base=default(virt_base, 0),
+        paddr_offset=default(paddr_offset, 0),
+        hypercall_page=number(NoteType.HYPERCALL_PAGE),
+        init_p2m=number(NoteType.INIT_P2M),
+        mod_start_pfn=bool(number(NoteType.MOD_START_PFN)),
+        features=frozenset(name.removeprefix("!") for name in names),
+        required=frozenset(name[1:] for name in names if name.startswith("!")),
+        supported_features=default(number(NoteType.SUPPORTED_FEATURES), 0),
+        loader=string(NoteType.LOADER),
+        guest_os=string(NoteType.GUEST_OS),
+        guest_version=string(NoteType.GUEST_VERSION),
+        xen_version=string(NoteType.XEN_VERSION),
+        pae_mode=string(NoteType.PAE_MODE),
+        hv_start_low=number(NoteType.HV_START_LOW),
+        l1_mfn_valid=tuple(zip(words[::2], words[1::2], strict=True)),
+        suspend_cancel=bool(number(NoteType.SUSPEND_CANCEL)),
+        phys32_entry=phys32_entry,
+    )
+
+
+def is_guest_range(start: int, end: int) -> bool:
+    """Whether virtual [start, end) is canonical, does not wrap and leaves Xen's slots alone."""
+    # Xen's slots are the first of the upper half.
+    return 0 <= start < end <= _LOWER_END or _XEN_END <= start < end <= _VA_END
+
+
+def check(notes: XenNotes, start: int, end: int) -> None:
+    """Raise KvmxenError where `notes` ask for what a kernel at physical [start, end) cannot have.
+
+    `start` and `end` are ELF p_paddr values; `end` is the first past the kernel's last byte.
+    """
+    if not notes.loader.startswith("generic") and not notes.guest_os.startswith("linux"):
+        raise KvmxenError(
+            f"asks for loader {notes.loader!r} and guest OS {notes.guest_os!r}; "
+            "kvmxen, as Xen, loads those for the generic loader and Linux"
+        )
+    if not notes.xen_version.startswith("xen-3.0"):
+        raise KvmxenError(
+            f"was built for Xen version {notes.xen_version!r}; kvmxen loads those for xen-3.0"
+        )
+    if refused := sorted(notes.required - _REQUIRABLE):
+        raise KvmxenError(
+            f"cannot run without {', '.join(map(repr, refused))}, which kvmxen does not offer; "
+            "use a kernel for unprivileged domains"
+        )
+    kernel_start, kernel_end = start + notes.virt_offset, end + notes.virt_offset
+    if kernel_start < notes.virt_base:
+        raise KvmxenError(
+            f"has a Xen PADDR_OFFSET note, {notes.paddr_offset:#x}, above its first segment, "
+            f"{start:#x}; rebuild it"
+        )
+    if notes.virt_base % PAGE_SIZE or not is_guest_range(notes.virt_base, kernel_end):
+        raise KvmxenError(
+            f"has a Xen VIRT_BASE note, {notes.virt_base:#x}, that puts it where no guest can be "
+            f"({kernel_start:#x} to {kernel_end:#x}) or not at a page; rebuild it"
+        )
+    if not kernel_start <= notes.entry < kernel_end:
+        raise KvmxenError(
+            f"has its Xen entry, {notes.entry:#x}, outside of what is loaded "
+            f"({kernel_start:#x} to {kernel_end:#x}); rebuild it"
+        )
+    page = notes.hypercall_page
+    if page is not None and (
+        page % PAGE_SIZE or not kernel_start <= page <= page + PAGE_SIZE <= kernel_end
+    ):
+        raise KvmxenError(
+            f"has its Xen hypercall page, {page:#x}, outside of what is loaded "
+            f"({kernel_start:#x} to {kernel_end:#x}) or not at a page; rebuild it"
+        )
+    p2m = notes.init_p2m
+    if p2m is not None and (
+        p2m % PAGE_SIZE
+        or not is_guest_range(p2m, p2m + PAGE_SIZE)
+        or notes.virt_base <= p2m < kernel_end
+    ):
+        raise KvmxenError(
+            f"asks by its Xen INIT_P2M note for its p2m list at {p2m:#x}, where it cannot be; "
+            "rebuild it"
+        )

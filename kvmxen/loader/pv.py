@@ -1,0 +1,124 @@
+"""The domain builder for 64-bit PV: fills a domain's memory as its kernel is to find it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvmxen.abi.start_info import MAX_GUEST_CMDLINE, START_INFO, StartInfoFlags
+from kvmxen.errors import UsageError
+from kvmxen.layout import PAGE_SHIFT, Layout
+from kvmxen.loader.elf import ElfKernel
+from kvmxen.loader.frames import fill_p2m, write
+from kvmxen.loader.hypercall_page import HYPERCALL_PAGE
+from kvmxen.loader.pagetables import PageTables
+from kvmxen.loader.plan import plan_pv
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from kvmxen.memory import GuestMemory
+
+
+@dataclass(frozen=True)
+class PvStart:
+    """How the first vCPU starts, and the frames that host and guest share from the start.
+
+    `entry` (RIP), `stack` (RSP), `start_info` (RSI) and `p2m` are virtual addresses, `cr3` is
+    the gpa of the top page table, `nr_pt_frames` the number of tables from there on.
+    """
+
+    entry: int
+    cr3: int
+    stack: int
+    start_info: int
+    p2m: int
+    start_info_mfn: int
+    store_mfn: int
+    console_mfn: int
+    nr_pt_frames: int
+
+
+def build(
+    memory: GuestMemory,
+    layout: Layout,
+    kernel: ElfKernel,
+    ramdisk: Buffer | None,
+    cmdline: str,
+    *,
+    console_port: int,
+    store_port: int,
+    xen_caps: str = "xen-3.0-x86_64",
+) -> PvStart:
+    """Build a domain in `memory`, which must be fresh (all zero).
+
+    The ports are the guest's ends of the console's and xenstore's event channels; `xen_caps`
+    becomes start_info's magic. Raises KvmxenError where the parts do not fit the guest's
+    memory, UsageError where `cmdline` does not fit start_info.
+    """
+    command = _command_line(cmdline)
+    disk = memoryview(b"" if ramdisk is None else ramdisk).cast("B")
+    notes = kernel.notes
+    plan = plan_pv(kernel, layout.nr_pages, len(disk))
+
+    for segment in kernel.segments:
+        write(memory, layout, segment.paddr - notes.paddr_offset, segment.data)
+    if notes.hypercall_page is not None:
+        write(memory, layout, notes.hypercall_page - notes.virt_base, HYPERCALL_PAGE)
+    write(memory, layout, plan.ramdisk << PAGE_SHIFT, disk)
+    fill_p2m(memory, layout, plan.p2m.pfn)
+
+    tables = PageTables(memory, layout)
+    tables.map(plan.region, plan.tables)
+    if plan.p2m_tables:
+        tables.map(plan.p2m, plan.p2m.pfn + plan.p2m.frames)
+
+    flags = StartInfoFlags.VIRT_P2M_4TOOLS
+    mod_start = 0
+    if disk:
+        mod_start = plan.ramdisk if notes.mod_start_pfn else plan.va(plan.ramdisk)
+        flags |= StartInfoFlags.MOD_START_PFN if notes.mod_start_pfn else 0
+    info = START_INFO.build(
+        {
+            "magic": xen_caps,
+            "nr_pages": layout.nr_pages,
+            "shared_info": layout.shared_info_mfn << PAGE_SHIFT,
+            "flags": flags,
+            "store_mfn": layout.mfn(plan.store),
+            "store_evtchn": store_port,
+            "console_mfn": layout.mfn(plan.console),
+            "console_evtchn": console_port,
+            "pt_base": plan.va(plan.tables),
+            "nr_pt_frames": plan.nr_tables,
+            "mfn_list": plan.p2m.va,
+            "mod_start": mod_start,
+            "mod_len": len(disk),
+            "cmd_line": command,
+            "first_p2m_pfn": plan.p2m.pfn if plan.p2m_tables else 0,
+            "nr_p2m_frames": plan.p2m.frames + plan.p2m_tables if plan.p2m_tables else 0,
+        }
+    )
+    write(memory, layout, plan.start_info << PAGE_SHIFT, info)
+    return PvStart(
+        entry=kernel.entry,
+        cr3=layout.mfn(plan.tables) << PAGE_SHIFT,
+        stack=plan.va(plan.stack + 1),
+        start_info=plan.va(plan.start_info),
+        p2m=plan.p2m.va,
+        start_info_mfn=layout.mfn(plan.start_info),
+        store_mfn=layout.mfn(plan.store),
+        console_mfn=layout.mfn(plan.console),
+        nr_pt_frames=plan.nr_tables,
+    )
+
+
+def _command_line(cmdline: str) -> bytes:
+    command = cmdline.encode("utf-8", "surrogateescape")
+    if b"\0" in command:
+        raise UsageError("the kernel command line has a NUL in it; take that out")
+    if len(command) >= MAX_GUEST_CMDLINE:
+        raise UsageError(
+            f"the kernel command line has {len(command)} bytes and Xen's start_info holds "
+            f"{MAX_GUEST_CMDLINE - 1}; shorten it"
+        )
+    return command.ljust(MAX_GUEST_CMDLINE, b"\0")

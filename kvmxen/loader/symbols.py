@@ -1,0 +1,48 @@
+"""An ELF's symbols, for crash reports: read only when somebody asks."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from functools import cached_property
+
+_SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
+_STT_NOTYPE, _STT_FUNC = 0, 2
+_SHN_UNDEF, _SHN_LORESERVE = 0, 0xFF00
+
+
+class SymbolTable:
+    """The contents of a .symtab (a whole number of entries) and its string table."""
+
+    def __init__(self, symtab: bytes, strtab: bytes) -> None:
+        self._symtab = symtab
+        self._strtab = strtab
+
+    @cached_property
+    def _code(self) -> list[tuple[int, int, int]]:
+        """(address, size in bytes, offset of the name), in order."""
+        return sorted(
+            (value, size, name)
+            for name, info, _, section, value, size in _SYMBOL.iter_unpack(self._symtab)
+            if name
+            and info & 0xF in (_STT_NOTYPE, _STT_FUNC)
+            and _SHN_UNDEF < section < _SHN_LORESERVE
+        )
+
+    def find(self, va: int) -> str | None:
+        """The code at `va` as "name+0x12/0x80", None where no symbol covers it.
+
+        A symbol without a size reaches to the next one.
+        """
+        code = self._code
+        at = bisect_right(code, (va, 1 << 64, 0)) - 1
+        if at < 0:
+            return None
+        value, size, name = code[at]
+        if not size and at + 1 < len(code):
+            size = code[at + 1][0] - value
+        if va - value >= max(size, 1):
+            return None
+        end = self._strtab.find(b"\0", name)
+        text = self._strtab[name : end if end >= 0 else None].decode("utf-8", "replace")
+        return f"{text}+{va - value:#x}/{size:#x}"
