@@ -133,9 +133,7 @@ def test_addresses_and_size_are_checked() -> None:
     start=st.integers(0, 2**32 - 1),
     pieces=st.lists(st.tuples(st.binary(max_size=1500), st.integers(0, 1500)), max_size=20),
 )
-def test_the_stream_arrives_whole_and_in_order(
-    start: int, pieces: list[tuple[bytes, int]]
-) -> None:
+def test_the_stream_arrives_whole_and_in_order(start: int, pieces: list[tuple[bytes, int]]) -> None:
     memory = make(start)
     writer = RingWriter(memory, GPA, SIZE, CONS, PROD)
     reader = RingReader(memory, GPA, SIZE, CONS, PROD)

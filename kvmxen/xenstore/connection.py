@@ -1,0 +1,101 @@
+"""One client's connection: its bytes in, our bytes out."""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+
+from kvmxen.abi.xs_wire import ERROR_NAMES, PAYLOAD_MAX, Operation
+from kvmxen.xenstore.errors import XenstoreError
+from kvmxen.xenstore.operations import execute
+from kvmxen.xenstore.session import Session
+from kvmxen.xenstore.state import State
+from kvmxen.xenstore.watches import Watch
+from kvmxen.xenstore.wire import Message, Parser
+
+
+class Connection:
+    """Domain `domid`'s connection to `state`. Not safe for threads: the caller serialises."""
+
+    def __init__(self, state: State, domid: int) -> None:
+        self._state = state
+        self._session = Session(state, domid, self._event)
+        self._domain = self._session.domain
+        self._parser = Parser()
+        self._queue: deque[Message] = deque()
+        self._events: set[bytes] = set()
+        self._replies = 0
+        self._started = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take request bytes in, however fragmented, and do what they ask.
+
+        Raises ProtocolError at bytes that cannot be a request: then there is no going on, but
+        after reset().
+        """
+        for request in self._parser.feed(data):
+            self._queue_message(self._answer(request))
+            self._replies += 1
+            self._state.deliver()
+
+    def take(self, limit: int) -> bytes:
+        """At most `limit` bytes of replies and events, which are then no longer here."""
+        parts, room = [self._started], limit - len(self._started)
+        while room > 0 and self._queue:
+            message = self._queue.popleft()
+            if message.type == Operation.WATCH_EVENT:
+                self._events.discard(message.payload)
+            else:
+                self._replies -= 1
+            parts.append(message.encode())
+            self._domain.memory -= len(parts[-1])
+            room -= len(parts[-1])
+        ready = b"".join(parts)
+        self._started = ready[limit:]
+        return ready[:limit]
+
+    @property
+    def pending(self) -> bool:
+        """Whether take() has something."""
+        return bool(self._started or self._queue)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether so much is to be taken that no more should be fed (Quota.outstanding)."""
+        return not (
+            self._domain.allows("outstanding", self._replies + 1)
+            and self._domain.allows("memory", self._domain.memory)
+        )
+
+    def reset(self) -> None:
+        """As if just connected: no watches, transactions, half requests or waiting output."""
+        self._session.reset()
+        self._parser = Parser()
+        self._domain.memory -= sum(len(message.encode()) for message in self._queue)
+        self._queue.clear()
+        self._events.clear()
+        self._replies = 0
+        self._started = b""
+
+    def _answer(self, request: Message) -> Message:
+        try:
+            return request._replace(payload=execute(self._session, request))
+        except XenstoreError as error:
+            name = ERROR_NAMES.get(error.errno, ERROR_NAMES[errno.EINVAL])
+            return request._replace(type=Operation.ERROR, payload=name + b"\0")
+
+    def _event(self, watch: Watch, path: str) -> None:
+        """Queue an event, unless the same is waiting, it cannot be said, or memory is short."""
+        payload = path[watch.prefix :].encode() + b"\0" + watch.token + b"\0"
+        if len(payload) > PAYLOAD_MAX or payload in self._events:
+            return
+        event = Message(Operation.WATCH_EVENT, 0, 0, payload)
+        if self._domain.allows("memory", self._domain.memory + len(event.encode())):
+            self._queue_message(event)
+            # A special event says that something happened, so each one counts.
+            if path[0] != "@":
+                self._events.add(payload)
+
+    def _queue_message(self, message: Message) -> None:
+        self._queue.append(message)
+        self._domain.memory += len(message.encode())

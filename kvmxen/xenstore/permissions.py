@@ -1,0 +1,58 @@
+"""Who may do what to a node (docs/misc/xenstore.txt, tools/include/xenstore_lib.h).
+
+A node's first permission names its owner, who may do anything, and what is allowed to
+everybody that no later permission names.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import NamedTuple
+
+from kvmxen.xenstore.errors import XenstoreError
+
+NONE = 0
+READ = 1
+WRITE = 2
+OWNER = 8
+
+DOM0 = 0
+DOMID_ANY = 0x7FF4  # xen/include/public/xen.h
+
+_LETTERS = {b"n": NONE, b"r": READ, b"w": WRITE, b"b": READ | WRITE}
+_LETTER_OF = {access: letter for letter, access in _LETTERS.items()}
+_TEXT = re.compile(rb"([nrwb])([0-9]{1,5})").fullmatch
+
+
+class Permission(NamedTuple):
+    """`access` (READ and WRITE bits) for `domid`; not `valid` where no such domain existed."""
+
+    domid: int
+    access: int = NONE
+    valid: bool = True
+
+    def encode(self) -> bytes:
+        """As it travels: a letter and the domain, `r1`."""
+        return b"%s%d" % (_LETTER_OF[self.access], self.domid)
+
+    @classmethod
+    def decode(cls, text: bytes) -> Permission:
+        """From its wire form; raises XenstoreError(EINVAL)."""
+        match = _TEXT(text)
+        if not match or int(match[2]) > 0xFFFF:
+            raise XenstoreError(errno.EINVAL)
+        return cls(int(match[2]), _LETTERS[match[1]])
+
+
+Permissions = tuple[Permission, ...]
+
+
+def rights(permissions: Permissions, domid: int) -> int:
+    """The READ, WRITE and OWNER bits that `domid` has; dom0 has all."""
+    if domid in (DOM0, permissions[0].domid):
+        return READ | WRITE | OWNER
+    for permission in permissions[1:]:
+        if permission.valid and permission.domid in (domid, DOMID_ANY):
+            return permission.access
+    return permissions[0].access

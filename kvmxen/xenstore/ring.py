@@ -1,0 +1,98 @@
+"""The shared page through which a guest speaks to xenstore (docs/misc/xenstore-ring.txt)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kvmxen.abi.xs_wire import RING_SIZE, ConnectionState, RingError
+from kvmxen.memory import GuestMemory
+from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
+from kvmxen.xenstore.connection import Connection
+from kvmxen.xenstore.errors import ProtocolError
+from kvmxen.xenstore.operations import FEATURES
+
+# Offsets in struct xenstore_domain_interface, in bytes.
+REQ = 0
+RSP = 1024
+REQ_CONS = 2048
+REQ_PROD = 2052
+RSP_CONS = 2056
+RSP_PROD = 2060
+SERVER_FEATURES = 2064
+CONNECTION = 2068
+ERROR = 2072
+
+_ROUNDS = 64
+
+
+class RingTransport:
+    """Moves bytes between the page at `gpa` and `connection`.
+
+    `notify()` sends the guest an event. Raises GuestFault where the page is not the guest's.
+    """
+
+    def __init__(
+        self, connection: Connection, memory: GuestMemory, gpa: int, notify: Callable[[], None]
+    ) -> None:
+        self._connection = connection
+        self._memory = memory
+        self._gpa = gpa
+        self._notify = notify
+        self._requests = RingReader(memory, gpa + REQ, RING_SIZE, gpa + REQ_CONS, gpa + REQ_PROD)
+        self._replies = RingWriter(memory, gpa + RSP, RING_SIZE, gpa + RSP_CONS, gpa + RSP_PROD)
+        self._broken = False
+        memory.write_u32(gpa + SERVER_FEATURES, FEATURES)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the guest broke the ring or the protocol and has not reconnected since."""
+        return self._broken
+
+    def pump(self) -> bool:
+        """Move what there is to move, both ways; call at an event and after the store changed.
+
+        Returns whether there may be more: the work of one call is bounded, so call again soon.
+        Requests wait in the ring while too many replies do.
+        """
+        if self._memory.read_u32(self._gpa + CONNECTION) == ConnectionState.RECONNECT:
+            self._reconnect()
+        if self._broken:
+            return False
+        moved = False
+        try:
+            for _ in range(_ROUNDS):
+                if not self._round():
+                    return False
+                moved = True
+        except RingBroken:
+            self._fail(RingError.RINGIDX)
+            return False
+        except ProtocolError:
+            self._fail(RingError.PROTO)
+            return False
+        finally:
+            if moved:
+                self._notify()
+        return True
+
+    def _round(self) -> bool:
+        request = b"" if self._connection.stalled else self._requests.read(RING_SIZE)
+        self._connection.feed(request)
+        reply = self._connection.take(self._replies.free)
+        self._replies.write(reply)
+        return bool(request or reply)
+
+    def _reconnect(self) -> None:
+        self._connection.reset()
+        self._requests.reset()
+        self._replies.reset()
+        self._broken = False
+        self._memory.write_u32(self._gpa + ERROR, RingError.NONE)
+        self._memory.write_u32(self._gpa + CONNECTION, ConnectionState.CONNECTED)
+        self._notify()
+
+    def _fail(self, error: RingError) -> None:
+        self._broken = True
+        self._connection.reset()
+        self._memory.write_u32(self._gpa + ERROR, error)
+        self._notify()

@@ -1,0 +1,121 @@
+"""What one xenstore knows: the tree, the domains, the watches, and what is still to deliver."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, READ, Permission, Permissions, rights
+from kvmxen.xenstore.quota import Domain, Quota, node_memory
+from kvmxen.xenstore.tree import Node, Tree
+from kvmxen.xenstore.watches import Match, Watches
+
+INTRODUCE = "@introduceDomain"
+RELEASE = "@releaseDomain"
+
+
+class State:
+    """The live store. What a transaction offers too is what View, in access.py, asks of both."""
+
+    def __init__(self, quota: Quota | None = None) -> None:
+        self.tree = Tree()
+        self.watches = Watches()
+        self.quota = quota or Quota()
+        self._domains: dict[int, Domain] = {}
+        self._generation = 0
+        self._deferred: deque[Callable[[], None]] = deque()
+        self._delivering = False
+        self.domain(DOM0).introduced = True
+        private = (Permission(DOM0),)
+        for path in ("/", "/tool", "/tool/xenstored", INTRODUCE):
+            self.put(path, b"", private)
+        self.put(RELEASE, b"", (*private, Permission(DOMID_ANY, READ)))
+
+    def domain(self, domid: int) -> Domain:
+        """The domain `domid`, which is known from now on."""
+        if domid not in self._domains:
+            self._domains[domid] = Domain(domid, self.quota)
+        return self._domains[domid]
+
+    def knows(self, domid: int) -> bool:
+        """Whether `domid` may stand in a permission: it is a domain's, or everybody's."""
+        return domid in self._domains or domid == DOMID_ANY
+
+    def is_introduced(self, domid: int) -> bool:
+        """Whether xenstore talks to `domid`."""
+        return domid in self._domains and self._domains[domid].introduced
+
+    def introduce(self, domid: int) -> None:
+        """Say that `domid` is there now: @introduceDomain fires."""
+        self.domain(domid).introduced = True
+        self._fire_special(INTRODUCE, domid)
+
+    def next_generation(self) -> int:
+        """A number that no change has had yet."""
+        self._generation += 1
+        return self._generation
+
+    def get(self, path: str) -> Node | None:
+        """The node at `path`, None where there is none."""
+        return self.tree.get(path)
+
+    def put(self, path: str, value: bytes, permissions: Permissions) -> None:
+        """Make or change the node at `path`; its parent must be."""
+        self._account(path, self.tree.get(path), -1)
+        self.tree.put(path, value, permissions, self.next_generation())
+        self._account(path, self.tree.get(path), +1)
+
+    def remove(self, path: str) -> None:
+        """Take out the node at `path`, which must be, and all below it."""
+        for where, node in self.tree.walk(path):
+            self._account(where, node, -1)
+        self.tree.remove(path, self.next_generation())
+
+    def walk(self, path: str) -> Iterator[tuple[str, Node]]:
+        """The nodes below `path` and itself, children before parents."""
+        return self.tree.walk(path)
+
+    def nodes(self, domid: int) -> int:
+        """The number of nodes that `domid` owns."""
+        return self.domain(domid).nodes
+
+    def memory(self, domid: int) -> int:
+        """The bytes that `domid` uses."""
+        return self.domain(domid).memory
+
+    def fire(self, path: str, match: Match, readable: list[Permissions]) -> None:
+        """Tell the watches that a change at `path` concerns, as far as they may know.
+
+        A watcher may know if any of `readable` lets it read: the node's permissions, those it
+        had, its parent's (watch_permitted() in tools/xenstored/watch.c).
+        """
+        for watch in self.watches.matching(path, match):
+            if any(rights(permissions, watch.domid) & READ for permissions in readable):
+                watch.deliver(watch, path)
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """Have `action` run when the request under way is done and answered."""
+        self._deferred.append(action)
+
+    def deliver(self) -> None:
+        """Run what was deferred, in order, and what that defers in turn."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._deferred:
+                self._deferred.popleft()()
+        finally:
+            self._delivering = False
+
+    def _account(self, path: str, node: Node | None, sign: int) -> None:
+        if node is not None:
+            owner = self.domain(node.owner)
+            owner.nodes += sign
+            owner.memory += sign * node_memory(path, node)
+
+    def _fire_special(self, name: str, domid: int) -> None:
+        node = self.tree.get(name)
+        assert node is not None
+        self.fire(name, Match.ANONYMOUS, [node.permissions])
+        self.fire(f"{name}/{domid}", Match.NAMED, [node.permissions])

@@ -1,0 +1,145 @@
+"""Transactions: a snapshot of the tree, and a check at the end that it was a fair one.
+
+A commit fails with EAGAIN if any node that the transaction looked at, for reading or writing
+or to find it absent, has changed since the transaction began. What Xen's C xenstored checks
+(tools/xenstored/transaction.c) is the same, but that it starts at the first look.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kvmxen.xenstore.errors import XenstoreError
+from kvmxen.xenstore.paths import parent
+from kvmxen.xenstore.permissions import Permissions
+from kvmxen.xenstore.quota import node_memory
+from kvmxen.xenstore.state import State
+from kvmxen.xenstore.tree import Node
+from kvmxen.xenstore.watches import Match
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A node as the transaction met it, absent where `permissions` is None."""
+
+    generation: int | None
+    permissions: Permissions | None
+    changed: bool = False
+    event: Match | None = None
+
+
+class Transaction:
+    """Offers what State offers, on the snapshot, and remembers what was looked at."""
+
+    def __init__(self, state: State, domid: int) -> None:
+        self._state = state
+        self._domain = state.domain(domid)
+        self._tree = state.tree.snapshot()
+        self._seen: dict[str, _Seen] = {}
+        self._nodes: dict[int, int] = {}
+        self._memory = 0
+        self._failed = False
+
+    def get(self, path: str) -> Node | None:
+        """The node at `path`, None where there is none.
+
+        Raises XenstoreError(ENOSPC) where the transaction has looked at too many nodes; it can
+        then no longer be committed.
+        """
+        node = self._tree.get(path)
+        self._note(path, node)
+        return node
+
+    def put(self, path: str, value: bytes, permissions: Permissions) -> None:
+        """Make or change the node at `path`; its parent must be."""
+        old = self._tree.get(path)
+        if old is None:
+            self.get(parent(path))
+        else:
+            self._count(old, -1)
+        self._note(path, old).changed = True
+        self._tree.put(path, value, permissions, self._state.next_generation())
+        node = self._tree.get(path)
+        assert node is not None
+        self._count(node, +1)
+        self._memory += node_memory(path, node)
+
+    def remove(self, path: str) -> None:
+        """Take out the node at `path`, which must be, and all below it."""
+        self.get(parent(path))
+        for where, node in self._tree.walk(path):
+            self._note(where, node).changed = True
+            self._count(node, -1)
+        self._tree.remove(path, self._state.next_generation())
+
+    def nodes(self, domid: int) -> int:
+        """The number of nodes that `domid` would own."""
+        return self._state.nodes(domid) + self._nodes.get(domid, 0)
+
+    def memory(self, domid: int) -> int:
+        """The bytes that `domid` uses, with all that the transaction wrote."""
+        return self._state.memory(domid) + self._memory
+
+    def walk(self, path: str) -> Iterator[tuple[str, Node]]:
+        """The nodes below `path` and itself, children before parents."""
+        return self._tree.walk(path)
+
+    def fire(self, path: str, match: Match, readable: list[Permissions]) -> None:
+        """Remember the event for the commit; one for the subtree outdoes an exact one."""
+        seen = self._seen[path]
+        if seen.event is not Match.SUBTREE:
+            seen.event = match
+
+    def doom(self) -> None:
+        """Let no commit succeed: a request in it was refused for lack of room."""
+        self._failed = True
+
+    def commit(self) -> None:
+        """Make the changes in the live store, all or, raising XenstoreError, none.
+
+        EAGAIN: somebody else changed what this transaction looked at; ENOSPC: its domain would
+        own too many nodes; ENOMEM: it met a limit on its way.
+        """
+        if self._failed:
+            raise XenstoreError(errno.ENOMEM)
+        grown = self._nodes.get(self._domain.domid, 0)
+        if grown > 0 and not self._domain.allows("nodes", self._domain.nodes + grown):
+            raise XenstoreError(errno.ENOSPC)
+        state = self._state
+        for path, seen in self._seen.items():
+            live = state.get(path)
+            if (live.generation if live else None) != seen.generation:
+                raise XenstoreError(errno.EAGAIN)
+        changed = [path for path, seen in self._seen.items() if seen.changed]
+        # Parents before children; the sort is stable, so siblings keep their order.
+        for path in sorted(changed, key=lambda path: path.count("/")):
+            node = self._tree.get(path)
+            if node is not None:
+                state.put(path, node.value, node.permissions)
+            elif state.get(path) is not None:
+                state.remove(path)
+        for path, seen in self._seen.items():
+            if seen.event is not None:
+                state.fire(path, seen.event, self._readable(path, seen))
+
+    def _note(self, path: str, node: Node | None) -> _Seen:
+        seen = self._seen.get(path)
+        if seen is None:
+            if not self._domain.allows("transaction_nodes", len(self._seen) + 1):
+                self._failed = True
+                raise XenstoreError(errno.ENOSPC)
+            seen = _Seen(node.generation, node.permissions) if node else _Seen(None, None)
+            self._seen[path] = seen
+        return seen
+
+    def _count(self, node: Node, sign: int) -> None:
+        self._nodes[node.owner] = self._nodes.get(node.owner, 0) + sign
+
+    def _readable(self, path: str, seen: _Seen) -> list[Permissions]:
+        readable = [] if seen.permissions is None else [seen.permissions]
+        live, above = self._state.get(path), self._state.get(parent(path))
+        if live is not None and above is not None:
+            readable += [live.permissions, above.permissions]
+        return readable
