@@ -24,8 +24,8 @@ XENHEAP_FRAMES = 256
 MAX_VCPUS = 64
 INVALID_P2M = (1 << 64) - 1
 
-SHIM_COMMON_FRAMES = 64
-SHIM_VCPU_FRAMES = 48
+SHIM_COMMON_FRAMES = 32
+SHIM_VCPU_FRAMES = 36
 
 
 def _align(value: int, to: int) -> int:
@@ -60,7 +60,9 @@ class Layout:
     def plan(cls, memory: int, vcpus: int) -> Layout:
         """Lay out `memory` bytes of RAM (rounded down to a frame) for `vcpus` vCPUs."""
         nr_pages = memory >> PAGE_SHIFT
-        xenheap = (SHIM_COMMON_FRAMES + vcpus * SHIM_VCPU_FRAMES) * PAGE_SIZE
+        # One frame of page tables maps a GiB for the shim.
+        tables = (memory + HOLE_END >> 30) + 2
+        xenheap = (SHIM_COMMON_FRAMES + tables + vcpus * SHIM_VCPU_FRAMES) * PAGE_SIZE
         m2p = _align(xenheap + XENHEAP_FRAMES * PAGE_SIZE, SUPERPAGE)
         # The table must also describe the frames it occupies itself, and the hole.
         m2p_bytes = _align((memory + m2p + HOLE_END) // PAGE_SIZE * 8, SUPERPAGE)

@@ -1,0 +1,49 @@
+"""One ioctl call, and the error that names it. Numbers: Linux's include/uapi/linux/kvm.h."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+
+from kvmxen.errors import KvmxenError
+
+_KVMIO = 0xAE
+
+
+class KvmError(KvmxenError):
+    """A KVM ioctl failed: the message names it, `errno` says why."""
+
+    def __init__(self, name: str, code: int) -> None:
+        super().__init__(f"{name} failed: {os.strerror(code)}; 'kvmxen doctor' shows what "
+                         "this host's /dev/kvm can do")
+        self.errno = code
+
+
+def io(nr: int) -> int:
+    """The number of an ioctl without a structure."""
+    return _KVMIO << 8 | nr
+
+
+def iow(nr: int, size: int) -> int:
+    """The number of an ioctl that hands `size` bytes to the kernel."""
+    return 1 << 30 | size << 16 | _KVMIO << 8 | nr
+
+
+def ior(nr: int, size: int) -> int:
+    """The number of an ioctl that fills `size` bytes."""
+    return 2 << 30 | size << 16 | _KVMIO << 8 | nr
+
+
+def iowr(nr: int, size: int) -> int:
+    """The number of an ioctl that reads and fills `size` bytes."""
+    return 3 << 30 | size << 16 | _KVMIO << 8 | nr
+
+
+def call(fd: int, name: str, number: int, argument: ctypes.Structure | int = 0) -> int:
+    """Run the ioctl; returns its non-negative result, raises KvmError."""
+    try:
+        # fcntl copies small buffers and holds larger ones: both write the result back.
+        return fcntl.ioctl(fd, number, argument)  # type: ignore[call-overload, no-any-return]
+    except OSError as error:
+        raise KvmError(name, error.errno or 0) from None

@@ -1,0 +1,106 @@
+"""A vCPU's fd: every ioctl but KVM_RUN, which is kvmxen/vcpu.pyx's."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from ctypes import sizeof
+
+from kvmxen.kvm.ioctl import KvmError, call, ior, iow, iowr
+from kvmxen.kvm.structs import (
+    MAX_CPUID_ENTRIES, Cpuid, CpuidEntry, Debugregs, OneMsr, Regs, Sregs, Xcrs,
+)
+from kvmxen.kvm.system import System
+from kvmxen.kvm.vm import Vm
+
+_GET_REGS = ior(0x81, sizeof(Regs))
+_SET_REGS = iow(0x82, sizeof(Regs))
+_GET_SREGS = ior(0x83, sizeof(Sregs))
+_SET_SREGS = iow(0x84, sizeof(Sregs))
+_GET_MSRS = iowr(0x88, 8)
+_SET_MSRS = iow(0x89, 8)
+_SET_CPUID2 = iow(0x90, 8)
+_GET_DEBUGREGS = ior(0xA1, sizeof(Debugregs))
+_SET_DEBUGREGS = iow(0xA2, sizeof(Debugregs))
+_GET_XCRS = ior(0xA6, sizeof(Xcrs))
+_SET_XCRS = iow(0xA7, sizeof(Xcrs))
+
+
+class VcpuFd:
+    """vCPU `index` of `vm`: its fd and its mapped kvm_run area."""
+
+    def __init__(self, system: System, vm: Vm, index: int) -> None:
+        self.index = index
+        self.fd = vm.create_vcpu(index)
+        self.run = mmap.mmap(self.fd, system.vcpu_mmap_size())
+
+    def close(self) -> None:
+        """Unmap kvm_run and close the fd. The vCPU's thread must have left KVM_RUN."""
+        self.run.close()
+        os.close(self.fd)
+
+    def get_regs(self) -> Regs:
+        """KVM_GET_REGS."""
+        regs = Regs()
+        call(self.fd, "KVM_GET_REGS", _GET_REGS, regs)
+        return regs
+
+    def set_regs(self, regs: Regs) -> None:
+        """KVM_SET_REGS."""
+        call(self.fd, "KVM_SET_REGS", _SET_REGS, regs)
+
+    def get_sregs(self) -> Sregs:
+        """KVM_GET_SREGS."""
+        sregs = Sregs()
+        call(self.fd, "KVM_GET_SREGS", _GET_SREGS, sregs)
+        return sregs
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        """KVM_SET_SREGS."""
+        call(self.fd, "KVM_SET_SREGS", _SET_SREGS, sregs)
+
+    def get_msr(self, index: int) -> int:
+        """KVM_GET_MSRS of one MSR; raises KvmError where KVM does not know it."""
+        request = OneMsr(nmsrs=1)
+        request.entry.index = index
+        if call(self.fd, f"KVM_GET_MSRS({index:#x})", _GET_MSRS, request) != 1:
+            raise KvmError(f"KVM_GET_MSRS({index:#x})", 0)
+        return int(request.entry.data)
+
+    def set_msr(self, index: int, value: int) -> None:
+        """KVM_SET_MSRS of one MSR; raises KvmError where KVM refuses it."""
+        request = OneMsr(nmsrs=1)
+        request.entry.index = index
+        request.entry.data = value
+        if call(self.fd, f"KVM_SET_MSRS({index:#x})", _SET_MSRS, request) != 1:
+            raise KvmError(f"KVM_SET_MSRS({index:#x})", 0)
+
+    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
+        """KVM_SET_CPUID2; at most MAX_CPUID_ENTRIES."""
+        if len(entries) > MAX_CPUID_ENTRIES:
+            raise ValueError("too many CPUID entries")
+        table = Cpuid(nent=len(entries))
+        table.entries[: len(entries)] = entries
+        call(self.fd, "KVM_SET_CPUID2", _SET_CPUID2, table)
+
+    def get_debugregs(self) -> Debugregs:
+        """KVM_GET_DEBUGREGS."""
+        debugregs = Debugregs()
+        call(self.fd, "KVM_GET_DEBUGREGS", _GET_DEBUGREGS, debugregs)
+        return debugregs
+
+    def set_debugregs(self, debugregs: Debugregs) -> None:
+        """KVM_SET_DEBUGREGS."""
+        call(self.fd, "KVM_SET_DEBUGREGS", _SET_DEBUGREGS, debugregs)
+
+    def get_xcr0(self) -> int:
+        """KVM_GET_XCRS: XCR0."""
+        xcrs = Xcrs()
+        call(self.fd, "KVM_GET_XCRS", _GET_XCRS, xcrs)
+        return int(xcrs.xcrs[0].value)
+
+    def set_xcr0(self, value: int) -> None:
+        """KVM_SET_XCRS: XCR0."""
+        xcrs = Xcrs(nr_xcrs=1)
+        xcrs.xcrs[0].value = value
+        call(self.fd, "KVM_SET_XCRS", _SET_XCRS, xcrs)

@@ -1,0 +1,28 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from kvmxen.memory cimport GuestMemory
+from kvmxen.vcpu cimport Vcpu
+
+
+cdef class PageTables:
+    cdef GuestMemory memory
+    cdef readonly dict pinned
+    cdef uint64_t _ram_mfn[2]
+    cdef uint64_t _ram_frames[2]
+    cdef uint64_t _heap_mfn, _heap_frames
+    cdef uint64_t _l4_slots[16]
+    cdef bint _touch
+    cdef uint32_t *_seen
+    cdef uint64_t _seen_frames
+    cdef uint32_t _epoch
+
+    cdef bint is_ram(self, uint64_t mfn) noexcept nogil
+    cdef bint may_map(self, uint64_t mfn) noexcept nogil
+    cdef uint64_t *entry(self, uint64_t table_gpa, int slot) noexcept nogil
+    cdef uint64_t *leaf(self, uint64_t cr3, uint64_t va) noexcept nogil
+    cdef uint64_t sanitise(self, uint64_t value) except? 0
+    cdef int store(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1
+    cdef int adopt(self, Vcpu vcpu, uint64_t mfn, int level) except -1
+    cdef int adopt_l4(self, Vcpu vcpu, uint64_t mfn) except -1
+    cdef uint64_t gpa_of(self, uint64_t cr3, uint64_t va, bint write) except? 0
+    cdef bint reaches(self, uint64_t table_gpa, int level, uint64_t mfn) noexcept nogil

@@ -1,0 +1,44 @@
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "linux/kvm.h":
+    ctypedef struct kvm_regs "struct kvm_regs":
+        uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp
+        uint64_t r8, r9, r10, r11, r12, r13, r14, r15
+        uint64_t rip, rflags
+
+
+
+cdef class Vcpu:
+    cdef readonly int index
+    cdef readonly uint64_t exits
+    cdef readonly uint64_t guest_ns
+    cdef readonly uint64_t error_code
+    cdef readonly uint64_t cr2
+    cdef readonly bint in_guest
+    cdef public bint kernel_mode
+    cdef public uint64_t kernel_cr3, user_cr3
+    cdef kvm_regs regs
+    cdef public uint16_t cs, ss
+    cdef int _fd
+    cdef void *_run
+    cdef uint8_t *_part
+    cdef uint64_t _part_va
+    cdef uint64_t *_work
+    cdef int _touches
+    cdef int _invlpgs
+    cdef uint64_t _invlpg[32]
+    cdef bint _load_cr3
+    cdef bint _swapgs
+    cdef bint _entered
+    cdef uint64_t _cr0, _loaded_cr0
+    cdef object _owner
+
+    cpdef int touch(self, uint64_t gpa) except -1
+    cpdef int invlpg(self, uint64_t va) except -1
+    cdef uint64_t _current_cr3(self) noexcept
+    cdef int _compose(self) noexcept
+    cdef void _start(self)
+    cdef bint _enter(self) except -1
+    cdef object _run_to_trap(self)
+    cdef object _decode(self)
+    cdef void _take_syscall(self, kvm_regs *out, uint64_t rsp)

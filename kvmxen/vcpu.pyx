@@ -1,0 +1,472 @@
+"""The run loop: enter the guest, decode why it came out, hand that on. No policy.
+
+A vCPU's registers live here while its guest is out: `regs`, cs and ss are what the guest
+will resume with. `run` writes them, with what the gate must do first (touches, TLB flushes,
+cr3, swapgs), and returns the next trap.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from kvmxen.memory cimport GuestMemory
+
+import os
+
+from kvmxen.errors import GuestCrash
+
+cdef extern from "sys/ioctl.h" nogil:
+    int ioctl(int fd, unsigned long request, ...) noexcept
+
+cdef extern from *:
+    """
+    #include <linux/kvm.h>
+    #include <stddef.h>
+    #include "shim/abi.h"
+
+    static inline struct kvm_regs *run_regs(struct kvm_run *run)
+    {
+        return &run->s.regs.regs;
+    }
+    static inline int run_is_gate_exit(const struct kvm_run *run)
+    {
+        return run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT
+               && run->io.port < NR_STUBS;
+    }
+    static inline unsigned run_port(const struct kvm_run *run) { return run->io.port; }
+    static inline unsigned run_reason(const struct kvm_run *run) { return run->exit_reason; }
+    static inline unsigned run_suberror(const struct kvm_run *run)
+    {
+        return run->internal.suberror;
+    }
+    static inline void run_valid(struct kvm_run *run)
+    {
+        run->kvm_valid_regs = KVM_SYNC_X86_REGS;
+    }
+    static inline void run_dirty(struct kvm_run *run)
+    {
+        run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+    }
+    static inline void run_immediate(struct kvm_run *run, int value)
+    {
+        __atomic_store_n(&run->immediate_exit, value, __ATOMIC_SEQ_CST);
+    }
+    """
+    ctypedef struct kvm_run "struct kvm_run":
+        pass
+    const unsigned long KVM_RUN
+    kvm_regs *run_regs(kvm_run *run) noexcept nogil
+    int run_is_gate_exit(const kvm_run *run) noexcept nogil
+    unsigned run_port(const kvm_run *run) noexcept nogil
+    unsigned run_reason(const kvm_run *run) noexcept nogil
+    unsigned run_suberror(const kvm_run *run) noexcept nogil
+    void run_valid(kvm_run *run) noexcept nogil
+    void run_dirty(kvm_run *run) noexcept nogil
+    void run_immediate(kvm_run *run, int value) noexcept nogil
+    enum:
+        STUB_SIZE, STUB_DONE, STUB_EVENT, TRAP_PAGE_FAULT
+        GATE_STUBS, GATE_OP_RETURN, GATE_IRET, GATE_OP_TOUCH, GATE_OP_INVLPG, GATE_OP_CR3
+        GATE_OP_CR0, GATE_OP_SWAPGS, GATE_OP_HALT, GATE_SIZE
+        SYSCALL_ENTRY, SYSCALL32_ENTRY
+        VCPU_WORK, VCPU_WORK_END, VCPU_TRAP_STACK_END
+        SEL_RING3_CS64, SEL_RING3_SS
+        _TRAP_SYSCALL "TRAP_SYSCALL"
+        _TRAP_SYSCALL32 "TRAP_SYSCALL32"
+        _TRAP_BAD_IRET "TRAP_BAD_IRET"
+        _INTERRUPTED "INTERRUPTED"
+    const uint64_t SHIM_VA
+    const uint64_t PHYSMAP_VA
+
+BREAKPOINT = 3
+# Exceptions that push an error code.
+cdef uint32_t _HAS_ERROR_CODE = (
+    1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21
+    | 1 << 29 | 1 << 30
+)
+cdef uint64_t _CR0_TS = 1 << 3
+# Room for touches: the list's end and the other operations need the rest.
+cdef int _MAX_TOUCHES = (VCPU_WORK_END - VCPU_WORK) // 16 - 48
+
+_REASONS = {
+    0: "unknown exit", 6: "access to memory that is not there", 8: "triple fault",
+    9: "KVM could not enter the guest", 17: "KVM internal error",
+}
+
+
+cdef inline uint64_t _now() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t>t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef class Vcpu:
+    """One virtual CPU: its kvm_run area, its part of the shim's memory, its registers.
+
+    `fd` and `run_address` are the vCPU's KVM fd and the address of its kvm_run area, which
+    must outlive this object; `part_gpa` is its part of the shim; `cr0` its control register.
+    """
+
+    def __cinit__(self, GuestMemory memory, int index, int fd, const uint8_t[::1] run,
+                  uint64_t part_gpa, uint64_t part_size, uint64_t cr0):
+        self.index = index
+        self._fd = fd
+        self._owner = (memory, run)
+        self._run = <void *>&run[0]
+        self._part = memory.at(part_gpa, part_size)
+        self._part_va = SHIM_VA + part_gpa
+        self._work = <uint64_t *>(self._part + VCPU_WORK)
+        self._cr0 = self._loaded_cr0 = cr0
+        self.kernel_mode = True
+        self.cs = SEL_RING3_CS64
+        self.ss = SEL_RING3_SS
+        self.regs.rflags = 0x202
+        run_valid(<kvm_run *>self._run)
+
+    # What must happen in the guest before it resumes.
+
+    cpdef int touch(self, uint64_t gpa) except -1:
+        """Make a shadow-paging KVM see what the host stored in the page-table entry at gpa."""
+        if self._touches == _MAX_TOUCHES:
+            self.flush()
+        self._work[2 * self._touches] = SHIM_VA + GATE_OP_TOUCH
+        self._work[2 * self._touches + 1] = PHYSMAP_VA + gpa
+        self._touches += 1
+
+    cpdef int invlpg(self, uint64_t va) except -1:
+        """Drop the translation of `va` before the guest resumes; many become a full flush."""
+        if self._invlpgs == 32:
+            self._load_cr3 = True
+        else:
+            self._invlpg[self._invlpgs] = va
+            self._invlpgs += 1
+
+    def flush_tlb(self):
+        """Reload cr3 before the guest resumes."""
+        self._load_cr3 = True
+
+    def toggle_mode(self):
+        """Between guest kernel and guest user: the other cr3 and the other GS base."""
+        self.kernel_mode = not self.kernel_mode
+        self._swapgs = not self._swapgs
+        self._load_cr3 = True
+
+    def set_task_switched(self, bint ts):
+        """CR0.TS as the guest sees it: the next FPU instruction traps."""
+        self._cr0 = (self._cr0 | _CR0_TS) if ts else (self._cr0 & ~_CR0_TS)
+
+    @property
+    def cr0(self):
+        """CR0 as the guest resumes with it."""
+        return self._cr0
+
+    cdef uint64_t _current_cr3(self) noexcept:
+        return self.kernel_cr3 if self.kernel_mode else self.user_cr3
+
+    @property
+    def cr3(self):
+        """The gpa of the L4 table in use."""
+        return self._current_cr3()
+
+    cdef int _compose(self) noexcept:
+        """Complete the work list but for its last operation; returns the words in use."""
+        cdef uint64_t *work = self._work
+        cdef int n = 2 * self._touches
+        cdef int i
+        if self._load_cr3:
+            self._invlpgs = 0
+        for i in range(self._invlpgs):
+            work[n] = SHIM_VA + GATE_OP_INVLPG
+            work[n + 1] = self._invlpg[i]
+            n += 2
+        if self._cr0 != self._loaded_cr0:
+            work[n] = SHIM_VA + GATE_OP_CR0
+            work[n + 1] = self._loaded_cr0 = self._cr0
+            n += 2
+        if self._swapgs:
+            work[n] = SHIM_VA + GATE_OP_SWAPGS
+            n += 1
+        if self._load_cr3:
+            work[n] = SHIM_VA + GATE_OP_CR3
+            work[n + 1] = self._current_cr3()
+            n += 2
+        self._touches = self._invlpgs = 0
+        self._load_cr3 = self._swapgs = False
+        return n
+
+    cdef void _start(self):
+        """Point the vCPU at the work list."""
+        cdef kvm_regs *out = run_regs(<kvm_run *>self._run)
+        out[0] = self.regs
+        out.rflags = 2
+        out.rip = self._work[0]
+        out.rsp = self._part_va + VCPU_WORK + 8
+        run_dirty(<kvm_run *>self._run)
+
+    def flush(self):
+        """Run the work list now, without resuming the guest."""
+        cdef int n = self._compose()
+        if n == 0:
+            return
+        self._work[n] = SHIM_VA + GATE_STUBS + STUB_DONE * STUB_SIZE
+        self._start()
+        while not self._enter():
+            pass
+        if run_port(<kvm_run *>self._run) != STUB_DONE:
+            raise GuestCrash("the shim faulted while it updated page tables")
+
+    def run(self):
+        """Resume the guest until its next trap.
+
+        Returns a stub number of shim/abi.h, TRAP_SYSCALL, TRAP_SYSCALL32, TRAP_BAD_IRET, or
+        INTERRUPTED after `interrupt`. Raises GuestCrash where the guest cannot go on.
+        """
+        cdef int n
+        if not self._entered:
+            n = self._compose()
+            if n == 0:
+                self._work[0] = SHIM_VA + GATE_OP_RETURN
+                n = 1
+            else:
+                self._work[n] = SHIM_VA + GATE_OP_RETURN
+                n += 1
+            self._work[n] = self.regs.rax
+            self._work[n + 1] = self.regs.rip
+            self._work[n + 2] = self.cs
+            self._work[n + 3] = self.regs.rflags
+            self._work[n + 4] = self.regs.rsp
+            self._work[n + 5] = self.ss
+            self._start()
+        return self._run_to_trap()
+
+    def halt(self):
+        """Sleep in KVM until an interrupt; returns as `run` does, STUB_EVENT at the best."""
+        cdef int n
+        if not self._entered:
+            n = self._compose()
+            self._work[n] = SHIM_VA + GATE_OP_HALT
+            self._start()
+        return self._run_to_trap()
+
+    def interrupt(self):
+        """From any thread: make KVM_RUN return at once. Send the vCPU's thread a signal too."""
+        run_immediate(<kvm_run *>self._run, 1)
+
+    cdef bint _enter(self) except -1:
+        """KVM_RUN once; True when the guest came out, False when a signal ended it."""
+        cdef int fd = self._fd
+        cdef int result
+        cdef int error
+        cdef uint64_t before
+        self.in_guest = True
+        with nogil:
+            before = _now()
+            result = ioctl(fd, KVM_RUN, 0)
+            error = errno
+            self.guest_ns += _now() - before
+        self.in_guest = False
+        if result == 0:
+            self.exits += 1
+            return True
+        if error == EINTR or error == EAGAIN:
+            return False
+        raise GuestCrash(f"KVM_RUN failed: {os.strerror(error)}")
+
+    cdef object _run_to_trap(self):
+        cdef kvm_run *run = <kvm_run *>self._run
+        self._entered = True
+        if not self._enter():
+            run_immediate(run, 0)
+            return _INTERRUPTED
+        self._entered = False
+        if not run_is_gate_exit(run):
+            self.regs = run_regs(run)[0]
+            raise GuestCrash(_REASONS.get(run_reason(run), f"KVM exit {run_reason(run)}")
+                             + (f" {run_suberror(run)}" if run_reason(run) == 17 else ""))
+        return self._decode()
+
+    cdef object _decode(self):
+        cdef kvm_run *run = <kvm_run *>self._run
+        cdef unsigned stub = run_port(run)
+        cdef uint64_t *top = <uint64_t *>(self._part + VCPU_TRAP_STACK_END)
+        cdef kvm_regs *out = run_regs(run)
+        cdef uint64_t rip = top[-5]
+        cdef bint ring0 = not top[-4] & 3
+        if stub == BREAKPOINT and rip == SHIM_VA + GATE_SIZE + SYSCALL_ENTRY + 1:
+            self._take_syscall(out, top[-2])
+            return _TRAP_SYSCALL
+        if stub == BREAKPOINT and rip == SHIM_VA + GATE_SIZE + SYSCALL32_ENTRY + 1:
+            self._take_syscall(out, top[-2])
+            return _TRAP_SYSCALL32
+        if ring0:
+            if stub >= STUB_EVENT:
+                return stub
+            if rip == SHIM_VA + GATE_IRET:
+                self.error_code = top[-6]
+                return _TRAP_BAD_IRET
+            raise GuestCrash(f"exception {stub} inside the shim at {rip:#x}")
+        self.regs = out[0]
+        if stub == TRAP_PAGE_FAULT:
+            self.cr2 = out.rax
+            self.regs.rax = top[-7]
+        if stub < 32 and _HAS_ERROR_CODE >> stub & 1:
+            self.error_code = top[-6]
+        else:
+            self.error_code = 0
+        self.regs.rip = rip
+        self.cs = <uint16_t>top[-4]
+        self.regs.rflags = top[-3]
+        self.regs.rsp = top[-2]
+        self.ss = <uint16_t>top[-1]
+        return stub
+
+    cdef void _take_syscall(self, kvm_regs *out, uint64_t rsp):
+        self.regs = out[0]
+        self.regs.rip = out.rcx
+        self.regs.rflags = out.r11
+        self.regs.rsp = rsp
+        self.cs = SEL_RING3_CS64
+        self.ss = SEL_RING3_SS
+
+    @property
+    def rax(self):
+        return self.regs.rax
+
+    @rax.setter
+    def rax(self, uint64_t value):
+        self.regs.rax = value
+
+    @property
+    def rbx(self):
+        return self.regs.rbx
+
+    @rbx.setter
+    def rbx(self, uint64_t value):
+        self.regs.rbx = value
+
+    @property
+    def rcx(self):
+        return self.regs.rcx
+
+    @rcx.setter
+    def rcx(self, uint64_t value):
+        self.regs.rcx = value
+
+    @property
+    def rdx(self):
+        return self.regs.rdx
+
+    @rdx.setter
+    def rdx(self, uint64_t value):
+        self.regs.rdx = value
+
+    @property
+    def rsi(self):
+        return self.regs.rsi
+
+    @rsi.setter
+    def rsi(self, uint64_t value):
+        self.regs.rsi = value
+
+    @property
+    def rdi(self):
+        return self.regs.rdi
+
+    @rdi.setter
+    def rdi(self, uint64_t value):
+        self.regs.rdi = value
+
+    @property
+    def rsp(self):
+        return self.regs.rsp
+
+    @rsp.setter
+    def rsp(self, uint64_t value):
+        self.regs.rsp = value
+
+    @property
+    def rbp(self):
+        return self.regs.rbp
+
+    @rbp.setter
+    def rbp(self, uint64_t value):
+        self.regs.rbp = value
+
+    @property
+    def r8(self):
+        return self.regs.r8
+
+    @r8.setter
+    def r8(self, uint64_t value):
+        self.regs.r8 = value
+
+    @property
+    def r9(self):
+        return self.regs.r9
+
+    @r9.setter
+    def r9(self, uint64_t value):
+        self.regs.r9 = value
+
+    @property
+    def r10(self):
+        return self.regs.r10
+
+    @r10.setter
+    def r10(self, uint64_t value):
+        self.regs.r10 = value
+
+    @property
+    def r11(self):
+        return self.regs.r11
+
+    @r11.setter
+    def r11(self, uint64_t value):
+        self.regs.r11 = value
+
+    @property
+    def r12(self):
+        return self.regs.r12
+
+    @r12.setter
+    def r12(self, uint64_t value):
+        self.regs.r12 = value
+
+    @property
+    def r13(self):
+        return self.regs.r13
+
+    @r13.setter
+    def r13(self, uint64_t value):
+        self.regs.r13 = value
+
+    @property
+    def r14(self):
+        return self.regs.r14
+
+    @r14.setter
+    def r14(self, uint64_t value):
+        self.regs.r14 = value
+
+    @property
+    def r15(self):
+        return self.regs.r15
+
+    @r15.setter
+    def r15(self, uint64_t value):
+        self.regs.r15 = value
+
+    @property
+    def rip(self):
+        return self.regs.rip
+
+    @rip.setter
+    def rip(self, uint64_t value):
+        self.regs.rip = value
+
+    @property
+    def rflags(self):
+        return self.regs.rflags
+
+    @rflags.setter
+    def rflags(self, uint64_t value):
+        self.regs.rflags = value
