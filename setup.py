@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -28,6 +29,10 @@ def sources(folder: Path, *suffixes: str) -> list[Path]:
 
 class BuildExt(build_ext):
     """build_ext, and the two pieces of guest-side code that go into the package with it."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def run(self) -> None:
         super().run()

@@ -1,0 +1,54 @@
+# make boot | test | lint | bench | clean, on a machine with only make: see README.md.
+# ARGS="..." goes on to the command that the target runs.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+BUILD_REQUIRES := import tomllib; \
+    print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])
+
+SOURCES := $(shell find kvmxen -name '*.py[xd]' -o -name '*.[Sch]' -o -name '*.ld')
+MODULES := $(shell find kvmxen -name '*.pyx')
+STUBBED := $(subst /,.,$(basename $(shell find kvmxen -name '*.pyi')))
+
+.PHONY: boot test lint bench clean
+
+boot: $(VENV)/built
+	@$(BIN)/kvmxen boot $(ARGS)
+
+test: $(VENV)/built
+	@$(BIN)/pytest $(ARGS)
+
+bench: $(VENV)/built
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(VENV)/built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint $(MODULES)
+	@mkdir -p build/lint
+	for module in $(MODULES); do \
+	    $(BIN)/cython -3 -Wextra -Werror -o build/lint/module.c $$module || exit; \
+	done
+	$(BIN)/stubtest $(STUBBED)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f kvmxen/shim/gate.bin kvmxen/guests/demo.elf
+	find kvmxen tests -name '*.so' -delete -o -name __pycache__ -prune -exec rm -r {} +
+
+# The packages and the environment, then the extension modules and the guests' code.
+$(VENV)/installed: pyproject.toml
+	.ci/system-packages $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $$($(BIN)/python -c '$(BUILD_REQUIRES)')
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/built: $(VENV)/installed setup.py $(SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
