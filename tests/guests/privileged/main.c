@@ -1,0 +1,189 @@
+/* Privileged instructions in ring 3 that Xen emulates for a PV kernel, and those it refuses. */
+#include "guest.h"
+
+#define GP 13
+#define PHYSDEV_OP 33
+#define PHYSDEVOP_set_iopl 6
+#define MSR_EFER 0xc0000080
+#define MSR_FS_BASE 0xc0000100
+#define MSR_NONE 0xdeadbeef
+#define CR0_PE_PG 0x80000001ul
+#define CR0_TS 8ul
+#define CR4_PAE 0x20ul
+
+struct leaf {
+    u32 eax, ebx, ecx, edx;
+};
+
+static struct leaf cpuid(u32 leaf, u32 subleaf)
+{
+    struct leaf l;
+    __asm__ volatile(XEN_EMULATE_PREFIX "cpuid"
+                     : "=a"(l.eax), "=b"(l.ebx), "=c"(l.ecx), "=d"(l.edx)
+                     : "0"(leaf), "2"(subleaf));
+    return l;
+}
+
+static u64 rdmsr(u32 msr)
+{
+    u32 low = 0, high = 0;
+    probe_arm();
+    __asm__ volatile(GUARDED("rdmsr") : "+a"(low), "+d"(high) : "c"(msr) : "memory");
+    return (u64)high << 32 | low;
+}
+
+static void wrmsr(u32 msr, u64 value)
+{
+    probe_arm();
+    __asm__ volatile(GUARDED("wrmsr") : : "a"((u32)value), "d"(value >> 32), "c"(msr) : "memory");
+}
+
+static void check_allowed(const char *what)
+{
+    if (probe.vector != NO_TRAP)
+        fail("%s traps: vector %lu, error %#lx", what, probe.vector, probe.error_code);
+}
+
+static void check_refused(const char *what)
+{
+    if (probe.vector != GP || probe.error_code)
+        fail("%s: vector %lu, error %#lx, not #GP(0)", what, probe.vector, probe.error_code);
+}
+
+static void identification(void)
+{
+    struct leaf base = cpuid(0x40000000, 0);
+    check(base.eax >= 0x40000002);
+    check_equal(base.ebx, 0x566e6558); /* "XenVMMXenVMM" */
+    check_equal(base.ecx, 0x65584d4d);
+    check_equal(base.edx, 0x4d4d566e);
+    struct leaf version = cpuid(0x40000001, 0);
+    check_equal(version.eax, xen_version(XENVER_version, NULL));
+    check(cpuid(0, 0).eax >= 1);
+    check(cpuid(1, 0).edx & 1); /* an FPU */
+}
+
+/* What CPUID promises of vector state is what XGETBV has: none is left out of a context switch. */
+static void extended_state(void)
+{
+    if (!(cpuid(1, 0).ecx >> 27 & 1)) {
+        print("no OSXSAVE: XCR0 not looked at\n");
+        return;
+    }
+    u32 low = 0, high = 0;
+    probe_arm();
+    __asm__ volatile(GUARDED("xgetbv") : "+a"(low), "+d"(high) : "c"(0) : "memory");
+    check_allowed("xgetbv");
+    struct leaf state = cpuid(0xd, 0);
+    check_equal(low & 3, 3);
+    check_equal(low & ~state.eax, 0);
+    check_equal(high & ~state.edx, 0);
+}
+
+static void msrs(void)
+{
+    u64 efer = rdmsr(MSR_EFER);
+    check_allowed("rdmsr EFER");
+    check_equal(efer & 0x500, 0x500); /* LME, LMA */
+    wrmsr(MSR_FS_BASE, 0x12345000);
+    check_allowed("wrmsr FS_BASE");
+    check_equal(rdmsr(MSR_FS_BASE), 0x12345000);
+    check_equal(set_segment_base(SEGBASE_FS, 0x6789a000), 0);
+    check_equal(rdmsr(MSR_FS_BASE), 0x6789a000);
+    wrmsr(MSR_FS_BASE, 0);
+    rdmsr(MSR_NONE);
+    check_refused("rdmsr of no MSR");
+    wrmsr(MSR_NONE, 0);
+    check_refused("wrmsr of no MSR");
+}
+
+static void ports(void)
+{
+    u32 iopl = 1;
+    u8 byte = 0;
+    check_equal(hypercall(PHYSDEV_OP, PHYSDEVOP_set_iopl, (u64)&iopl, 0, 0, 0), 0);
+    probe_arm();
+    __asm__ volatile(GUARDED("inb %1, %0") : "+a"(byte) : "Nd"((u16)0x2f8) : "memory");
+    check_allowed("in");
+    check_equal(byte, 0xff);
+    probe_arm();
+    __asm__ volatile(GUARDED("outb %0, %1") : : "a"(byte), "Nd"((u16)0x2f8) : "memory");
+    check_allowed("out");
+}
+
+static void interrupt_flag(void)
+{
+    u64 flags;
+    probe_arm();
+    __asm__ volatile(GUARDED("cli") ::: "memory");
+    check_allowed("cli");
+    check_equal(this_vcpu()->evtchn_upcall_mask, 0); /* cli does not mask upcalls */
+    probe_arm();
+    __asm__ volatile(GUARDED("sti") ::: "memory");
+    check_allowed("sti");
+    __asm__ volatile("pushf; pop %0" : "=r"(flags));
+    check_equal(flags & 0x200, 0x200);
+}
+
+static void control_registers(void)
+{
+    u64 cr0 = 0, cr3 = 0, cr4 = 0;
+    probe_arm();
+    __asm__ volatile(GUARDED("mov %%cr0, %0") : "+r"(cr0) : : "memory");
+    check_allowed("mov from cr0");
+    check_equal(cr0 & CR0_PE_PG, CR0_PE_PG);
+    probe_arm();
+    __asm__ volatile(GUARDED("mov %0, %%cr0") : : "r"(cr0 | CR0_TS) : "memory");
+    check_allowed("mov to cr0");
+    __asm__ volatile("mov %%cr0, %0" : "=r"(cr0));
+    check_equal(cr0 & CR0_TS, CR0_TS);
+    probe_arm();
+    __asm__ volatile(GUARDED("clts") ::: "memory");
+    check_allowed("clts");
+    __asm__ volatile("mov %%cr0, %0" : "=r"(cr0));
+    check_equal(cr0 & CR0_TS, 0);
+    probe_arm();
+    __asm__ volatile(GUARDED("mov %0, %%cr0") : : "r"(cr0 & ~CR0_PE_PG) : "memory");
+    check_refused("paging off by cr0");
+
+    probe_arm();
+    __asm__ volatile(GUARDED("mov %%cr3, %0") : "+r"(cr3) : : "memory");
+    check_allowed("mov from cr3");
+    check_equal(cr3 >> PAGE_SHIFT, va_to_mfn((void *)start_info->pt_base));
+    probe_arm();
+    __asm__ volatile(GUARDED("mov %0, %%cr3") : : "r"(cr3) : "memory");
+    check_allowed("mov to cr3");
+    probe_arm();
+    __asm__ volatile(GUARDED("mov %%cr4, %0") : "+r"(cr4) : : "memory");
+    check_allowed("mov from cr4");
+    check_equal(cr4 & CR4_PAE, CR4_PAE);
+}
+
+static void refused(void)
+{
+    static u8 descriptor[10];
+    probe_arm();
+    __asm__ volatile(GUARDED("hlt") ::: "memory");
+    check_refused("hlt");
+    probe_arm();
+    __asm__ volatile(GUARDED("lgdt %0") : : "m"(descriptor) : "memory");
+    check_refused("lgdt");
+    probe_arm();
+    __asm__ volatile(GUARDED("lidt %0") : : "m"(descriptor) : "memory");
+    check_refused("lidt");
+    probe_arm();
+    __asm__ volatile(GUARDED("invlpg %0") : : "m"(descriptor) : "memory");
+    check_refused("invlpg");
+}
+
+void guest_main(void)
+{
+    identification();
+    extended_state();
+    msrs();
+    ports();
+    interrupt_flag();
+    control_registers();
+    refused();
+    print("SUCCESS\n");
+}
