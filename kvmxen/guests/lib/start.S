@@ -89,6 +89,7 @@ save:
     push    %r13
     push    %r14
     push    %r15
+    cld
     mov     %rsp, %rdi
     mov     %rsp, %rbp
     and     $-16, %rsp
