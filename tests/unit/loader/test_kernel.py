@@ -1,0 +1,206 @@
+"""From a path to a kernel: the files that a person may name, and the cache."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvmxen.errors import KvmxenError
+from kvmxen.loader import kernel as module
+from kvmxen.loader.decompress import decompress
+from kvmxen.loader.kernel import load_kernel
+from tests.unit.loader.images import ENTRY, Load, bzimage, elf, gzip
+
+NOBODY = 65534  # root reads every file
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write(content: bytes) -> Path:
+        path = tmp_path / "vmlinuz"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(KvmxenError) as caught:
+        load_kernel(path, cache=None)
+    assert caught.value.exit_status == 1
+    assert str(caught.value).startswith(f"{path} ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [elf(), gzip(elf()), bzimage(gzip(elf()))], ids=["elf", "gzip", "bzimage"]
+)
+def test_kernels(file: Callable[[bytes], Path], content: bytes) -> None:
+    assert load_kernel(file(content), cache=None).entry == ENTRY
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"#!/bin/sh\necho no kernel\n" * 100, "is neither a bzImage nor an ELF file"),
+        (b"x", "is neither a bzImage nor an ELF file"),
+        (bzimage(gzip(elf()))[:-500], "is a truncated bzImage"),
+        (bzimage(gzip(b"no kernel")), "holds no ELF kernel"),
+        (bzimage(b"no payload at all"), "unknown compression"),
+        (bzimage(gzip(elf())[:-10] + bytes(10)), "corrupt"),
+        (elf({}), "has no Xen notes"),
+    ],
+)
+def test_no_kernels(file: Callable[[bytes], Path], content: bytes, message: str) -> None:
+    assert message in refused(file(content))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert "does not exist" in refused(tmp_path / "missing")
+    assert "cannot be read" in refused(tmp_path / ("long" * 200))
+
+
+def test_a_file_as_a_folder(file: Callable[[bytes], Path]) -> None:
+    assert "cannot be read" in refused(file(b"x") / "vmlinuz")
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    assert "is a directory" in refused(tmp_path)
+
+
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no regular file" in refused(tmp_path / "pipe")
+
+
+def test_a_file_without_the_right_to_read(file: Callable[[bytes], Path]) -> None:
+    path = file(elf())
+    path.chmod(0)
+    user = os.geteuid()
+    os.seteuid(user or NOBODY)
+    try:
+        assert "cannot be read by you" in refused(path)
+    finally:
+        os.seteuid(user)
+
+
+def test_a_file_too_large(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as stream:
+        stream.truncate(module.MAX_FILE + (2 << 20))
+    assert "has 1026 MiB" in refused(tmp_path / "large")
+
+
+class TestCache:
+    """Each test loads a bzImage through a cache in `tmp_path / "cache"`."""
+
+    @pytest.fixture
+    def path(self, file: Callable[[bytes], Path]) -> Path:
+        return file(bzimage(gzip(elf())))
+
+    @pytest.fixture
+    def cache(self, tmp_path: Path) -> Path:
+        return tmp_path / "cache"
+
+    @pytest.fixture
+    def unpacked(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """The sizes of the payloads that were decompressed."""
+        sizes: list[int] = []
+
+        def counting(payload: memoryview) -> bytes:
+            sizes.append(len(payload))
+            return decompress(payload)
+
+        monkeypatch.setattr(module, "decompress", counting)
+        return sizes
+
+    def test_the_second_time_nothing_is_decompressed(
+        self, path: Path, cache: Path, unpacked: list[int]
+    ) -> None:
+        first = load_kernel(path, cache=cache)
+        second = load_kernel(path, cache=cache)
+        assert len(unpacked) == 1
+        assert bytes(second.segments[0].data) == bytes(first.segments[0].data)
+        assert second.notes == first.notes
+
+    def test_it_is_private_and_holds_nothing_but_the_image(self, path: Path, cache: Path) -> None:
+        load_kernel(path, cache=cache)
+        assert cache.stat().st_mode & 0o777 == 0o700
+        (kept,) = cache.iterdir()
+        image = elf()
+        assert kept.read_bytes() == image + zlib.crc32(image).to_bytes(4, "little")
+        assert kept.stat().st_mode & 0o077 == 0
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda image: image[:-1],
+            lambda image: image[:200],
+            lambda image: b"",
+            lambda image: image + b"x",
+            lambda image: image[:500] + b"\xff" + image[501:],
+        ],
+        ids=["last byte", "cut", "empty", "longer", "altered"],
+    )
+    def test_a_spoilt_file_is_replaced(
+        self, path: Path, cache: Path, unpacked: list[int], spoil: Callable[[bytes], bytes]
+    ) -> None:
+        load_kernel(path, cache=cache)
+        (kept,) = cache.iterdir()
+        whole = kept.read_bytes()
+        kept.write_bytes(spoil(whole))
+        assert load_kernel(path, cache=cache).entry == ENTRY
+        assert len(unpacked) == 2
+        assert kept.read_bytes() == whole
+
+    def test_trouble_does_not_fail_the_boot(
+        self, path: Path, cache: Path, unpacked: list[int]
+    ) -> None:
+        cache.write_bytes(b"a file where the folder should be")
+        assert load_kernel(path, cache=cache).entry == ENTRY
+        assert load_kernel(path, cache=cache / "below").entry == ENTRY
+        assert len(unpacked) == 2
+
+    def test_a_folder_that_others_can_write_is_not_used(self, path: Path, cache: Path) -> None:
+        cache.mkdir()
+        cache.chmod(0o777)
+        assert load_kernel(path, cache=cache).entry == ENTRY
+        assert list(cache.iterdir()) == []
+
+    def test_only_the_latest_are_kept(self, file: Callable[[bytes], Path], cache: Path) -> None:
+        for number in range(12):
+            load_kernel(
+                file(bzimage(gzip(elf(loads=[Load(data=b"%04d" % number * 64)])))), cache=cache
+            )
+        assert len(list(cache.iterdir())) == 8
+
+    def test_corrupt_payloads_are_not_kept(
+        self, file: Callable[[bytes], Path], cache: Path
+    ) -> None:
+        payload = bytearray(gzip(elf()))
+        payload[20:30] = bytes(10)
+        with pytest.raises(KvmxenError, match="corrupt"):
+            load_kernel(file(bzimage(bytes(payload))), cache=cache)
+        assert not cache.exists()
+
+
+def test_pv_grub(pv_grub: Path) -> None:
+    grub = load_kernel(pv_grub, cache=None)
+    assert grub.notes.guest_os == "GRUB"
+    assert (grub.entry, grub.notes.virt_base, grub.notes.init_p2m) == (0, 0, None)
+
+
+@pytest.mark.parametrize("version", ["6.1", "6.12"])
+def test_debian(debian_kernel: Callable[[str], Path], version: str) -> None:
+    linux = load_kernel(debian_kernel(version), cache=None)
+    assert linux.notes.guest_os == "linux"
+    assert linux.notes.init_p2m == 0x80_0000_0000
+    assert linux.notes.mod_start_pfn
+    assert linux.notes.virt_base == 0xFFFF_FFFF_8000_0000
+    assert "writable_page_tables" in linux.notes.features
+    assert linux.start <= linux.entry < linux.end
