@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from kvmxen import __version__
+from kvmxen.cli import main
+from kvmxen.config import Config, ConsoleSpec
+from kvmxen.errors import KvmxenError
+
+KVMXEN = [sys.executable, "-m", "kvmxen"]
+# Each costs tens of milliseconds to import, or opens what --help has no business with.
+HEAVY = {"construct", "elftools", "rich", "ctypes", "lz4", "zstandard", "asyncio", "kvmxen.kvm"}
+
+
+class Booted:
+    """Stands in for kvmxen.boot: keeps the configurations, does what `outcome` says."""
+
+    def __init__(self) -> None:
+        self.configs: list[Config] = []
+        self.outcome: int | BaseException = 0
+
+    def boot(self, config: Config) -> types.SimpleNamespace:
+        self.configs.append(config)
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return types.SimpleNamespace(exit_status=self.outcome)
+
+
+@pytest.fixture
+def booted(monkeypatch: pytest.MonkeyPatch) -> Booted:
+    stand_in = Booted()
+    module = types.ModuleType("kvmxen.boot")
+    module.boot = stand_in.boot  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kvmxen.boot", module)
+    return stand_in
+
+
+def test_no_option(booted: Booted) -> None:
+    assert main(["boot"]) == 0
+    (config,) = booted.configs
+    assert config == Config(name=config.name)
+    assert config.name.startswith("domain-")
+
+
+def test_every_option(booted: Booted) -> None:
+    arguments = (
+        "boot vmlinuz --ramdisk rd --cmdline quiet --name web --memory 64 --vcpus 4 "
+        "--console file:log --timeout 1.5 --on-reboot destroy --stats=json --debug"
+    )
+    assert main(arguments.split()) == 0
+    assert booted.configs == [
+        Config(
+            kernel=Path("vmlinuz"),
+            ramdisk=Path("rd"),
+            cmdline="quiet",
+            name="web",
+            memory=64 << 20,
+            vcpus=4,
+            console=ConsoleSpec("file", Path("log")),
+            timeout=1.5,
+            on_reboot="destroy",
+            stats="json",
+            debug=True,
+        )
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["--stats", "vmlinuz"], ["vmlinuz", "--stats"]])
+def test_stats_takes_no_word_of_its_own(booted: Booted, arguments: list[str]) -> None:
+    assert main(["boot", *arguments, "--shell"]) == 0
+    (config,) = booted.configs
+    assert (config.kernel, config.stats, config.shell) == (Path("vmlinuz"), "text", True)
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 4, 130])
+def test_the_outcomes_status_is_ours(booted: Booted, status: int) -> None:
+    booted.outcome = status
+    assert main(["boot"]) == status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("", "missing command (see kvmxen --help)"),
+        ("start", "no such command 'start'"),
+        ("--foo", "no such option"),
+        ("boot --foo", "no such option"),
+        ("boot a b", "got unexpected extra argument (b) (see kvmxen boot --help)"),
+        ("boot --memory", "option '--memory' requires an argument"),
+        ("boot --vcpus x", "invalid value for '--vcpus'"),
+        ("boot --vcpus 0", "--vcpus must be 1 to 64, not 0"),
+        ("boot --vcpus 1000", "--vcpus must be 1 to 64, not 1000"),
+        ("boot --memory 1M", "--memory 1 MiB is too small"),
+        ("boot --memory lots", "'lots' is not a memory size"),
+        ("boot --timeout never", "invalid value for '--timeout'"),
+        ("boot --timeout nan", "--timeout must be more than 0 seconds"),
+        ("boot --on-reboot wait", "invalid value for '--on-reboot'"),
+        ("boot --stats=xml", "invalid value for '--stats'"),
+        ("boot --console screen", "unknown console 'screen'"),
+        ("boot --shell", "--shell needs a kernel"),
+        ("boot --name a/b", "'a/b' cannot name a domain"),
+    ],
+)
+def test_usage_errors_are_one_line(
+    booted: Booted, capsys: pytest.CaptureFixture[str], arguments: str, sentence: str
+) -> None:
+    assert main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("kvmxen: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert booted.configs == []
+
+
+def test_an_error_of_kvmxen(booted: Booted, capsys: pytest.CaptureFixture[str]) -> None:
+    booted.outcome = KvmxenError("there is no /dev/kvm:\nload a KVM module")
+    assert main(["boot"]) == 1
+    assert capsys.readouterr().err == "kvmxen: there is no /dev/kvm: load a KVM module\n"
+
+
+def test_interrupted(booted: Booted, capsys: pytest.CaptureFixture[str]) -> None:
+    booted.outcome = KeyboardInterrupt()
+    assert main(["boot"]) == 130
+    assert capsys.readouterr().err.strip() == "kvmxen: interrupted"
+
+
+def test_a_fault_of_ours(booted: Booted, capsys: pytest.CaptureFixture[str]) -> None:
+    booted.outcome = ValueError("odd")
+    assert main(["boot"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("kvmxen: ValueError: odd: a fault of kvmxen, please report it")
+    assert err.count("\n") == 1
+    assert main(["boot", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"kvmxen {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["boot", "--help"]])
+def test_help_gives_the_statuses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for line in ("0  the guest powered off", "3  the guest crashed", "130  interrupted"):
+        assert line in out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from kvmxen.cli import main; status = main(['boot', '--help'])\n"
+        "print(*sys.modules, sep='\\n', file=sys.stderr); sys.exit(status)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    modules = set(run.stderr.split())
+    assert "kvmxen.cli.main" in modules
+    assert modules & HEAVY == set()
+
+
+def test_reader_that_leaves() -> None:
+    program = (
+        "import sys; from kvmxen.cli import main; sys.stdin.read()\nsys.exit(main(['--help']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
+def test_the_module_runs() -> None:
+    run = subprocess.run([*KVMXEN, "boot", "--vcpus", "0"], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "kvmxen: --vcpus must be 1 to 64, not 0\n"
