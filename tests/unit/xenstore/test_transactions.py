@@ -1,0 +1,265 @@
+"""Isolation, conflicts and commits, by table and against a simple model."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xenstore.store import Store
+from tests.unit.xenstore.client import Client
+
+OK = b"OK\0"
+R, W, M, D, L, P = Op.READ, Op.WRITE, Op.MKDIR, Op.RM, Op.DIRECTORY, Op.SET_PERMS
+
+CONFLICTS = [
+    # (in the transaction, outside meanwhile, does the commit go through)
+    ([(R, b"data/a\0")], [(W, b"data/b\0new")], True),
+    ([(R, b"data/a\0")], [(W, b"data/a\0new")], False),
+    ([(R, b"data/a\0")], [(W, b"data/a\0old")], False),
+    ([(R, b"data/a\0")], [(P, b"data/a\0n1\0r0\0")], False),
+    ([(R, b"data/a\0")], [(D, b"data/a\0")], False),
+    ([(R, b"data/none\0")], [(W, b"data/none\0v")], False),
+    ([(R, b"data/none\0")], [(W, b"data/other\0v")], False),
+    ([(R, b"data/a\0")], [(W, b"data/other\0v")], True),
+    ([(R, b"data/a\0")], [(R, b"data/a\0"), (L, b"data\0")], True),
+    ([(W, b"data/a\0mine")], [(W, b"data/b\0new")], True),
+    ([(W, b"data/a\0mine")], [(W, b"data/a\0new")], False),
+    ([(W, b"data/new\0mine")], [(W, b"data/other\0new")], False),
+    ([(W, b"data/new\0mine")], [(W, b"data/a\0new")], True),
+    ([(W, b"data/a/deep\0mine")], [(W, b"data/b/deep\0new")], True),
+    ([(L, b"data\0")], [(M, b"data/c\0")], False),
+    ([(L, b"data\0")], [(W, b"data/a\0new")], True),
+    ([(D, b"data/a\0")], [(W, b"data/b\0new")], True),
+    ([(D, b"data/a\0")], [(W, b"data/a/x\0new")], False),
+    ([(D, b"data/a\0"), (W, b"data/a\0again")], [(W, b"data/b\0new")], True),
+    ([(M, b"data/a\0")], [(M, b"data/b\0")], True),
+    ([], [(D, b"data\0")], True),
+]
+
+
+@pytest.fixture
+def other(guest: Client, store: Store) -> Client:
+    """The guest's second connection, with two nodes in place."""
+    other = Client(store, 1)
+    other.ask(W, b"data/a\0old")
+    other.ask(W, b"data/b\0old")
+    return other
+
+
+@pytest.mark.parametrize(("inside", "outside", "through"), CONFLICTS)
+def test_conflicts(
+    guest: Client,
+    other: Client,
+    inside: list[tuple[Op, bytes]],
+    outside: list[tuple[Op, bytes]],
+    through: bool,
+) -> None:
+    tx = guest.start()
+    for request in inside:
+        guest.ask(*request, tx)
+    for request in outside:
+        other.ask(*request)
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == (OK if through else "EAGAIN")
+    assert guest.ask(R, b"data\0", tx) == "ENOENT"
+
+
+def test_what_is_inside_is_seen_inside_only_until_the_commit(guest: Client, other: Client) -> None:
+    tx = guest.start()
+    guest.ask(W, b"data/a\0mine", tx)
+    guest.ask(W, b"data/new/deep\0mine", tx)
+    guest.ask(D, b"data/b\0", tx)
+    assert guest.ask(R, b"data/a\0", tx) == b"mine"
+    assert guest.ask(L, b"data\0", tx) == b"a\0new\0"
+    assert other.ask(R, b"data/a\0") == b"old"
+    assert other.ask(L, b"data\0") == b"a\0b\0"
+    assert guest.ask(R, b"data/a\0") == b"old"
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == OK
+    assert other.ask(R, b"data/a\0") == b"mine"
+    assert other.ask(L, b"data\0") == b"a\0new\0"
+    assert other.ask(R, b"data/new/deep\0") == b"mine"
+
+
+def test_the_snapshot_stays_as_it_was(guest: Client, other: Client) -> None:
+    tx = guest.start()
+    other.ask(W, b"data/a\0new")
+    other.ask(D, b"data/b\0")
+    assert guest.ask(R, b"data/a\0", tx) == b"old"
+    assert guest.ask(R, b"data/b\0", tx) == b"old"
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == "EAGAIN"
+
+
+def test_an_aborted_transaction_leaves_nothing(guest: Client, other: Client) -> None:
+    guest.ask(Op.WATCH, b"data\0t\0")
+    guest.drain()
+    tx = guest.start()
+    guest.ask(W, b"data/a\0mine", tx)
+    guest.ask(D, b"data/b\0", tx)
+    assert guest.ask(Op.TRANSACTION_END, b"F\0", tx) == OK
+    assert other.ask(L, b"data\0") == b"a\0b\0"
+    assert other.ask(R, b"data/a\0") == b"old"
+    assert guest.drain() == []
+
+
+def test_a_failed_commit_changes_nothing_and_tells_nobody(guest: Client, other: Client) -> None:
+    tx = guest.start()
+    guest.ask(W, b"data/b\0mine", tx)
+    guest.ask(R, b"data/a\0", tx)
+    other.ask(W, b"data/a\0new")
+    guest.ask(Op.WATCH, b"data\0t\0")
+    guest.drain()
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == "EAGAIN"
+    assert other.ask(R, b"data/b\0") == b"old"
+    assert guest.drain() == []
+
+
+def test_two_transactions_that_cross(guest: Client, other: Client) -> None:
+    """The example in tools/xenstored/transaction.c: the first to end wins."""
+    one, two = guest.start(), other.start()
+    guest.ask(R, b"data/a\0", one)
+    other.ask(R, b"data/b\0", two)
+    guest.ask(W, b"data/b\0one", one)
+    other.ask(W, b"data/a\0two", two)
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", one) == OK
+    assert other.ask(Op.TRANSACTION_END, b"T\0", two) == "EAGAIN"
+
+
+def test_ids_are_a_connection_s_own(guest: Client, other: Client) -> None:
+    assert [guest.start(), guest.start(), other.start()] == [1, 2, 1]
+    guest.ask(Op.TRANSACTION_END, b"F\0", 1)
+    assert guest.start() == 3
+
+
+def test_one_request_without_room_dooms_the_transaction(guest: Client, other: Client) -> None:
+    tx = guest.start()
+    guest.ask(W, b"data/a\0mine", tx)
+    assert guest.ask(W, b"data/b\0" + bytes(3000), tx) == "ENOSPC"
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == "ENOMEM"
+    assert other.ask(R, b"data/a\0") == b"old"
+
+
+def test_an_event_for_each_change_in_the_order_of_first_touch(guest: Client, other: Client) -> None:
+    guest.ask(Op.WATCH, b"data\0t\0")
+    guest.drain()
+    tx = guest.start()
+    for path in (b"data/b", b"data/a", b"data/c", b"data/b"):
+        guest.ask(W, path + b"\0v", tx)
+    guest.ask(Op.TRANSACTION_END, b"T\0", tx)
+    assert [path for path, _ in guest.drain()] == [b"data/b", b"data/a", b"data/c"]
+
+
+def test_a_node_made_and_removed_inside_is_no_news(guest: Client, other: Client) -> None:
+    guest.ask(Op.WATCH, b"data/c\0t\0")
+    guest.drain()
+    tx = guest.start()
+    guest.ask(W, b"data/c\0v", tx)
+    guest.ask(D, b"data/c\0", tx)
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == OK
+    assert guest.drain() == []
+
+
+NAMES = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=3)
+PATHS = NAMES.map(lambda names: "/" + "/".join(names))
+Model = dict[str, bytes]
+
+
+def _rm(model: Model, path: str) -> None:
+    for gone in [p for p in model if p == path or p.startswith(path + "/")]:
+        del model[gone]
+
+
+def _write(model: Model, path: str, value: bytes) -> None:
+    at = ""
+    for name in path.split("/")[1:]:
+        at += "/" + name
+        model.setdefault(at, b"")
+    model[path] = value
+
+
+class Transactions(RuleBasedStateMachine):
+    """Several transactions at once: each sees its own dict, and what it may commit is right.
+
+    The model may only commit where nothing that the transaction touched has changed; where it
+    commits, the outcome must be that of running its changes at that moment.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store()
+        self.store.rm("/tool")
+        self.client = Client(self.store, 0)
+        self.live: Model = {}
+        self.open: dict[int, tuple[Model, list[tuple[str, bytes | None]]]] = {}
+
+    def pick(self, which: int) -> int:
+        """One of the open transactions, or 0 for none."""
+        choices = [0, *self.open]
+        return choices[which % len(choices)]
+
+    @rule()
+    def start(self) -> None:
+        if len(self.open) < 3:
+            self.open[self.client.start()] = (dict(self.live), [])
+
+    @rule(which=st.integers(0, 3), path=PATHS, value=st.binary(max_size=2))
+    def write(self, which: int, path: str, value: bytes) -> None:
+        tx = self.pick(which)
+        assert self.client.ask(Op.WRITE, path.encode() + b"\0" + value, tx) == OK
+        model = self.open[tx][0] if tx else self.live
+        _write(model, path, value)
+        if tx:
+            self.open[tx][1].append((path, value))
+
+    @rule(which=st.integers(0, 3), path=PATHS)
+    def rm(self, which: int, path: str) -> None:
+        tx = self.pick(which)
+        model = self.open[tx][0] if tx else self.live
+        above = path.rpartition("/")[0]
+        expected = OK if path in model or above in model or not above else "ENOENT"
+        assert self.client.ask(Op.RM, path.encode() + b"\0", tx) == expected
+        _rm(model, path)
+        if tx:
+            self.open[tx][1].append((path, None))
+
+    @rule(which=st.integers(0, 3), path=PATHS)
+    def read(self, which: int, path: str) -> None:
+        tx = self.pick(which)
+        model = self.open[tx][0] if tx else self.live
+        assert self.client.ask(Op.READ, path.encode() + b"\0", tx) == model.get(path, "ENOENT")
+
+    @rule(which=st.integers(0, 3), commit=st.booleans())
+    def end(self, which: int, commit: bool) -> None:
+        tx = self.pick(which)
+        if not tx:
+            return
+        _, changes = self.open.pop(tx)
+        answer = self.client.ask(Op.TRANSACTION_END, b"T\0" if commit else b"F\0", tx)
+        if commit and answer == OK:
+            for path, value in changes:
+                if value is None:
+                    _rm(self.live, path)
+                else:
+                    _write(self.live, path, value)
+        else:
+            assert answer == ("EAGAIN" if commit else OK)
+
+    @rule(path=PATHS, value=st.binary(max_size=2))
+    def alone(self, path: str, value: bytes) -> None:
+        """With nothing between its start and its end a transaction cannot fail."""
+        tx = self.client.start()
+        self.client.ask(Op.WRITE, path.encode() + b"\0" + value, tx)
+        assert self.client.ask(Op.TRANSACTION_END, b"T\0", tx) == OK
+        _write(self.live, path, value)
+
+    @invariant()
+    def the_store_is_the_model(self) -> None:
+        found = {path: node.value for path, node in self.store.walk("/") if path != "/"}
+        assert found == self.live
+        # The root and the two special nodes are dom0's as well.
+        assert self.store.domain(0).nodes == len(found) + 3
+
+
+TestTransactions = Transactions.TestCase
+TestTransactions.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
