@@ -31,7 +31,7 @@ extern char stacks[MAX_CPUS][STACK_SIZE];
 /* The vCPU that runs this, told by its stack. */
 static inline u32 this_cpu(void)
 {
-    return ((u64)__builtin_frame_address(0) - (u64)stacks) / STACK_SIZE;
+    return (u32)(((u64)__builtin_frame_address(0) - (u64)stacks) / STACK_SIZE);
 }
 
 static inline struct vcpu_info *this_vcpu(void)

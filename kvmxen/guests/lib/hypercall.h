@@ -41,11 +41,6 @@ static inline long multicall(struct multicall_entry *calls, u64 count)
     return hypercall(HYPERVISOR_multicall, (u64)calls, count, 0, 0, 0);
 }
 
-static inline long stack_switch(u64 ss, u64 sp)
-{
-    return hypercall(HYPERVISOR_stack_switch, ss, sp, 0, 0, 0);
-}
-
 static inline long set_segment_base(u32 which, u64 base)
 {
     return hypercall(HYPERVISOR_set_segment_base, which, base, 0, 0, 0);
@@ -84,4 +79,10 @@ static inline long callback_op(u32 op, void *arg)
 static inline long event_channel_op(u32 op, void *arg)
 {
     return hypercall(HYPERVISOR_event_channel_op, op, (u64)arg, 0, 0, 0);
+}
+
+/* An I/O privilege level of 1 is what a PV kernel needs for in, out, cli and sti. */
+static inline long set_iopl(u32 iopl)
+{
+    return hypercall(HYPERVISOR_physdev_op, PHYSDEVOP_set_iopl, (u64)&iopl, 0, 0, 0);
 }

@@ -13,19 +13,16 @@
 
 #define HYPERVISOR_set_trap_table 0
 #define HYPERVISOR_mmu_update 1
-#define HYPERVISOR_set_gdt 2
 #define HYPERVISOR_stack_switch 3
 #define HYPERVISOR_set_callbacks 4
-#define HYPERVISOR_fpu_taskswitch 5
 #define HYPERVISOR_sched_op_compat 6
-#define HYPERVISOR_update_descriptor 10
+#define HYPERVISOR_set_debugreg 8
 #define HYPERVISOR_memory_op 12
 #define HYPERVISOR_multicall 13
 #define HYPERVISOR_update_va_mapping 14
 #define HYPERVISOR_set_timer_op 15
+#define HYPERVISOR_event_channel_op_compat 16
 #define HYPERVISOR_xen_version 17
-#define HYPERVISOR_grant_table_op 20
-#define HYPERVISOR_vm_assist 21
 #define HYPERVISOR_update_va_mapping_otherdomain 22
 #define HYPERVISOR_iret 23
 #define HYPERVISOR_vcpu_op 24
@@ -34,6 +31,7 @@
 #define HYPERVISOR_sched_op 29
 #define HYPERVISOR_callback_op 30
 #define HYPERVISOR_event_channel_op 32
+#define HYPERVISOR_physdev_op 33
 
 /* Prefix that asks Xen to emulate the instruction after it: only CPUID. */
 #define XEN_EMULATE_PREFIX ".byte 0x0f,0x0b,0x78,0x65,0x6e; "
@@ -43,10 +41,9 @@
 #include "types.h"
 
 #define DOMID_SELF 0x7ff0
-#define DOMID_FIRST_RESERVED 0x7ff0
 #define LEGACY_MAX_VCPUS 32
 
-enum xen_errno { EPERM = 1, ENOENT = 2, EFAULT = 14, EINVAL = 22, ENOSYS = 38, ETIME = 62 };
+enum xen_errno { ENOENT = 2, EFAULT = 14, EEXIST = 17, EINVAL = 22, ENOSYS = 38 };
 
 /* ---- event channels ---- */
 
@@ -68,7 +65,6 @@ enum {
     EVTCHNSTAT_closed = 0,
     EVTCHNSTAT_unbound = 1,
     EVTCHNSTAT_interdomain = 2,
-    EVTCHNSTAT_virq = 4,
     EVTCHNSTAT_ipi = 5,
 };
 
@@ -153,21 +149,19 @@ enum { CALLBACKTYPE_event = 0, CALLBACKTYPE_failsafe = 1, CALLBACKTYPE_syscall =
 #define CALLBACKF_mask_events 1
 struct callback_register { u16 type, flags; u64 address; };
 
-enum { SEGBASE_FS = 0, SEGBASE_GS_USER = 1, SEGBASE_GS_KERNEL = 2, SEGBASE_GS_USER_SEL = 3 };
+enum { SEGBASE_FS = 0 };
 
 enum vcpu_op {
     VCPUOP_initialise = 0,
     VCPUOP_up = 1,
     VCPUOP_down = 2,
     VCPUOP_is_up = 3,
-    VCPUOP_get_runstate_info = 4,
     VCPUOP_set_periodic_timer = 6,
     VCPUOP_stop_periodic_timer = 7,
     VCPUOP_set_singleshot_timer = 8,
     VCPUOP_stop_singleshot_timer = 9,
 };
 
-#define VCPU_SSHOTTMR_future 1
 struct vcpu_set_singleshot_timer { u64 timeout_abs_ns; u32 flags; };
 struct vcpu_set_periodic_timer { u64 period_ns; };
 
@@ -182,7 +176,6 @@ struct cpu_user_regs {
 _Static_assert(sizeof(struct cpu_user_regs) == 200, "cpu_user_regs");
 
 #define VGCF_in_kernel (1 << 2)
-#define VGCF_syscall_disables_events (1 << 4)
 
 struct vcpu_guest_context {
     u8 fpu[512];
@@ -203,14 +196,15 @@ _Static_assert(sizeof(struct vcpu_guest_context) == 5168, "vcpu_guest_context");
 /* ---- scheduling ---- */
 
 enum sched_op { SCHEDOP_yield = 0, SCHEDOP_block = 1, SCHEDOP_shutdown = 2, SCHEDOP_poll = 3 };
-enum { SHUTDOWN_poweroff = 0, SHUTDOWN_reboot = 1, SHUTDOWN_suspend = 2, SHUTDOWN_crash = 3 };
+enum { SHUTDOWN_poweroff = 0, SHUTDOWN_crash = 3 };
 struct sched_shutdown { u32 reason; };
 struct sched_poll { const evtchn_port_t *ports; u32 nr_ports; u64 timeout; /* ns, absolute */ };
+
+enum { PHYSDEVOP_set_iopl = 6 };
 
 /* ---- memory ---- */
 
 enum memory_op {
-    XENMEM_current_reservation = 3,
     XENMEM_maximum_reservation = 4,
     XENMEM_memory_map = 9,
     XENMEM_machphys_mapping = 12,
@@ -219,36 +213,28 @@ struct xen_memory_map { u32 nr_entries; void *buffer; };
 struct e820_entry { u64 addr, size; u32 type; } __attribute__((packed));
 struct xen_machphys_mapping { u64 v_start, v_end, max_mfn; };
 
-enum { MMU_NORMAL_PT_UPDATE = 0, MMU_MACHPHYS_UPDATE = 1, MMU_PT_UPDATE_PRESERVE_AD = 2 };
+enum { MMU_NORMAL_PT_UPDATE = 0, MMU_PT_UPDATE_PRESERVE_AD = 2 };
 struct mmu_update { u64 ptr, val; }; /* ptr: machine address of the entry | MMU_* */
 
 enum mmuext_cmd {
     MMUEXT_PIN_L1_TABLE = 0,
-    MMUEXT_PIN_L2_TABLE = 1,
-    MMUEXT_PIN_L3_TABLE = 2,
-    MMUEXT_PIN_L4_TABLE = 3,
     MMUEXT_UNPIN_TABLE = 4,
     MMUEXT_NEW_BASEPTR = 5,
     MMUEXT_TLB_FLUSH_LOCAL = 6,
     MMUEXT_INVLPG_LOCAL = 7,
-    MMUEXT_TLB_FLUSH_MULTI = 8,
-    MMUEXT_INVLPG_MULTI = 9,
     MMUEXT_TLB_FLUSH_ALL = 10,
-    MMUEXT_INVLPG_ALL = 11,
     MMUEXT_NEW_USER_BASEPTR = 15,
 };
 struct mmuext_op {
     u32 cmd;
     union { u64 mfn, linear_addr; } arg1;
-    union { u32 nr_ents; const void *vcpumask; u64 src_mfn; } arg2;
+    u64 arg2;
 };
 _Static_assert(sizeof(struct mmuext_op) == 24, "mmuext_op");
 
 enum {
-    UVMF_NONE = 0,
     UVMF_TLB_FLUSH = 1,
     UVMF_INVLPG = 2,
-    UVMF_LOCAL = 0,
     UVMF_ALL = 4,
 };
 
@@ -261,7 +247,6 @@ enum xenver {
     XENVER_extraversion = 1,
     XENVER_capabilities = 3,
     XENVER_get_features = 6,
-    XENVER_pagesize = 7,
     XENVER_guest_handle = 8,
 };
 struct xen_feature_info { u32 submap_idx, submap; };
@@ -285,16 +270,13 @@ struct xenstore_domain_interface {
 enum xsd_sockmsg_type {
     XS_DIRECTORY = 1,
     XS_READ = 2,
-    XS_GET_PERMS = 3,
     XS_WATCH = 4,
     XS_UNWATCH = 5,
     XS_TRANSACTION_START = 6,
     XS_TRANSACTION_END = 7,
     XS_GET_DOMAIN_PATH = 10,
     XS_WRITE = 11,
-    XS_MKDIR = 12,
     XS_RM = 13,
-    XS_SET_PERMS = 14,
     XS_WATCH_EVENT = 15,
     XS_ERROR = 16,
 };

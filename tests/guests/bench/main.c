@@ -1,9 +1,6 @@
 /* Loops of what a PV guest does most; prints "BENCH name ns_per_op". rounds= sets the count. */
 #include "guest.h"
 
-#define PHYSDEV_OP 33
-#define PHYSDEVOP_set_iopl 6
-
 extern const char user_start[], user_end[];
 
 static char page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
@@ -78,9 +75,8 @@ static void run(const char *name, void (*op)(void), u64 rounds)
 void guest_main(void)
 {
     u64 rounds = option("rounds", 1000);
-    u32 iopl = 1;
     check(rounds > 0);
-    check_equal(hypercall(PHYSDEV_OP, PHYSDEVOP_set_iopl, (u64)&iopl, 0, 0, 0), 0);
+    check_equal(set_iopl(1), 0);
     long bound = evtchn_bind_ipi(0);
     check(bound > 0);
     port = (evtchn_port_t)bound;

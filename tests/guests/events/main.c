@@ -1,7 +1,6 @@
 /* 2-level event channels: binding, masks, both levels of bits, poll, block, what is refused. */
 #include "guest.h"
 
-#define EEXIST 17
 #define MANY 200
 
 static u32 calls[NR_PORTS];

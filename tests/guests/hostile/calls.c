@@ -5,7 +5,6 @@
 #include "hostile.h"
 
 #define NR_NUMBERS 64
-#define EVENT_CHANNEL_OP_COMPAT 16
 #define EVTCHNOP_reset 10
 #define SCHEDOP_watchdog 6
 #define VCPUOP_register_vcpu_info 10
@@ -80,7 +79,7 @@ static void tame(struct call *call)
             args[0] = op;
         }
         break;
-    case EVENT_CHANNEL_OP_COMPAT:
+    case HYPERVISOR_event_channel_op_compat:
         word = word_at(args[0], 0);
         if (word)
             tame_events((u32 *)word, (u32 *)word + 1);

@@ -4,8 +4,6 @@
  */
 #include "hostile.h"
 
-#define DB 1
-#define SET_DEBUGREG 8
 #define PROGRESS 100000
 
 static void *restart[5];
@@ -29,7 +27,7 @@ static void set_callback(u16 type, u64 address)
 static void restore(void)
 {
     static struct trap_info table[257];
-    hypercall(SET_DEBUGREG, 7, 0, 0, 0, 0);
+    hypercall(HYPERVISOR_set_debugreg, 7, 0, 0, 0, 0);
     trap_table(table);
     check_equal(set_trap_table(table), 0);
     set_callback(CALLBACKTYPE_event, (u64)event_entry);
@@ -40,7 +38,7 @@ static void restore(void)
 static bool on_trap(struct regs *regs)
 {
     (void)regs;
-    hypercall(SET_DEBUGREG, 7, 0, 0, 0, 0);
+    hypercall(HYPERVISOR_set_debugreg, 7, 0, 0, 0, 0);
     traps++;
     __builtin_longjmp(restart, 1);
 }
@@ -50,7 +48,7 @@ static bool changes_the_guest(u64 nr)
     return nr == HYPERVISOR_set_trap_table || nr == HYPERVISOR_set_callbacks ||
            nr == HYPERVISOR_callback_op || nr == HYPERVISOR_multicall ||
            nr == HYPERVISOR_update_va_mapping || nr == HYPERVISOR_update_va_mapping_otherdomain ||
-           nr == SET_DEBUGREG;
+           nr == HYPERVISOR_set_debugreg;
 }
 
 void guest_main(void)

@@ -63,6 +63,26 @@ static void batches(void)
     check_equal(READ_ONCE(*entry) & (PTE_ACCESSED | PTE_DIRTY), PTE_ACCESSED | PTE_DIRTY);
 }
 
+/* Each call of a multicall has its own result, and one that fails does not stop the next. */
+static void multicalls(void)
+{
+    static u64 page[512] __attribute__((aligned(PAGE_SIZE)));
+    a[0] = 0xaaaa;
+    struct multicall_entry calls[4] = {
+        {HYPERVISOR_update_va_mapping, 1, {(u64)page, pte(va_to_mfn(a), PTE_RW), UVMF_INVLPG}},
+        {HYPERVISOR_update_va_mapping, 1, {(u64)page, pte(0, PTE_RW), UVMF_INVLPG}},
+        {63, 1, {0}},
+        {HYPERVISOR_xen_version, 1, {XENVER_version}},
+    };
+    check_equal(multicall(calls, 4), 0);
+    check_equal(calls[0].result, 0);
+    check((long)calls[1].result < 0);
+    check_equal(calls[2].result, -ENOSYS);
+    check_equal(calls[3].result, xen_version(XENVER_version, NULL));
+    check_equal(READ_ONCE(page[0]), 0xaaaa);
+    check_equal(make_writable(page), 0);
+}
+
 /* Tables of our own below the live L4: made read-only, pinned, linked, used, unlinked. */
 static void new_tables(void)
 {
@@ -188,6 +208,7 @@ void guest_main(void)
 {
     mapping();
     batches();
+    multicalls();
     new_tables();
     direct_writes();
     unlinking();

@@ -2,8 +2,6 @@
 #include "guest.h"
 
 #define GP 13
-#define PHYSDEV_OP 33
-#define PHYSDEVOP_set_iopl 6
 #define MSR_EFER 0xc0000080
 #define MSR_FS_BASE 0xc0000100
 #define MSR_NONE 0xdeadbeef
@@ -99,9 +97,8 @@ static void msrs(void)
 
 static void ports(void)
 {
-    u32 iopl = 1;
     u8 byte = 0;
-    check_equal(hypercall(PHYSDEV_OP, PHYSDEVOP_set_iopl, (u64)&iopl, 0, 0, 0), 0);
+    check_equal(set_iopl(1), 0);
     probe_arm();
     __asm__ volatile(GUARDED("inb %1, %0") : "+a"(byte) : "Nd"((u16)0x2f8) : "memory");
     check_allowed("in");
