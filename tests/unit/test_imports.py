@@ -1,0 +1,164 @@
+"""Imports run one way: what a module may know of the others, read from the sources.
+
+A unit is a module or a package right under kvmxen/. It may import itself and the units of the
+layers below its own, not its neighbours, and none that it is kept from.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kvmxen
+
+LAYERS = (
+    {"__main__"},
+    {"cli"},
+    {"boot", "doctor"},
+    {"machine"},
+    {"hypercall", "loader", "backends", "guests"},
+    {"bounce"},
+    {"paging"},
+    {"vcpu"},
+    {"events", "grants", "xenstore", "shim", "kvm"},
+    {"ring"},
+    {"memory", "config", "rundir", "initramfs"},
+    {"layout", "abi"},
+    {"errors"},
+)
+RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
+
+# Where /dev/kvm is, and what runs on it: everything else is tested without it.
+_MACHINERY = {"kvm", "vcpu", "paging", "bounce", "shim"}
+KEPT_FROM = {
+    "backends": _MACHINERY,
+    "loader": _MACHINERY | {"events", "grants", "xenstore", "ring"},
+}
+
+_CYTHON = re.compile(
+    r"^[ \t]*(?:from[ \t]+(?P<base>[.\w]+)[ \t]+c?import[ \t]+(?P<names>.+)"
+    r"|c?import[ \t]+(?P<modules>.+))$",
+    re.MULTILINE,
+)
+
+
+def modules_named(path: Path, root: Path) -> Iterator[str]:
+    """The dotted names that the module at `path` imports, as parts after the root package."""
+    package = (root.name, *path.relative_to(root).parent.parts)
+    found = _from_python(path) if path.suffix == ".py" else _from_cython(path)
+    for base, names in found:
+        name = base.lstrip(".")
+        if level := len(base) - len(name):
+            name = ".".join((*package[: len(package) - level + 1], *filter(None, [name])))
+        yield from (f"{name}.{imported}" if imported else name for imported in names)
+
+
+def _from_python(path: Path) -> Iterator[tuple[str, list[str]]]:
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, [""]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or ""), [alias.name for alias in node.names]
+
+
+def _from_cython(path: Path) -> Iterator[tuple[str, list[str]]]:
+    lines = re.sub(r"#.*", "", path.read_text())
+    lines = re.sub(r"\(([^()]*)\)", lambda match: " ".join(match[1].split()), lines)
+    for match in _CYTHON.finditer(lines):
+        listed = match["names"] or match["modules"]
+        names = [name.split()[0] for name in listed.split(",") if name.strip()]
+        if match["base"]:
+            yield match["base"], names
+        else:
+            yield from ((name, [""]) for name in names)
+
+
+def wrong_imports(root: Path) -> list[str]:
+    """A sentence for every import under the package folder `root` that goes the wrong way."""
+    wrong = []
+    for path in sorted(root.rglob("*")):
+        if path.suffix not in {".py", ".pyx", ".pxd", ".pyi"} or path == root / "__init__.py":
+            continue
+        unit = path.relative_to(root).parts[0].partition(".")[0]
+        where = path.relative_to(root.parent)
+        if unit not in RANK:
+            wrong.append(f"{where}: {unit} is in no layer of {Path(__file__).name}")
+            continue
+        for module in dict.fromkeys(modules_named(path, root)):
+            top, _, rest = module.partition(".")
+            other = rest.partition(".")[0]
+            if top != root.name or other == unit or not _is_unit(root, other):
+                continue
+            if other not in RANK or RANK[other] <= RANK[unit] or other in KEPT_FROM.get(unit, ()):
+                wrong.append(f"{where} imports {module}: {unit} must not know {other}")
+    return wrong
+
+
+def _is_unit(root: Path, name: str) -> bool:
+    return any(root.glob(f"{name}.py*")) or (root / name).is_dir()
+
+
+def test_kvmxens_imports_run_one_way() -> None:
+    assert wrong_imports(Path(kvmxen.__file__).parent) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "complaint"),
+    [
+        ("errors.py", "from kvmxen.layout import PAGE_SIZE", "errors must not know layout"),
+        ("errors.py", "from kvmxen import layout", "errors must not know layout"),
+        ("errors.py", "import kvmxen.layout as l", "errors must not know layout"),
+        ("errors.py", "from . import layout", "errors must not know layout"),
+        ("errors.py", "from .layout import PAGE_SIZE", "errors must not know layout"),
+        ("errors.py", "def f():\n    from kvmxen.layout import x", "errors must not know layout"),
+        ("backends/net.py", "from kvmxen.vcpu import Vcpu", "backends must not know vcpu"),
+        ("backends/net.py", "from ..vcpu import Vcpu", "backends must not know vcpu"),
+        ("backends/net.pyx", "from kvmxen.vcpu cimport Vcpu", "backends must not know vcpu"),
+        ("backends/net.pyx", "from kvmxen cimport (\n  ring,\n  vcpu)", "must not know vcpu"),
+        ("backends/net.pyx", "from .. cimport vcpu", "backends must not know vcpu"),
+        ("backends/net.pyx", "    cimport kvmxen.vcpu as v", "backends must not know vcpu"),
+        ("backends/net.pxd", "from kvmxen.hypercall cimport t", "must not know hypercall"),
+        ("loader/elf.py", "import kvmxen.kvm.vm", "loader must not know kvm"),
+        ("vcpu.pyx", "from kvmxen.machine import Machine", "vcpu must not know machine"),
+        ("machine.py", "import kvmxen.cli.main", "machine must not know cli"),
+        ("novelty.py", "", "novelty is in no layer"),
+    ],
+)
+def test_a_wrong_import_is_named(tmp_path: Path, module: str, line: str, complaint: str) -> None:
+    root = make_tree(tmp_path, module, line)
+    (sentence,) = wrong_imports(root)
+    assert sentence.startswith(f"kvmxen/{module}")
+    assert complaint in sentence
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("backends/net.py", "from kvmxen.ring import x\nfrom .block import y\nimport os"),
+        ("backends/net.pyx", "from kvmxen.memory cimport GuestMemory  # not kvmxen.vcpu"),
+        ("cli/main.py", "from kvmxen import __version__"),
+        ("vcpu.pyx", '"""Of no use to import kvmxen.machine."""'),
+        ("cli/boot.py", "from kvmxen.boot import boot"),
+    ],
+)
+def test_a_right_import_is_none_of_its_business(tmp_path: Path, module: str, line: str) -> None:
+    assert wrong_imports(make_tree(tmp_path, module, line)) == []
+
+
+def make_tree(folder: Path, module: str, line: str) -> Path:
+    root = folder / "kvmxen"
+    units = [*RANK, "backends/block", module.rpartition(".")[0]]
+    for unit in units:
+        (root / unit).parent.mkdir(parents=True, exist_ok=True)
+        if not (root / unit).is_dir():
+            (root / unit).with_suffix(".py").touch()
+    (root / "__init__.py").touch()
+    path = root / module
+    if path.suffix != ".py":
+        path.with_suffix(".py").unlink()
+    path.write_text(line)
+    return root
