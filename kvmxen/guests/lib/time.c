@@ -3,7 +3,7 @@
 
 volatile u64 timer_ticks;
 
-static u64 armed; /* the deadline that the timer was last given */
+static u64 armed; /* the deadline of the timer while it has not fired, else 0 */
 
 static u64 read_tsc(void)
 {
@@ -33,6 +33,7 @@ u64 now(void)
 static void tick(evtchn_port_t port)
 {
     (void)port;
+    armed = 0;
     timer_ticks++;
 }
 
@@ -58,7 +59,7 @@ bool wait_for(bool (*done)(void), u64 timeout_ns)
         bool over = now() >= deadline;
         if (done() || over)
             break;
-        if (armed <= now() || armed > deadline)
+        if (!armed || armed > deadline)
             timer_set(deadline);
         sched_op(SCHEDOP_block, NULL);
     }

@@ -46,13 +46,14 @@ static void run(u32 cpu)
     u64 last = now();
     check_equal(READ_ONCE(page[0]), 0xaaaa);
     add(&started);
-    while (!load_acquire(&leave)) {
+    for (;;) {
         upcalls_off();
+        if (load_acquire(&leave))
+            break;
         sched_op(SCHEDOP_block, NULL);
         check(now() >= last);
         last = now();
     }
-    upcalls_off();
     if (READ_ONCE(page[0]) == 0xbbbb)
         add(&flushed);
     vcpu_op(VCPUOP_down, cpu, NULL);
