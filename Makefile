@@ -29,7 +29,7 @@ lint: $(VENV)/built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint $(MODULES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $(MODULES)
 	@mkdir -p build/lint
 	for module in $(MODULES); do \
 	    $(BIN)/cython -3 -Wextra -Werror -o build/lint/module.c $$module || exit; \

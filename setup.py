@@ -15,7 +15,7 @@ from setuptools.modified import newer_group
 # Build front ends run this file without its directory on sys.path.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kvmxen.guests._build import compile_guest  # noqa: E402
+from kvmxen.guests._build import compile_guest
 
 SHIM = Path("kvmxen/shim")
 GATE = SHIM / "gate.bin"
