@@ -50,7 +50,7 @@ class Access:
         if node is None:
             self._create(path, value)
         else:
-            self._check_room(value, node.permissions, node.listing)
+            self._check_room(value, node.permissions, node.listing_size)
             self._view.put(path, value, node.permissions)
         self._changed(path)
 
@@ -85,7 +85,7 @@ class Access:
         node = self.look(path, WRITE | OWNER)
         if self._domain.domid != DOM0 and permissions[0].domid != node.owner:
             raise XenstoreError(errno.EPERM)
-        self._check_room(node.value, permissions, node.listing)
+        self._check_room(node.value, permissions, node.listing_size)
         old = node.permissions
         self._view.put(path, node.value, permissions)
         self._changed(path, old)
@@ -124,9 +124,9 @@ class Access:
         permissions = above.permissions
         if self._domain.domid != DOM0:
             permissions = (permissions[0]._replace(domid=self._domain.domid), *permissions[1:])
-        name = missing[-1].rpartition("/")[2].encode() + b"\0"
-        self._check_room(above.value, above.permissions, above.listing + name)
-        self._check_room(value, permissions, b"", sum(len(where) for where in missing))
+        listing = above.listing_size + len(missing[-1].rpartition("/")[2]) + 1
+        self._check_room(above.value, above.permissions, listing)
+        self._check_room(value, permissions, 0, sum(len(where) for where in missing))
         owned = self._view.nodes(self._domain.domid) + len(missing)
         if not self._domain.allows("nodes", owned):
             raise XenstoreError(errno.ENOSPC)
@@ -134,9 +134,9 @@ class Access:
             self._view.put(where, value if where == path else b"", permissions)
 
     def _check_room(
-        self, value: bytes, permissions: Permissions, listing: bytes, more: int = 0
+        self, value: bytes, permissions: Permissions, listing: int, more: int = 0
     ) -> None:
-        size = node_size(value, len(permissions), len(listing))
+        size = node_size(value, len(permissions), listing)
         if not self._domain.allows("node_size", size):
             raise XenstoreError(errno.ENOSPC)
         if not self._domain.allows("memory", self._view.memory(self._domain.domid) + size + more):

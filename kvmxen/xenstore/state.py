@@ -62,8 +62,8 @@ class State:
     def put(self, path: str, value: bytes, permissions: Permissions) -> None:
         """Make or change the node at `path`; its parent must be."""
         self._account(path, self.tree.get(path), -1)
-        self.tree.put(path, value, permissions, self.next_generation())
-        self._account(path, self.tree.get(path), +1)
+        node = self.tree.put(path, value, permissions, self.next_generation())
+        self._account(path, node, +1)
 
     def remove(self, path: str) -> None:
         """Take out the node at `path`, which must be, and all below it."""

@@ -60,9 +60,7 @@ class Transaction:
         else:
             self._count(old, -1)
         self._note(path, old).changed = True
-        self._tree.put(path, value, permissions, self._state.next_generation())
-        node = self._tree.get(path)
-        assert node is not None
+        node = self._tree.put(path, value, permissions, self._state.next_generation())
         self._count(node, +1)
         self._memory += node_memory(path, node)
 

@@ -17,7 +17,15 @@ from kvmxen.xenstore.permissions import DOM0, Permission, Permissions
 class Node:
     """One node; what a tree hands out is to be read before that tree's next change."""
 
-    __slots__ = ("_listing", "children", "edit", "generation", "permissions", "value")
+    __slots__ = (
+        "_listing",
+        "children",
+        "edit",
+        "generation",
+        "listing_size",
+        "permissions",
+        "value",
+    )
 
     def __init__(
         self,
@@ -32,6 +40,7 @@ class Node:
         self.generation = generation
         self.children = children
         self.edit = edit
+        self.listing_size = 0
         self._listing: bytes | None = None
 
     @property
@@ -41,7 +50,10 @@ class Node:
 
     @property
     def listing(self) -> bytes:
-        """The children's names in the order of their making, each with a NUL after it."""
+        """The children's names in the order of their making, each with a NUL after it.
+
+        `listing_size` is its length in bytes.
+        """
         if self._listing is None:
             self._listing = b"".join([name.encode() + b"\0" for name in self.children])
         return self._listing
@@ -49,6 +61,7 @@ class Node:
     def copy(self, edit: object) -> Node:
         """A node like this one, with children of its own, that `edit` may change."""
         twin = Node(self.value, self.permissions, self.generation, self.children.copy(), edit)
+        twin.listing_size = self.listing_size
         twin._listing = self._listing
         return twin
 
@@ -56,8 +69,10 @@ class Node:
         """Add the child `name`, or with None take it away, as of `generation`."""
         if child is None:
             del self.children[name]
+            self.listing_size -= len(name) + 1
         else:
             self.children[name] = child
+            self.listing_size += len(name) + 1
         self.generation = generation
         self._listing = None
 
@@ -85,10 +100,10 @@ class Tree:
                 break
         return node
 
-    def put(self, path: str, value: bytes, permissions: Permissions, generation: int) -> None:
+    def put(self, path: str, value: bytes, permissions: Permissions, generation: int) -> Node:
         """Give the node at `path` this content; make it where its parent, which must be, is.
 
-        A new node changes its parent too.
+        A new node changes its parent too. Returns the node.
         """
         *above, name = names(path)
         parent = self._own(above)
@@ -96,7 +111,9 @@ class Tree:
             node = self._own_child(parent, name)
             node.value, node.permissions, node.generation = value, permissions, generation
         else:
-            parent.adopt(name, Node(value, permissions, generation, {}, self._edit), generation)
+            node = Node(value, permissions, generation, {}, self._edit)
+            parent.adopt(name, node, generation)
+        return node
 
     def remove(self, path: str, generation: int) -> None:
         """Take the node at `path`, which must be, and all below it out of its parent."""

@@ -42,14 +42,12 @@ class Watch:
     serial: int = 0
 
     def wants(self, match: Match, below: int) -> bool:
-        """Whether an event `below` levels under the path is news for this watch."""
-        if match is Match.EXACT:
-            return below == 0
+        """Whether an event `below` levels under its path is news for this watch."""
         if match is Match.ANONYMOUS:
-            return below == 0 and self.depth < 0
-        if match is Match.NAMED:
-            return below == 0 or self.depth >= below
-        return self.depth < 0 or self.depth >= below
+            return self.depth < 0
+        if match is Match.SUBTREE and self.depth < 0:
+            return True
+        return below == 0 or self.depth >= below
 
 
 class Watches:
@@ -73,9 +71,10 @@ class Watches:
 
     def matching(self, path: str, match: Match) -> list[Watch]:
         """The watches that a change at `path` concerns, oldest first."""
+        exact = match in (Match.EXACT, Match.ANONYMOUS)
         found = [
             watch
-            for below, where in enumerate(ancestry(path))
+            for below, where in enumerate([path] if exact else ancestry(path))
             for watch in self._by_path.get(where, ())
             if watch.wants(match, below)
         ]

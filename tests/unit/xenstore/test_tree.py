@@ -71,6 +71,7 @@ class Snapshots(RuleBasedStateMachine):
                 assert node.value == value
                 listed = node.listing.decode().split("\0")[:-1]
                 assert listed == list(node.children)
+                assert node.listing_size == len(node.listing)
                 base = path.rstrip("/") + "/"
                 below = {p[len(base) :] for p in model if p.startswith(base) and p != "/"}
                 assert set(listed) == {p for p in below if "/" not in p}
