@@ -39,6 +39,8 @@ static void tick(evtchn_port_t port)
 
 void timer_init(void)
 {
+    /* A vCPU starts with a tick of 10 ms. */
+    check_equal(vcpu_op(VCPUOP_stop_periodic_timer, 0, NULL), 0);
     long port = evtchn_bind_virq(VIRQ_TIMER, 0);
     if (port < 0)
         fail("VIRQ_TIMER cannot be bound: error %ld", port);
