@@ -198,3 +198,17 @@ def test_matching_is_oldest_first_and_forgets() -> None:
     watches.remove(deep)
     watches.remove(again)
     assert watches.matching("/a/b", Match.SUBTREE) == [root]
+
+
+def test_who_may_list_a_directory_is_told_of_what_comes_and_goes_in_it(
+    store: Store, guest: Client
+) -> None:
+    store.write("/open/shut", b"")
+    store.set_permissions("/open/shut", Permission(0))
+    store.set_permissions("/open", Permission(0), Permission(1, READ))
+    guest.ask(Op.WATCH, b"/open\0t\0")
+    guest.drain()
+    store.write("/open/shut", b"v")
+    assert guest.drain() == [(b"/open/shut", b"t")]
+    store.rm("/open/shut")
+    assert guest.drain() == [(b"/open/shut", b"t")]
