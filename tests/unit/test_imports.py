@@ -1,7 +1,8 @@
 """Imports run one way: what a module may know of the others, read from the sources.
 
 A unit is a module or a package right under kvmxen/. It may import itself and the units of the
-layers below its own, not its neighbours, and none that it is kept from.
+layers below its own, not its neighbours, and none that it is kept from. What only annotations
+need (under TYPE_CHECKING) may come from above.
 """
 
 from __future__ import annotations
@@ -20,20 +21,23 @@ LAYERS = (
     {"cli"},
     {"boot", "doctor"},
     {"machine"},
+    {"cpu"},
+    {"exceptions"},
+    {"emulate"},
     {"hypercall", "loader", "backends", "guests"},
     {"bounce"},
     {"paging"},
     {"vcpu"},
-    {"events", "grants", "xenstore", "shim", "kvm"},
-    {"ring"},
+    {"events", "grants", "xenstore", "shim", "cpuid"},
+    {"ring", "kvm"},
     {"memory", "config", "rundir", "initramfs"},
-    {"layout", "abi"},
+    {"layout", "abi", "runstate", "timer"},
     {"errors"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 
 # Where /dev/kvm is, and what runs on it: everything else is tested without it.
-_MACHINERY = {"kvm", "vcpu", "paging", "bounce", "shim"}
+_MACHINERY = {"kvm", "vcpu", "cpu", "paging", "bounce", "shim"}
 KEPT_FROM = {
     "backends": _MACHINERY,
     "loader": _MACHINERY | {"events", "grants", "xenstore", "ring"},
@@ -46,35 +50,44 @@ _CYTHON = re.compile(
 )
 
 
-def modules_named(path: Path, root: Path) -> Iterator[str]:
-    """The dotted names that the module at `path` imports, as parts after the root package."""
+def modules_named(path: Path, root: Path) -> Iterator[tuple[str, bool]]:
+    """The dotted names that the module at `path` imports, each with whether it does so to run."""
     package = (root.name, *path.relative_to(root).parent.parts)
-    found = _from_python(path) if path.suffix == ".py" else _from_cython(path)
-    for base, names in found:
+    found = _from_python(path) if path.suffix in {".py", ".pyi"} else _from_cython(path)
+    for base, names, runs in found:
         name = base.lstrip(".")
         if level := len(base) - len(name):
             name = ".".join((*package[: len(package) - level + 1], *filter(None, [name])))
-        yield from (f"{name}.{imported}" if imported else name for imported in names)
+        yield from ((f"{name}.{imported}" if imported else name, runs) for imported in names)
 
 
-def _from_python(path: Path) -> Iterator[tuple[str, list[str]]]:
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+def _from_python(path: Path) -> Iterator[tuple[str, list[str], bool]]:
+    tree = ast.parse(path.read_text(), str(path))
+    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If) and _is_for_types(n.test)]
+    annotations = {id(node) for guard in guards for part in guard.body for node in ast.walk(part)}
+    for node in ast.walk(tree):
+        runs = id(node) not in annotations
         if isinstance(node, ast.Import):
-            yield from ((alias.name, [""]) for alias in node.names)
+            yield from ((alias.name, [""], runs) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or ""), [alias.name for alias in node.names]
+            names = [alias.name for alias in node.names]
+            yield "." * node.level + (node.module or ""), names, runs
 
 
-def _from_cython(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _is_for_types(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+def _from_cython(path: Path) -> Iterator[tuple[str, list[str], bool]]:
     lines = re.sub(r"#.*", "", path.read_text())
     lines = re.sub(r"\(([^()]*)\)", lambda match: " ".join(match[1].split()), lines)
     for match in _CYTHON.finditer(lines):
         listed = match["names"] or match["modules"]
         names = [name.split()[0] for name in listed.split(",") if name.strip()]
         if match["base"]:
-            yield match["base"], names
+            yield match["base"], names, True
         else:
-            yield from ((name, [""]) for name in names)
+            yield from ((name, [""], True) for name in names)
 
 
 def wrong_imports(root: Path) -> list[str]:
@@ -88,12 +101,13 @@ def wrong_imports(root: Path) -> list[str]:
         if unit not in RANK:
             wrong.append(f"{where}: {unit} is in no layer of {Path(__file__).name}")
             continue
-        for module in dict.fromkeys(modules_named(path, root)):
+        for module, runs in dict.fromkeys(modules_named(path, root)):
             top, _, rest = module.partition(".")
             other = rest.partition(".")[0]
             if top != root.name or other == unit or not _is_unit(root, other):
                 continue
-            if other not in RANK or RANK[other] <= RANK[unit] or other in KEPT_FROM.get(unit, ()):
+            upward = runs and RANK.get(other, -1) <= RANK[unit]
+            if upward or other in KEPT_FROM.get(unit, ()):
                 wrong.append(f"{where} imports {module}: {unit} must not know {other}")
     return wrong
 
@@ -122,6 +136,11 @@ def test_kvmxens_imports_run_one_way() -> None:
         ("backends/net.pyx", "from .. cimport vcpu", "backends must not know vcpu"),
         ("backends/net.pyx", "    cimport kvmxen.vcpu as v", "backends must not know vcpu"),
         ("backends/net.pxd", "from kvmxen.hypercall cimport t", "must not know hypercall"),
+        (
+            "backends/net.py",
+            "if TYPE_CHECKING:\n    from kvmxen.vcpu import Vcpu",
+            "backends must not know vcpu",
+        ),
         ("loader/elf.py", "import kvmxen.kvm.vm", "loader must not know kvm"),
         ("vcpu.pyx", "from kvmxen.machine import Machine", "vcpu must not know machine"),
         ("machine.py", "import kvmxen.cli.main", "machine must not know cli"),
@@ -143,6 +162,7 @@ def test_a_wrong_import_is_named(tmp_path: Path, module: str, line: str, complai
         ("cli/main.py", "from kvmxen import __version__"),
         ("vcpu.pyx", '"""Of no use to import kvmxen.machine."""'),
         ("cli/boot.py", "from kvmxen.boot import boot"),
+        ("hypercall/mmu.py", "if TYPE_CHECKING:\n    from kvmxen.cpu import Cpu"),
     ],
 )
 def test_a_right_import_is_none_of_its_business(tmp_path: Path, module: str, line: str) -> None:
