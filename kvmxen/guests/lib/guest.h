@@ -149,8 +149,8 @@ u32 xs_transaction_start(void);
 bool xs_transaction_end(u32 tx, bool commit);
 bool xs_watch(const char *path, const char *token);
 bool xs_unwatch(const char *path, const char *token);
-bool xs_watch_fired(const char *path, const char *token); /* takes one queued event of that kind */
-extern char xs_error[32];                                 /* the name of the last XS_ERROR */
+bool xs_watch_fires(const char *path, const char *token, u64 timeout_ns); /* takes the event */
+extern char xs_error[32]; /* the name of the last XS_ERROR */
 
 /* ---- memory.c ---- */
 #define PTE_PRESENT 0x001ul

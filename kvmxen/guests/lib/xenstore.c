@@ -174,20 +174,27 @@ bool xs_transaction_end(u32 tx, bool commit)
     return request_path(XS_TRANSACTION_END, tx, commit ? "T" : "F", reply, sizeof reply) >= 0;
 }
 
-bool xs_watch_fired(const char *path, const char *token)
+static bool take_event(const char *path, const char *token)
 {
-    while (can_read()) {
-        struct xsd_sockmsg header;
-        get_header(&header);
-        if (header.type != XS_WATCH_EVENT)
-            fail("xenstore sends type %u unasked", header.type);
-        queue_event(header.len);
-        evtchn_send(start_info->store_evtchn);
-    }
     for (u32 i = 0; i < QUEUED_EVENTS; i++)
         if (!strcmp(events[i], path) && !strcmp(events[i] + strlen(path) + 1, token)) {
             events[i][0] = '\0';
             return true;
         }
     return false;
+}
+
+bool xs_watch_fires(const char *path, const char *token, u64 timeout_ns)
+{
+    while (!take_event(path, token)) {
+        struct xsd_sockmsg header;
+        if (!wait_for(can_read, timeout_ns))
+            return false;
+        get_header(&header);
+        if (header.type != XS_WATCH_EVENT)
+            fail("xenstore sends type %u unasked", header.type);
+        queue_event(header.len);
+        evtchn_send(start_info->store_evtchn);
+    }
+    return true;
 }

@@ -8,6 +8,9 @@
 #define CR0_PE_PG 0x80000001ul
 #define CR0_TS 8ul
 #define CR4_PAE 0x20ul
+#define CR4_OSXSAVE 0x40000ul
+#define CPUID_XSAVE (1u << 26)  /* leaf 1, ecx */
+#define CPUID_OSXSAVE (1u << 27)
 
 struct leaf {
     u32 eax, ebx, ecx, edx;
@@ -64,10 +67,16 @@ static void identification(void)
 /* What CPUID promises of vector state is what XGETBV has: none is left out of a context switch. */
 static void extended_state(void)
 {
-    if (!(cpuid(1, 0).ecx >> 27 & 1)) {
-        print("no OSXSAVE: XCR0 not looked at\n");
+    u64 cr4;
+    if (!(cpuid(1, 0).ecx & CPUID_XSAVE)) {
+        print("no XSAVE: XCR0 not looked at\n");
         return;
     }
+    __asm__ volatile("mov %%cr4, %0" : "=r"(cr4));
+    probe_arm();
+    __asm__ volatile(GUARDED("mov %0, %%cr4") : : "r"(cr4 | CR4_OSXSAVE) : "memory");
+    check_allowed("mov to cr4");
+    check_equal(cpuid(1, 0).ecx & CPUID_OSXSAVE, CPUID_OSXSAVE);
     u32 low = 0, high = 0;
     probe_arm();
     __asm__ volatile(GUARDED("xgetbv") : "+a"(low), "+d"(high) : "c"(0) : "memory");
