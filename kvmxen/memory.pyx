@@ -18,6 +18,24 @@ import os
 from kvmxen.errors import GuestFault, KvmxenError
 from kvmxen.layout import HOLE_END, HOLE_START
 
+cdef extern from "sys/mman.h" nogil:
+    int madvise(void *where, size_t length, int advice) noexcept
+    const int MADV_REMOVE
+
+cdef extern from *:
+    """
+    static inline uint8_t bit_set(uint8_t *p, uint8_t bit)
+    {
+        return __atomic_fetch_or(p, bit, __ATOMIC_SEQ_CST) & bit;
+    }
+    static inline uint8_t bit_clear(uint8_t *p, uint8_t bit)
+    {
+        return __atomic_fetch_and(p, (uint8_t)~bit, __ATOMIC_SEQ_CST) & bit;
+    }
+    """
+    uint8_t bit_set(uint8_t *p, uint8_t bit) noexcept nogil
+    uint8_t bit_clear(uint8_t *p, uint8_t bit) noexcept nogil
+
 
 cdef class GuestMemory:
     """`size` bytes of machine address space from gpa 0, less the hole, in a memfd.
@@ -79,10 +97,34 @@ cdef class GuestMemory:
         """Zero `length` bytes at `gpa`; raises GuestFault."""
         memset(self.at(gpa, length), 0, length)
 
+    def discard(self, uint64_t gpa, uint64_t length):
+        """Give the host back the pages [gpa, gpa + length), which then read as zero."""
+        madvise(self.at(gpa, length), length, MADV_REMOVE)
+
     def view(self, uint64_t gpa, uint64_t length):
         """A writable memoryview of shared memory, valid as long as this object lives."""
         return PyMemoryView_FromMemory(<char *>self.at(gpa, length), length,
                                        PyBUF_READ | PyBUF_WRITE)
+
+    def read_u8(self, uint64_t gpa):
+        """One byte at `gpa`; raises GuestFault."""
+        return self.at(gpa, 1)[0]
+
+    def write_u8(self, uint64_t gpa, uint8_t value):
+        """Store one byte at `gpa`; raises GuestFault."""
+        self.at(gpa, 1)[0] = value
+
+    def set_bit(self, uint64_t gpa, uint64_t bit):
+        """Atomically set bit `bit` of the bitmap at `gpa`; returns whether it was set."""
+        return bit_set(self.at(gpa + (bit >> 3), 1), <uint8_t>(1 << (bit & 7))) != 0
+
+    def clear_bit(self, uint64_t gpa, uint64_t bit):
+        """Atomically clear bit `bit` of the bitmap at `gpa`; returns whether it was set."""
+        return bit_clear(self.at(gpa + (bit >> 3), 1), <uint8_t>(1 << (bit & 7))) != 0
+
+    def test_bit(self, uint64_t gpa, uint64_t bit):
+        """Whether bit `bit` of the bitmap at `gpa` is set."""
+        return self.at(gpa + (bit >> 3), 1)[0] >> (bit & 7) & 1 != 0
 
     def read_u32(self, uint64_t gpa):
         """One 32-bit load at `gpa` (aligned for atomicity); raises GuestFault."""

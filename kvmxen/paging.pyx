@@ -345,7 +345,8 @@ cdef class PageTables:
         self.adopt_l4(vcpu, mfn)
 
     def install(self, uint64_t cr3):
-        """Put the shim's entries into an L4 table that no vCPU uses yet."""
+        """Pin the domain builder's L4 at gpa `cr3`, as Xen's does: with the shim's entries."""
+        self.pinned[cr3 >> 12] = 4
         for slot in range(XEN_SLOTS):
             self.memory.write_u64(cr3 + (XEN_FIRST + slot) * 8, self._l4_slots[slot])
 

@@ -14,7 +14,8 @@ cdef class Vcpu:
     cdef readonly uint64_t guest_ns
     cdef readonly uint64_t error_code
     cdef readonly uint64_t cr2
-    cdef readonly bint in_guest
+    cdef readonly bint in_guest, halted
+    cdef readonly int syscall_ring
     cdef public bint kernel_mode
     cdef public uint64_t kernel_cr3, user_cr3
     cdef kvm_regs regs
@@ -29,7 +30,8 @@ cdef class Vcpu:
     cdef uint64_t _invlpg[32]
     cdef bint _load_cr3
     cdef bint _swapgs
-    cdef bint _entered
+    cdef readonly bint entered
+    cdef public bint attention, flush_pending
     cdef uint64_t _cr0, _loaded_cr0
     cdef object _owner
 

@@ -15,6 +15,9 @@ import os
 
 from kvmxen.errors import GuestCrash
 
+cdef extern from "sched.h" nogil:
+    int sched_yield() noexcept
+
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, ...) noexcept
 
@@ -22,7 +25,10 @@ cdef extern from *:
     """
     #include <linux/kvm.h>
     #include <stddef.h>
+    #include <x86intrin.h>
     #include "shim/abi.h"
+
+    static inline uint64_t read_tsc(void) { return __rdtsc(); }
 
     static inline struct kvm_regs *run_regs(struct kvm_run *run)
     {
@@ -55,6 +61,7 @@ cdef extern from *:
     ctypedef struct kvm_run "struct kvm_run":
         pass
     const unsigned long KVM_RUN
+    uint64_t read_tsc() noexcept nogil
     kvm_regs *run_regs(kvm_run *run) noexcept nogil
     int run_is_gate_exit(const kvm_run *run) noexcept nogil
     unsigned run_port(const kvm_run *run) noexcept nogil
@@ -93,6 +100,11 @@ _REASONS = {
 }
 
 
+def rdtsc():
+    """The host's time-stamp counter."""
+    return read_tsc()
+
+
 cdef inline uint64_t _now() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
@@ -103,14 +115,14 @@ cdef class Vcpu:
     """One virtual CPU: its kvm_run area, its part of the shim's memory, its registers.
 
     `fd` and `run_address` are the vCPU's KVM fd and the address of its kvm_run area, which
-    must outlive this object; `part_gpa` is its part of the shim; `cr0` its control register.
+    must not be closed before its last run; `part_gpa` is its part of the shim; `cr0` its control register.
     """
 
     def __cinit__(self, GuestMemory memory, int index, int fd, const uint8_t[::1] run,
                   uint64_t part_gpa, uint64_t part_size, uint64_t cr0):
         self.index = index
         self._fd = fd
-        self._owner = (memory, run)
+        self._owner = memory
         self._run = <void *>&run[0]
         self._part = memory.at(part_gpa, part_size)
         self._part_va = SHIM_VA + part_gpa
@@ -172,6 +184,9 @@ cdef class Vcpu:
         cdef uint64_t *work = self._work
         cdef int n = 2 * self._touches
         cdef int i
+        if self.flush_pending:
+            self.flush_pending = False
+            self._load_cr3 = True
         if self._load_cr3:
             self._invlpgs = 0
         for i in range(self._invlpgs):
@@ -218,34 +233,52 @@ cdef class Vcpu:
         """Resume the guest until its next trap.
 
         Returns a stub number of shim/abi.h, TRAP_SYSCALL, TRAP_SYSCALL32, TRAP_BAD_IRET, or
-        INTERRUPTED after `interrupt`. Raises GuestCrash where the guest cannot go on.
+        INTERRUPTED after `interrupt` or when `attention` was set (which it resets). Raises
+        GuestCrash where the guest cannot go on.
         """
-        cdef int n
-        if not self._entered:
-            n = self._compose()
-            if n == 0:
-                self._work[0] = SHIM_VA + GATE_OP_RETURN
-                n = 1
-            else:
-                self._work[n] = SHIM_VA + GATE_OP_RETURN
-                n += 1
-            self._work[n] = self.regs.rax
-            self._work[n + 1] = self.regs.rip
-            self._work[n + 2] = self.cs
-            self._work[n + 3] = self.regs.rflags
-            self._work[n + 4] = self.regs.rsp
-            self._work[n + 5] = self.ss
+        cdef uint64_t *last
+        if not self.entered:
+            if self.attention:
+                self.attention = False
+                return _INTERRUPTED
+            last = self._work + self._compose()
+            last[0] = SHIM_VA + GATE_OP_RETURN
+            last[1] = self.regs.rax
+            last[2] = self.regs.rip
+            last[3] = self.cs
+            last[4] = self.regs.rflags
+            last[5] = self.regs.rsp
+            last[6] = self.ss
             self._start()
         return self._run_to_trap()
 
     def halt(self):
         """Sleep in KVM until an interrupt; returns as `run` does, STUB_EVENT at the best."""
         cdef int n
-        if not self._entered:
+        if not self.entered:
+            if self.attention:
+                self.attention = False
+                return _INTERRUPTED
             n = self._compose()
             self._work[n] = SHIM_VA + GATE_OP_HALT
             self._start()
-        return self._run_to_trap()
+        self.halted = True
+        try:
+            return self._run_to_trap()
+        finally:
+            self.halted = False
+
+    def arguments(self):
+        """The hypercall arguments of a 64-bit PV guest, in order."""
+        return (self.regs.rdi, self.regs.rsi, self.regs.rdx, self.regs.r10, self.regs.r8,
+                self.regs.r9)
+
+    def wait_flushed(self):
+        """From another vCPU's thread: wait until this one has left the guest or flushed."""
+        cdef uint64_t before = self.exits
+        with nogil:
+            while self.flush_pending and self.in_guest and self.exits == before:
+                sched_yield()
 
     def interrupt(self):
         """From any thread: make KVM_RUN return at once. Send the vCPU's thread a signal too."""
@@ -273,11 +306,11 @@ cdef class Vcpu:
 
     cdef object _run_to_trap(self):
         cdef kvm_run *run = <kvm_run *>self._run
-        self._entered = True
+        self.entered = True
         if not self._enter():
             run_immediate(run, 0)
             return _INTERRUPTED
-        self._entered = False
+        self.entered = False
         if not run_is_gate_exit(run):
             self.regs = run_regs(run)[0]
             raise GuestCrash(_REASONS.get(run_reason(run), f"KVM exit {run_reason(run)}")
@@ -293,6 +326,7 @@ cdef class Vcpu:
         cdef bint ring0 = not top[-4] & 3
         if stub == BREAKPOINT and rip == SHIM_VA + GATE_SIZE + SYSCALL_ENTRY + 1:
             self._take_syscall(out, top[-2])
+            self.syscall_ring = top[-4] & 3
             return _TRAP_SYSCALL
         if stub == BREAKPOINT and rip == SHIM_VA + GATE_SIZE + SYSCALL32_ENTRY + 1:
             self._take_syscall(out, top[-2])

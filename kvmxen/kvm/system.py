@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from ctypes import sizeof
+
 from enum import IntEnum
 
 from kvmxen.errors import KvmxenError
@@ -94,6 +94,3 @@ def _no_access(path: str, error: OSError) -> str:
         return (f"no permission to open {path}; add yourself to its group "
                 "('sudo adduser $USER kvm') and log in again")
     return f"cannot open {path}: {os.strerror(error.errno or 0)}; see 'kvmxen doctor'"
-
-
-assert sizeof(CpuidEntry) == 40

@@ -6,7 +6,7 @@ import mmap
 import os
 from ctypes import sizeof
 
-from kvmxen.kvm.ioctl import KvmError, call, ior, iow, iowr
+from kvmxen.kvm.ioctl import KvmError, call, io, ior, iow, iowr
 from kvmxen.kvm.structs import (
     MAX_CPUID_ENTRIES, Cpuid, CpuidEntry, Debugregs, OneMsr, Regs, Sregs, Xcrs,
 )
@@ -17,6 +17,7 @@ _GET_REGS = ior(0x81, sizeof(Regs))
 _SET_REGS = iow(0x82, sizeof(Regs))
 _GET_SREGS = ior(0x83, sizeof(Sregs))
 _SET_SREGS = iow(0x84, sizeof(Sregs))
+_GET_TSC_KHZ = io(0xA3)
 _GET_MSRS = iowr(0x88, 8)
 _SET_MSRS = iow(0x89, 8)
 _SET_CPUID2 = iow(0x90, 8)
@@ -104,3 +105,7 @@ class VcpuFd:
         xcrs = Xcrs(nr_xcrs=1)
         xcrs.xcrs[0].value = value
         call(self.fd, "KVM_SET_XCRS", _SET_XCRS, xcrs)
+
+    def tsc_khz(self) -> int:
+        """KVM_GET_TSC_KHZ: the guest's time-stamp counter, in kHz."""
+        return call(self.fd, "KVM_GET_TSC_KHZ", _GET_TSC_KHZ)

@@ -1,0 +1,132 @@
+"""The heart of the public ABI: shared_info, vcpu_info, hypercall numbers, domain ids.
+
+Sources: xen/include/public/xen.h and arch-x86/xen.h, as a 64-bit guest sees them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from construct import Array, Int8ul, Int32ul, Int64ul, Padding, Struct
+
+DOMID_SELF = 0x7FF0
+LEGACY_MAX_VCPUS = 32
+NR_CHANNELS = 4096
+
+VCPU_TIME_INFO = Struct(
+    "version" / Int32ul,
+    Padding(4),
+    "tsc_timestamp" / Int64ul,
+    "system_time" / Int64ul,
+    "tsc_to_system_mul" / Int32ul,
+    "tsc_shift" / Int8ul,
+    "flags" / Int8ul,
+    Padding(2),
+)
+
+VCPU_INFO = Struct(
+    "evtchn_upcall_pending" / Int8ul,
+    "evtchn_upcall_mask" / Int8ul,
+    Padding(6),
+    "evtchn_pending_sel" / Int64ul,
+    "cr2" / Int64ul,
+    Padding(8),
+    "time" / VCPU_TIME_INFO,
+)
+
+SHARED_INFO = Struct(
+    "vcpu_info" / Array(LEGACY_MAX_VCPUS, VCPU_INFO),
+    "evtchn_pending" / Array(64, Int64ul),
+    "evtchn_mask" / Array(64, Int64ul),
+    "wc_version" / Int32ul,
+    "wc_sec" / Int32ul,
+    "wc_nsec" / Int32ul,
+    "wc_sec_hi" / Int32ul,
+    "max_pfn" / Int64ul,
+    "pfn_to_mfn_frame_list_list" / Int64ul,
+    "nmi_reason" / Int64ul,
+    "p2m_cr3" / Int64ul,
+    "p2m_vaddr" / Int64ul,
+    "p2m_generation" / Int64ul,
+)
+
+# Offsets in bytes, for the paths that touch single fields of shared memory.
+VCPU_INFO_SIZE = 64
+UPCALL_PENDING = 0
+UPCALL_MASK = 1
+PENDING_SEL = 8
+CR2 = 16
+TIME = 32
+EVTCHN_PENDING = 2048
+EVTCHN_MASK = 2560
+WALLCLOCK = 3072
+
+
+class Hypercall(IntEnum):
+    """__HYPERVISOR_*: the number in RAX."""
+
+    set_trap_table = 0
+    mmu_update = 1
+    set_gdt = 2
+    stack_switch = 3
+    set_callbacks = 4
+    fpu_taskswitch = 5
+    sched_op_compat = 6
+    platform_op = 7
+    set_debugreg = 8
+    get_debugreg = 9
+    update_descriptor = 10
+    memory_op = 12
+    multicall = 13
+    update_va_mapping = 14
+    set_timer_op = 15
+    event_channel_op_compat = 16
+    xen_version = 17
+    console_io = 18
+    physdev_op_compat = 19
+    grant_table_op = 20
+    vm_assist = 21
+    update_va_mapping_otherdomain = 22
+    iret = 23
+    vcpu_op = 24
+    set_segment_base = 25
+    mmuext_op = 26
+    xsm_op = 27
+    nmi_op = 28
+    sched_op = 29
+    callback_op = 30
+    xenoprof_op = 31
+    event_channel_op = 32
+    physdev_op = 33
+    hvm_op = 34
+    sysctl = 35
+    domctl = 36
+    kexec_op = 37
+    tmem_op = 38
+    argo_op = 39
+    xenpmu_op = 40
+    dm_op = 41
+    hypfs_op = 42
+
+
+class Virq(IntEnum):
+    """VIRQ_*: interrupts that Xen itself raises."""
+
+    TIMER = 0
+    DEBUG = 1
+    CONSOLE = 2
+    DOM_EXC = 3
+    TBUF = 4
+    DEBUGGER = 6
+    XENOPROF = 7
+    CON_RING = 8
+    PCPU_STATE = 9
+    MEM_EVENT = 10
+    ARGO = 11
+    ENOMEM = 12
+    XENPMU = 13
+
+
+# Those that each vCPU has of its own (xen/common/event_channel.c, get_virq_type).
+PER_VCPU_VIRQS = frozenset({Virq.TIMER, Virq.DEBUG, Virq.XENOPROF, Virq.XENPMU})
+NR_VIRQS = 24

@@ -1,0 +1,173 @@
+"""The console backend: the guest's two byte rings, and a terminal at the other end.
+
+Runs in the main thread's loop. Output that the terminal does not take stays in the ring, so
+that a slow one slows the guest; only a pty nobody reads loses its oldest.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from kvmxen.abi.io_console import (
+    IN_CONS, IN_PROD, INPUT, INPUT_SIZE, OUT_CONS, OUT_PROD, OUTPUT, OUTPUT_SIZE,
+)
+from kvmxen.memory import GuestMemory
+from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
+
+TAIL_BYTES = 8192
+# A write that poll(2) allowed does not block up to PIPE_BUF.
+_CHUNK = 2048
+
+
+class Terminal(Protocol):
+    """Where a console goes; `input_fd` and `output_fd` are None where it has none."""
+
+    input_fd: int | None
+    output_fd: int | None
+    lossy: bool
+
+    def filter_input(self, data: bytes) -> bytes:
+        """What of `data` the guest is to get."""
+
+
+class Watcher(Protocol):
+    """The part of kvmxen.loop.Loop that a backend uses."""
+
+    def watch(self, fd: int, readable: bool, callback: Callable[[], None]) -> None: ...
+
+    def unwatch(self, fd: int) -> None: ...
+
+
+class Console:
+    """Serves the console page at `gpa`; `notify()` sends the guest an event."""
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        gpa: int,
+        notify: Callable[[], None],
+        terminal: Terminal,
+        loop: Watcher,
+    ) -> None:
+        self._output = RingReader(
+            memory, gpa + OUTPUT, OUTPUT_SIZE, gpa + OUT_CONS, gpa + OUT_PROD)
+        self._input = RingWriter(memory, gpa + INPUT, INPUT_SIZE, gpa + IN_CONS, gpa + IN_PROD)
+        self._notify = notify
+        self._terminal = terminal
+        self._loop = loop
+        self._typed = b""
+        self._waiting = b""
+        self._emergency: deque[bytes] = deque()
+        self._tail = bytearray()
+        self._broken = False
+        self._watch_input()
+
+    def close(self) -> None:
+        """Write what is left, and let go of the terminal."""
+        self.pump()
+        for fd in (self._terminal.input_fd, self._terminal.output_fd):
+            if fd is not None:
+                self._loop.unwatch(fd)
+
+    @property
+    def tail(self) -> bytes:
+        """The last TAIL_BYTES that the guest wrote."""
+        return bytes(self._tail)
+
+    def emergency(self, data: bytes) -> None:
+        """From any thread, to be followed by a pump: output that did not come by the ring."""
+        self._emergency.append(data)
+
+    def pump(self) -> None:
+        """Move what can be moved, both ways."""
+        if self._broken:
+            return
+        try:
+            self._pump_output()
+            if self._typed:
+                self._pump_input()
+        except RingBroken:
+            # The guest broke its own console; its other devices go on.
+            self._broken = True
+
+    def _pump_output(self) -> None:
+        moved = False
+        while True:
+            if not self._waiting:
+                self._waiting = (
+                    self._emergency.popleft() if self._emergency else self._output.read(_CHUNK))
+                moved |= bool(self._waiting)
+                self._tail += self._waiting
+                del self._tail[:-TAIL_BYTES]
+            if not self._waiting:
+                break
+            if not self._write():
+                break
+        if moved:
+            self._notify()
+
+    def _write(self) -> bool:
+        """Write some of what waits; False where the terminal does not take it now."""
+        fd = self._terminal.output_fd
+        if fd is None:
+            self._waiting = b""
+            return True
+        try:
+            count = os.write(fd, self._waiting[:_CHUNK])
+        except BlockingIOError:
+            if self._terminal.lossy:
+                self._waiting = b""
+                return True
+            self._loop.watch(fd, False, self._writable)
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            # Nobody is there any more: the guest goes on without.
+            self._terminal.output_fd = None
+            return True
+        self._waiting = self._waiting[count:]
+        return True
+
+    def _writable(self) -> None:
+        fd = self._terminal.output_fd
+        if fd is not None:
+            self._loop.unwatch(fd)
+        self._watch_input()
+        self.pump()
+
+    def _watch_input(self) -> None:
+        if self._terminal.input_fd is not None and len(self._typed) < INPUT_SIZE:
+            self._loop.watch(self._terminal.input_fd, True, self._readable)
+
+    def _readable(self) -> None:
+        fd = self._terminal.input_fd
+        if fd is None:
+            return
+        try:
+            data = os.read(fd, INPUT_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            data = b""
+        if not data and not self._terminal.lossy:
+            self._loop.unwatch(fd)
+            self._terminal.input_fd = None
+            return
+        self._typed += self._terminal.filter_input(data)
+        if len(self._typed) >= INPUT_SIZE:
+            self._loop.unwatch(fd)
+        self.pump()
+
+    def _pump_input(self) -> None:
+        count = self._input.write(self._typed[: self._input.free])
+        self._typed = self._typed[count:]
+        if count:
+            self._notify()
+            self._watch_input()

@@ -1,0 +1,233 @@
+"""READ FIRST: how a domain comes up, runs and ends; pv() is the recipe, one step a line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import FrameType
+
+from kvmxen.backends.console import Console
+from kvmxen.backends.terminal import PlainTerminal, open_terminal
+from kvmxen.backends.xenstore import XenstoreBackend
+from kvmxen.config import Config
+from kvmxen.errors import KvmxenError
+from kvmxen.grants import RESERVED_CONSOLE, RESERVED_XENSTORE
+from kvmxen.initramfs import shell_initramfs
+from kvmxen.layout import PAGE_SHIFT, Layout
+from kvmxen.loader.elf import ElfKernel
+from kvmxen.loader.frames import fill_m2p
+from kvmxen.loader.kernel import load_kernel
+from kvmxen.loader.pv import build
+from kvmxen.loop import Loop
+from kvmxen.machine import End, Machine
+from kvmxen.report import crash_report
+from kvmxen.rundir import RunDirectory, cache_directory
+from kvmxen.stats import Stats
+from kvmxen.trace import Trace
+
+EXIT_POWEROFF = 0
+EXIT_CRASHED = 3
+EXIT_TIMEOUT = 4
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a boot ended; `exit_status` is the process's."""
+
+    exit_status: int
+
+
+class Supervisor:
+    """The person's side of a running domain: Ctrl-C, the escape key, SIGTERM, the timeout."""
+
+    def __init__(self, loop: Loop, timeout: float | None) -> None:
+        self.loop = loop
+        self.status: int | None = None
+        self.end: End | None = None
+        self._asked = False
+        self._machine: Machine | None = None
+        self._ask: Callable[[], None] = lambda: None
+        if timeout is not None:
+            loop.after(timeout, self._time_out)
+
+    def attach(self, machine: Machine, ask: Callable[[], None]) -> None:
+        """Watch over `machine`; `ask()` requests the guest to shut down."""
+        self._machine, self._ask, self.end = machine, ask, None
+        if self.status is not None:
+            self.ended(End.DESTROYED)
+
+    def ended(self, end: End) -> None:
+        """From any thread: the guest's run is over."""
+        self.end = end
+        self.loop.post(self.loop.stop)
+
+    def interrupt(self) -> None:
+        """The person wants it to end: ask the guest the first time, destroy it the second."""
+        if not self._asked:
+            self._asked = True
+            self._say("asking the guest to shut down; once more to destroy it")
+            self._ask()
+        else:
+            self._destroy(EXIT_INTERRUPTED)
+
+    def _time_out(self) -> None:
+        self._say("the timeout is over: the guest is destroyed")
+        self._destroy(EXIT_TIMEOUT)
+
+    def _destroy(self, status: int) -> None:
+        self.status = status
+        self.ended(End.DESTROYED)
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(f"\rkvmxen: {text}\r", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM interrupt, for the time of the context."""
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            self.loop.post(self.interrupt)
+
+        before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def boot(config: Config) -> Outcome:
+    """Boot what `config` says, and again after each reboot; returns when the domain is gone.
+
+    Raises KvmxenError for what a person can mend.
+    """
+    loop = Loop()
+    supervisor = Supervisor(loop, config.timeout)
+    try:
+        with (
+            RunDirectory(config.name),
+            supervisor.signals(),
+            open_terminal(config.console, supervisor.interrupt) as terminal,
+        ):
+            kernel = load_kernel(config.kernel, cache=cache_directory()) if config.kernel else demo()
+            ramdisk = read_ramdisk(config)
+            while True:
+                status = pv(config, kernel, ramdisk, terminal, supervisor)
+                if status is not None:
+                    return Outcome(status)
+    finally:
+        loop.close()
+
+
+def pv(
+    config: Config,
+    kernel: ElfKernel,
+    ramdisk: bytes | None,
+    terminal: PlainTerminal,
+    supervisor: Supervisor,
+) -> int | None:
+    """One run of a 64-bit PV domain: its exit status, None when it is to be booted again."""
+    loop = supervisor.loop
+    layout = Layout.plan(config.memory, config.vcpus)
+    stats = Stats(config)
+    machine = Machine(
+        layout,
+        ended=supervisor.ended,
+        output=lambda data: emergency(data),
+        trace=Trace() if config.debug else None,
+    )
+    try:
+        console_port = machine.events.open_backend(lambda: loop.post(console.pump))
+        store_port = machine.events.open_backend(lambda: xenstore.pump())
+        start = build(
+            machine.memory, layout, kernel, ramdisk, config.cmdline or default_cmdline(config),
+            console_port=console_port, store_port=store_port,
+        )
+        fill_m2p(machine.memory, layout)
+        machine.grants.seed(RESERVED_CONSOLE, start.console_mfn)
+        machine.grants.seed(RESERVED_XENSTORE, start.store_mfn)
+        xenstore = XenstoreBackend(
+            machine.memory, start.store_mfn << PAGE_SHIFT,
+            lambda: machine.events.notify(store_port),
+        )
+        xenstore.populate(
+            name=config.name, uuid=str(uuid.uuid4()), memory_kib=config.memory >> 10,
+            vcpus=config.vcpus, console_mfn=start.console_mfn, console_port=console_port,
+            store_mfn=start.store_mfn, store_port=store_port,
+        )
+        console = Console(
+            machine.memory, start.console_mfn << PAGE_SHIFT,
+            lambda: machine.events.notify(console_port), terminal, loop,
+        )
+
+        def emergency(data: bytes) -> None:
+            console.emergency(data)
+            loop.post(console.pump)
+
+        machine.boot(
+            entry=start.entry, stack=start.stack, start_info=start.start_info, cr3=start.cr3)
+        supervisor.attach(machine, lambda: xenstore.request_shutdown("poweroff"))
+        stats.built()
+        machine.start()
+        loop.run()
+        machine.stop()
+        machine.join()
+        console.close()
+        stats.report(machine)
+        return conclude(config, machine, kernel, supervisor, console.tail)
+    finally:
+        machine.close()
+
+
+def conclude(
+    config: Config, machine: Machine, kernel: ElfKernel, supervisor: Supervisor, tail: bytes
+) -> int | None:
+    """The exit status for how the run ended, with the crash report; None for a reboot."""
+    if machine.failure is not None:
+        raise machine.failure
+    match supervisor.end:
+        case End.REBOOT:
+            return None if config.on_reboot == "restart" else EXIT_POWEROFF
+        case End.CRASH:
+            print(crash_report(machine, kernel.symbols.find, tail), file=sys.stderr, flush=True)
+            return EXIT_CRASHED
+        case End.DESTROYED:
+            return supervisor.status
+    return EXIT_POWEROFF
+
+
+def demo() -> ElfKernel:
+    """The demo guest that comes with the package."""
+    image = resources.files("kvmxen.guests").joinpath("demo.elf").read_bytes()
+    return ElfKernel.parse(image)
+
+
+def default_cmdline(config: Config) -> str:
+    """What makes a Linux kernel speak on the Xen console; nothing for the demo guest."""
+    return "console=hvc0" if config.kernel else ""
+
+
+def read_ramdisk(config: Config) -> bytes | None:
+    """The initial ramdisk that `config` asks for; raises KvmxenError where it cannot be read."""
+    if config.shell:
+        return shell_initramfs()
+    return read_file(config.ramdisk) if config.ramdisk else None
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of `path`, or a sentence that says what is wrong with it."""
+    try:
+        return path.read_bytes()
+    except IsADirectoryError:
+        raise KvmxenError(f"the ramdisk {path} is a directory; name a file") from None
+    except OSError as error:
+        raise KvmxenError(
+            f"the ramdisk {path} cannot be read: {error.strerror}; name another file") from None

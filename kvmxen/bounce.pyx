@@ -1,0 +1,116 @@
+"""The two ways in and out of a PV guest's kernel: the bounce frame and the iret hypercall.
+
+Frames are Xen's: xen/arch/x86/x86_64/entry.S (create_bounce_frame) and struct iret_context of
+xen/include/public/arch-x86/xen-x86_64.h.
+"""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from kvmxen.memory cimport GuestMemory
+from kvmxen.paging cimport PageTables
+from kvmxen.vcpu cimport Vcpu
+
+from kvmxen.errors import GuestCrash, GuestFault
+
+cdef uint64_t EFL_TF = 1 << 8
+cdef uint64_t EFL_IF = 1 << 9
+cdef uint64_t EFL_IOPL = 3 << 12
+cdef uint64_t EFL_NT = 1 << 14
+cdef uint64_t EFL_RF = 1 << 16
+cdef uint64_t EFL_VM = 1 << 17
+cdef uint64_t EFL_AC = 1 << 18
+cdef uint64_t EFL_VIF_VIP = 3 << 19
+# VGCF_in_syscall: the iret is a sysret, which takes rip and rflags by rcx and r11.
+cdef uint64_t IN_SYSCALL = 1 << 8
+cdef int KERNEL_CS = 0xe033
+cdef int KERNEL_SS = 0xe02b
+cdef uint64_t UPCALL_MASK = 1
+
+
+cdef uint8_t *_stack(Vcpu vcpu, PageTables tables, uint64_t va) except NULL:
+    try:
+        return tables.memory.at(tables.gpa_of(vcpu.kernel_cr3, va, True), 8)
+    except GuestFault:
+        raise GuestCrash(f"the guest kernel's stack at {va:#x} cannot be written") from None
+
+
+def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
+           uint64_t handler, bint mask_events, error_code):
+    """Make the guest's kernel enter `handler` as if trapped at the vCPU's registers.
+
+    From user mode on the stack `kernel_sp`; `error_code` is pushed unless None; events become
+    masked in the vcpu_info at `info_gpa` where `mask_events`. Raises GuestCrash where there is
+    no handler or no stack.
+    """
+    cdef uint8_t *info = tables.memory.at(info_gpa, 64)
+    cdef uint64_t frame[8]
+    cdef int n = 0, i
+    cdef uint64_t rsp, cs = vcpu.cs, flags
+    cdef uint8_t masked = info[UPCALL_MASK]
+    if not handler:
+        raise GuestCrash("the guest has no handler for a trap")
+    if vcpu.kernel_mode:
+        rsp = vcpu.regs.rsp
+        cs &= ~<uint64_t>3
+    else:
+        if not vcpu.kernel_cr3:
+            raise GuestCrash("the guest has no page tables")
+        vcpu.toggle_mode()
+        rsp = kernel_sp
+    rsp &= ~<uint64_t>15
+    flags = vcpu.regs.rflags & ~(EFL_IF | EFL_IOPL)
+    if not masked:
+        flags |= EFL_IF
+    frame[0] = vcpu.ss
+    frame[1] = vcpu.regs.rsp
+    frame[2] = flags
+    frame[3] = cs | <uint64_t>masked << 32
+    frame[4] = vcpu.regs.rip
+    n = 5
+    if error_code is not None:
+        frame[n] = error_code
+        n += 1
+    frame[n] = vcpu.regs.r11
+    frame[n + 1] = vcpu.regs.rcx
+    n += 2
+    for i in range(n):
+        rsp -= 8
+        (<uint64_t *>_stack(vcpu, tables, rsp))[0] = frame[i]
+    if mask_events:
+        info[UPCALL_MASK] = 1
+    vcpu.regs.rip = handler
+    vcpu.regs.rsp = rsp
+    vcpu.regs.rflags = vcpu.regs.rflags & ~(EFL_TF | EFL_NT | EFL_RF | EFL_VM | EFL_AC | EFL_IOPL) | EFL_IF
+    vcpu.cs = KERNEL_CS
+    vcpu.ss = KERNEL_SS
+
+
+def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
+    """HYPERVISOR_iret: load the registers from the iret_context on the kernel's stack.
+
+    Raises GuestCrash where the frame cannot be read or there is no user address space.
+    """
+    cdef const uint64_t[::1] frame
+    try:
+        frame = memoryview(tables.read(vcpu.kernel_cr3, vcpu.regs.rsp, 72)).cast("Q")
+    except GuestFault:
+        raise GuestCrash("iret: the frame cannot be read") from None
+    cdef uint64_t flags = frame[3]
+    cdef uint64_t rflags = frame[6]
+    if frame[5] & 3 == 3:
+        if not vcpu.user_cr3:
+            raise GuestCrash("iret to user mode without a user address space")
+        vcpu.toggle_mode()
+    vcpu.regs.rax = frame[0]
+    if flags & IN_SYSCALL:
+        vcpu.regs.r11 = rflags
+        vcpu.regs.rcx = frame[4]
+    else:
+        vcpu.regs.r11 = frame[1]
+        vcpu.regs.rcx = frame[2]
+    vcpu.regs.rip = frame[4]
+    vcpu.cs = <int>(frame[5] & 0xffff) | 3
+    vcpu.regs.rflags = rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP | EFL_NT) & 0x3fffff | EFL_IF | 2
+    vcpu.regs.rsp = frame[7]
+    vcpu.ss = <int>(frame[8] & 0xffff) | 3
+    tables.memory.at(info_gpa, 64)[UPCALL_MASK] = 0 if rflags & EFL_IF else 1

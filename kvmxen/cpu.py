@@ -1,0 +1,412 @@
+"""A virtual CPU as Xen has it: what the guest registered for it, and the thread that runs it."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from kvmxen.abi.xen import TIME, VCPU_INFO_SIZE, Virq
+from kvmxen.bounce import bounce
+from kvmxen.emulate import MSR_TSC
+from kvmxen.errors import GuestCrash, GuestFault, HypercallError
+from kvmxen.exceptions import handle, inject
+from kvmxen.hypercall.segments import MSR_KERNEL_GS_BASE, is_canonical
+from kvmxen.hypercall.table import TABLE
+from kvmxen.hypercall.traps import TRAP_NMI, CallbackType
+from kvmxen.kvm.structs import Segment
+from kvmxen.kvm.vcpu import VcpuFd
+from kvmxen.layout import PAGE_SHIFT
+from kvmxen.runstate import Runstate, State
+from kvmxen.shim.abi import constants
+from kvmxen.shim.start import CR0, CR4, load_ldt
+from kvmxen.timer import MSR_TSC_DEADLINE, Timer
+from kvmxen.vcpu import Vcpu, rdtsc
+
+if TYPE_CHECKING:
+    from kvmxen.machine import Machine
+
+_C = constants()
+_INTERRUPTED = _C["INTERRUPTED"]
+_MSR_X2APIC_EOI = 0x80B
+_MSR_KVM_SYSTEM_TIME = 0x4B564D01
+_SYSTEM_TIME_ENABLED = 1
+# Interrupts KVM_RUN; its handler does nothing (machine.py installs it).
+KICK_SIGNAL = signal.SIGUSR1
+_GPRS = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx",
+         "rdx", "rsi", "rdi")
+# DR7: local and global enables, conditions and lengths; general detect and I/O are not given.
+_DR7_ALLOWED = 0xFFFF03FF
+_DR7_FIXED = 0x400
+_DR6_FIXED = 0xFFFF0FF0
+
+
+class Cpu:
+    """vCPU `fd.index` of `machine`. Its methods are for its own thread, but for those that say
+    any thread."""
+
+    def __init__(self, machine: Machine, fd: VcpuFd) -> None:
+        self.machine = machine
+        self.tables = machine.tables
+        self.index = fd.index
+        self.fd = fd
+        part = machine.image.vcpu_gpa(fd.index)
+        self.vcpu = Vcpu(machine.memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"], CR0)
+        self.gdt_gpa = part + _C["VCPU_GDT"]
+        self.ldt_gpa = part + _C["VCPU_LDT"]
+        self.gdt_frames: list[int] = []
+        self.ldt_frames: list[int] = []
+        self.info_gpa = machine.first_info_gpa(fd.index)
+        self.info_registered = False
+        self.trap_table: dict[int, tuple[int, int]] = {}
+        self.callbacks: dict[CallbackType, tuple[int, bool]] = {}
+        self.kernel_sp = 0
+        self.initialised = False
+        self.up = False
+        self.initial_msrs: dict[int, int] = {}
+        self.runstate_va = 0
+        self.runstate = Runstate(machine.now())
+        self.timer = Timer(machine.now, self._arm, self._has_timer)
+        self.hypercalls: Counter[int] = Counter()
+        self.traps: Counter[int] = Counter()
+        self._debug = {6: _DR6_FIXED, 7: _DR7_FIXED}
+        self._blocked = False
+        self._polling = False
+        self._polled: Sequence[int] = ()
+        self._poll_deadline = 0
+        self._nmi = False
+        self._deferred: list[Callable[[], None]] = []
+        self._tsc_khz = fd.tsc_khz()
+        self._tsc_offset = fd.get_msr(MSR_TSC) - rdtsc()
+        self._thread = threading.Thread(
+            target=self._run, name=f"vcpu{fd.index}", daemon=True)
+
+    # The thread.
+
+    def start(self) -> None:
+        """Start the thread; the vCPU runs once it is up."""
+        self._thread.start()
+
+    def interrupt(self) -> None:
+        """From any thread: have the loop look at the machine's state, at once."""
+        self.vcpu.attention = True
+        self.vcpu.interrupt()
+        if self._thread.ident and self._thread.is_alive():
+            signal.pthread_kill(self._thread.ident, KICK_SIGNAL)
+
+    def join(self) -> None:
+        """Wait until the thread has ended, which `stop` of the machine asked for."""
+        while self._thread.is_alive() and self._thread is not threading.current_thread():
+            # A signal that comes just before KVM_RUN, or in another system call, is lost.
+            self.interrupt()
+            self._thread.join(0.02)
+
+    def _run(self) -> None:
+        try:
+            while self.machine.may_run(self):
+                self._step()
+        except GuestCrash as crash:
+            self.machine.crash(str(crash), self)
+        except BaseException as error:
+            self.machine.fail(error)
+
+    def _step(self) -> None:
+        vcpu = self.vcpu
+        if not vcpu.entered:
+            if self._deferred:
+                self._run_deferred()
+            if self.timer.dirty:
+                self.timer.program()
+            if self._blocked and not self._wake():
+                self._take(vcpu.halt())
+                return
+            if self._nmi and TRAP_NMI in self.trap_table:
+                self._nmi = False
+                inject(self, TRAP_NMI)
+            if self.machine.events.wants_upcall(self.index):
+                self.bounce(self.callbacks.get(CallbackType.EVENT, (0, True))[0], True, None)
+        self._take(vcpu.halt() if self._blocked else vcpu.run())
+
+    def _take(self, trap: int) -> None:
+        if trap != _INTERRUPTED:
+            self.traps[trap] += 1
+            if self.machine.trace:
+                self.machine.trace.trap(self, trap)
+            handle(self, trap)
+
+    def _run_deferred(self) -> None:
+        while self._deferred:
+            self._deferred.pop(0)()
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """From any thread: run `action` in the vCPU's before it enters the guest again."""
+        self._deferred.append(action)
+        self.kick()
+
+    def kick(self) -> None:
+        """From any thread: have the vCPU look for events before it goes on in the guest."""
+        self.vcpu.attention = True
+        if self.vcpu.in_guest:
+            self.machine.vm.signal_msi(self.index, _C["VECTOR_EVENT"])
+
+    # Guest memory as the guest's kernel sees it.
+
+    def read(self, va: int, length: int) -> bytes:
+        """A private copy of guest memory; raises GuestFault."""
+        return self.tables.read(self.vcpu.kernel_cr3, va, length)
+
+    def write(self, va: int, data: bytes) -> None:
+        """Write guest memory; raises GuestFault."""
+        self.tables.write(self.vcpu.kernel_cr3, va, data)
+
+    def translate(self, va: int) -> int:
+        """The gpa of `va`; raises GuestFault."""
+        return self.tables.translate(self.vcpu.kernel_cr3, va)
+
+    def read_code(self, length: int) -> bytes:
+        """The code at RIP, in the address space in use; raises GuestFault."""
+        return self.tables.read(self.vcpu.cr3, self.vcpu.rip, length)
+
+    # Traps and hypercalls.
+
+    def hypercall(self, number: int, arguments: Sequence[int]) -> int | None:
+        """Run hypercall `number`: its result, None where the registers are all set."""
+        entry = TABLE.get(number)
+        self.hypercalls[number] += 1
+        if entry is None:
+            result: int | None = -errno.ENOSYS
+        else:
+            try:
+                result = entry.handler(self, *arguments[: entry.arguments])
+            except HypercallError as error:
+                result = -error.errno
+        if self.machine.trace:
+            self.machine.trace.hypercall(self, number, arguments, result)
+        return result
+
+    def bounce(self, handler: int, mask_events: bool, error_code: int | None) -> None:
+        """Enter the guest's kernel at `handler`, as bounce.pyx has it."""
+        bounce(self.vcpu, self.tables, self.info_gpa, self.kernel_sp, handler, mask_events,
+               error_code)
+
+    def end_interrupt(self) -> None:
+        """Tell the LAPIC that our interrupt is dealt with."""
+        self.fd.set_msr(_MSR_X2APIC_EOI, 0)
+
+    def send_nmi(self) -> None:
+        """From any thread: have the guest's NMI callback run."""
+        self._nmi = True
+        self.kick()
+
+    # Blocking and time.
+
+    def block(self) -> None:
+        """Sleep until an event."""
+        self._blocked = True
+
+    def poll(self, ports: Sequence[int], deadline: int) -> None:
+        """Sleep until one of `ports` is pending or `deadline` ns of system time (0: never)."""
+        self._polled, self._poll_deadline = ports, deadline
+        self.timer.set_poll(deadline)
+        self._polling = self._blocked = True
+
+    def _wake(self) -> bool:
+        """Whether the vCPU, which is blocked, goes on now; keeps its runstate."""
+        events = self.machine.events
+        if events.wants_upcall(self.index) or self._nmi:
+            awake = True
+        elif self._polling:
+            awake = self._poll_expired() or any(map(self._pending, self._polled))
+        else:
+            awake = False
+        state = State.RUNNING if awake else State.BLOCKED
+        if self.runstate.state is not state:
+            self.runstate.enter(state, self.machine.now())
+            self.publish_runstate()
+        if awake:
+            self._blocked = False
+            self._polling = False
+        return awake
+
+    def _poll_expired(self) -> bool:
+        return 0 < self._poll_deadline <= self.machine.now()
+
+    def _pending(self, port: int) -> bool:
+        try:
+            return self.machine.events.is_pending(port)
+        except HypercallError:
+            return True
+
+    def _has_timer(self) -> bool:
+        return self.machine.events.has_virq(Virq.TIMER, self.index)
+
+    def _arm(self, deadline: int) -> None:
+        if deadline:
+            wait = max(0, deadline - self.machine.now())
+            deadline = rdtsc() + self._tsc_offset + wait * self._tsc_khz // 1_000_000
+        self.fd.set_msr(MSR_TSC_DEADLINE, deadline)
+
+    def timer_expired(self) -> None:
+        """The LAPIC's timer fired."""
+        if self.timer.expire():
+            self.machine.events.raise_virq(Virq.TIMER, self.index)
+
+    def publish_runstate(self) -> None:
+        """Write the runstate where the guest wants it; an address that went bad is given up."""
+        if self.runstate_va and self.vcpu.kernel_cr3:
+            try:
+                self.write(self.runstate_va, self.runstate.pack(self.machine.now()))
+            except GuestFault:
+                self.runstate_va = 0
+
+    # What the guest registers.
+
+    def show_clock(self) -> None:
+        """Have KVM keep the time of this vCPU's vcpu_info."""
+        self.fd.set_msr(_MSR_KVM_SYSTEM_TIME, self.info_gpa + TIME | _SYSTEM_TIME_ENABLED)
+
+    def move_info(self, gpa: int) -> None:
+        """From any thread: the vcpu_info is at `gpa` from now on."""
+        memory = self.machine.memory
+        memory.write(gpa, memory.read(self.info_gpa, VCPU_INFO_SIZE))
+        self.info_gpa = gpa
+        self.info_registered = True
+        self.machine.events.reselect(self.index)
+        if threading.current_thread() is self._thread:
+            self.show_clock()
+        else:
+            self.defer(self.show_clock)
+
+    def set_base_pointers(self, kernel_mfn: int, user_mfn: int) -> None:
+        """The page tables of a vCPU that is not up; EINVAL where they are not the guest's."""
+        self.tables.set_kernel_base(self.vcpu, kernel_mfn)
+        self.tables.set_user_base(self.vcpu, user_mfn)
+
+    def set_registers(self, registers: Sequence[int]) -> None:
+        """Take the fields of struct cpu_user_regs for a vCPU that is not up."""
+        for name, value in zip(_GPRS, registers, strict=False):
+            setattr(self.vcpu, name, value)
+        rip, cs, _, _, rflags, rsp, ss = registers[17:24]
+        if not is_canonical(rip):
+            raise HypercallError(errno.EINVAL)
+        self.vcpu.rip, self.vcpu.rsp = rip, rsp
+        self.vcpu.cs, self.vcpu.ss = cs | 3, ss | 3
+        self.vcpu.rflags = rflags & 0xCD5 | 0x202
+
+    def bring_up(self) -> None:
+        """From any thread: VCPUOP_up."""
+        if not self.up:
+            self.defer(self._begin)
+            self.up = True
+            self.machine.wake()
+
+    def _begin(self) -> None:
+        self.runstate.enter(State.RUNNING, self.machine.now())
+        for msr, value in self.initial_msrs.items():
+            self.fd.set_msr(msr, value)
+        self.initial_msrs.clear()
+        self.vcpu.flush_tlb()
+
+    def take_down(self) -> None:
+        """From any thread: VCPUOP_down; the last vCPU that goes down ends the domain."""
+        self.up = False
+        self.runstate.enter(State.OFFLINE, self.machine.now())
+        self.kick()
+        self.machine.vcpu_went_down()
+
+    # Registers that a PV kernel reaches through us.
+
+    def load_ldt(self, entries: int) -> None:
+        """Load the LDT that was copied to the shim."""
+        load_ldt(self.fd, self.machine.image, entries)
+
+    def load_user_gs(self, selector: int) -> None:
+        """SEGBASE_GS_USER_SEL: the user's GS, by a selector of the guest's GDT or LDT."""
+        descriptor = 0
+        if selector & ~3:
+            table, frames = (
+                (self.ldt_gpa, self.ldt_frames) if selector & 4 else
+                (self.gdt_gpa, self.gdt_frames))
+            if selector >> 3 < len(frames) * 512:
+                descriptor = self.machine.memory.read_u64(table + (selector & ~7))
+        present = descriptor >> 47 & 1
+        if selector & ~3 and not present:
+            selector, descriptor = 0, 0
+        base = descriptor >> 16 & 0xFFFFFF | descriptor >> 56 << 24
+        sregs = self.fd.get_sregs()
+        if sregs.gs.selector != selector:
+            limit = descriptor & 0xFFFF | (descriptor >> 48 & 0xF) << 16
+            granular = descriptor >> 55 & 1
+            sregs.gs = Segment(
+                base=sregs.gs.base, limit=limit << 12 | 0xFFF if granular else limit,
+                selector=selector, type=descriptor >> 40 & 0xF, present=present, dpl=3,
+                db=descriptor >> 54 & 1, s=1, g=granular, unusable=not present)
+            self.fd.set_sregs(sregs)
+        self.fd.set_msr(MSR_KERNEL_GS_BASE, base)
+
+    def set_xcr0(self, value: int) -> None:
+        """xsetbv of a value that was checked."""
+        self.fd.set_xcr0(value)
+
+    def control_register(self, number: int) -> int | None:
+        """CR0, CR2, CR3 or CR4 as the guest's kernel sees it, None for another."""
+        match number:
+            case 0:
+                return self.vcpu.cr0
+            case 2:
+                return self.machine.memory.read_u64(self.info_gpa + 16)
+            case 3:
+                return self.vcpu.kernel_cr3
+            case 4:
+                return CR4
+        return None
+
+    def set_control_register(self, number: int, value: int) -> bool:
+        """Write CR0 (only TS can change), CR2, CR3 or CR4 (ignored); False for another."""
+        match number:
+            case 0:
+                self.vcpu.set_task_switched(bool(value & 8))
+            case 2:
+                self.machine.memory.write_u64(self.info_gpa + 16, value)
+            case 3:
+                self.tables.set_kernel_base(self.vcpu, value >> PAGE_SHIFT)
+                self.vcpu.flush_tlb()
+            case 4:
+                pass
+            case _:
+                return False
+        return True
+
+    def debug_register(self, number: int) -> int:
+        """DR0-3, 6 or 7; EINVAL for another."""
+        if number not in (0, 1, 2, 3, 6, 7):
+            raise HypercallError(errno.EINVAL)
+        if number == 6:
+            return int(self.fd.get_debugregs().dr6)
+        return self._debug.get(number, 0)
+
+    def set_debug_register(self, number: int, value: int) -> None:
+        """Set DR0-3, 6 or 7; EINVAL for another, EPERM for an address that is not canonical."""
+        if number not in (0, 1, 2, 3, 6, 7):
+            raise HypercallError(errno.EINVAL)
+        if number < 4:
+            # A breakpoint inside the shim would trap where no trap may come.
+            if not is_canonical(value) or 1 << 63 <= value < 0xFFFF880000000000:
+                raise HypercallError(errno.EPERM)
+        elif number == 6:
+            value = value & 0xE00F | _DR6_FIXED
+        else:
+            value = value & _DR7_ALLOWED | _DR7_FIXED
+            if any(value >> shift & 3 == 2 for shift in (16, 20, 24, 28)):
+                raise HypercallError(errno.EPERM)
+        if self._debug.get(number, 0) == value and number != 6:
+            return
+        self._debug[number] = value
+        registers = self.fd.get_debugregs()
+        for i in range(4):
+            registers.db[i] = self._debug.get(i, 0)
+        registers.dr6, registers.dr7 = self._debug[6], self._debug[7]
+        self.fd.set_debugregs(registers)

@@ -1,0 +1,205 @@
+"""Instructions of a PV kernel that trap because it runs in ring 3, done for it.
+
+Source of the semantics: xen/arch/x86/pv/emul-priv-op.c. Each function either does the
+instruction and moves RIP behind it, or leaves all as it was for the trap to be forwarded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvmxen.errors import GuestFault, HypercallError
+from kvmxen.hypercall.segments import (
+    MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, is_canonical,
+)
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+FORCED_PREFIX = b"\x0f\x0bxen"
+_CPUID = b"\x0f\xa2"
+_MAX_LENGTH = 15
+_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+              "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_MASK64 = (1 << 64) - 1
+_MASK32 = (1 << 32) - 1
+
+_PIT_PORTS = range(0x40, 0x44)
+
+MSR_TSC = 0x10
+MSR_APIC_BASE = 0x1B
+MSR_MISC_ENABLE = 0x1A0
+MSR_PAT = 0x277
+MSR_EFER = 0xC0000080
+MSR_TSC_AUX = 0xC0000103
+# Xen's own PAT, which the guest's page tables are read with (xen/arch/x86/include/asm/x86-defns.h).
+XEN_PAT = 0x0000050100070406
+_EFER_PV = 0xD01
+
+
+def code(cpu: Cpu) -> bytes:
+    """Up to 15 bytes of code at RIP, fewer where the next page is not there."""
+    for length in (_MAX_LENGTH, 0x1000 - (cpu.vcpu.rip & 0xFFF)):
+        try:
+            return cpu.read_code(min(length, _MAX_LENGTH))
+        except GuestFault:
+            continue
+    return b""
+
+
+def forced_cpuid(cpu: Cpu, instruction: bytes) -> bool:
+    """CPUID behind Xen's forced-emulation prefix (`ud2; .ascii "xen"`)."""
+    if not instruction.startswith(FORCED_PREFIX + _CPUID):
+        return False
+    _cpuid(cpu)
+    cpu.vcpu.rip += len(FORCED_PREFIX) + len(_CPUID)
+    return True
+
+
+def _cpuid(cpu: Cpu) -> None:
+    vcpu = cpu.vcpu
+    leaf = cpu.machine.cpuid.leaf(vcpu.rax & _MASK32, vcpu.rcx & _MASK32, cpu.index)
+    vcpu.rax, vcpu.rbx, vcpu.rcx, vcpu.rdx = leaf
+
+
+def software_interrupt(instruction: bytes) -> int | None:
+    """The vector of an `int n` instruction."""
+    return instruction[1] if len(instruction) > 1 and instruction[0] == 0xCD else None
+
+
+def privileged(cpu: Cpu, instruction: bytes) -> bool:
+    """Do the privileged instruction of the guest's kernel; False where it is none we do."""
+    rex, operand16, at = 0, False, 0
+    while at < len(instruction):
+        byte = instruction[at]
+        if byte in (0x66, 0xF2, 0xF3, 0x2E, 0x3E, 0x26, 0x36, 0x64, 0x65):
+            operand16 |= byte == 0x66
+        elif byte & 0xF0 == 0x40:
+            rex = byte
+        else:
+            break
+        at += 1
+    rest = instruction[at:]
+    if not rest:
+        return False
+    length = (
+        _two_byte(cpu, rest[1:], rex) if rest[0] == 0x0F else _one_byte(cpu, rest, operand16)
+    )
+    if not length:
+        return False
+    cpu.vcpu.rip = (cpu.vcpu.rip + at + length) & _MASK64
+    return True
+
+
+def _one_byte(cpu: Cpu, code: bytes, operand16: bool) -> int:
+    """Returns the instruction's length behind its prefixes, 0 for one we do not do."""
+    vcpu = cpu.vcpu
+    opcode = code[0]
+    if opcode in (0xFA, 0xFB):
+        # cli and sti: a PV kernel masks events in its vcpu_info, and cannot mean this.
+        return 1
+    if opcode == 0xF4:
+        cpu.block()
+        return 1
+    if opcode in (0xE4, 0xE5, 0xEC, 0xED):
+        immediate = opcode in (0xE4, 0xE5)
+        port = code[1] if immediate and len(code) > 1 else vcpu.rdx & 0xFFFF
+        value = 0 if port in _PIT_PORTS else _MASK32
+        if opcode in (0xE4, 0xEC):
+            vcpu.rax = vcpu.rax & ~0xFF | value & 0xFF
+        elif operand16:
+            vcpu.rax = vcpu.rax & ~0xFFFF | value & 0xFFFF
+        else:
+            vcpu.rax = value
+        return 2 if immediate else 1
+    if opcode in (0xE6, 0xE7):
+        return 2
+    if opcode in (0xEE, 0xEF):
+        return 1
+    return 0
+
+
+def _two_byte(cpu: Cpu, code: bytes, rex: int) -> int:
+    if not code:
+        return 0
+    opcode = code[0]
+    if opcode in (0x08, 0x09):
+        return 2
+    if opcode == 0x06:
+        cpu.vcpu.set_task_switched(False)
+        return 2
+    if opcode == 0xA2:
+        _cpuid(cpu)
+        return 2
+    if opcode in (0x30, 0x32):
+        return 2 if (_write_msr(cpu) if opcode == 0x30 else _read_msr(cpu)) else 0
+    if opcode in (0x20, 0x21, 0x22, 0x23) and len(code) > 1:
+        register = _REGISTERS[code[1] & 7 | (rex & 1) << 3]
+        number = code[1] >> 3 & 7 | (rex & 4) << 1
+        return 3 if _move(cpu, opcode, number, register) else 0
+    if opcode == 0x01 and code[1:2] == b"\xd1":
+        return 3 if _xsetbv(cpu) else 0
+    return 0
+
+
+def _move(cpu: Cpu, opcode: int, number: int, register: str) -> bool:
+    vcpu = cpu.vcpu
+    value = getattr(vcpu, register)
+    try:
+        match opcode:
+            case 0x20:
+                found = cpu.control_register(number)
+                if found is None:
+                    return False
+                setattr(vcpu, register, found)
+            case 0x22:
+                return cpu.set_control_register(number, value)
+            case 0x21:
+                setattr(vcpu, register, cpu.debug_register(number))
+            case 0x23:
+                cpu.set_debug_register(number, value)
+    except HypercallError:
+        return False
+    return True
+
+
+def _xsetbv(cpu: Cpu) -> bool:
+    vcpu = cpu.vcpu
+    value = (vcpu.rdx & _MASK32) << 32 | vcpu.rax & _MASK32
+    if vcpu.rcx & _MASK32 or not value & 1 or value & ~cpu.machine.cpuid.xcr0:
+        return False
+    cpu.set_xcr0(value)
+    return True
+
+
+def _read_msr(cpu: Cpu) -> bool:
+    vcpu = cpu.vcpu
+    index = vcpu.rcx & _MASK32
+    match index:
+        case _ if index in (MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE):
+            value = cpu.fd.get_msr(index)
+        case _ if index == MSR_EFER:
+            value = _EFER_PV
+        case _ if index == MSR_PAT:
+            value = XEN_PAT
+        case _ if index == MSR_APIC_BASE:
+            # Enabled, the bootstrap processor's where it is.
+            value = 0xFEE00800 | (cpu.index == 0) << 8
+        case _ if index in (MSR_MISC_ENABLE, MSR_TSC_AUX):
+            value = 0
+        case _:
+            return False
+    vcpu.rax, vcpu.rdx = value & _MASK32, value >> 32
+    return True
+
+
+def _write_msr(cpu: Cpu) -> bool:
+    vcpu = cpu.vcpu
+    index = vcpu.rcx & _MASK32
+    value = (vcpu.rdx & _MASK32) << 32 | vcpu.rax & _MASK32
+    if index in (MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE):
+        if not is_canonical(value):
+            return False
+        cpu.fd.set_msr(index, value)
+        return True
+    return index in (MSR_EFER, MSR_PAT, MSR_APIC_BASE, MSR_MISC_ENABLE)

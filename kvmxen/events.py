@@ -1,0 +1,271 @@
+"""Event channels, 2-level: ports, what they are bound to, and their bits in shared_info.
+
+The bits are the guest's memory and are changed atomically; everything else is under one lock.
+Source of the semantics: xen/common/event_channel.c and event_2l.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from threading import RLock
+
+from kvmxen.abi.xen import (
+    EVTCHN_MASK, EVTCHN_PENDING, NR_CHANNELS, NR_VIRQS, PENDING_SEL, PER_VCPU_VIRQS,
+    UPCALL_MASK, UPCALL_PENDING, Virq,
+)
+from kvmxen.errors import HypercallError
+from kvmxen.memory import GuestMemory
+
+
+class Status(IntEnum):
+    """EVTCHNSTAT_*: what a port is bound to."""
+
+    CLOSED = 0
+    UNBOUND = 1
+    INTERDOMAIN = 2
+    PIRQ = 3
+    VIRQ = 4
+    IPI = 5
+
+
+@dataclass
+class Port:
+    """One of the guest's ports. `target` is the virq, or the port at the other end."""
+
+    number: int
+    status: Status = Status.CLOSED
+    vcpu: int = 0
+    target: int = 0
+    remote_domain: int = 0
+    on_send: Callable[[], None] | None = None
+    xen: bool = False
+
+
+class EventChannels:
+    """A domain's event channels. `shared_info` is a gpa; `info(vcpu)` gives a vcpu_info's gpa.
+
+    `kick(vcpu)` is called when a vCPU has something new to look at, from any thread.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        shared_info: int,
+        vcpus: int,
+        info: Callable[[int], int],
+        kick: Callable[[int], None],
+    ) -> None:
+        self._memory = memory
+        self._pending = shared_info + EVTCHN_PENDING
+        self._mask = shared_info + EVTCHN_MASK
+        self._vcpus = vcpus
+        self._info = info
+        self._kick = kick
+        self._lock = RLock()
+        # Port 0 is never given out, so that 0 can mean none.
+        self._ports: list[Port] = [Port(0, xen=True)]
+        self._virqs: dict[tuple[int, int], Port] = {}
+        self.sent = 0
+        self.delivered = 0
+
+    # Binding.
+
+    def _allocate(self) -> Port:
+        for port in self._ports[1:]:
+            if port.status is Status.CLOSED:
+                return port
+        if len(self._ports) == NR_CHANNELS:
+            raise HypercallError(errno.ENOSPC)
+        port = Port(len(self._ports))
+        self._ports.append(port)
+        return port
+
+    def _open(self, status: Status, vcpu: int = 0, target: int = 0) -> Port:
+        port = self._allocate()
+        port.status, port.vcpu, port.target = status, vcpu, target
+        port.remote_domain, port.on_send = 0, None
+        self._memory.clear_bit(self._pending, port.number)
+        return port
+
+    def _check_vcpu(self, vcpu: int) -> None:
+        if not 0 <= vcpu < self._vcpus:
+            raise HypercallError(errno.ENOENT)
+
+    def port(self, number: int) -> Port:
+        """The port `number`; raises HypercallError(EINVAL) where there is none."""
+        if not 0 < number < len(self._ports):
+            raise HypercallError(errno.EINVAL)
+        return self._ports[number]
+
+    def open_backend(self, on_send: Callable[[], None] | None = None) -> int:
+        """Give the guest a port bound to one of our backends, whose `on_send` runs, in the
+        sending vCPU's thread, each time that the guest sends; returns the port."""
+        with self._lock:
+            port = self._open(Status.INTERDOMAIN)
+            port.on_send = on_send
+            return port.number
+
+    def alloc_unbound(self, remote: int) -> int:
+        """EVTCHNOP_alloc_unbound for domain `remote`."""
+        with self._lock:
+            port = self._open(Status.UNBOUND)
+            port.remote_domain = remote
+            return port.number
+
+    def connect_backend(self, number: int, on_send: Callable[[], None]) -> None:
+        """Bind a backend to the port that the guest allocated for dom0.
+
+        Raises HypercallError(EINVAL) where the port is not waiting for dom0.
+        """
+        with self._lock:
+            port = self.port(number)
+            if port.status is not Status.UNBOUND or port.remote_domain != 0:
+                raise HypercallError(errno.EINVAL)
+            port.status, port.on_send = Status.INTERDOMAIN, on_send
+
+    def bind_interdomain(self, number: int, vcpu: int) -> int:
+        """EVTCHNOP_bind_interdomain to a port of the domain itself: a loop."""
+        with self._lock:
+            other = self.port(number)
+            if other.status is not Status.UNBOUND:
+                raise HypercallError(errno.EINVAL)
+            port = self._open(Status.INTERDOMAIN, vcpu, other.number)
+            other.status, other.target = Status.INTERDOMAIN, port.number
+            port.remote_domain = other.remote_domain
+            # What was sent before there was a listener would otherwise be lost.
+            self.raise_port(port)
+            return port.number
+
+    def bind_virq(self, virq: int, vcpu: int) -> int:
+        """EVTCHNOP_bind_virq; global virqs can only be bound on vCPU 0."""
+        if not 0 <= virq < NR_VIRQS:
+            raise HypercallError(errno.EINVAL)
+        if virq not in PER_VCPU_VIRQS and vcpu != 0:
+            raise HypercallError(errno.EINVAL)
+        self._check_vcpu(vcpu)
+        with self._lock:
+            if (virq, vcpu) in self._virqs:
+                raise HypercallError(errno.EEXIST)
+            port = self._open(Status.VIRQ, vcpu, virq)
+            self._virqs[virq, vcpu] = port
+            return port.number
+
+    def bind_ipi(self, vcpu: int) -> int:
+        """EVTCHNOP_bind_ipi."""
+        self._check_vcpu(vcpu)
+        with self._lock:
+            return self._open(Status.IPI, vcpu).number
+
+    def bind_vcpu(self, number: int, vcpu: int) -> None:
+        """EVTCHNOP_bind_vcpu: which vCPU the port notifies."""
+        self._check_vcpu(vcpu)
+        with self._lock:
+            port = self.port(number)
+            per_vcpu = port.status is Status.VIRQ and port.target in PER_VCPU_VIRQS
+            if port.status in (Status.CLOSED, Status.IPI) or per_vcpu:
+                raise HypercallError(errno.EINVAL)
+            port.vcpu = vcpu
+
+    def close(self, number: int) -> None:
+        """EVTCHNOP_close; the other end, if the domain's own, waits for a new one."""
+        with self._lock:
+            port = self.port(number)
+            if port.status is Status.CLOSED:
+                raise HypercallError(errno.EINVAL)
+            if port.status is Status.VIRQ:
+                self._virqs.pop((port.target, port.vcpu), None)
+                for key in [key for key, bound in self._virqs.items() if bound is port]:
+                    del self._virqs[key]
+            if port.status is Status.INTERDOMAIN and port.target:
+                other = self._ports[port.target]
+                other.status, other.target = Status.UNBOUND, 0
+            port.status, port.on_send, port.target = Status.CLOSED, None, 0
+            self._memory.clear_bit(self._pending, number)
+
+    def reset(self) -> None:
+        """EVTCHNOP_reset: close every port."""
+        with self._lock:
+            for port in self._ports[1:]:
+                if port.status is not Status.CLOSED:
+                    self.close(port.number)
+
+    def ports(self) -> Iterator[Port]:
+        """The ports in use."""
+        return (port for port in list(self._ports) if port.status is not Status.CLOSED)
+
+    # Sending.
+
+    def send(self, number: int) -> None:
+        """EVTCHNOP_send."""
+        port = self.port(number)
+        self.sent += 1
+        if port.status is Status.INTERDOMAIN:
+            if port.target:
+                self.raise_port(self._ports[port.target])
+            elif port.on_send:
+                port.on_send()
+        elif port.status is Status.IPI:
+            self.raise_port(port)
+        elif port.status is not Status.UNBOUND:
+            raise HypercallError(errno.EINVAL)
+
+    def notify(self, number: int) -> None:
+        """A backend's end of port `number` sends to the guest; nothing where it is closed."""
+        port = self._ports[number]
+        if port.status is Status.INTERDOMAIN:
+            self.raise_port(port)
+
+    def raise_virq(self, virq: Virq, vcpu: int) -> None:
+        """Raise `virq` on `vcpu`; nothing where the guest has not bound it."""
+        port = self._virqs.get((virq, vcpu))
+        if port:
+            self.raise_port(port)
+
+    def has_virq(self, virq: Virq, vcpu: int) -> bool:
+        """Whether the guest has bound `virq` on `vcpu`."""
+        return (virq, vcpu) in self._virqs
+
+    def raise_port(self, port: Port) -> None:
+        """Make `port` pending, and its vCPU look where that is news to it."""
+        number = port.number
+        if self._memory.set_bit(self._pending, number):
+            return
+        self.delivered += 1
+        if not self._memory.test_bit(self._mask, number):
+            self._select(port.vcpu, number)
+        else:
+            # A vCPU may poll a port that it masked.
+            self._kick(port.vcpu)
+
+    def _select(self, vcpu: int, number: int) -> None:
+        info = self._info(vcpu)
+        if not self._memory.set_bit(info + PENDING_SEL, number >> 6):
+            self._memory.write_u8(info + UPCALL_PENDING, 1)
+        self._kick(vcpu)
+
+    def reselect(self, vcpu: int) -> None:
+        """The vcpu_info moved: have the guest look at every port, so that none is lost."""
+        info = self._info(vcpu)
+        self._memory.write_u64(info + PENDING_SEL, (1 << 64) - 1)
+        self._memory.write_u8(info + UPCALL_PENDING, 1)
+        self._kick(vcpu)
+
+    def unmask(self, number: int) -> None:
+        """EVTCHNOP_unmask: and deliver what came in the meantime."""
+        port = self.port(number)
+        masked = self._memory.clear_bit(self._mask, number)
+        if masked and self._memory.test_bit(self._pending, number):
+            self._select(port.vcpu, number)
+
+    def is_pending(self, number: int) -> bool:
+        """Whether port `number` has its pending bit set; EINVAL for none of ours."""
+        return self._memory.test_bit(self._pending, self.port(number).number)
+
+    def wants_upcall(self, vcpu: int) -> bool:
+        """Whether `vcpu` is to enter its event callback now."""
+        info = self._info(vcpu)
+        return bool(self._memory.read_u8(info + UPCALL_PENDING)
+                    and not self._memory.read_u8(info + UPCALL_MASK))

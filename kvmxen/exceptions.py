@@ -1,0 +1,126 @@
+"""What becomes of each trap that a guest takes: done here, or bounced to the guest's kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvmxen import emulate
+from kvmxen.abi.xen import CR2
+from kvmxen.hypercall.traps import CallbackType
+from kvmxen.shim.abi import constants
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+_C = constants()
+TRAP_SYSCALL = _C["TRAP_SYSCALL"]
+TRAP_SYSCALL32 = _C["TRAP_SYSCALL32"]
+TRAP_BAD_IRET = _C["TRAP_BAD_IRET"]
+STUB_EVENT = _C["STUB_EVENT"]
+STUB_TIMER = _C["STUB_TIMER"]
+
+INVALID_OPCODE = 6
+GENERAL_PROTECTION = 13
+PAGE_FAULT = 14
+_WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
+_PF_USER = 4
+_ERROR_EXTERNAL = 1
+_ERROR_IDT = 2
+
+# TI_GET_DPL and TI_GET_IF of struct trap_info's flags.
+_TRAP_DPL = 3
+_TRAP_MASK_EVENTS = 4
+
+
+def handle(cpu: Cpu, trap: int) -> None:
+    """Deal with `trap`, a number from Vcpu.run."""
+    vcpu = cpu.vcpu
+    if trap == TRAP_SYSCALL:
+        if vcpu.kernel_mode:
+            result = cpu.hypercall(vcpu.rax, vcpu.arguments())
+            if result is not None:
+                vcpu.rax = result & (1 << 64) - 1
+        else:
+            _callback(cpu, CallbackType.SYSCALL)
+    elif trap == PAGE_FAULT:
+        _page_fault(cpu)
+    elif trap >= STUB_EVENT:
+        _shim_trap(cpu, trap)
+    elif trap == INVALID_OPCODE:
+        _invalid_opcode(cpu)
+    elif trap == GENERAL_PROTECTION:
+        _general_protection(cpu)
+    else:
+        inject(cpu, trap, vcpu.error_code)
+
+
+def inject(cpu: Cpu, vector: int, error_code: int = 0) -> None:
+    """Have the guest's kernel handle exception `vector`."""
+    flags, address = cpu.trap_table.get(vector, (0, 0))
+    cpu.bounce(
+        address,
+        bool(flags & _TRAP_MASK_EVENTS),
+        error_code if vector in _WITH_ERROR_CODE else None,
+    )
+
+
+def _callback(cpu: Cpu, kind: CallbackType) -> None:
+    address, mask_events = cpu.callbacks.get(kind, (0, False))
+    cpu.bounce(address, mask_events, None)
+
+
+def _shim_trap(cpu: Cpu, trap: int) -> None:
+    if trap == TRAP_SYSCALL32:
+        if CallbackType.SYSCALL32 in cpu.callbacks and not cpu.vcpu.kernel_mode:
+            _callback(cpu, CallbackType.SYSCALL32)
+        else:
+            inject(cpu, INVALID_OPCODE)
+    elif trap == TRAP_BAD_IRET:
+        # The frame that the guest gave to iret; its own return instruction would have faulted.
+        inject(cpu, GENERAL_PROTECTION, cpu.vcpu.error_code & 0xFFFC)
+    elif trap == STUB_TIMER:
+        cpu.end_interrupt()
+        cpu.timer_expired()
+    elif trap == STUB_EVENT:
+        cpu.end_interrupt()
+
+
+def _page_fault(cpu: Cpu) -> None:
+    vcpu = cpu.vcpu
+    if vcpu.kernel_mode and cpu.tables.repair(vcpu):
+        return
+    cpu.machine.memory.write_u64(cpu.info_gpa + CR2, vcpu.cr2)
+    error = vcpu.error_code & ~_PF_USER
+    if not vcpu.kernel_mode:
+        error |= _PF_USER
+    inject(cpu, PAGE_FAULT, error)
+
+
+def _invalid_opcode(cpu: Cpu) -> None:
+    instruction = emulate.code(cpu)
+    if cpu.vcpu.kernel_mode and emulate.forced_cpuid(cpu, instruction):
+        return
+    vector = emulate.software_interrupt(instruction)
+    if vector is not None:
+        _software_interrupt(cpu, vector)
+    else:
+        inject(cpu, INVALID_OPCODE)
+
+
+def _general_protection(cpu: Cpu) -> None:
+    vcpu = cpu.vcpu
+    error = vcpu.error_code
+    if error & _ERROR_IDT and not error & _ERROR_EXTERNAL:
+        _software_interrupt(cpu, error >> 3)
+    elif error or not vcpu.kernel_mode or not emulate.privileged(cpu, emulate.code(cpu)):
+        inject(cpu, GENERAL_PROTECTION, error)
+
+
+def _software_interrupt(cpu: Cpu, vector: int) -> None:
+    """`int vector`: a trap where the guest's table lets the caller raise it, else #GP."""
+    flags, address = cpu.trap_table.get(vector, (0, 0))
+    if address and (cpu.vcpu.kernel_mode or flags & _TRAP_DPL == 3):
+        cpu.vcpu.rip += 2
+        cpu.bounce(address, bool(flags & _TRAP_MASK_EVENTS), None)
+    else:
+        inject(cpu, GENERAL_PROTECTION, vector << 3 | _ERROR_IDT)

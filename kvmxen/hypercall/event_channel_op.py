@@ -1,0 +1,106 @@
+"""EVTCHNOP_*: the guest's side of kvmxen/events.py. Source: xen/include/public/event_channel.h."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from kvmxen.abi.xen import DOMID_SELF
+from kvmxen.errors import HypercallError
+from kvmxen.events import Status
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+DOMID_GUEST = 1
+
+
+class EvtchnOp(IntEnum):
+    """EVTCHNOP_*"""
+
+    BIND_INTERDOMAIN = 0
+    BIND_VIRQ = 1
+    BIND_PIRQ = 2
+    CLOSE = 3
+    SEND = 4
+    STATUS = 5
+    ALLOC_UNBOUND = 6
+    BIND_IPI = 7
+    BIND_VCPU = 8
+    UNMASK = 9
+    RESET = 10
+
+
+def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
+    """One EVTCHNOP; FIFO channels are not offered (-ENOSYS)."""
+    command &= 0xFFFFFFFF
+    events = cpu.machine.events
+    if command == EvtchnOp.SEND:
+        events.send(int.from_bytes(cpu.read(argument, 4), "little"))
+        return 0
+    match command:
+        case EvtchnOp.UNMASK:
+            events.unmask(int.from_bytes(cpu.read(argument, 4), "little"))
+        case EvtchnOp.CLOSE:
+            events.close(int.from_bytes(cpu.read(argument, 4), "little"))
+        case EvtchnOp.BIND_VIRQ:
+            virq, vcpu = struct.unpack("<II", cpu.read(argument, 8))
+            _put_port(cpu, argument + 8, events.bind_virq(virq, vcpu))
+            cpu.machine.cpus[vcpu].timer.dirty = True
+        case EvtchnOp.BIND_IPI:
+            (vcpu,) = struct.unpack("<I", cpu.read(argument, 4))
+            _put_port(cpu, argument + 4, events.bind_ipi(vcpu))
+        case EvtchnOp.BIND_VCPU:
+            events.bind_vcpu(*struct.unpack("<II", cpu.read(argument, 8)))
+        case EvtchnOp.ALLOC_UNBOUND:
+            domid, remote = struct.unpack("<HH", cpu.read(argument, 4))
+            _own_domain(domid)
+            remote = DOMID_GUEST if remote == DOMID_SELF else remote
+            _put_port(cpu, argument + 4, events.alloc_unbound(remote))
+        case EvtchnOp.BIND_INTERDOMAIN:
+            domid, port = struct.unpack("<H2xI", cpu.read(argument, 8))
+            if domid not in (DOMID_SELF, DOMID_GUEST):
+                raise HypercallError(errno.ESRCH)
+            _put_port(cpu, argument + 8, events.bind_interdomain(port, cpu.index))
+        case EvtchnOp.STATUS:
+            _status(cpu, argument)
+        case EvtchnOp.RESET:
+            _own_domain(int.from_bytes(cpu.read(argument, 2), "little"))
+            events.reset()
+        case EvtchnOp.BIND_PIRQ:
+            raise HypercallError(errno.EPERM)
+        case _:
+            raise HypercallError(errno.ENOSYS)
+    return 0
+
+
+def event_channel_op_compat(cpu: Cpu, argument: int) -> int:
+    """The form before Xen 3.2: the command stands before its argument in memory."""
+    command = int.from_bytes(cpu.read(argument, 4), "little")
+    return event_channel_op(cpu, command, argument + 4)
+
+
+def _own_domain(domid: int) -> None:
+    if domid not in (DOMID_SELF, DOMID_GUEST):
+        raise HypercallError(errno.EPERM)
+
+
+def _put_port(cpu: Cpu, va: int, port: int) -> None:
+    cpu.write(va, port.to_bytes(4, "little"))
+
+
+def _status(cpu: Cpu, argument: int) -> None:
+    domid, number = struct.unpack("<H2xI", cpu.read(argument, 8))
+    _own_domain(domid)
+    port = cpu.machine.events.port(number)
+    match port.status:
+        case Status.INTERDOMAIN:
+            domid = DOMID_GUEST if port.target else 0
+            detail = struct.pack("<H2xI", domid, port.target)
+        case Status.UNBOUND:
+            detail = struct.pack("<H6x", port.remote_domain)
+        case _:
+            detail = struct.pack("<I4x", port.target)
+    cpu.write(argument + 8, struct.pack("<II", port.status, port.vcpu) + detail)

@@ -1,0 +1,174 @@
+"""Page tables: mmu_update, update_va_mapping and mmuext_op.
+
+Source: xen/include/public/xen.h; semantics of xen/arch/x86/mm.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from kvmxen.abi.xen import DOMID_SELF
+from kvmxen.errors import HypercallError
+from kvmxen.hypercall.segments import set_ldt
+from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+_MMU_UPDATE = struct.Struct("<QQ")
+_MMUEXT_OP = struct.Struct("<I4xQQ")
+
+_NORMAL_PT_UPDATE = 0
+_MACHPHYS_UPDATE = 1
+_PT_UPDATE_PRESERVE_AD = 2
+_PT_UPDATE_NO_TRANSLATE = 3
+
+_UVMF_FLUSH_MASK = 3
+_UVMF_TLB_FLUSH = 1
+_UVMF_INVLPG = 2
+_UVMF_ALL = 1 << 2
+
+# Bounds what one hypercall does; a count beyond is an error, as no guest batches so much.
+MAX_BATCH = 1 << 16
+_PREEMPTED = 1 << 31
+
+
+class MmuExt(IntEnum):
+    """MMUEXT_*"""
+
+    PIN_L1_TABLE = 0
+    PIN_L4_TABLE = 3
+    UNPIN_TABLE = 4
+    NEW_BASEPTR = 5
+    TLB_FLUSH_LOCAL = 6
+    INVLPG_LOCAL = 7
+    TLB_FLUSH_MULTI = 8
+    INVLPG_MULTI = 9
+    TLB_FLUSH_ALL = 10
+    INVLPG_ALL = 11
+    FLUSH_CACHE = 12
+    SET_LDT = 13
+    NEW_USER_BASEPTR = 15
+    CLEAR_PAGE = 16
+    COPY_PAGE = 17
+    FLUSH_CACHE_GLOBAL = 18
+
+
+def _check_batch(count: int, domid: int) -> int:
+    count &= 0xFFFFFFFF
+    if count & _PREEMPTED or count > MAX_BATCH:
+        raise HypercallError(errno.EINVAL)
+    if domid & 0xFFFFFFFF != DOMID_SELF:
+        raise HypercallError(errno.EPERM)
+    return count
+
+
+def mmu_update(cpu: Cpu, requests: int, count: int, done: int, domid: int) -> int:
+    """Install `count` page-table or machine-to-physical entries."""
+    tables, vcpu = cpu.tables, cpu.vcpu
+    succeeded = 0
+    try:
+        for i in range(_check_batch(count, domid)):
+            pointer, value = _MMU_UPDATE.unpack(cpu.read(requests + i * 16, 16))
+            kind = pointer & 3
+            if kind == _MACHPHYS_UPDATE:
+                cpu.machine.set_m2p(pointer >> PAGE_SHIFT, value)
+            else:
+                tables.update(vcpu, pointer & ~3, value, kind == _PT_UPDATE_PRESERVE_AD)
+            succeeded += 1
+    finally:
+        if done:
+            cpu.write(done, succeeded.to_bytes(4, "little"))
+    return 0
+
+
+def update_va_mapping(cpu: Cpu, va: int, value: int, flags: int) -> int:
+    """Install the L1 entry of `va` and flush as `flags` says."""
+    cpu.tables.update_va(cpu.vcpu, va, value)
+    kind = flags & _UVMF_FLUSH_MASK
+    if kind not in (_UVMF_TLB_FLUSH, _UVMF_INVLPG):
+        return 0
+    if kind == _UVMF_INVLPG:
+        cpu.vcpu.invlpg(va)
+    else:
+        cpu.vcpu.flush_tlb()
+    scope = flags & ~_UVMF_FLUSH_MASK
+    if scope == _UVMF_ALL:
+        cpu.machine.flush_others(cpu)
+    elif scope:
+        cpu.machine.flush_others(cpu, _vcpu_mask(cpu, scope))
+    return 0
+
+
+def update_va_mapping_otherdomain(cpu: Cpu, va: int, value: int, flags: int, domid: int) -> int:
+    """update_va_mapping with a frame of `domid`, which can only be the domain itself."""
+    if domid & 0xFFFFFFFF != DOMID_SELF:
+        raise HypercallError(errno.EPERM)
+    return update_va_mapping(cpu, va, value, flags)
+
+
+def mmuext_op(cpu: Cpu, operations: int, count: int, done: int, domid: int) -> int:
+    """`count` extended page-table operations."""
+    succeeded = 0
+    try:
+        for i in range(_check_batch(count, domid)):
+            command, arg1, arg2 = _MMUEXT_OP.unpack(cpu.read(operations + i * 24, 24))
+            _mmuext(cpu, command, arg1, arg2)
+            succeeded += 1
+    finally:
+        if done:
+            cpu.write(done, succeeded.to_bytes(4, "little"))
+    return 0
+
+
+def _mmuext(cpu: Cpu, command: int, arg1: int, arg2: int) -> None:
+    tables, vcpu, machine = cpu.tables, cpu.vcpu, cpu.machine
+    match command:
+        case MmuExt.NEW_BASEPTR:
+            tables.set_kernel_base(vcpu, arg1)
+            vcpu.flush_tlb()
+        case MmuExt.NEW_USER_BASEPTR:
+            tables.set_user_base(vcpu, arg1)
+        case MmuExt.UNPIN_TABLE:
+            tables.unpin(arg1)
+        case _ if MmuExt.PIN_L1_TABLE <= command <= MmuExt.PIN_L4_TABLE:
+            tables.pin(vcpu, arg1, command + 1)
+        case MmuExt.TLB_FLUSH_LOCAL:
+            vcpu.flush_tlb()
+        case MmuExt.INVLPG_LOCAL:
+            vcpu.invlpg(arg1)
+        case MmuExt.TLB_FLUSH_MULTI | MmuExt.INVLPG_MULTI:
+            mask = _vcpu_mask(cpu, arg2)
+            if mask >> cpu.index & 1:
+                vcpu.flush_tlb()
+            machine.flush_others(cpu, mask)
+        case MmuExt.TLB_FLUSH_ALL | MmuExt.INVLPG_ALL:
+            vcpu.flush_tlb()
+            machine.flush_others(cpu)
+        case MmuExt.FLUSH_CACHE | MmuExt.FLUSH_CACHE_GLOBAL:
+            # Only a domain with devices has caches to flush.
+            raise HypercallError(errno.EACCES)
+        case MmuExt.SET_LDT:
+            set_ldt(cpu, arg1, arg2 & 0xFFFFFFFF)
+        case MmuExt.CLEAR_PAGE:
+            machine.memory.zero(_own_page(cpu, arg1), PAGE_SIZE)
+        case MmuExt.COPY_PAGE:
+            page = machine.memory.read(_own_page(cpu, arg2), PAGE_SIZE)
+            machine.memory.write(_own_page(cpu, arg1), page)
+        case _:
+            raise HypercallError(errno.ENOSYS)
+
+
+def _own_page(cpu: Cpu, mfn: int) -> int:
+    if not cpu.tables.owns(mfn) or cpu.tables.is_table(cpu.vcpu, mfn):
+        raise HypercallError(errno.EINVAL)
+    return mfn << PAGE_SHIFT
+
+
+def _vcpu_mask(cpu: Cpu, pointer: int) -> int:
+    """The bitmap of vCPUs at `pointer`, as long as the domain has vCPUs."""
+    size = (len(cpu.machine.cpus) + 7) // 8
+    return int.from_bytes(cpu.read(pointer, size), "little")

@@ -1,0 +1,92 @@
+"""SCHEDOP_*: yield, block, poll, shutdown. Source: xen/include/public/sched.h."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from kvmxen.abi.xen import UPCALL_MASK
+from kvmxen.errors import HypercallError
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+_POLL = struct.Struct("<QI4xQ")
+_MAX_POLL_PORTS = 128
+
+
+class SchedOp(IntEnum):
+    """SCHEDOP_*"""
+
+    YIELD = 0
+    BLOCK = 1
+    SHUTDOWN = 2
+    POLL = 3
+    SHUTDOWN_CODE = 5
+
+
+class Shutdown(IntEnum):
+    """SHUTDOWN_*: why a domain ends."""
+
+    POWEROFF = 0
+    REBOOT = 1
+    SUSPEND = 2
+    CRASH = 3
+    WATCHDOG = 4
+    SOFT_RESET = 5
+
+
+def sched_op(cpu: Cpu, command: int, argument: int) -> int:
+    """One SCHEDOP."""
+    match command & 0xFFFFFFFF:
+        case SchedOp.YIELD:
+            return 0
+        case SchedOp.BLOCK:
+            cpu.machine.memory.write_u8(cpu.info_gpa + UPCALL_MASK, 0)
+            cpu.block()
+            return 0
+        case SchedOp.SHUTDOWN:
+            return _shutdown(cpu, int.from_bytes(cpu.read(argument, 4), "little"))
+        case SchedOp.POLL:
+            return _poll(cpu, argument)
+        case SchedOp.SHUTDOWN_CODE:
+            # What the shutdown that follows is for; the reason of that one counts.
+            if int.from_bytes(cpu.read(argument, 4), "little") > Shutdown.SOFT_RESET:
+                raise HypercallError(errno.EINVAL)
+            return 0
+    raise HypercallError(errno.ENOSYS)
+
+
+def sched_op_compat(cpu: Cpu, command: int, argument: int) -> int:
+    """The form before Xen 3.1: the shutdown's reason is the argument itself."""
+    if command & 0xFFFFFFFF == SchedOp.SHUTDOWN:
+        return _shutdown(cpu, argument & 0xFFFFFFFF)
+    if command & 0xFFFFFFFF in (SchedOp.YIELD, SchedOp.BLOCK):
+        return sched_op(cpu, command, argument)
+    raise HypercallError(errno.ENOSYS)
+
+
+def _shutdown(cpu: Cpu, reason: int) -> int:
+    if reason > Shutdown.SOFT_RESET:
+        raise HypercallError(errno.EINVAL)
+    if reason == Shutdown.SUSPEND:
+        # 1 is what a cancelled suspend returns: the guest goes on where it was.
+        return 1
+    cpu.machine.shutdown(Shutdown(reason), cpu)
+    return 0
+
+
+def _poll(cpu: Cpu, argument: int) -> int:
+    pointer, count, timeout = _POLL.unpack(cpu.read(argument, _POLL.size))
+    if count > _MAX_POLL_PORTS:
+        raise HypercallError(errno.EINVAL)
+    raw = cpu.read(pointer, count * 4)
+    ports = struct.unpack(f"<{count}I", raw)
+    # Checks every port before it sleeps on any.
+    pending = [cpu.machine.events.is_pending(port) for port in ports]
+    if not any(pending):
+        cpu.poll(ports, timeout)
+    return 0
+

@@ -1,0 +1,129 @@
+"""Descriptor tables and segment bases.
+
+The CPU only ever loads the copies in the shim's memory, whose entries were validated: the
+guest's own tables are for the guest to read. Source: xen/arch/x86/pv/descriptor-tables.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from array import array
+from typing import TYPE_CHECKING
+
+from kvmxen.errors import HypercallError
+from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+ENTRIES_PER_PAGE = 512
+# The GDT's pages 14 and 15 are Xen's (xen/include/public/arch-x86/xen.h).
+MAX_GDT_FRAMES = 14
+MAX_GDT_ENTRIES = MAX_GDT_FRAMES * ENTRIES_PER_PAGE
+MAX_LDT_ENTRIES = 8192
+
+_PRESENT = 1 << 47
+_DPL3 = 3 << 45
+_NOT_SYSTEM = 1 << 44
+_CODE = 1 << 43
+_CONFORMING = 1 << 42
+_LONG = 1 << 53
+_DEFAULT_SIZE = 1 << 54
+
+_FS = 0
+_GS_USER = 1
+_GS_KERNEL = 2
+_GS_USER_SELECTOR = 3
+
+MSR_FS_BASE = 0xC0000100
+MSR_GS_BASE = 0xC0000101
+MSR_KERNEL_GS_BASE = 0xC0000102
+
+
+def validate(descriptor: int) -> int:
+    """The descriptor as the CPU may have it: ring 3, never a gate or a system segment.
+
+    Raises HypercallError(EINVAL).
+    """
+    if not descriptor & _PRESENT:
+        return descriptor
+    if not descriptor & _NOT_SYSTEM:
+        raise HypercallError(errno.EINVAL)
+    if descriptor & _CODE:
+        if descriptor & _CONFORMING:
+            raise HypercallError(errno.EINVAL)
+        if descriptor & _LONG and descriptor & _DEFAULT_SIZE:
+            raise HypercallError(errno.EINVAL)
+    return descriptor | _DPL3
+
+
+def _validated(table: bytes) -> bytes:
+    return array("Q", map(validate, array("Q", table))).tobytes()
+
+
+def is_canonical(va: int) -> bool:
+    """Whether `va` is a 48-bit canonical address."""
+    return (va + (1 << 47)) & (1 << 64) - 1 < 1 << 48
+
+
+def set_gdt(cpu: Cpu, frames: int, entries: int) -> int:
+    """Load the GDT from the frames listed at `frames`, `entries` entries long."""
+    entries &= 0xFFFFFFFF
+    if entries > MAX_GDT_ENTRIES:
+        raise HypercallError(errno.EINVAL)
+    count = -(-entries // ENTRIES_PER_PAGE)
+    load_gdt(cpu, list(array("Q", cpu.read(frames, count * 8))))
+    return 0
+
+
+def load_gdt(cpu: Cpu, frames: list[int]) -> None:
+    """Copy the GDT in the guest's machine frames `frames` to the shim; EINVAL where bad."""
+    if len(frames) > MAX_GDT_FRAMES or not all(map(cpu.tables.owns, frames)):
+        raise HypercallError(errno.EINVAL)
+    memory = cpu.machine.memory
+    pages = [_validated(memory.read(mfn << PAGE_SHIFT, PAGE_SIZE)) for mfn in frames]
+    memory.zero(cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE)
+    for index, page in enumerate(pages):
+        memory.write(cpu.gdt_gpa + index * PAGE_SIZE, page)
+    cpu.gdt_frames = frames
+
+
+def set_ldt(cpu: Cpu, va: int, entries: int) -> None:
+    """MMUEXT_SET_LDT: load the LDT at `va`, `entries` entries long, none for 0."""
+    if entries > MAX_LDT_ENTRIES or va % PAGE_SIZE:
+        raise HypercallError(errno.EINVAL)
+    memory = cpu.machine.memory
+    if entries:
+        memory.write(cpu.ldt_gpa, _validated(cpu.read(va, entries * 8)))
+    pages = range(va, va + entries * 8, PAGE_SIZE)
+    cpu.ldt_frames = [cpu.translate(page) >> PAGE_SHIFT for page in pages]
+    cpu.load_ldt(entries)
+
+
+def update_descriptor(cpu: Cpu, address: int, descriptor: int) -> int:
+    """Store `descriptor` at machine address `address`, in a GDT or LDT or anywhere else."""
+    memory = cpu.machine.memory
+    mfn, offset = address >> PAGE_SHIFT, address % PAGE_SIZE
+    if offset % 8 or not cpu.tables.owns(mfn) or cpu.tables.is_table(cpu.vcpu, mfn):
+        raise HypercallError(errno.EINVAL)
+    copy = validate(descriptor)
+    memory.write_u64(address, copy)
+    for other in cpu.machine.cpus:
+        for frames, gpa in (other.gdt_frames, other.gdt_gpa), (other.ldt_frames, other.ldt_gpa):
+            for index, frame in enumerate(frames):
+                if frame == mfn:
+                    memory.write_u64(gpa + index * PAGE_SIZE + offset, copy)
+    return 0
+
+
+def set_segment_base(cpu: Cpu, which: int, base: int) -> int:
+    """Set FS's or one of GS's bases; or load the user's GS by a selector."""
+    which &= 0xFFFFFFFF
+    if which == _GS_USER_SELECTOR:
+        cpu.load_user_gs(base & 0xFFFF)
+        return 0
+    registers = {_FS: MSR_FS_BASE, _GS_USER: MSR_KERNEL_GS_BASE, _GS_KERNEL: MSR_GS_BASE}
+    if which not in registers or not is_canonical(base):
+        raise HypercallError(errno.EINVAL)
+    cpu.fd.set_msr(registers[which], base)
+    return 0

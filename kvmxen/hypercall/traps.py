@@ -1,0 +1,149 @@
+"""How the guest's kernel is entered and left: trap table, callbacks, stacks, iret, debug."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from kvmxen.bounce import iret as load_iret
+from kvmxen.errors import HypercallError
+from kvmxen.hypercall.segments import is_canonical
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+_TRAP_INFO = struct.Struct("<BBH4xQ")
+_CALLBACK_REGISTER = struct.Struct("<HH4xQ")
+
+
+class CallbackType(IntEnum):
+    """CALLBACKTYPE_* (xen/include/public/callback.h)."""
+
+    EVENT = 0
+    FAILSAFE = 1
+    SYSCALL = 2
+    SYSENTER_DEPRECATED = 3
+    NMI = 4
+    SYSENTER = 5
+    SYSCALL32 = 7
+
+
+_CALLBACKOP_REGISTER = 0
+_CALLBACKOP_UNREGISTER = 1
+_CALLBACKF_MASK_EVENTS = 1
+_NMIOP_REGISTER = 0
+_NMIOP_UNREGISTER = 1
+TRAP_NMI = 2
+
+
+def set_trap_table(cpu: Cpu, table: int) -> int:
+    """Replace entries of the trap table; the list ends with address 0, and NULL clears all."""
+    if not table:
+        cpu.trap_table.clear()
+        return 0
+    for index in range(257):
+        entry = cpu.read(table + index * _TRAP_INFO.size, _TRAP_INFO.size)
+        if not set_trap(cpu, entry):
+            return 0
+    raise HypercallError(errno.EINVAL)
+
+
+def set_trap(cpu: Cpu, entry: bytes) -> bool:
+    """Take one struct trap_info; False for the end of a list (address 0)."""
+    vector, flags, _, address = _TRAP_INFO.unpack(entry)
+    if not address:
+        return False
+    if not is_canonical(address):
+        raise HypercallError(errno.EINVAL)
+    cpu.trap_table[vector] = (flags, address)
+    return True
+
+
+def set_callbacks(cpu: Cpu, event: int, failsafe: int, syscall: int) -> int:
+    """The three callbacks of a 64-bit guest at once."""
+    for kind, address in (
+        (CallbackType.EVENT, event),
+        (CallbackType.FAILSAFE, failsafe),
+        (CallbackType.SYSCALL, syscall),
+    ):
+        register_callback(cpu, kind, address, 0)
+    return 0
+
+
+def register_callback(cpu: Cpu, kind: int, address: int, flags: int) -> None:
+    """Set one callback; EINVAL for a non-canonical address, ENOSYS for an unknown kind."""
+    if not is_canonical(address):
+        raise HypercallError(errno.EINVAL)
+    if kind not in list(CallbackType):
+        raise HypercallError(errno.ENOSYS)
+    if kind == CallbackType.NMI:
+        cpu.trap_table[TRAP_NMI] = (0, address)
+    else:
+        cpu.callbacks[kind] = (address, bool(flags & _CALLBACKF_MASK_EVENTS))
+
+
+def callback_op(cpu: Cpu, command: int, argument: int) -> int:
+    """CALLBACKOP_register and _unregister."""
+    command &= 0xFFFFFFFF
+    if command == _CALLBACKOP_REGISTER:
+        register_callback(cpu, *_callback(cpu, argument))
+    elif command == _CALLBACKOP_UNREGISTER:
+        kind = int.from_bytes(cpu.read(argument, 2), "little")
+        if kind in (CallbackType.EVENT, CallbackType.FAILSAFE, CallbackType.SYSCALL):
+            raise HypercallError(errno.EINVAL)
+        if kind == CallbackType.NMI:
+            cpu.trap_table.pop(TRAP_NMI, None)
+        cpu.callbacks.pop(kind, None)
+    else:
+        raise HypercallError(errno.ENOSYS)
+    return 0
+
+
+def _callback(cpu: Cpu, argument: int) -> tuple[int, int, int]:
+    kind, flags, address = _CALLBACK_REGISTER.unpack(cpu.read(argument, _CALLBACK_REGISTER.size))
+    return kind, address, flags
+
+
+def nmi_op(cpu: Cpu, command: int, argument: int) -> int:
+    """XENNMI_register_callback (of vCPU 0) and _unregister_callback."""
+    command &= 0xFFFFFFFF
+    if command == _NMIOP_REGISTER:
+        if cpu.index:
+            raise HypercallError(errno.EINVAL)
+        address = int.from_bytes(cpu.read(argument, 8), "little")
+        register_callback(cpu, CallbackType.NMI, address, 0)
+    elif command == _NMIOP_UNREGISTER:
+        cpu.trap_table.pop(TRAP_NMI, None)
+    else:
+        raise HypercallError(errno.ENOSYS)
+    return 0
+
+
+def stack_switch(cpu: Cpu, ss: int, sp: int) -> int:
+    """Set the kernel's stack for traps from user mode; SS is flat in 64-bit mode."""
+    cpu.kernel_sp = sp
+    return 0
+
+
+def fpu_taskswitch(cpu: Cpu, ts: int) -> int:
+    """Set or clear CR0.TS."""
+    cpu.vcpu.set_task_switched(bool(ts & 0xFFFFFFFF))
+    return 0
+
+
+def iret(cpu: Cpu) -> None:
+    """Return from a trap or system call; loads every register, the result's included."""
+    load_iret(cpu.vcpu, cpu.tables, cpu.info_gpa)
+
+
+def set_debugreg(cpu: Cpu, register: int, value: int) -> int:
+    """Set DR0-3, 6 or 7."""
+    cpu.set_debug_register(register & 0xFFFFFFFF, value)
+    return 0
+
+
+def get_debugreg(cpu: Cpu, register: int) -> int:
+    """DR0-3, 6 or 7."""
+    return cpu.debug_register(register & 0xFFFFFFFF)

@@ -1,0 +1,164 @@
+"""VCPUOP_*: bringing vCPUs up, their shared structures, their timers.
+
+Source: xen/include/public/vcpu.h, xen/common/domain.c; struct vcpu_guest_context of
+xen/include/public/arch-x86/xen.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from kvmxen.abi.xen import VCPU_INFO_SIZE
+from kvmxen.errors import HypercallError
+from kvmxen.hypercall.segments import (
+    MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, is_canonical, load_gdt,
+)
+from kvmxen.hypercall.traps import CallbackType, register_callback, set_trap
+from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+# struct vcpu_guest_context without the FPU image.
+_CONTEXT_SIZE = 5168
+_USER_REGS = struct.Struct("<15QII Q HBBI QQ H6x H6x H6x H6x H6x".replace(" ", ""))
+_USER_REGS_AT = 520
+_TRAPS_AT = 720
+_TRAP_SIZE = 16
+_TAIL = struct.Struct("<2Q 16QQ 2Q 8Q 8Q 3Q Q 3Q".replace(" ", ""))
+_TAIL_AT = _TRAPS_AT + 256 * _TRAP_SIZE
+_SSHOTTMR_FUTURE = 1
+_MIN_PERIOD = 1_000_000
+_MAX_PERIOD = 1_000_000_000 * 86_400
+
+
+class VcpuOp(IntEnum):
+    """VCPUOP_*"""
+
+    INITIALISE = 0
+    UP = 1
+    DOWN = 2
+    IS_UP = 3
+    GET_RUNSTATE_INFO = 4
+    REGISTER_RUNSTATE_MEMORY_AREA = 5
+    SET_PERIODIC_TIMER = 6
+    STOP_PERIODIC_TIMER = 7
+    SET_SINGLESHOT_TIMER = 8
+    STOP_SINGLESHOT_TIMER = 9
+    REGISTER_VCPU_INFO = 10
+    SEND_NMI = 11
+    GET_PHYSID = 12
+    REGISTER_VCPU_TIME_MEMORY_AREA = 13
+
+
+def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
+    """One VCPUOP on vCPU `index`."""
+    command, index = command & 0xFFFFFFFF, index & 0xFFFFFFFF
+    if index >= len(cpu.machine.cpus):
+        raise HypercallError(errno.ENOENT)
+    target = cpu.machine.cpus[index]
+    match command:
+        case VcpuOp.INITIALISE:
+            _initialise(cpu, target, argument)
+        case VcpuOp.UP:
+            if not target.initialised:
+                raise HypercallError(errno.EINVAL)
+            target.bring_up()
+        case VcpuOp.DOWN:
+            target.take_down()
+        case VcpuOp.IS_UP:
+            return int(target.up)
+        case VcpuOp.GET_RUNSTATE_INFO:
+            cpu.write(argument, target.runstate.pack(cpu.machine.now()))
+        case VcpuOp.REGISTER_RUNSTATE_MEMORY_AREA:
+            target.runstate_va = int.from_bytes(cpu.read(argument, 8), "little")
+            target.publish_runstate()
+        case VcpuOp.REGISTER_VCPU_INFO:
+            _register_info(cpu, target, argument)
+        case VcpuOp.SEND_NMI:
+            target.send_nmi()
+        case VcpuOp.GET_PHYSID:
+            # Only for a domain whose vCPUs are pinned (xen/arch/x86/domain.c).
+            raise HypercallError(errno.EINVAL)
+        case _ if VcpuOp.SET_PERIODIC_TIMER <= command <= VcpuOp.STOP_SINGLESHOT_TIMER:
+            _timer(cpu, target, command, argument)
+        case _:
+            raise HypercallError(errno.ENOSYS)
+    return 0
+
+
+def _timer(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
+    if command == VcpuOp.SET_PERIODIC_TIMER:
+        period = int.from_bytes(cpu.read(argument, 8), "little")
+        if not _MIN_PERIOD <= period <= _MAX_PERIOD:
+            raise HypercallError(errno.EINVAL)
+        target.timer.set_periodic(period)
+        return
+    if command == VcpuOp.STOP_PERIODIC_TIMER:
+        target.timer.set_periodic(0)
+        return
+    if target is not cpu:
+        raise HypercallError(errno.EINVAL)
+    if command == VcpuOp.STOP_SINGLESHOT_TIMER:
+        target.timer.set_singleshot(0)
+        return
+    deadline, flags = struct.unpack("<QI", cpu.read(argument, 12))
+    if flags & _SSHOTTMR_FUTURE and deadline < cpu.machine.now():
+        raise HypercallError(errno.ETIME)
+    target.timer.set_singleshot(deadline)
+
+
+def set_timer_op(cpu: Cpu, deadline: int) -> int:
+    """Set the singleshot timer to `deadline` ns of system time; 0 stops it."""
+    # Old Linux computes deadlines that overflow: Xen fires those soon.
+    if deadline >> 63:
+        deadline = cpu.machine.now() + 100_000_000
+    cpu.timer.set_singleshot(deadline)
+    return 0
+
+
+def _register_info(cpu: Cpu, target: Cpu, argument: int) -> None:
+    mfn, offset = struct.unpack("<QI", cpu.read(argument, 12))
+    if target.info_registered or offset > PAGE_SIZE - VCPU_INFO_SIZE or offset % 8:
+        raise HypercallError(errno.EINVAL)
+    if not cpu.tables.owns(mfn):
+        raise HypercallError(errno.EINVAL)
+    target.move_info((mfn << PAGE_SHIFT) + offset)
+
+
+def _initialise(cpu: Cpu, target: Cpu, argument: int) -> None:
+    """Take a struct vcpu_guest_context for a vCPU that is not up."""
+    if target.initialised:
+        raise HypercallError(errno.EEXIST)
+    context = cpu.read(argument, _CONTEXT_SIZE)
+    registers = _USER_REGS.unpack_from(context, _USER_REGS_AT)
+    tail = _TAIL.unpack_from(context, _TAIL_AT)
+    gdt_frames, gdt_entries = tail[2:18], tail[18]
+    kernel_sp, control = tail[20], tail[21:29]
+    event, failsafe, syscall = tail[37:40]
+    fs_base, gs_kernel, gs_user = tail[41:44]
+    if gdt_entries > 7168 or not all(map(is_canonical, (fs_base, gs_kernel, gs_user))):
+        raise HypercallError(errno.EINVAL)
+    for start in range(_TRAPS_AT, _TAIL_AT, _TRAP_SIZE):
+        entry = bytearray(context[start : start + _TRAP_SIZE])
+        entry[0] = (start - _TRAPS_AT) // _TRAP_SIZE
+        set_trap(target, bytes(entry))
+    load_gdt(target, list(gdt_frames[: -(-gdt_entries // 512)]))
+    for kind, address in (
+        (CallbackType.EVENT, event),
+        (CallbackType.FAILSAFE, failsafe),
+        (CallbackType.SYSCALL, syscall),
+    ):
+        register_callback(target, kind, address, 0)
+    target.kernel_sp = kernel_sp
+    # xen_pfn_to_cr3: on x86-64 the frame stands where the CPU has it.
+    target.set_base_pointers(control[3] >> PAGE_SHIFT, control[1] >> PAGE_SHIFT)
+    target.set_registers(registers)
+    for msr, base in (
+        (MSR_FS_BASE, fs_base), (MSR_GS_BASE, gs_kernel), (MSR_KERNEL_GS_BASE, gs_user),
+    ):
+        target.initial_msrs[msr] = base
+    target.initialised = True

@@ -1,0 +1,82 @@
+"""xen_version: what this Xen is. Source: xen/include/public/version.h and features.h."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from kvmxen import __version__
+from kvmxen.errors import HypercallError
+from kvmxen.layout import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+# The Xen whose ABI this is.
+MAJOR, MINOR = 4, 17
+CAPABILITIES = b"xen-3.0-x86_64 "
+XEN_VIRT_START = 0xFFFF800000000000
+
+# XENFEAT_*: pae_pgdir_above_4gb, mmu_pt_update_preserve_ad, gnttab_map_avail_bits,
+# memory_op_vnode_supported.
+FEATURES = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 13
+
+
+class Version(IntEnum):
+    """XENVER_*"""
+
+    VERSION = 0
+    EXTRAVERSION = 1
+    COMPILE_INFO = 2
+    CAPABILITIES = 3
+    CHANGESET = 4
+    PLATFORM_PARAMETERS = 5
+    GET_FEATURES = 6
+    PAGESIZE = 7
+    GUEST_HANDLE = 8
+    COMMANDLINE = 9
+
+
+_TEXTS = {
+    Version.EXTRAVERSION: struct.pack("16s", b".0-kvmxen"),
+    Version.COMPILE_INFO: struct.pack("64s16s32s32s", b"", b"kvmxen", b"", b""),
+    Version.CAPABILITIES: CAPABILITIES.ljust(1024, b"\0"),
+    Version.CHANGESET: struct.pack("64s", f"kvmxen {__version__}".encode()),
+    Version.PLATFORM_PARAMETERS: struct.pack("<Q", XEN_VIRT_START),
+    Version.GUEST_HANDLE: bytes(16),
+    Version.COMMANDLINE: bytes(1024),
+}
+
+
+def xen_version(cpu: Cpu, command: int, argument: int) -> int:
+    """One XENVER question. Guests also call it to have pending events delivered."""
+    command &= 0xFFFFFFFF
+    if command == Version.VERSION:
+        return MAJOR << 16 | MINOR
+    if command == Version.PAGESIZE:
+        return PAGE_SIZE
+    if command == Version.GET_FEATURES:
+        index = int.from_bytes(cpu.read(argument, 4), "little")
+        if index:
+            raise HypercallError(errno.EINVAL)
+        cpu.write(argument + 4, FEATURES.to_bytes(4, "little"))
+        return 0
+    text = _TEXTS.get(Version(command)) if command in list(Version) else None
+    if text is None:
+        raise HypercallError(errno.ENOSYS)
+    cpu.write(argument, text)
+    return 0
+
+
+_VM_ASSISTS = frozenset({0, 1, 2, 3, 4, 5})
+
+
+def vm_assist(cpu: Cpu, command: int, assist: int) -> int:
+    """Enable or disable an assist: runstate updates and IOPL are as with it either way."""
+    if command & 0xFFFFFFFF > 1:
+        raise HypercallError(errno.ENOSYS)
+    if assist & 0xFFFFFFFF not in _VM_ASSISTS:
+        raise HypercallError(errno.EINVAL)
+    return 0

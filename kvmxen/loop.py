@@ -1,0 +1,68 @@
+"""The main thread's event loop: file descriptors, calls from other threads, deadlines."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable
+
+
+class Loop:
+    """Runs callbacks one at a time until `stop`. poll(2), as that takes regular files too."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.PollSelector()
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._posted: deque[Callable[[], None]] = deque()
+        self._deadlines: list[tuple[float, Callable[[], None]]] = []
+        self._running = False
+        self._selector.register(self._wakeup, selectors.EVENT_READ, self._drain)
+
+    def close(self) -> None:
+        """Forget all and close the loop's own descriptor."""
+        self._selector.close()
+        os.close(self._wakeup)
+
+    def watch(self, fd: int, readable: bool, callback: Callable[[], None]) -> None:
+        """Call `callback` while `fd` is readable, or else writable; replaces an earlier watch."""
+        self.unwatch(fd)
+        event = selectors.EVENT_READ if readable else selectors.EVENT_WRITE
+        self._selector.register(fd, event, callback)
+
+    def unwatch(self, fd: int) -> None:
+        """End the watch of `fd`, if there is one."""
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """From any thread or signal handler: call `callback` soon."""
+        self._posted.append(callback)
+        os.eventfd_write(self._wakeup, 1)
+
+    def after(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once, `seconds` from now."""
+        self._deadlines.append((time.monotonic() + seconds, callback))
+        self._deadlines.sort(key=lambda item: item[0])
+
+    def run(self) -> None:
+        """Run callbacks until one of them calls `stop`."""
+        self._running = True
+        while self._running:
+            timeout = None
+            if self._deadlines:
+                timeout = max(0.0, self._deadlines[0][0] - time.monotonic())
+            for key, _ in self._selector.select(timeout):
+                key.data()
+            while self._posted:
+                self._posted.popleft()()
+            while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+                self._deadlines.pop(0)[1]()
+
+    def stop(self) -> None:
+        """End `run` after the callback in progress."""
+        self._running = False
+
+    def _drain(self) -> None:
+        os.eventfd_read(self._wakeup)

@@ -1,0 +1,282 @@
+"""A domain's machine: it owns the VM, its memory, vCPUs, events, grants; start, pause, stop."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+
+from kvmxen.abi.xen import LEGACY_MAX_VCPUS, UPCALL_MASK, VCPU_INFO_SIZE, WALLCLOCK
+from kvmxen.cpu import KICK_SIGNAL, Cpu
+from kvmxen.cpuid import CpuidPolicy
+from kvmxen.emulate import XEN_PAT
+from kvmxen.errors import HypercallError, KvmxenError
+from kvmxen.events import EventChannels
+from kvmxen.grants import GrantTable
+from kvmxen.hypercall.sched_op import Shutdown
+from kvmxen.hypercall.version import MAJOR, MINOR
+from kvmxen.kvm.system import Cap, System
+from kvmxen.kvm.vcpu import VcpuFd
+from kvmxen.kvm.vm import Vm
+from kvmxen.layout import HOLE_END, HOLE_START, PAGE_SHIFT, PAGE_SIZE, XENHEAP_FRAMES, Layout
+from kvmxen.memory import GuestMemory
+from kvmxen.paging import PageTables
+from kvmxen.probe import Probe, probe
+from kvmxen.shim.abi import constants
+from kvmxen.shim.image import ShimImage
+from kvmxen.shim.start import prepare
+from kvmxen.trace import Trace
+
+_C = constants()
+# Without these no guest runs (KVM_CAP_*); every x86 KVM since Linux 4.17 has them.
+_NEEDED = (Cap.USER_MEMORY, Cap.SPLIT_IRQCHIP, Cap.SIGNAL_MSI, Cap.SYNC_REGS,
+           Cap.IMMEDIATE_EXIT, Cap.TSC_DEADLINE_TIMER)
+
+
+class End(Enum):
+    """How a domain ended."""
+
+    POWEROFF = "powered off"
+    REBOOT = "rebooted"
+    CRASH = "crashed"
+    DESTROYED = "destroyed"
+
+
+class Machine:
+    """A virtual machine of `layout`, ready for a kernel to be built in its `memory`.
+
+    `ended(end)` is called once, from any thread, when the guest's run is over; `output(data)`
+    for what it writes to Xen's emergency console. Raises KvmxenError where the host lacks
+    something.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        ended: Callable[[End], None],
+        output: Callable[[bytes], None],
+        trace: Trace | None = None,
+    ) -> None:
+        self.layout = layout
+        self.trace = trace
+        self.m2p_va = _C["M2P_VA"]
+        self.emergency_output = output
+        self.ballooned: set[int] = set()
+        self.crash_reason = ""
+        self.crashed_cpu: Cpu | None = None
+        self.failure: BaseException | None = None
+        self.stopping = False
+        self._ended = ended
+        self._paused = False
+        self._control = threading.Condition()
+        self._waiting = 0
+        self._fds: list[VcpuFd] = []
+        self.cpus: list[Cpu] = []
+        self._system = System()
+        self.vm = Vm(self._system)
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self) -> None:
+        for cap in _NEEDED:
+            if not self._system.check_extension(cap):
+                raise KvmxenError(f"this host's KVM lacks KVM_CAP_{cap.name}; use a newer kernel")
+        layout = self.layout
+        self.vm.enable_cap(Cap.SPLIT_IRQCHIP, 0)
+        self.memory = GuestMemory(layout.end)
+        self.image = ShimImage(self.memory, layout)
+        base = self.memory.host_address
+        self.vm.set_memory(0, 0, min(layout.end, HOLE_START), base)
+        if layout.end > HOLE_END:
+            self.vm.set_memory(1, HOLE_END, layout.end - HOLE_END, base + HOLE_END)
+        self.cpuid = CpuidPolicy(
+            self._system.supported_cpuid(),
+            xen_version=MAJOR << 16 | MINOR,
+            address_bits=layout.end.bit_length(),
+        )
+        for index in range(layout.vcpus):
+            fd = VcpuFd(self._system, self.vm, index)
+            self._fds.append(fd)
+            fd.set_cpuid(self.cpuid.entries(index))
+        self.probe: Probe = probe(self.memory, layout, self.image, self._fds[0])
+        self.tables = PageTables(
+            self.memory, layout, self.image.l4_entries, not self.probe.sees_host_stores)
+        self.grants = GrantTable(self.memory, layout)
+        self.events = EventChannels(
+            self.memory, layout.shared_info_mfn << PAGE_SHIFT, layout.vcpus,
+            lambda index: self.cpus[index].info_gpa, lambda index: self.cpus[index].kick())
+        self.cpus = [Cpu(self, fd) for fd in self._fds]
+
+    def boot(self, *, entry: int, stack: int, start_info: int, cr3: int) -> None:
+        """Give vCPU 0 its first registers (virtual addresses, `cr3` a gpa) and all their state."""
+        signal.signal(KICK_SIGNAL, lambda *_: None)
+        self._set_wallclock()
+        self.tables.install(cr3)
+        for cpu in self.cpus:
+            prepare(cpu.fd, self.image, cr3=cr3, pat=XEN_PAT, xcr0=self.cpuid.xcr0)
+            if cpu.index < LEGACY_MAX_VCPUS:
+                cpu.show_clock()
+            self.memory.write_u8(cpu.info_gpa + UPCALL_MASK, 1)
+        first = self.cpus[0]
+        first.vcpu.kernel_cr3 = cr3
+        first.vcpu.rip, first.vcpu.rsp, first.vcpu.rsi = entry, stack, start_info
+        first.initialised = True
+        first.bring_up()
+
+    def _set_wallclock(self) -> None:
+        """shared_info's wall-clock time is the one at system time 0."""
+        epoch = time.time_ns() - self.now()
+        seconds, nanoseconds = divmod(epoch, 1_000_000_000)
+        where = (self.layout.shared_info_mfn << PAGE_SHIFT) + WALLCLOCK
+        for offset, value in enumerate((2, seconds & 0xFFFFFFFF, nanoseconds, seconds >> 32)):
+            self.memory.write_u32(where + offset * 4, value)
+
+    def first_info_gpa(self, index: int) -> int:
+        """Where vCPU `index`'s vcpu_info is until the guest registers another place."""
+        if index < LEGACY_MAX_VCPUS:
+            return (self.layout.shared_info_mfn << PAGE_SHIFT) + index * VCPU_INFO_SIZE
+        # Beyond those that shared_info has room for: a frame the guest never sees.
+        return (self.layout.xenheap_mfn + XENHEAP_FRAMES - 1 << PAGE_SHIFT) + (
+            index - LEGACY_MAX_VCPUS) * VCPU_INFO_SIZE
+
+    def now(self) -> int:
+        """System time, in ns."""
+        return self.vm.clock()
+
+    # Running and stopping.
+
+    def start(self) -> None:
+        """Start every vCPU's thread; those that are up run."""
+        for cpu in self.cpus:
+            cpu.start()
+
+    def may_run(self, cpu: Cpu) -> bool:
+        """Wait while `cpu` is not to run; False when the machine stops."""
+        if cpu.up and not self._paused and not self.stopping:
+            return True
+        with self._control:
+            self._waiting += 1
+            self._control.notify_all()
+            while not self.stopping and (self._paused or not cpu.up):
+                self._control.wait()
+            self._waiting -= 1
+        return not self.stopping
+
+    def wake(self) -> None:
+        """From any thread: have waiting vCPUs look whether they may run."""
+        with self._control:
+            self._control.notify_all()
+
+    def pause(self) -> None:
+        """Stop every vCPU where it is; returns when none is in the guest any more."""
+        with self._control:
+            self._paused = True
+            for cpu in self.cpus:
+                cpu.interrupt()
+            while self._waiting < len(self.cpus) and not self.stopping:
+                self._control.wait(0.1)
+                for cpu in self.cpus:
+                    cpu.interrupt()
+
+    def resume(self) -> None:
+        """Undo pause."""
+        self._paused = False
+        self.wake()
+
+    def stop(self) -> None:
+        """Have every vCPU's thread end; does not wait."""
+        self.stopping = True
+        self.wake()
+        for cpu in self.cpus:
+            cpu.interrupt()
+
+    def join(self) -> None:
+        """Wait for the threads after stop()."""
+        for cpu in self.cpus:
+            cpu.join()
+
+    def close(self) -> None:
+        """Stop, wait, and close every descriptor."""
+        self.stop()
+        self.join()
+        for fd in self._fds:
+            fd.close()
+        self.vm.close()
+        self._system.close()
+
+    def _end(self, end: End) -> None:
+        if not self.stopping:
+            self.stop()
+            self._ended(end)
+
+    def shutdown(self, reason: Shutdown, cpu: Cpu) -> None:
+        """The guest asked to end."""
+        match reason:
+            case Shutdown.POWEROFF:
+                self._end(End.POWEROFF)
+            case Shutdown.REBOOT | Shutdown.SOFT_RESET:
+                self._end(End.REBOOT)
+            case _:
+                self.crash("the guest's kernel reported a crash", cpu)
+
+    def crash(self, reason: str, cpu: Cpu) -> None:
+        """The guest cannot go on."""
+        if not self.stopping:
+            self.crash_reason, self.crashed_cpu = reason, cpu
+        self._end(End.CRASH)
+
+    def fail(self, error: BaseException) -> None:
+        """A vCPU's thread met an error that is ours: the caller of the boot gets it."""
+        if self.failure is None:
+            self.failure = error
+        self._end(End.CRASH)
+
+    def vcpu_went_down(self) -> None:
+        """The last vCPU that goes down takes the domain with it, as on Xen."""
+        if not any(cpu.up for cpu in self.cpus):
+            self._end(End.POWEROFF)
+
+    # What vCPUs do to each other and to the domain.
+
+    def flush_others(self, cpu: Cpu, mask: int = -1) -> None:
+        """Have the other vCPUs of `mask` drop their translations before they use any."""
+        waiting = []
+        for other in self.cpus:
+            if other is cpu or not mask >> other.index & 1 or not other.up:
+                continue
+            other.vcpu.flush_pending = True
+            if other.vcpu.in_guest and not other.vcpu.halted:
+                other.kick()
+                waiting.append(other)
+        if waiting:
+            # The flush is for what this hypercall stored: that must be seen first.
+            cpu.vcpu.flush()
+        for other in waiting:
+            other.vcpu.wait_flushed()
+
+    def set_m2p(self, mfn: int, pfn: int) -> None:
+        """Say that machine frame `mfn` is pseudo-physical frame `pfn`; EINVAL for a foreign one."""
+        if not self.tables.owns(mfn):
+            raise HypercallError(errno.EINVAL)
+        self.memory.write_u64(self.layout.m2p_gpa + mfn * 8, pfn)
+
+    def balloon_out(self, mfn: int) -> None:
+        """Take a frame from the guest; its memory goes back to the host."""
+        self.memory.discard(mfn << PAGE_SHIFT, PAGE_SIZE)
+        self.ballooned.add(mfn)
+
+    def balloon_in(self, frames: int) -> int | None:
+        """Give back `frames` frames that lie together; the first, None where there are none."""
+        for first in self.ballooned if frames == 1 else sorted(self.ballooned):
+            run = range(first, first + frames)
+            if all(frame in self.ballooned for frame in run):
+                self.ballooned.difference_update(run)
+                return first
+        return None

@@ -1,0 +1,88 @@
+"""A vCPU's first state: paging on, in the gate's ring 0, its interrupts by x2APIC."""
+
+from __future__ import annotations
+
+from kvmxen.kvm.structs import Segment, Sregs
+from kvmxen.kvm.vcpu import VcpuFd
+from kvmxen.shim.abi import constants
+from kvmxen.shim.image import ShimImage
+
+_C = constants()
+
+# PE MP ET NE WP PG
+CR0 = 0x80010033
+# PAE OSFXSR OSXMMEXCPT OSXSAVE; no SMEP, SMAP, PGE, PCIDE, FSGSBASE
+CR4 = 0x40620
+_CR4_OSXSAVE = 1 << 18
+# SCE LME LMA NXE
+_EFER = 0xD01
+# All flags that SYSCALL could leave set and the gate must not run with.
+_SYSCALL_MASK = 0x47FD5
+
+_MSR_APIC_BASE = 0x1B
+_MSR_PAT = 0x277
+_MSR_X2APIC_SVR = 0x80F
+_MSR_X2APIC_LVT_TIMER = 0x832
+_MSR_STAR = 0xC0000081
+_MSR_LSTAR = 0xC0000082
+_MSR_CSTAR = 0xC0000083
+_MSR_SYSCALL_MASK = 0xC0000084
+_APIC_ENABLED_X2 = 0xFEE00C00
+_APIC_BSP = 0x100
+_SVR_ENABLE = 0x100
+_LVT_TSC_DEADLINE = 2 << 17
+
+
+def prepare(fd: VcpuFd, image: ShimImage, *, cr3: int, pat: int, xcr0: int) -> None:
+    """Set every register outside the general ones; CPUID must have been set before.
+
+    `cr3` is the gpa of the first L4 table, `pat` and `xcr0` register values.
+    """
+    sregs = fd.get_sregs()
+    part = _C["SHIM_VA"] + image.vcpu_gpa(fd.index)
+    sregs.cr0, sregs.cr3, sregs.efer = CR0, cr3, _EFER
+    sregs.cr4 = CR4 if xcr0 else CR4 & ~_CR4_OSXSAVE
+    sregs.cs = _flat(_C["SEL_RING0_CS"], kind=11, dpl=0, code=True)
+    sregs.ss = _flat(_C["SEL_RING0_SS"], kind=3, dpl=0, code=False)
+    for name in ("ds", "es", "fs", "gs"):
+        setattr(sregs, name, Segment(unusable=1))
+    sregs.tr = Segment(
+        base=part + _C["VCPU_TSS"], limit=103, selector=_C["SEL_TSS"], type=11, present=1)
+    sregs.ldt = Segment(unusable=1)
+    sregs.gdt.base, sregs.gdt.limit = part + _C["VCPU_GDT"], 0xFFFF
+    sregs.idt.base, sregs.idt.limit = image.idt_va, 0xFFF
+    fd.set_msr(_MSR_APIC_BASE, _APIC_ENABLED_X2 | (0 if fd.index else _APIC_BSP))
+    sregs.apic_base = fd.get_msr(_MSR_APIC_BASE)
+    fd.set_sregs(sregs)
+    if xcr0:
+        fd.set_xcr0(xcr0)
+    entry = _C["SHIM_VA"] + _C["GATE_SIZE"]
+    for msr, value in {
+        _MSR_X2APIC_SVR: _SVR_ENABLE | _C["VECTOR_SPURIOUS"],
+        _MSR_X2APIC_LVT_TIMER: _LVT_TSC_DEADLINE | _C["VECTOR_TIMER"],
+        _MSR_PAT: pat,
+        _MSR_STAR: _C["SEL_RING0_CS"] << 32 | _C["SEL_RING3_CS32"] << 48,
+        _MSR_LSTAR: entry + _C["SYSCALL_ENTRY"],
+        _MSR_CSTAR: entry + _C["SYSCALL32_ENTRY"],
+        _MSR_SYSCALL_MASK: _SYSCALL_MASK,
+    }.items():
+        fd.set_msr(msr, value)
+
+
+def _flat(selector: int, *, kind: int, dpl: int, code: bool) -> Segment:
+    return Segment(
+        base=0, limit=0xFFFFFFFF, selector=selector, type=kind, present=1, dpl=dpl, s=1, g=1,
+        l=code, db=not code)
+
+
+def load_ldt(fd: VcpuFd, image: ShimImage, entries: int) -> None:
+    """Make the vCPU's LDT its copy in the shim, `entries` entries long; none for 0."""
+    sregs: Sregs = fd.get_sregs()
+    if entries:
+        base = _C["SHIM_VA"] + image.vcpu_gpa(fd.index) + _C["VCPU_LDT"]
+        image.write_system_descriptor(fd.index, "SEL_LDT", base, entries * 8 - 1, 0x82)
+        sregs.ldt = Segment(
+            base=base, limit=entries * 8 - 1, selector=_C["SEL_LDT"], type=2, present=1)
+    else:
+        sregs.ldt = Segment(unusable=1)
+    fd.set_sregs(sregs)

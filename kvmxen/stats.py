@@ -1,0 +1,74 @@
+"""--stats: what a run cost, as a table or as JSON, on stderr."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from kvmxen.config import Config
+from kvmxen.trace import hypercall_name, trap_name
+
+if TYPE_CHECKING:
+    from kvmxen.machine import Machine
+
+
+class Stats:
+    """Takes the time from its making on; `report` prints once where `config` asks for it."""
+
+    def __init__(self, config: Config) -> None:
+        self._kind = config.stats
+        self._begin = time.monotonic_ns()
+        self._built = 0
+
+    def built(self) -> None:
+        """The domain is built and about to start."""
+        self._built = time.monotonic_ns()
+
+    def report(self, machine: Machine) -> None:
+        """Print what `machine` did, now that its threads have ended."""
+        if self._kind is None:
+            return
+        figures = self.figures(machine)
+        if self._kind == "json":
+            print(json.dumps(figures), file=sys.stderr, flush=True)
+        else:
+            print(_table(figures), file=sys.stderr, flush=True)
+
+    def figures(self, machine: Machine) -> dict[str, object]:
+        """All counts; times in ns, memory in KiB."""
+        now = time.monotonic_ns()
+        traps: Counter[str] = Counter()
+        hypercalls: Counter[str] = Counter()
+        for cpu in machine.cpus:
+            traps.update({trap_name(trap): count for trap, count in cpu.traps.items()})
+            hypercalls.update(
+                {hypercall_name(number): count for number, count in cpu.hypercalls.items()})
+        guest = sum(cpu.vcpu.guest_ns for cpu in machine.cpus)
+        return {
+            "exits": dict(traps.most_common()),
+            "exits_total": sum(cpu.vcpu.exits for cpu in machine.cpus),
+            "hypercalls": dict(hypercalls.most_common()),
+            "events": {"sent": machine.events.sent, "delivered": machine.events.delivered},
+            "build_ns": self._built - self._begin,
+            "run_ns": now - self._built,
+            "guest_ns": guest,
+            "process_cpu_ns": time.process_time_ns(),
+            "max_rss_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+
+
+def _table(figures: dict[str, object]) -> str:
+    lines = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            lines.append(f"{name}:")
+            lines += [f"  {key:32} {count:>12,}" for key, count in value.items()]
+        elif isinstance(value, int) and name.endswith("_ns"):
+            lines.append(f"{name.removesuffix('_ns'):34} {value / 1e9:>12.3f} s")
+        elif isinstance(value, int):
+            lines.append(f"{name:34} {value:>12,}")
+    return "\n".join(lines)
