@@ -66,6 +66,8 @@ void guest_main(void)
             print("%lu calls, %lu traps\n", round, traps);
         upcalls_on();
         last = draw_call();
+        if (changes_the_guest(last.nr)) /* no upcall before its callback is back */
+            upcalls_off();
         run_call(&last);
         if (changes_the_guest(last.nr))
             restore();
