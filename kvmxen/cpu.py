@@ -289,7 +289,7 @@ class Cpu:
         """Take the fields of struct cpu_user_regs for a vCPU that is not up."""
         for name, value in zip(_GPRS, registers, strict=False):
             setattr(self.vcpu, name, value)
-        rip, cs, _, _, rflags, rsp, ss = registers[17:24]
+        rip, cs, _, _, _, rflags, rsp, ss = registers[17:25]
         if not is_canonical(rip):
             raise HypercallError(errno.EINVAL)
         self.vcpu.rip, self.vcpu.rsp = rip, rsp
