@@ -8,6 +8,7 @@ KVM filters it.
 
 from __future__ import annotations
 
+from kvmxen.kvm.hostcpuid import host_cpuid
 from kvmxen.kvm.structs import CpuidEntry
 
 Leaf = tuple[int, int, int, int]
@@ -49,15 +50,33 @@ _XSAVE = 1 << 26
 _HYPERVISOR = 1 << 31
 _XEN_SIGNATURE = (0x566E6558, 0x65584D4D, 0x4D4D566E)
 _PRESERVE_AD = 1
+_LEGACY_AND_HEADER = 576
+_ALIGNED = 2
+# Leaves with sub-leaves that count, and how many of them there can be.
+_HOST_INDEXED = {4: 8, 7: 3, 0xD: 63, 0x8000001D: 8}
+
+
+def host_entries() -> list[CpuidEntry]:
+    """The host's own leaves, for where KVM lets a guest's ring 3 see them whatever it is told."""
+    entries = []
+    for base in (0, 0x80000000):
+        for function in range(base, min(host_cpuid(base, 0)[0], base + 0x40) + 1):
+            count = _HOST_INDEXED.get(function, 1)
+            for index in range(count):
+                flags = _SIGNIFICANT_INDEX if count > 1 else 0
+                entries.append(CpuidEntry(function, index, flags, *host_cpuid(function, index)))
+    return entries
 
 
 class CpuidPolicy:
-    """The leaves for a guest, from KVM's `supported` ones."""
+    """The leaves for a guest, from those that KVM supports or those of the host."""
 
-    def __init__(self, supported: list[CpuidEntry], *, xen_version: int, address_bits: int) -> None:
+    def __init__(
+        self, available: list[CpuidEntry], *, xen_version: int, address_bits: int
+    ) -> None:
         self._leaves: dict[tuple[int, int], Leaf] = {}
         self._indexed: set[int] = set()
-        for entry in supported:
+        for entry in available:
             if entry.function >> 28 == 4:
                 continue
             if entry.flags & _SIGNIFICANT_INDEX:
@@ -99,10 +118,21 @@ class CpuidPolicy:
         a, b, c, d = self._leaves.get((function, index), (0, 0, 0, 0))
         if function == 1:
             b = b & 0x0000FFFF | vcpu << 24 | 1 << 16
-        if function == 0xD and index == 0:
-            # The area for all of XCR0: what the guest will have enabled.
+        # The areas for all of XCR0, which is what the guest will have enabled.
+        if (function, index) == (0xD, 0):
             b = c
+        elif (function, index) == (0xD, 1) and b:
+            b = self._compact_size()
         return a, b, c, d
+
+    def _compact_size(self) -> int:
+        """The size of a compacted XSAVE area with all of XCR0, in bytes."""
+        size = _LEGACY_AND_HEADER
+        for component in range(2, 63):
+            if self.xcr0 >> component & 1:
+                length, _, flags, _ = self._leaves.get((0xD, component), (0, 0, 0, 0))
+                size = (size + 63 & -64 if flags & _ALIGNED else size) + length
+        return size
 
     def entries(self, vcpu: int) -> list[CpuidEntry]:
         """The policy for KVM_SET_CPUID2 on vCPU `vcpu`, with x2APIC for our own interrupts."""

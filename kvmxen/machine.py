@@ -11,13 +11,14 @@ from enum import Enum
 
 from kvmxen.abi.xen import LEGACY_MAX_VCPUS, UPCALL_MASK, VCPU_INFO_SIZE, WALLCLOCK
 from kvmxen.cpu import KICK_SIGNAL, Cpu
-from kvmxen.cpuid import CpuidPolicy
+from kvmxen.cpuid import CpuidPolicy, host_entries
 from kvmxen.emulate import XEN_PAT
 from kvmxen.errors import HypercallError, KvmxenError
 from kvmxen.events import EventChannels
 from kvmxen.grants import GrantTable
 from kvmxen.hypercall.sched_op import Shutdown
 from kvmxen.hypercall.version import MAJOR, MINOR
+from kvmxen.kvm.structs import CpuidEntry
 from kvmxen.kvm.system import Cap, System
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.kvm.vm import Vm
@@ -96,16 +97,14 @@ class Machine:
         self.vm.set_memory(0, 0, min(layout.end, HOLE_START), base)
         if layout.end > HOLE_END:
             self.vm.set_memory(1, HOLE_END, layout.end - HOLE_END, base + HOLE_END)
-        self.cpuid = CpuidPolicy(
-            self._system.supported_cpuid(),
-            xen_version=MAJOR << 16 | MINOR,
-            address_bits=layout.end.bit_length(),
-        )
+        self.cpuid = self._cpuid_policy(self._system.supported_cpuid())
         for index in range(layout.vcpus):
             fd = VcpuFd(self._system, self.vm, index)
             self._fds.append(fd)
             fd.set_cpuid(self.cpuid.entries(index))
         self.probe: Probe = probe(self.memory, layout, self.image, self._fds[0])
+        if not self.probe.filters_cpuid:
+            self.cpuid = self._cpuid_policy(host_entries())
         self.tables = PageTables(
             self.memory, layout, self.image.l4_entries, not self.probe.sees_host_stores)
         self.grants = GrantTable(self.memory, layout)
@@ -113,6 +112,13 @@ class Machine:
             self.memory, layout.shared_info_mfn << PAGE_SHIFT, layout.vcpus,
             lambda index: self.cpus[index].info_gpa, lambda index: self.cpus[index].kick())
         self.cpus = [Cpu(self, fd) for fd in self._fds]
+
+    def _cpuid_policy(self, available: list[CpuidEntry]) -> CpuidPolicy:
+        return CpuidPolicy(
+            available,
+            xen_version=MAJOR << 16 | MINOR,
+            address_bits=self.layout.end.bit_length(),
+        )
 
     def boot(self, *, entry: int, stack: int, start_info: int, cr3: int) -> None:
         """Give vCPU 0 its first registers (virtual addresses, `cr3` a gpa) and all their state."""

@@ -253,7 +253,8 @@ cdef class PageTables:
             new = self.sanitise(old)
             if new != old:
                 pte_or(where + slot, USER)
-                if self._touch:
+                # A leaf that only allows more is found by the fault that it no longer causes.
+                if self._touch and level > 1:
                     vcpu.touch((mfn << 12) + slot * 8)
             if level > 1:
                 if not self.is_ram((old & FRAME) >> 12):
@@ -412,7 +413,7 @@ cdef class PageTables:
                   and self.is_table(vcpu, (value & FRAME) >> 12)):
                 pte_or(where, WRITE)
                 mended = True
-            if mended and self._touch:
+            if mended and self._touch and level > 1:
                 vcpu.touch((table & FRAME) + slot_of(va, level) * 8)
             table = value & FRAME
         if mended:
