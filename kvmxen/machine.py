@@ -33,7 +33,7 @@ from kvmxen.trace import Trace
 
 _C = constants()
 # Without these no guest runs (KVM_CAP_*); every x86 KVM since Linux 4.17 has them.
-_NEEDED = (Cap.USER_MEMORY, Cap.SPLIT_IRQCHIP, Cap.SIGNAL_MSI, Cap.SYNC_REGS,
+NEEDED_CAPS = (Cap.USER_MEMORY, Cap.SPLIT_IRQCHIP, Cap.SIGNAL_MSI, Cap.SYNC_REGS,
            Cap.IMMEDIATE_EXIT, Cap.TSC_DEADLINE_TIMER)
 
 
@@ -86,7 +86,7 @@ class Machine:
             raise
 
     def _build(self) -> None:
-        for cap in _NEEDED:
+        for cap in NEEDED_CAPS:
             if not self._system.check_extension(cap):
                 raise KvmxenError(f"this host's KVM lacks KVM_CAP_{cap.name}; use a newer kernel")
         layout = self.layout
