@@ -27,9 +27,9 @@ _HIDDEN: dict[tuple[int, int], tuple[int, int, int, int]] = {
     # edx: VME PSE MCE SEP MTRR PGE MCA PSE36 DS ACPI TM PBE
     (1, 0): (0, 0, _bits(2, 3, 4, 5, 6, 7, 8, 14, 15, 17, 18, 21, 24),
              _bits(1, 3, 7, 11, 12, 13, 14, 17, 21, 22, 29, 31)),
-    # ebx: FSGSBASE TSC_ADJUST SMEP INVPCID MPX PT; ecx: UMIP PKU OSPKE WAITPKG CET LA57 RDPID
+    # ebx: FSGSBASE TSC_ADJUST SMEP INVPCID MPX SMAP PT; ecx: UMIP PKU OSPKE WAITPKG CET LA57 RDPID
     # edx: CET-IBT and the speculation controls, which are MSRs
-    (7, 0): (0, _bits(0, 1, 7, 10, 14, 25), _bits(2, 3, 4, 5, 7, 16, 22),
+    (7, 0): (0, _bits(0, 1, 7, 10, 14, 20, 25), _bits(2, 3, 4, 5, 7, 16, 22),
              _bits(20, 26, 27, 28, 29, 30, 31)),
     # XSAVES: supervisor state needs MSR_XSS, which is not virtualised
     (0xD, 1): (_bits(3), 0, 0, 0),

@@ -32,6 +32,8 @@ MSR_MISC_ENABLE = 0x1A0
 MSR_PAT = 0x277
 MSR_EFER = 0xC0000080
 MSR_TSC_AUX = 0xC0000103
+MSR_HWCR = 0xC0010015
+_HWCR_TSC_AT_P0 = 1 << 24
 # Xen's own PAT, which the guest's page tables are read with (xen/arch/x86/include/asm/x86-defns.h).
 XEN_PAT = 0x0000050100070406
 _EFER_PV = 0xD01
@@ -185,6 +187,8 @@ def _read_msr(cpu: Cpu) -> bool:
         case _ if index == MSR_APIC_BASE:
             # Enabled, the bootstrap processor's where it is.
             value = 0xFEE00800 | (cpu.index == 0) << 8
+        case _ if index == MSR_HWCR:
+            value = _HWCR_TSC_AT_P0
         case _ if index in (MSR_MISC_ENABLE, MSR_TSC_AUX):
             value = 0
         case _:
