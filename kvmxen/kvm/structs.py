@@ -114,6 +114,12 @@ class Cpuid(Structure):
     )
 
 
+class MpState(Structure):
+    """kvm_mp_state."""
+
+    _fields_ = (("mp_state", c_uint32),)
+
+
 class EnableCap(Structure):
     """kvm_enable_cap."""
 

@@ -8,7 +8,7 @@ from ctypes import sizeof
 
 from kvmxen.kvm.ioctl import KvmError, call, io, ior, iow, iowr
 from kvmxen.kvm.structs import (
-    MAX_CPUID_ENTRIES, Cpuid, CpuidEntry, Debugregs, OneMsr, Regs, Sregs, Xcrs,
+    MAX_CPUID_ENTRIES, Cpuid, CpuidEntry, Debugregs, MpState, OneMsr, Regs, Sregs, Xcrs,
 )
 from kvmxen.kvm.system import System
 from kvmxen.kvm.vm import Vm
@@ -21,10 +21,12 @@ _GET_TSC_KHZ = io(0xA3)
 _GET_MSRS = iowr(0x88, 8)
 _SET_MSRS = iow(0x89, 8)
 _SET_CPUID2 = iow(0x90, 8)
+_SET_MP_STATE = iow(0x99, sizeof(MpState))
 _GET_DEBUGREGS = ior(0xA1, sizeof(Debugregs))
 _SET_DEBUGREGS = iow(0xA2, sizeof(Debugregs))
 _GET_XCRS = ior(0xA6, sizeof(Xcrs))
 _SET_XCRS = iow(0xA7, sizeof(Xcrs))
+_MP_STATE_RUNNABLE = 0
 
 
 class VcpuFd:
@@ -83,6 +85,10 @@ class VcpuFd:
         table = Cpuid(nent=len(entries))
         table.entries[: len(entries)] = entries
         call(self.fd, "KVM_SET_CPUID2", _SET_CPUID2, table)
+
+    def set_runnable(self) -> None:
+        """KVM_SET_MP_STATE: do not wait for the INIT and SIPI that start a further vCPU."""
+        call(self.fd, "KVM_SET_MP_STATE", _SET_MP_STATE, MpState(mp_state=_MP_STATE_RUNNABLE))
 
     def get_debugregs(self) -> Debugregs:
         """KVM_GET_DEBUGREGS."""

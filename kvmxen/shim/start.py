@@ -54,6 +54,7 @@ def prepare(fd: VcpuFd, image: ShimImage, *, cr3: int, pat: int, xcr0: int) -> N
     fd.set_msr(_MSR_APIC_BASE, _APIC_ENABLED_X2 | (0 if fd.index else _APIC_BSP))
     sregs.apic_base = fd.get_msr(_MSR_APIC_BASE)
     fd.set_sregs(sregs)
+    fd.set_runnable()
     if xcr0:
         fd.set_xcr0(xcr0)
     entry = _C["SHIM_VA"] + _C["GATE_SIZE"]
