@@ -11,6 +11,7 @@ import click
 
 from kvmxen import __version__
 from kvmxen.cli.boot import boot
+from kvmxen.cli.doctor import doctor
 from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
 from kvmxen.errors import KvmxenError
 
@@ -26,6 +27,7 @@ def kvmxen() -> None:
 
 
 kvmxen.add_command(boot)
+kvmxen.add_command(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

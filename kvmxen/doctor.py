@@ -1,0 +1,243 @@
+"""kvmxen doctor: what this host's KVM does with a guest, and what that means for a person."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import re
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmxen.errors import GuestCrash, KvmxenError
+from kvmxen.initramfs import find_busybox, is_static
+from kvmxen.kvm.system import API_VERSION, Cap, System
+from kvmxen.layout import MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE, Layout
+from kvmxen.loader.pagetables import Mapping, PageTables
+from kvmxen.machine import NEEDED_CAPS, Machine
+from kvmxen.probe import Probe
+from kvmxen.shim.abi import constants
+
+KVM = Path("/dev/kvm")
+
+_TRAP_SYSCALL = constants()["TRAP_SYSCALL"]
+_CODE_VA = 0x10000000000
+_FIRST_PFN = 4
+# 1: syscall; jmp 1b
+_SYSCALL_LOOP = bytes.fromhex("0f05ebfc")
+_BATCHES, _BATCH = 5, 400
+_SMALLEST = 32 << 20
+# A Debian 6.1 kernel with one vCPU, from its first instruction to its init (--stats).
+_EXITS_OF_A_BOOT = 87_000
+
+_OPTIONAL = {
+    Cap.IOEVENTFD: "a guest's event could reach a backend with no exit; not used yet",
+    Cap.IRQFD: "a backend's event could reach a guest with no system call of ours; not used yet",
+    Cap.XEN_HVM: "KVM could deliver Xen's event channels itself; not used yet",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of the report: what was looked at, what was found, what that means, if anything."""
+
+    what: str
+    found: str
+    means: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """`obstacle` is a sentence that says what to do, None where a PV guest can run."""
+
+    findings: list[Finding]
+    obstacle: str | None
+
+
+def examine(device: Path = KVM) -> Diagnosis:
+    """Look at `device` and at the host, running a few guest instructions (0.2 s)."""
+    findings: list[Finding] = []
+    obstacle = None
+    try:
+        findings.extend(_host())
+        for finding in _device(device):
+            findings.append(finding)
+    except KvmxenError as error:
+        # Errors of the device point to this report.
+        obstacle = re.sub("; see 'kvmxen doctor'$", "", str(error))
+    verdict = Finding("64-bit PV guests", "no" if obstacle else "run")
+    return Diagnosis([*findings, verdict], obstacle)
+
+
+def _host() -> Iterator[Finding]:
+    available = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+    mebibytes = int(available[1]) >> 10 if available else 0
+    yield Finding("memory", f"{mebibytes:,} MiB free", "for the guests (--memory)")
+    yield _busybox()
+
+
+def _busybox() -> Finding:
+    try:
+        path = find_busybox()
+        static = is_static(path.read_bytes())
+    except (KvmxenError, OSError):
+        return Finding("busybox", "none", "--shell needs it: install busybox-static")
+    if not static:
+        return Finding("busybox", f"{path}, not static", "--shell needs busybox-static")
+    return Finding("busybox", str(path), "--shell works")
+
+
+def _device(device: Path) -> Iterator[Finding]:
+    _check_access(device)
+    system = System(str(device))
+    try:
+        yield Finding("device", str(device), "present, and you may use it")
+        yield Finding("KVM API", str(API_VERSION))
+        yield from _capabilities(system)
+    finally:
+        system.close()
+    yield from _behaviour()
+
+
+def _check_access(device: Path) -> None:
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise KvmxenError(missing(device, Path("/proc/cpuinfo").read_text())) from None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise KvmxenError(no_permission(device, device.stat(), os.geteuid())) from None
+
+
+def missing(device: Path, cpuinfo: str) -> str:
+    """What to do where there is no `device`; `cpuinfo` is the text of /proc/cpuinfo."""
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
+    for flag, module in {"vmx": "kvm_intel", "svm": "kvm_amd"}.items():
+        if flags and flag in flags[1].split():
+            return (
+                f"this host has no {device}: load its module with 'sudo modprobe {module}', "
+                f"or give this container the device (--device {device})"
+            )
+    return (
+        f"this host has no {device} and its CPU shows no virtualisation: enable it in the "
+        "firmware, or nested virtualisation in the hypervisor that this host runs on"
+    )
+
+
+def no_permission(device: Path, status: os.stat_result, uid: int) -> str:
+    """What user `uid` can do who may not open `device`, which has `status`."""
+    if uid == 0:
+        return f"root may not open {device}: give this container the device (--device {device})"
+    user, group = _name_of_user(uid), _name_of_group(status.st_gid)
+    acl = f"'sudo setfacl -m u:{user}:rw {device}'"
+    shared = stat.S_IRGRP | stat.S_IWGRP
+    if status.st_gid and status.st_mode & shared == shared:
+        return (
+            f"you may not open {device}: join its group with 'sudo usermod -aG {group} {user}' "
+            f"and log in again, or until the next boot only {acl}"
+        )
+    return f"you may not open {device}, which is {group}'s: allow it with {acl}"
+
+
+def _name_of_user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _name_of_group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return f"group {gid}"
+
+
+def _capabilities(system: System) -> Iterator[Finding]:
+    lacking = [cap.name for cap in NEEDED_CAPS if not system.check_extension(cap)]
+    yield Finding("needed capabilities", f"lacks {', '.join(lacking)}" if lacking else "all there")
+    for cap, use in _OPTIONAL.items():
+        yield Finding(f"KVM_CAP_{cap.name}", "yes" if system.check_extension(cap) else "no", use)
+    most = min(system.check_extension(Cap.MAX_VCPUS), MAX_VCPUS)
+    cpus = len(os.sched_getaffinity(0))
+    yield Finding("vCPUs", f"at most {most}", f"this host runs {cpus} at once")
+
+
+def _behaviour() -> Iterator[Finding]:
+    machine = Machine(Layout.plan(_SMALLEST, 1), ended=lambda _end: None, output=lambda _data: None)
+    try:
+        yield from probed(machine.probe)
+        exit_ns = _exit_ns(machine)
+    finally:
+        machine.close()
+    yield Finding(
+        "speed",
+        f"{1e9 / exit_ns:,.0f} exits/s",
+        f"a Debian kernel makes some {_EXITS_OF_A_BOOT:,} on its way to init: "
+        f"{_EXITS_OF_A_BOOT * exit_ns / 1e9:.1f} s of it",
+    )
+
+
+def probed(probe: Probe) -> Iterator[Finding]:
+    """What the probe that each boot makes found."""
+    if probe.sees_host_stores:
+        yield Finding("page tables", "by the hardware", "updates by the host count at once")
+    else:
+        yield Finding(
+            "page tables",
+            "shadowed by KVM",
+            "the gate repeats each update inside the guest: a little slower, and done by itself",
+        )
+    if probe.syscall_enters_ring0:
+        yield Finding("SYSCALL", "enters ring 0", "as the manuals have it")
+    else:
+        yield Finding(
+            "SYSCALL",
+            "stays in ring 3",
+            "a software KVM: the gate goes on by int3, and ring 0 of a guest may be interpreted",
+        )
+    if probe.filters_cpuid:
+        yield Finding("CPUID", "filtered", "a guest sees the features that kvmxen chooses")
+    else:
+        yield Finding(
+            "CPUID",
+            "not filtered",
+            "guest programs see this CPU's own features, guest kernels those that kvmxen shows",
+        )
+
+
+def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
+    """Make `code` (at most a page) what vCPU 0 begins with, in ring 3, with a stack of a page.
+
+    %rsi is `argument`. The code and its page tables take the first frames, which must be zero.
+    """
+    memory, layout = machine.memory, machine.layout
+    PageTables(memory, layout).map(Mapping(_CODE_VA, _FIRST_PFN, 2), 0)
+    memory.write(layout.mfn(_FIRST_PFN) << PAGE_SHIFT, code)
+    machine.boot(
+        entry=_CODE_VA,
+        stack=_CODE_VA + 2 * PAGE_SIZE,
+        start_info=argument,
+        cr3=layout.mfn(0) << PAGE_SHIFT,
+    )
+
+
+def _exit_ns(machine: Machine) -> float:
+    """What a SYSCALL of ring 3 costs that comes out to us and goes back: the best batch's."""
+    load_code(machine, _SYSCALL_LOOP)
+    vcpu = machine.cpus[0].vcpu
+    best = float("inf")
+    try:
+        for _ in range(_BATCHES):
+            start = time.perf_counter_ns()
+            taken = sum(vcpu.run() == _TRAP_SYSCALL for _ in range(_BATCH))
+            best = min(best, (time.perf_counter_ns() - start) / max(taken, 1))
+    except GuestCrash as crash:
+        raise KvmxenError(
+            f"this host's KVM does not run ring 3 through the shim: {crash}"
+        ) from None
+    return best

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kvmxen import doctor
+from kvmxen.cli import main
+from kvmxen.doctor import Diagnosis, Finding, examine, missing, no_permission, probed
+from kvmxen.errors import KvmxenError
+from kvmxen.probe import Probe
+
+DEVICE = Path("/dev/kvm")
+
+
+def status(mode: int, gid: int) -> os.stat_result:
+    return os.stat_result((mode, 0, 0, 1, 0, gid, 0, 0, 0, 0))
+
+
+def found(diagnosis: Diagnosis) -> dict[str, str]:
+    return {finding.what: finding.found for finding in diagnosis.findings}
+
+
+def test_a_host_without_the_device(tmp_path: Path) -> None:
+    diagnosis = examine(tmp_path / "kvm")
+    assert diagnosis.obstacle
+    assert f"this host has no {tmp_path}/kvm" in diagnosis.obstacle
+    assert found(diagnosis)["64-bit PV guests"] == "no"
+    assert found(diagnosis)["memory"].endswith(" MiB free")
+    assert "busybox" in found(diagnosis)
+    assert "device" not in found(diagnosis)
+
+
+def test_a_file_that_is_not_kvm(tmp_path: Path) -> None:
+    path = tmp_path / "kvm"
+    path.touch()
+    assert examine(path).obstacle == f"{path} is not a KVM device; load the kvm module"
+
+
+def test_the_error_that_points_here_does_not_do_so_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: str) -> None:
+        raise KvmxenError("KVM_CREATE_VM failed: no memory; see 'kvmxen doctor'")
+
+    monkeypatch.setattr(doctor, "System", refuse)
+    assert examine(Path("/dev/null")).obstacle == "KVM_CREATE_VM failed: no memory"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user who is not root")
+def test_a_device_that_may_not_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "kvm"
+    path.touch(0)
+    assert f"you may not open {path}" in (examine(path).obstacle or "")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "advice"),
+    [
+        ("flags\t\t: fpu vmx sse", "modprobe kvm_intel"),
+        ("processor\t: 0\nflags\t\t: fpu svm", "modprobe kvm_amd"),
+        ("flags\t\t: fpu vmxoff", "in the firmware"),
+        ("", "in the firmware"),
+    ],
+)
+def test_a_missing_device_has_a_way_out(cpuinfo: str, advice: str) -> None:
+    assert advice in missing(DEVICE, cpuinfo)
+
+
+def test_who_is_not_in_the_devices_group_can_join_it() -> None:
+    advice = no_permission(DEVICE, status(0o660, 65_432), 65_431)
+    assert "usermod -aG group 65432 65431" in advice
+    assert "setfacl -m u:65431:rw /dev/kvm" in advice
+
+
+@pytest.mark.parametrize("who", [status(0o600, 65_432), status(0o660, 0), status(0o640, 65_432)])
+def test_a_group_that_does_not_help_is_not_advised(who: os.stat_result) -> None:
+    advice = no_permission(DEVICE, who, 65_431)
+    assert "usermod" not in advice
+    assert "setfacl -m u:65431:rw /dev/kvm" in advice
+
+
+def test_root_without_permission_is_in_a_container() -> None:
+    assert "container" in no_permission(DEVICE, status(0o600, 0), 0)
+
+
+def test_each_kind_of_kvm_has_its_words() -> None:
+    usual = {f.what: f.found for f in probed(Probe(True, True, True))}
+    software = {f.what: f.found for f in probed(Probe(False, False, False))}
+    assert usual == {
+        "page tables": "by the hardware",
+        "SYSCALL": "enters ring 0",
+        "CPUID": "filtered",
+    }
+    assert software == {
+        "page tables": "shadowed by KVM",
+        "SYSCALL": "stays in ring 3",
+        "CPUID": "not filtered",
+    }
+
+
+def test_a_good_host(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("device", "/dev/kvm", "present"), Finding("KVM API", "12")]
+    monkeypatch.setattr(doctor, "examine", lambda: Diagnosis(findings, None))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr() == ("device: /dev/kvm (present)\nKVM API: 12\n", "")
+
+
+def test_a_bad_host(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("64-bit PV guests", "no")]
+    monkeypatch.setattr(doctor, "examine", lambda: Diagnosis(findings, "get another host"))
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr() == ("64-bit PV guests: no\n", "kvmxen: get another host\n")
+
+
+def test_a_terminal_gets_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = [Finding("device", "/dev/[kvm]", "present")]
+    monkeypatch.setattr(doctor, "examine", lambda: Diagnosis(findings, None))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "device" in out
+    assert "/dev/[kvm]" in out
+    assert "present" in out
+
+
+@pytest.mark.skipif(not os.access(DEVICE, os.R_OK | os.W_OK), reason="needs access to /dev/kvm")
+def test_this_host() -> None:
+    diagnosis = examine()
+    assert diagnosis.obstacle is None
+    report = found(diagnosis)
+    assert report["64-bit PV guests"] == "run"
+    assert report["needed capabilities"] == "all there"
+    assert int(report["speed"].removesuffix(" exits/s").replace(",", "")) > 100
