@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import signal
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kvmxen.abi.xen import TIME, VCPU_INFO_SIZE, Virq
 from kvmxen.bounce import bounce
-from kvmxen.emulate import MSR_TSC
+from kvmxen.emulate import MSR_TSC, XEN_PAT
 from kvmxen.errors import GuestCrash, GuestFault, HypercallError
 from kvmxen.exceptions import handle, inject
 from kvmxen.hypercall.segments import MSR_KERNEL_GS_BASE, is_canonical
@@ -22,7 +21,7 @@ from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SHIFT
 from kvmxen.runstate import Runstate, State
 from kvmxen.shim.abi import constants
-from kvmxen.shim.start import CR0, CR4, load_ldt
+from kvmxen.shim.start import CR0, CR4, load_ldt, prepare
 from kvmxen.timer import MSR_TSC_DEADLINE, Timer
 from kvmxen.vcpu import Vcpu, rdtsc
 
@@ -60,18 +59,21 @@ class Cpu:
         self.gdt_frames: list[int] = []
         self.ldt_frames: list[int] = []
         self.info_gpa = machine.first_info_gpa(fd.index)
+        self.vcpu.set_info(machine.memory, self.info_gpa)
         self.info_registered = False
         self.trap_table: dict[int, tuple[int, int]] = {}
-        self.callbacks: dict[CallbackType, tuple[int, bool]] = {}
+        self.callbacks: dict[int, tuple[int, bool]] = {}
         self.kernel_sp = 0
         self.initialised = False
         self.up = False
+        self._prepared = False
         self.initial_msrs: dict[int, int] = {}
         self.runstate_va = 0
         self.runstate = Runstate(machine.now())
         self.timer = Timer(machine.now, self._arm, self._has_timer)
-        self.hypercalls: Counter[int] = Counter()
-        self.traps: Counter[int] = Counter()
+        # Set, by any thread, to have the loop ask the machine whether to go on.
+        self.look_up = False
+        self._trace = machine.trace
         self._debug = {6: _DR6_FIXED, 7: _DR7_FIXED}
         self._blocked = False
         self._polling = False
@@ -92,6 +94,7 @@ class Cpu:
 
     def interrupt(self) -> None:
         """From any thread: have the loop look at the machine's state, at once."""
+        self.look_up = True
         self.vcpu.attention = True
         self.vcpu.interrupt()
         if self._thread.ident and self._thread.is_alive():
@@ -107,7 +110,9 @@ class Cpu:
     def _run(self) -> None:
         try:
             while self.machine.may_run(self):
-                self._step()
+                while not self.look_up:
+                    self._step()
+                self.look_up = False
         except GuestCrash as crash:
             self.machine.crash(str(crash), self)
         except BaseException as error:
@@ -126,15 +131,14 @@ class Cpu:
             if self._nmi and TRAP_NMI in self.trap_table:
                 self._nmi = False
                 inject(self, TRAP_NMI)
-            if self.machine.events.wants_upcall(self.index):
+            if vcpu.upcall_ready:
                 self.bounce(self.callbacks.get(CallbackType.EVENT, (0, True))[0], True, None)
         self._take(vcpu.halt() if self._blocked else vcpu.run())
 
     def _take(self, trap: int) -> None:
         if trap != _INTERRUPTED:
-            self.traps[trap] += 1
-            if self.machine.trace:
-                self.machine.trace.trap(self, trap)
+            if self._trace:
+                self._trace.trap(self, trap)
             handle(self, trap)
 
     def _run_deferred(self) -> None:
@@ -175,7 +179,7 @@ class Cpu:
     def hypercall(self, number: int, arguments: Sequence[int]) -> int | None:
         """Run hypercall `number`: its result, None where the registers are all set."""
         entry = TABLE.get(number)
-        self.hypercalls[number] += 1
+        self.vcpu.count_hypercall(number)
         if entry is None:
             result: int | None = -errno.ENOSYS
         else:
@@ -183,8 +187,8 @@ class Cpu:
                 result = entry.handler(self, *arguments[: entry.arguments])
             except HypercallError as error:
                 result = -error.errno
-        if self.machine.trace:
-            self.machine.trace.hypercall(self, number, arguments, result)
+        if self._trace:
+            self._trace.hypercall(self, number, arguments, result)
         return result
 
     def bounce(self, handler: int, mask_events: bool, error_code: int | None) -> None:
@@ -215,8 +219,7 @@ class Cpu:
 
     def _wake(self) -> bool:
         """Whether the vCPU, which is blocked, goes on now; keeps its runstate."""
-        events = self.machine.events
-        if events.wants_upcall(self.index) or self._nmi:
+        if self.vcpu.upcall_ready or self._nmi:
             awake = True
         elif self._polling:
             awake = self._poll_expired() or any(map(self._pending, self._polled))
@@ -273,6 +276,7 @@ class Cpu:
         memory = self.machine.memory
         memory.write(gpa, memory.read(self.info_gpa, VCPU_INFO_SIZE))
         self.info_gpa = gpa
+        self.vcpu.set_info(memory, gpa)
         self.info_registered = True
         self.machine.events.reselect(self.index)
         if threading.current_thread() is self._thread:
@@ -304,15 +308,20 @@ class Cpu:
             self.machine.wake()
 
     def _begin(self) -> None:
-        self.runstate.enter(State.RUNNING, self.machine.now())
-        for msr, value in self.initial_msrs.items():
-            self.fd.set_msr(msr, value)
-        self.initial_msrs.clear()
-        self.vcpu.flush_tlb()
+        machine = self.machine
+        # A vCPU that was down before goes on where it was.
+        if not self._prepared:
+            self._prepared = True
+            prepare(self.fd, machine.image, cr3=self.vcpu.kernel_cr3, pat=XEN_PAT,
+                    xcr0=machine.cpuid.xcr0)
+            for msr, value in self.initial_msrs.items():
+                self.fd.set_msr(msr, value)
+        self.runstate.enter(State.RUNNING, machine.now())
 
     def take_down(self) -> None:
         """From any thread: VCPUOP_down; the last vCPU that goes down ends the domain."""
         self.up = False
+        self.look_up = True
         self.runstate.enter(State.OFFLINE, self.machine.now())
         self.kick()
         self.machine.vcpu_went_down()

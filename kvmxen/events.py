@@ -263,9 +263,3 @@ class EventChannels:
     def is_pending(self, number: int) -> bool:
         """Whether port `number` has its pending bit set; EINVAL for none of ours."""
         return self._memory.test_bit(self._pending, self.port(number).number)
-
-    def wants_upcall(self, vcpu: int) -> bool:
-        """Whether `vcpu` is to enter its event callback now."""
-        info = self._info(vcpu)
-        return bool(self._memory.read_u8(info + UPCALL_PENDING)
-                    and not self._memory.read_u8(info + UPCALL_MASK))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import threading
 import time
@@ -12,8 +11,7 @@ from enum import Enum
 from kvmxen.abi.xen import LEGACY_MAX_VCPUS, UPCALL_MASK, VCPU_INFO_SIZE, WALLCLOCK
 from kvmxen.cpu import KICK_SIGNAL, Cpu
 from kvmxen.cpuid import CpuidPolicy, host_entries
-from kvmxen.emulate import XEN_PAT
-from kvmxen.errors import HypercallError, KvmxenError
+from kvmxen.errors import KvmxenError
 from kvmxen.events import EventChannels
 from kvmxen.grants import GrantTable
 from kvmxen.hypercall.sched_op import Shutdown
@@ -28,7 +26,6 @@ from kvmxen.paging import PageTables
 from kvmxen.probe import Probe, probe
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import ShimImage
-from kvmxen.shim.start import prepare
 from kvmxen.trace import Trace
 
 _C = constants()
@@ -126,7 +123,6 @@ class Machine:
         self._set_wallclock()
         self.tables.install(cr3)
         for cpu in self.cpus:
-            prepare(cpu.fd, self.image, cr3=cr3, pat=XEN_PAT, xcr0=self.cpuid.xcr0)
             if cpu.index < LEGACY_MAX_VCPUS:
                 cpu.show_clock()
             self.memory.write_u8(cpu.info_gpa + UPCALL_MASK, 1)
@@ -266,12 +262,6 @@ class Machine:
             cpu.vcpu.flush()
         for other in waiting:
             other.vcpu.wait_flushed()
-
-    def set_m2p(self, mfn: int, pfn: int) -> None:
-        """Say that machine frame `mfn` is pseudo-physical frame `pfn`; EINVAL for a foreign one."""
-        if not self.tables.owns(mfn):
-            raise HypercallError(errno.EINVAL)
-        self.memory.write_u64(self.layout.m2p_gpa + mfn * 8, pfn)
 
     def balloon_out(self, mfn: int) -> None:
         """Take a frame from the guest; its memory goes back to the host."""

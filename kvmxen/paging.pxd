@@ -9,7 +9,7 @@ cdef class PageTables:
     cdef readonly dict pinned
     cdef uint64_t _ram_mfn[2]
     cdef uint64_t _ram_frames[2]
-    cdef uint64_t _heap_mfn, _heap_frames
+    cdef uint64_t _heap_mfn, _heap_frames, _m2p_gpa
     cdef uint64_t _l4_slots[16]
     cdef bint _touch
     cdef uint32_t *_seen
@@ -20,6 +20,7 @@ cdef class PageTables:
     cdef bint may_map(self, uint64_t mfn) noexcept nogil
     cdef uint64_t *entry(self, uint64_t table_gpa, int slot) noexcept nogil
     cdef uint64_t *leaf(self, uint64_t cr3, uint64_t va) noexcept nogil
+    cdef uint64_t load(self, uint64_t cr3, uint64_t va) except? 0
     cdef uint64_t sanitise(self, uint64_t value) except? 0
     cdef int store(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1
     cdef int adopt(self, Vcpu vcpu, uint64_t mfn, int level) except -1

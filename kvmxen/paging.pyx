@@ -58,6 +58,10 @@ cdef int XEN_FIRST = 256
 cdef int XEN_SLOTS = 16
 cdef int M2P_SLOT = 257
 
+# MMU_MACHPHYS_UPDATE and MMU_PT_UPDATE_PRESERVE_AD, in a request's two low bits.
+cdef uint64_t MACHPHYS_UPDATE = 1
+cdef uint64_t PRESERVE_AD = 2
+
 # Page-fault error code bits.
 cdef uint64_t PF_PRESENT = 1
 cdef uint64_t PF_WRITE = 2
@@ -88,6 +92,7 @@ cdef class PageTables:
             self._ram_frames[i] = extent.frames
         self._heap_mfn = layout.xenheap_mfn
         self._heap_frames = XENHEAP_FRAMES
+        self._m2p_gpa = layout.m2p_gpa
         for i in range(16):
             self._l4_slots[i] = l4_entries.get(XEN_FIRST + i, 0)
         self._seen_frames = layout.max_mfn
@@ -217,6 +222,40 @@ cdef class PageTables:
                      or mfn == vcpu.user_cr3 >> 12)):
             raise HypercallError(errno.EINVAL)
         self.store(vcpu, gpa, self.sanitise(value), keep_ad)
+
+    def update_many(self, Vcpu vcpu, uint64_t requests, uint64_t count):
+        """The `count` struct mmu_update at `requests`.
+
+        Returns how many were done before one failed, and that one's errno (0: all are done).
+        """
+        cdef uint64_t i, pointer, value
+        for i in range(count):
+            try:
+                pointer = self.load(vcpu.kernel_cr3, requests + i * 16)
+                value = self.load(vcpu.kernel_cr3, requests + i * 16 + 8)
+                if pointer & 3 == MACHPHYS_UPDATE:
+                    self.set_m2p(pointer >> 12, value)
+                else:
+                    self.update(vcpu, pointer & ~<uint64_t>3, value,
+                                pointer & 3 == PRESERVE_AD)
+            except HypercallError as error:
+                return i, error.errno
+        return count, 0
+
+    cdef uint64_t load(self, uint64_t cr3, uint64_t va) except? 0:
+        """The 64-bit word at `va`, read once."""
+        if va & 7:
+            return int.from_bytes(self.read(cr3, va, 8), "little")
+        return (<uint64_t *>self.memory.at(self.gpa_of(cr3, va, False), 8))[0]
+
+    def set_m2p(self, uint64_t mfn, uint64_t pfn):
+        """MMU_MACHPHYS_UPDATE: machine frame `mfn` is pseudo-physical frame `pfn`.
+
+        Raises HypercallError(EINVAL) for a frame that is not the guest's.
+        """
+        if not self.is_ram(mfn):
+            raise HypercallError(errno.EINVAL)
+        (<uint64_t *>self.memory.at(self._m2p_gpa + mfn * 8, 8))[0] = pfn
 
     def update_va(self, Vcpu vcpu, uint64_t va, uint64_t value):
         """update_va_mapping's store: the L1 entry of `va` in the current address space.

@@ -44,9 +44,9 @@ class Stats:
         traps: Counter[str] = Counter()
         hypercalls: Counter[str] = Counter()
         for cpu in machine.cpus:
-            traps.update({trap_name(trap): count for trap, count in cpu.traps.items()})
+            traps.update({trap_name(trap): count for trap, count in cpu.vcpu.traps.items()})
             hypercalls.update(
-                {hypercall_name(number): count for number, count in cpu.hypercalls.items()})
+                {hypercall_name(number): count for number, count in cpu.vcpu.hypercalls.items()})
         guest = sum(cpu.vcpu.guest_ns for cpu in machine.cpus)
         return {
             "exits": dict(traps.most_common()),

@@ -34,6 +34,9 @@ cdef class Vcpu:
     cdef public bint attention, flush_pending
     cdef uint64_t _cr0, _loaded_cr0
     cdef object _owner
+    cdef const uint8_t *_info
+    cdef uint64_t _traps[48]
+    cdef uint64_t _hypercalls[64]
 
     cpdef int touch(self, uint64_t gpa) except -1
     cpdef int invlpg(self, uint64_t va) except -1
@@ -42,5 +45,5 @@ cdef class Vcpu:
     cdef void _start(self)
     cdef bint _enter(self) except -1
     cdef object _run_to_trap(self)
-    cdef object _decode(self)
+    cdef int _decode(self) except -1
     cdef void _take_syscall(self, kvm_regs *out, uint64_t rsp)

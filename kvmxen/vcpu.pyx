@@ -134,6 +134,29 @@ cdef class Vcpu:
         self.regs.rflags = 0x202
         run_valid(<kvm_run *>self._run)
 
+    def set_info(self, GuestMemory memory, uint64_t gpa):
+        """The guest's vcpu_info is at `gpa`; raises GuestFault."""
+        self._info = memory.at(gpa, 64)
+
+    @property
+    def upcall_ready(self):
+        """Whether events are pending and not masked (the first bytes of the vcpu_info)."""
+        return self._info[0] != 0 and self._info[1] == 0
+
+    def count_hypercall(self, uint64_t number):
+        """Count hypercall `number`; all beyond the known ones as one."""
+        self._hypercalls[number if number < 63 else 63] += 1
+
+    @property
+    def hypercalls(self):
+        """How often each hypercall was made, by number; 63 stands for all beyond."""
+        return {i: self._hypercalls[i] for i in range(64) if self._hypercalls[i]}
+
+    @property
+    def traps(self):
+        """How often each trap was taken, by what `run` returned."""
+        return {i: self._traps[i] for i in range(48) if self._traps[i]}
+
     # What must happen in the guest before it resumes.
 
     cpdef int touch(self, uint64_t gpa) except -1:
@@ -315,9 +338,11 @@ cdef class Vcpu:
             self.regs = run_regs(run)[0]
             raise GuestCrash(_REASONS.get(run_reason(run), f"KVM exit {run_reason(run)}")
                              + (f" {run_suberror(run)}" if run_reason(run) == 17 else ""))
-        return self._decode()
+        cdef int trap = self._decode()
+        self._traps[trap] += 1
+        return trap
 
-    cdef object _decode(self):
+    cdef int _decode(self) except -1:
         cdef kvm_run *run = <kvm_run *>self._run
         cdef unsigned stub = run_port(run)
         cdef uint64_t *top = <uint64_t *>(self._part + VCPU_TRAP_STACK_END)

@@ -135,7 +135,7 @@ def _increase(cpu: Cpu, argument: int, *, set_m2p: bool) -> int:
             return done
         if set_m2p:
             for i in range(frames):
-                machine.set_m2p(mfn + i, pfn + i)
+                cpu.tables.set_m2p(mfn + i, pfn + i)
         cpu.write(where, mfn.to_bytes(8, "little"))
     return count
 
@@ -171,7 +171,7 @@ def _exchange(cpu: Cpu, argument: int) -> int:
         first = frames[index * size]
         for i in range(size):
             cpu.machine.memory.zero(first + i << PAGE_SHIFT, PAGE_SIZE)
-            cpu.machine.set_m2p(first + i, pfn + i)
+            cpu.tables.set_m2p(first + i, pfn + i)
         cpu.write(out_pointer + index * 8, first.to_bytes(8, "little"))
     cpu.write(argument + 64, count.to_bytes(8, "little"))
     return 0

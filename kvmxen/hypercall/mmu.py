@@ -18,13 +18,7 @@ from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
 
-_MMU_UPDATE = struct.Struct("<QQ")
 _MMUEXT_OP = struct.Struct("<I4xQQ")
-
-_NORMAL_PT_UPDATE = 0
-_MACHPHYS_UPDATE = 1
-_PT_UPDATE_PRESERVE_AD = 2
-_PT_UPDATE_NO_TRANSLATE = 3
 
 _UVMF_FLUSH_MASK = 3
 _UVMF_TLB_FLUSH = 1
@@ -68,20 +62,11 @@ def _check_batch(count: int, domid: int) -> int:
 
 def mmu_update(cpu: Cpu, requests: int, count: int, done: int, domid: int) -> int:
     """Install `count` page-table or machine-to-physical entries."""
-    tables, vcpu = cpu.tables, cpu.vcpu
-    succeeded = 0
-    try:
-        for i in range(_check_batch(count, domid)):
-            pointer, value = _MMU_UPDATE.unpack(cpu.read(requests + i * 16, 16))
-            kind = pointer & 3
-            if kind == _MACHPHYS_UPDATE:
-                cpu.machine.set_m2p(pointer >> PAGE_SHIFT, value)
-            else:
-                tables.update(vcpu, pointer & ~3, value, kind == _PT_UPDATE_PRESERVE_AD)
-            succeeded += 1
-    finally:
-        if done:
-            cpu.write(done, succeeded.to_bytes(4, "little"))
+    succeeded, error = cpu.tables.update_many(cpu.vcpu, requests, _check_batch(count, domid))
+    if done:
+        cpu.write(done, succeeded.to_bytes(4, "little"))
+    if error:
+        raise HypercallError(error)
     return 0
 
 
