@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from kvmxen.abi.xen import TIME, VCPU_INFO_SIZE, Virq
+from kvmxen.abi.xen import TIME, TIME_SIZE, VCPU_INFO_SIZE, Virq
 from kvmxen.bounce import bounce
 from kvmxen.emulate import MSR_TSC, XEN_PAT
 from kvmxen.errors import GuestCrash, GuestFault, HypercallError
@@ -69,6 +69,8 @@ class Cpu:
         self._prepared = False
         self.initial_msrs: dict[int, int] = {}
         self.runstate_va = 0
+        self.time_va = 0
+        self._time_version = 0
         self.runstate = Runstate(machine.now())
         self.timer = Timer(machine.now, self._arm, self._has_timer)
         # Set, by any thread, to have the loop ask the machine whether to go on.
@@ -254,6 +256,7 @@ class Cpu:
 
     def timer_expired(self) -> None:
         """The LAPIC's timer fired."""
+        self.publish_time()
         if self.timer.expire():
             self.machine.events.raise_virq(Virq.TIMER, self.index)
 
@@ -264,6 +267,26 @@ class Cpu:
                 self.write(self.runstate_va, self.runstate.pack(self.machine.now()))
             except GuestFault:
                 self.runstate_va = 0
+        self.time_va = 0
+        self._time_version = 0
+
+    def publish_time(self) -> None:
+        """Copy the time of the vcpu_info to where the guest wants it too, for its user code."""
+        if not self.time_va:
+            return
+        memory = self.machine.memory
+        version = memory.read_u32(self.info_gpa + TIME)
+        if version & 1 or version == self._time_version:
+            return
+        time = memory.read(self.info_gpa + TIME, TIME_SIZE)
+        try:
+            # An odd version while the rest changes, as readers expect of pvclock.
+            self.write(self.time_va, (version | 1).to_bytes(4, "little"))
+            self.write(self.time_va + 4, time[4:])
+            self.write(self.time_va, version.to_bytes(4, "little"))
+        except GuestFault:
+            self.time_va = 0
+        self._time_version = version
 
     # What the guest registers.
 

@@ -76,6 +76,9 @@ def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
         case VcpuOp.REGISTER_RUNSTATE_MEMORY_AREA:
             target.runstate_va = int.from_bytes(cpu.read(argument, 8), "little")
             target.publish_runstate()
+        case VcpuOp.REGISTER_VCPU_TIME_MEMORY_AREA:
+            target.time_va = int.from_bytes(cpu.read(argument, 8), "little")
+            target.defer(target.publish_time)
         case VcpuOp.REGISTER_VCPU_INFO:
             _register_info(cpu, target, argument)
         case VcpuOp.SEND_NMI:
