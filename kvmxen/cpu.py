@@ -41,6 +41,7 @@ _GPRS = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "ra
 _DR7_ALLOWED = 0xFFFF03FF
 _DR7_FIXED = 0x400
 _DR6_FIXED = 0xFFFF0FF0
+_MASK64 = (1 << 64) - 1
 
 
 class Cpu:
@@ -158,19 +159,19 @@ class Cpu:
         if self.vcpu.in_guest:
             self.machine.vm.signal_msi(self.index, _C["VECTOR_EVENT"])
 
-    # Guest memory as the guest's kernel sees it.
+    # Guest memory as the guest's kernel sees it; addresses wrap as the CPU's do.
 
     def read(self, va: int, length: int) -> bytes:
         """A private copy of guest memory; raises GuestFault."""
-        return self.tables.read(self.vcpu.kernel_cr3, va, length)
+        return self.tables.read(self.vcpu.kernel_cr3, va & _MASK64, length)
 
     def write(self, va: int, data: bytes) -> None:
         """Write guest memory; raises GuestFault."""
-        self.tables.write(self.vcpu.kernel_cr3, va, data)
+        self.tables.write(self.vcpu.kernel_cr3, va & _MASK64, data)
 
     def translate(self, va: int) -> int:
         """The gpa of `va`; raises GuestFault."""
-        return self.tables.translate(self.vcpu.kernel_cr3, va)
+        return self.tables.translate(self.vcpu.kernel_cr3, va & _MASK64)
 
     def read_code(self, length: int) -> bytes:
         """The code at RIP, in the address space in use; raises GuestFault."""
