@@ -1,0 +1,33 @@
+"""`python -m benchmarks [exits] [guest] [boot]`: run the benchmarks, all by default.
+
+Each rewrites its sections of docs/performance.md. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import boot, exits, guest
+from benchmarks.page import PAGE, replace
+
+_BENCHMARKS = {
+    "exits": lambda: {"exits": exits.measure()},
+    "guest": lambda: {"guest": guest.measure()},
+    "boot": boot.measure,
+}
+
+
+def main(names: list[str]) -> int:
+    """Run the benchmarks called `names`; the exit status."""
+    if unknown := set(names) - set(_BENCHMARKS):
+        print(f"no benchmark {', '.join(unknown)}; there are {', '.join(_BENCHMARKS)}")
+        return 2
+    for name in names or _BENCHMARKS:
+        for section, content in _BENCHMARKS[name]().items():
+            print(f"\n{section}\n\n{content}", flush=True)
+            PAGE.write_text(replace(PAGE.read_text(), section, content))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""What a guest pays: the loops of tests/guests/bench, timed by the guest's own clock."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.page import table
+from benchmarks.sample import Sample
+from kvmxen.guests._build import compile_guest
+
+_SOURCES = Path(__file__).parent.parent / "tests" / "guests" / "bench"
+_ROUNDS = 2000
+_RUNS = 9
+
+OPERATIONS = {
+    "null_hypercall": "null hypercall (`xen_version`)",
+    "update_va_mapping": "`update_va_mapping` of a live entry",
+    "event_to_self": "event to itself, until its handler has run",
+    "user_syscall": "system call of a guest program, and back",
+    "page_fault": "page fault, handled by the guest's kernel",
+    "breakpoint": "breakpoint, handled by the guest's kernel",
+    "forced_cpuid": "`cpuid` by the forced-emulation prefix",
+    "port_io": "port read of the guest's kernel",
+}
+
+
+def parse(output: str) -> dict[str, int]:
+    """The lines "BENCH name ns" of a guest's output; ValueError where one is not so."""
+    found = {}
+    for line in output.splitlines():
+        if line.startswith("BENCH "):
+            match = re.fullmatch(r"BENCH (\w+) (\d+)\s*", line)
+            if not match:
+                raise ValueError(f"the guest printed {line!r}")
+            found[match[1]] = int(match[2])
+    return found
+
+
+def _run(guest: Path) -> dict[str, int]:
+    command = [sys.executable, "-m", "kvmxen", "boot", str(guest), "--timeout", "120"]
+    command += ["--cmdline", f"rounds={_ROUNDS}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode or "SUCCESS" not in result.stdout:
+        raise RuntimeError(f"the guest failed:\n{result.stdout}{result.stderr}")
+    return parse(result.stdout)
+
+
+def measure() -> str:
+    """The table."""
+    with TemporaryDirectory() as folder:
+        guest = Path(folder) / "bench.elf"
+        compile_guest(sorted(_SOURCES.glob("*.[cS]")), guest)
+        return report([_run(guest) for _ in range(_RUNS)])
+
+
+def report(runs: list[dict[str, int]]) -> str:
+    """The table of the runs' results."""
+    return table(
+        ["operation", "us"],
+        [
+            [words, Sample.of([run[name] / 1e3 for run in runs]).show(".1f")]
+            for name, words in OPERATIONS.items()
+        ],
+    )

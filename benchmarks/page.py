@@ -1,0 +1,25 @@
+"""The page that the tables go to: a section stands between two comments with its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+PAGE = Path("docs/performance.md")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the columns but the first are right-aligned."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def replace(text: str, section: str, content: str) -> str:
+    """`text` with `content` in place of what the section holds; ValueError where it has none."""
+    begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
+    pattern = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
+    changed, count = pattern.subn(lambda match: f"{match[1]}\n{content}\n\n{match[2]}", text)
+    if count != 1:
+        raise ValueError(f"{PAGE} has {count} sections {section}")
+    return changed

@@ -1,0 +1,54 @@
+"""`python -m benchmarks.staged SPAWNED ARGUMENT...`: kvmxen, with the ends of a boot's stages.
+
+SPAWNED is the monotonic clock, in ns, when this process was started; the arguments are those of
+`kvmxen`, with --stats=json, whose object gets two members more: `stages_ns`, from SPAWNED to the
+end of each stage, and `memory_kib`, what the process holds when the guest is over.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.memory import resident
+from kvmxen import boot
+from kvmxen.cli import main
+from kvmxen.loader.kernel import load_kernel
+from kvmxen.machine import Machine
+from kvmxen.stats import Stats
+
+_spawned = int(sys.argv[1])
+_stages: dict[str, int] = {}
+
+
+def _mark(stage: str) -> None:
+    _stages[stage] = time.monotonic_ns() - _spawned
+
+
+def _marked(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        result = function(*arguments, **keywords)
+        _mark(stage)
+        return result
+
+    return call
+
+
+class _Stats(Stats):
+    def built(self) -> None:
+        super().built()
+        _mark("domain")
+
+    def figures(self, machine: Machine) -> dict[str, object]:
+        memory = resident(Path("/proc/self/smaps").read_text())
+        return super().figures(machine) | {"stages_ns": _stages, "memory_kib": memory}
+
+
+_mark("python")
+vars(boot).update(
+    load_kernel=_marked("kernel", load_kernel), Machine=_marked("machine", Machine), Stats=_Stats
+)
+sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,142 @@
+"""What the benchmarks make of what they measured; the measuring itself is `make bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import boot, exits, guest
+from benchmarks.memory import resident
+from benchmarks.page import PAGE, replace, table
+from benchmarks.sample import Pair, Sample, in_turn
+
+SMAPS = """\
+55d0e5a3c000-55d0e5a3d000 r--p 00000000 fe:00 1234                       /usr/bin/python3
+Size:                  4 kB
+KernelPageSize:        4 kB
+Rss:                   4 kB
+Pss:                   1 kB
+Shared_Clean:          4 kB
+Private_Clean:         0 kB
+VmFlags: rd mr mw me sd
+7f0000000000-7f0020000000 rw-s 00000000 00:01 2048    /memfd:kvmxen-guest (deleted)
+Size:             524288 kB
+Rss:              102400 kB
+Private_Dirty:    102400 kB
+7f1000000000-7f1000021000 rw-p 00000000 00:00 0
+Rss:                  96 kB
+Private_Clean:        32 kB
+Private_Dirty:        64 kB
+"""
+
+
+def test_a_sample_shows_its_median_and_spread() -> None:
+    assert Sample.of([3, 1.25, 2]).show(".1f") == "2.0 (1.2-3.0)"
+
+
+def test_pairs_are_taken_in_turn_after_a_warm_up() -> None:
+    taken: list[str] = []
+
+    def measure(name: str) -> float:
+        taken.append(name)
+        return len(taken)
+
+    pair = in_turn(lambda: measure("a"), lambda: measure("b"), 2)
+    assert "".join(taken) == "ababab"
+    assert pair == Pair(Sample((3, 5)), Sample((4, 6)))
+    assert pair.ratio == Sample((3 / 4, 5 / 6))
+
+
+def test_a_section_is_replaced_and_nothing_else() -> None:
+    text = "a\n<!-- x -->\nold\n<!-- end of x -->\nb\n<!-- y -->\n<!-- end of y -->\n"
+    changed = replace(text, "x", r"new \1")
+    assert changed == text.replace("old\n", "\nnew \\1\n\n")
+    assert replace(changed, "x", r"new \1") == changed
+
+
+@pytest.mark.parametrize("text", ["", "<!-- x -->\n", "<!-- x -->\n<!-- end of x -->\n" * 2])
+def test_a_page_has_each_section_once(text: str) -> None:
+    with pytest.raises(ValueError, match="sections x"):
+        replace(text, "x", "new")
+
+
+@pytest.mark.parametrize("section", ["exits", "guest", "boot", "counts", "memory"])
+def test_the_page_has_every_section(section: str) -> None:
+    page = Path(__file__).parents[2] / PAGE
+    replace(page.read_text(), section, "new")
+
+
+def test_a_table() -> None:
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
+
+
+def test_exits_are_compared() -> None:
+    pair = Pair(Sample((11_000, 10_000, 12_000)), Sample((10_000, 10_000, 10_000)))
+    row = exits.report({"a list": (pair, 1.05)}).splitlines()[-1]
+    assert row == "| a list | 90,909 | 100,000 | 11.0 | 10.0 | 1.100 (1.000-1.200) | 1.05 |"
+
+
+def test_the_guests_lines_are_read() -> None:
+    output = "\x1b[0mXen guest\nBENCH null_hypercall 41234\r\nBENCH port_io 5\nSUCCESS\n"
+    assert guest.parse(output) == {"null_hypercall": 41234, "port_io": 5}
+
+
+@pytest.mark.parametrize("line", ["BENCH null_hypercall", "BENCH null_hypercall -1", "BENCH a b c"])
+def test_a_line_of_the_guests_that_is_not_so(line: str) -> None:
+    with pytest.raises(ValueError, match="the guest printed"):
+        guest.parse(line)
+
+
+def test_what_a_guest_pays_is_in_microseconds() -> None:
+    runs = [dict.fromkeys(guest.OPERATIONS, value) for value in (40_000, 50_000, 42_000)]
+    rows = guest.report(runs).splitlines()[2:]
+    assert len(rows) == len(guest.OPERATIONS)
+    assert all(row.endswith(" | 42.0 (40.0-50.0) |") for row in rows)
+
+
+def test_the_guests_memory_is_not_the_processs_own() -> None:
+    assert resident(SMAPS) == {"guest": 102_400, "own": 100, "private": 96}
+
+
+def make_boot(scale: int) -> boot.Boot:
+    ends = {stage: scale * (n + 1) * 10**9 for n, stage in enumerate(boot.STAGES)}
+    figures = {
+        "exits": {"syscall": 1000 * scale, "#DE": 100},
+        "exits_total": 1100 * scale,
+        "hypercalls": {"mmu_update": 900 * scale} | ({"iret": 101} if scale > 1 else {}),
+        "memory_kib": {"guest": 2048 * scale, "own": 1024, "private": 512},
+    }
+    return boot.Boot(boot.durations(ends), figures)
+
+
+def test_stages_are_between_their_ends() -> None:
+    durations = make_boot(2).stages
+    assert durations == dict.fromkeys(boot.STAGES, 2.0)
+    assert make_boot(2).to_init == 2.0 * (len(boot.STAGES) - 1)
+
+
+def test_stages_and_their_sum_are_shown() -> None:
+    rows = boot.times({"6.1": [make_boot(1), make_boot(3), make_boot(2)]}).splitlines()
+    assert rows[0] == "| seconds | 6.1 |"
+    assert rows[2] == "| Python starts and imports | 2.00 (1.00-3.00) |"
+    assert rows[-1] == "| **command to init** | 10.00 (5.00-15.00) |"
+
+
+def test_counts_of_more_than_a_hundred_are_shown() -> None:
+    rows = boot.counts({"6.1": [make_boot(1)], "6.12": [make_boot(2)]}).splitlines()[2:]
+    assert rows == [
+        "| **exits** | 1,100 | 2,200 |",
+        "| `syscall` | 1,000 | 2,000 |",
+        "| hypercall `mmu_update` | 900 | 1,800 |",
+        "| hypercall `iret` | 0 | 101 |",
+    ]
+
+
+def test_memory_is_in_mebibytes() -> None:
+    rows = boot.memory({"6.1": [make_boot(1)]}).splitlines()[2:]
+    assert rows == [
+        "| the guest's | 2.0 (2.0-2.0) |",
+        "| the process's own | 1.0 (1.0-1.0) |",
+        "| of which shared with no other process | 0.5 (0.5-0.5) |",
+    ]
