@@ -249,19 +249,21 @@ class Machine:
 
     def flush_others(self, cpu: Cpu, mask: int = -1) -> None:
         """Have the other vCPUs of `mask` drop their translations before they use any."""
-        waiting = []
-        for other in self.cpus:
-            if other is cpu or not mask >> other.index & 1 or not other.up:
-                continue
+        others = [
+            other for other in self.cpus
+            if other is not cpu and mask >> other.index & 1 and other.up
+        ]
+        if not others:
+            return
+        # What they are to see must be there for them to see.
+        cpu.vcpu.flush()
+        for other in others:
             other.vcpu.flush_pending = True
             if other.vcpu.in_guest and not other.vcpu.halted:
                 other.kick()
-                waiting.append(other)
-        if waiting:
-            # The flush is for what this hypercall stored: that must be seen first.
-            cpu.vcpu.flush()
-        for other in waiting:
-            other.vcpu.wait_flushed()
+        for other in others:
+            if not other.vcpu.halted:
+                other.vcpu.wait_flushed()
 
     def balloon_out(self, mfn: int) -> None:
         """Take a frame from the guest; its memory goes back to the host."""

@@ -248,7 +248,8 @@ cdef class Vcpu:
         self._work[n] = SHIM_VA + GATE_STUBS + STUB_DONE * STUB_SIZE
         self._start()
         while not self._enter():
-            pass
+            # `attention`, which came with it, still stops the next run.
+            run_immediate(<kvm_run *>self._run, 0)
         if run_port(<kvm_run *>self._run) != STUB_DONE:
             raise GuestCrash("the shim faulted while it updated page tables")
 
