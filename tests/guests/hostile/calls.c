@@ -10,8 +10,9 @@
 #define VCPUOP_register_vcpu_info 10
 #define OUT_OF_RANGE (1ul << 40)
 #define OWN_PORTS 16
-#define NAP (200 * US)
+#define TICK (2 * MS)
 
+/* Whether the bytes are in the part of the arena that can be written. */
 static bool in_arena(u64 pointer, u64 bytes)
 {
     return pointer >= (u64)arena && pointer <= (u64)arena[ARENA_WRITABLE] - bytes;
@@ -87,6 +88,10 @@ static void tame(struct call *call)
     case HYPERVISOR_mmuext_op:
         tame_mmuext(args[0]);
         break;
+    case HYPERVISOR_multicall: /* what chance has put in the arena is no list of tame calls */
+        if (in_arena(args[0], 0))
+            args[1] = 0;
+        break;
     }
 }
 
@@ -116,20 +121,28 @@ static struct call draw_plain(void)
 /* Entries of any kind, now and then the list itself. None sleeps, and iret has no frame here. */
 static struct call draw_multicall(void)
 {
-    struct multicall_entry entries[MULTICALLS], *list = (struct multicall_entry *)arena[0];
+    struct multicall_entry entries[MULTICALLS];
+    u64 list = (u64)arena + draw() % (ARENA_WRITABLE * PAGE_SIZE - sizeof entries);
     for (u32 i = 0; i < MULTICALLS; i++) {
         struct call call = draw_plain();
-        if (call.nr == HYPERVISOR_iret)
+        switch (call.nr) {
+        case HYPERVISOR_iret:
             call.nr = HYPERVISOR_xen_version;
-        if (call.nr == HYPERVISOR_sched_op || call.nr == HYPERVISOR_sched_op_compat)
+            break;
+        case HYPERVISOR_sched_op:
+        case HYPERVISOR_sched_op_compat:
             call.args[0] = SCHEDOP_yield;
-        if (call.nr == HYPERVISOR_multicall)
-            call.args[0] = (u64)list;
+            break;
+        case HYPERVISOR_multicall:
+            call.args[0] = list;
+            call.args[1] = MULTICALLS;
+            break;
+        }
         entries[i] = (struct multicall_entry){.op = call.nr};
         memcpy(entries[i].args, call.args, sizeof call.args);
     }
-    memcpy(list, entries, sizeof entries);
-    return (struct call){HYPERVISOR_multicall, {(u64)list, draw() % (MULTICALLS + 1)}};
+    memcpy((void *)list, entries, sizeof entries);
+    return (struct call){HYPERVISOR_multicall, {list, draw() % (MULTICALLS + 1)}};
 }
 
 struct call draw_call(void)
@@ -158,8 +171,10 @@ void run_call(const struct call *call)
     if (call->nr == HYPERVISOR_iret)
         return random_iret();
     if (sleeps) {
+        /* A tick that repeats: one alone could come before the call that sleeps. */
+        struct vcpu_set_periodic_timer tick = {TICK};
         upcalls_on();
-        timer_set(now() + NAP);
+        check_equal(vcpu_op(VCPUOP_set_periodic_timer, 0, &tick), 0);
     }
     const u64 *a = call->args;
     hypercall(call->nr, a[0], a[1], a[2], a[3], a[4]);
