@@ -268,8 +268,6 @@ class Cpu:
                 self.write(self.runstate_va, self.runstate.pack(self.machine.now()))
             except GuestFault:
                 self.runstate_va = 0
-        self.time_va = 0
-        self._time_version = 0
 
     def publish_time(self) -> None:
         """Copy the time of the vcpu_info to where the guest wants it too, for its user code."""
