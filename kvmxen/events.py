@@ -13,7 +13,7 @@ from enum import IntEnum
 from threading import RLock
 
 from kvmxen.abi.xen import (
-    EVTCHN_MASK, EVTCHN_PENDING, NR_CHANNELS, NR_VIRQS, PENDING_SEL, PER_VCPU_VIRQS,
+    DOMID_GUEST, EVTCHN_MASK, EVTCHN_PENDING, NR_CHANNELS, NR_VIRQS, PENDING_SEL, PER_VCPU_VIRQS,
     UPCALL_MASK, UPCALL_PENDING, Virq,
 )
 from kvmxen.errors import HypercallError
@@ -126,15 +126,14 @@ class EventChannels:
                 raise HypercallError(errno.EINVAL)
             port.status, port.on_send = Status.INTERDOMAIN, on_send
 
-    def bind_interdomain(self, number: int, vcpu: int) -> int:
+    def bind_interdomain(self, number: int) -> int:
         """EVTCHNOP_bind_interdomain to a port of the domain itself: a loop."""
         with self._lock:
             other = self.port(number)
-            if other.status is not Status.UNBOUND:
+            if other.status is not Status.UNBOUND or other.remote_domain != DOMID_GUEST:
                 raise HypercallError(errno.EINVAL)
-            port = self._open(Status.INTERDOMAIN, vcpu, other.number)
+            port = self._open(Status.INTERDOMAIN, target=other.number)
             other.status, other.target = Status.INTERDOMAIN, port.number
-            port.remote_domain = other.remote_domain
             # What was sent before there was a listener would otherwise be lost.
             self.raise_port(port)
             return port.number
@@ -176,12 +175,13 @@ class EventChannels:
             if port.status is Status.CLOSED:
                 raise HypercallError(errno.EINVAL)
             if port.status is Status.VIRQ:
-                self._virqs.pop((port.target, port.vcpu), None)
+                # A global one is found under the vCPU that it was bound on.
                 for key in [key for key, bound in self._virqs.items() if bound is port]:
                     del self._virqs[key]
             if port.status is Status.INTERDOMAIN and port.target:
                 other = self._ports[port.target]
                 other.status, other.target = Status.UNBOUND, 0
+                other.remote_domain = DOMID_GUEST
             port.status, port.on_send, port.target = Status.CLOSED, None, 0
             self._memory.clear_bit(self._pending, number)
 

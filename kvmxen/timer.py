@@ -7,7 +7,8 @@ from collections.abc import Callable
 MSR_TSC_DEADLINE = 0x6E0
 # Xen's PV vCPUs start with a tick of 10 ms, which every newer guest stops.
 DEFAULT_PERIOD = 10_000_000
-_NEVER = 1 << 63
+# 36 years, further than the counter behind the deadline can be told.
+_NEVER = 1 << 60
 
 
 class Timer:
@@ -51,7 +52,8 @@ class Timer:
         self.dirty = False
         if self._period and not self._next_tick and self._has_listener():
             self._next_tick = self._now() + self._period
-        earliest = min(t or _NEVER for t in (self._singleshot, self._next_tick, self._poll))
+        deadlines = self._singleshot, self._next_tick, self._poll
+        earliest = min(_NEVER, *(deadline or _NEVER for deadline in deadlines))
         earliest = 0 if earliest == _NEVER else earliest
         if earliest != self._armed:
             self._armed = earliest

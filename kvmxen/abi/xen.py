@@ -10,6 +10,8 @@ from enum import IntEnum
 from construct import Array, Int8ul, Int32ul, Int64ul, Padding, Struct
 
 DOMID_SELF = 0x7FF0
+# The only domain that there is, but for dom0, which is this process.
+DOMID_GUEST = 1
 LEGACY_MAX_VCPUS = 32
 NR_CHANNELS = 4096
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import RLock
 
+from kvmxen.abi.xen import DOMID_GUEST
 from kvmxen.memory import GuestMemory
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.nodes import populate
 from kvmxen.xenstore.paths import home
 from kvmxen.xenstore.ring import RingTransport
 from kvmxen.xenstore.store import Store
-
-DOMID = 1
 
 
 class XenstoreBackend:
@@ -21,12 +20,12 @@ class XenstoreBackend:
     def __init__(self, memory: GuestMemory, gpa: int, notify: Callable[[], None]) -> None:
         self._lock = RLock()
         self.store = Store()
-        self._transport = RingTransport(Connection(self.store, DOMID), memory, gpa, notify)
+        self._transport = RingTransport(Connection(self.store, DOMID_GUEST), memory, gpa, notify)
 
     def populate(self, **nodes: object) -> None:
         """Write the nodes that a domain starts with (kvmxen/xenstore/nodes.py)."""
         with self._lock:
-            populate(self.store, domid=DOMID, **nodes)  # type: ignore[arg-type]
+            populate(self.store, domid=DOMID_GUEST, **nodes)  # type: ignore[arg-type]
 
     def pump(self) -> None:
         """The guest rang: answer all that its ring has."""
@@ -37,5 +36,5 @@ class XenstoreBackend:
     def request_shutdown(self, how: str) -> None:
         """Ask the guest to end itself: "poweroff", "reboot" or "halt"."""
         with self._lock:
-            self.store.write(f"{home(DOMID)}/control/shutdown", how.encode())
+            self.store.write(f"{home(DOMID_GUEST)}/control/shutdown", how.encode())
             self.pump()

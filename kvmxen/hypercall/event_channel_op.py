@@ -7,14 +7,12 @@ import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from kvmxen.abi.xen import DOMID_SELF
+from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
 from kvmxen.errors import HypercallError
 from kvmxen.events import Status
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
-
-DOMID_GUEST = 1
 
 
 class EvtchnOp(IntEnum):
@@ -63,7 +61,7 @@ def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
             domid, port = struct.unpack("<H2xI", cpu.read(argument, 8))
             if domid not in (DOMID_SELF, DOMID_GUEST):
                 raise HypercallError(errno.ESRCH)
-            _put_port(cpu, argument + 8, events.bind_interdomain(port, cpu.index))
+            _put_port(cpu, argument + 8, events.bind_interdomain(port))
         case EvtchnOp.STATUS:
             _status(cpu, argument)
         case EvtchnOp.RESET:

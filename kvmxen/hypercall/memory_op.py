@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import struct
 from array import array
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from kvmxen.abi.xen import DOMID_SELF
+from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
 from kvmxen.errors import HypercallError
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
@@ -28,6 +29,10 @@ _MFN_LIST = struct.Struct("<I4xQI4x")
 _E820_RAM = 1
 _MAX_EXTENTS = 1 << 20
 _MAX_ORDER = 9
+# Frames in one exchange: a superpage's.
+_MAX_EXCHANGE = 1 << _MAX_ORDER
+_OWN = (DOMID_SELF, DOMID_GUEST)
+_MASK64 = (1 << 64) - 1
 
 
 class Memory(IntEnum):
@@ -67,16 +72,18 @@ def memory_op(cpu: Cpu, command: int, argument: int) -> int:
         case Memory.MEMORY_MAP:
             return _memory_map(cpu, argument)
         case Memory.DECREASE_RESERVATION:
-            return _decrease(cpu, argument)
-        case Memory.INCREASE_RESERVATION | Memory.POPULATE_PHYSMAP as operation:
-            return _increase(cpu, argument, set_m2p=operation == Memory.POPULATE_PHYSMAP)
+            return _each_extent(cpu, argument, _release)
+        case Memory.INCREASE_RESERVATION:
+            return _each_extent(cpu, argument, _increase)
+        case Memory.POPULATE_PHYSMAP:
+            return _each_extent(cpu, argument, _populate)
         case Memory.EXCHANGE:
             return _exchange(cpu, argument)
     raise HypercallError(errno.ENOSYS)
 
 
 def _own_domain(domid: bytes) -> None:
-    if int.from_bytes(domid, "little") != DOMID_SELF:
+    if int.from_bytes(domid, "little") not in _OWN:
         raise HypercallError(errno.EPERM)
 
 
@@ -99,56 +106,69 @@ def _machphys_mfn_list(cpu: Cpu, argument: int) -> int:
     return 0
 
 
-def _reservation(cpu: Cpu, argument: int) -> tuple[int, int, int]:
-    """(pointer to the extents, how many, frames in each)."""
-    pointer, count, order, _, domid = _RESERVATION.unpack(cpu.read(argument, _RESERVATION.size))
-    if domid != DOMID_SELF:
-        raise HypercallError(errno.EPERM)
-    if count > _MAX_EXTENTS or order > _MAX_ORDER:
-        raise HypercallError(errno.EINVAL)
-    return pointer, count, 1 << order
+def _each_extent(cpu: Cpu, argument: int, change: Callable[[Cpu, int, int], object]) -> int:
+    """`change` each extent of a reservation, given where it stands and its frames.
+
+    Returns how many were changed until something was wrong, which is all that Xen tells.
+    """
+    done = 0
+    try:
+        pointer, count, order, _, domid = _RESERVATION.unpack(cpu.read(argument, _RESERVATION.size))
+        if domid not in _OWN or count > _MAX_EXTENTS or order > _MAX_ORDER:
+            return 0
+        while done < count and not cpu.machine.stopping:
+            change(cpu, pointer + done * 8, 1 << order)
+            done += 1
+    except HypercallError:
+        pass
+    return done
 
 
-def _decrease(cpu: Cpu, argument: int) -> int:
-    """Returns how many extents went back, as the caller cannot otherwise know."""
-    pointer, count, frames = _reservation(cpu, argument)
-    machine = cpu.machine
-    for done in range(count):
-        mfn = int.from_bytes(cpu.read(pointer + done * 8, 8), "little")
-        extent = range(mfn, mfn + frames)
-        if not all(cpu.tables.owns(f) and f not in machine.ballooned
-                   and not cpu.tables.is_table(cpu.vcpu, f) for f in extent):
-            return done
-        for frame in extent:
-            machine.balloon_out(frame)
-    return count
+def _release(cpu: Cpu, where: int, frames: int) -> None:
+    mfn = int.from_bytes(cpu.read(where, 8), "little")
+    _check_given_up(cpu, range(mfn, mfn + frames))
+    for frame in range(mfn, mfn + frames):
+        cpu.machine.balloon_out(frame)
 
 
-def _increase(cpu: Cpu, argument: int, *, set_m2p: bool) -> int:
-    pointer, count, frames = _reservation(cpu, argument)
-    machine = cpu.machine
-    for done in range(count):
-        where = pointer + done * 8
-        pfn = int.from_bytes(cpu.read(where, 8), "little")
-        mfn = machine.balloon_in(frames)
-        if mfn is None:
-            return done
-        if set_m2p:
-            for i in range(frames):
-                cpu.tables.set_m2p(mfn + i, pfn + i)
-        cpu.write(where, mfn.to_bytes(8, "little"))
-    return count
+def _increase(cpu: Cpu, where: int, frames: int) -> int:
+    mfn = cpu.machine.balloon_in(frames)
+    if mfn is None:
+        raise HypercallError(errno.ENOMEM)
+    cpu.write(where, mfn.to_bytes(8, "little"))
+    return mfn
+
+
+def _populate(cpu: Cpu, where: int, frames: int) -> None:
+    pfn = int.from_bytes(cpu.read(where, 8), "little")
+    _set_m2p(cpu, _increase(cpu, where, frames), pfn, frames)
+
+
+def _set_m2p(cpu: Cpu, mfn: int, pfn: int, frames: int) -> None:
+    for i in range(frames):
+        cpu.tables.set_m2p(mfn + i, pfn + i & _MASK64)
+
+
+def _check_given_up(cpu: Cpu, frames: Sequence[int]) -> None:
+    """EINVAL where one of `frames` is not the guest's to give away."""
+    for frame in frames:
+        if (
+            not cpu.tables.owns(frame)
+            or frame in cpu.machine.ballooned
+            or cpu.tables.is_table(cpu.vcpu, frame)
+        ):
+            raise HypercallError(errno.EINVAL)
 
 
 def _exchange(cpu: Cpu, argument: int) -> int:
     """Swap frames for ones that lie together, where there are such in the balloon."""
     fields = _EXCHANGE.unpack(cpu.read(argument, _EXCHANGE.size))
     pointer, count, order, _, domid, out_pointer, out_count, out_order, _, out_domid, done = fields
-    if domid != DOMID_SELF or out_domid != DOMID_SELF:
+    if domid not in _OWN or out_domid not in _OWN:
         raise HypercallError(errno.EPERM)
     if (
-        done or order > _MAX_ORDER or out_order > _MAX_ORDER or count > _MAX_EXTENTS
-        or count << order != out_count << out_order
+        done or order > _MAX_ORDER or out_order > _MAX_ORDER
+        or count << order != out_count << out_order or count << order > _MAX_EXCHANGE
     ):
         raise HypercallError(errno.EINVAL)
     frames = [
@@ -156,10 +176,8 @@ def _exchange(cpu: Cpu, argument: int) -> int:
         for first in array("Q", cpu.read(pointer, count * 8))
         for i in range(1 << order)
     ]
-    if not all(
-        cpu.tables.owns(f) and f not in cpu.machine.ballooned
-        and not cpu.tables.is_table(cpu.vcpu, f) for f in frames
-    ) or len(set(frames)) != len(frames):
+    _check_given_up(cpu, frames)
+    if len(set(frames)) != len(frames):
         raise HypercallError(errno.EINVAL)
     size = 1 << out_order
     for index in range(out_count):
@@ -171,7 +189,7 @@ def _exchange(cpu: Cpu, argument: int) -> int:
         first = frames[index * size]
         for i in range(size):
             cpu.machine.memory.zero(first + i << PAGE_SHIFT, PAGE_SIZE)
-            cpu.tables.set_m2p(first + i, pfn + i)
+        _set_m2p(cpu, first, pfn, size)
         cpu.write(out_pointer + index * 8, first.to_bytes(8, "little"))
     cpu.write(argument + 64, count.to_bytes(8, "little"))
     return 0

@@ -100,6 +100,8 @@ def mmuext_op(cpu: Cpu, operations: int, count: int, done: int, domid: int) -> i
     succeeded = 0
     try:
         for i in range(_check_batch(count, domid)):
+            if cpu.machine.stopping:
+                break
             command, arg1, arg2 = _MMUEXT_OP.unpack(cpu.read(operations + i * 24, 24))
             _mmuext(cpu, command, arg1, arg2)
             succeeded += 1

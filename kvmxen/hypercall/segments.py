@@ -25,10 +25,7 @@ MAX_LDT_ENTRIES = 8192
 _PRESENT = 1 << 47
 _DPL3 = 3 << 45
 _NOT_SYSTEM = 1 << 44
-_CODE = 1 << 43
-_CONFORMING = 1 << 42
-_LONG = 1 << 53
-_DEFAULT_SIZE = 1 << 54
+_TYPE = 0x1F << 40
 
 _FS = 0
 _GS_USER = 1
@@ -43,17 +40,12 @@ MSR_KERNEL_GS_BASE = 0xC0000102
 def validate(descriptor: int) -> int:
     """The descriptor as the CPU may have it: ring 3, never a gate or a system segment.
 
-    Raises HypercallError(EINVAL).
+    What is not present, or of type 0, can only fault. Raises HypercallError(EINVAL).
     """
-    if not descriptor & _PRESENT:
+    if not descriptor & _PRESENT or not descriptor & _TYPE:
         return descriptor
     if not descriptor & _NOT_SYSTEM:
         raise HypercallError(errno.EINVAL)
-    if descriptor & _CODE:
-        if descriptor & _CONFORMING:
-            raise HypercallError(errno.EINVAL)
-        if descriptor & _LONG and descriptor & _DEFAULT_SIZE:
-            raise HypercallError(errno.EINVAL)
     return descriptor | _DPL3
 
 

@@ -24,7 +24,6 @@ class CallbackType(IntEnum):
     EVENT = 0
     FAILSAFE = 1
     SYSCALL = 2
-    SYSENTER_DEPRECATED = 3
     NMI = 4
     SYSENTER = 5
     SYSCALL32 = 7
@@ -33,6 +32,8 @@ class CallbackType(IntEnum):
 _CALLBACKOP_REGISTER = 0
 _CALLBACKOP_UNREGISTER = 1
 _CALLBACKF_MASK_EVENTS = 1
+# Events masked on entry, a flag of struct trap_info.
+_TI_MASK_EVENTS = 4
 _NMIOP_REGISTER = 0
 _NMIOP_UNREGISTER = 1
 TRAP_NMI = 2
@@ -79,9 +80,9 @@ def register_callback(cpu: Cpu, kind: int, address: int, flags: int) -> None:
     if kind not in list(CallbackType):
         raise HypercallError(errno.ENOSYS)
     if kind == CallbackType.NMI:
-        cpu.trap_table[TRAP_NMI] = (0, address)
+        cpu.trap_table[TRAP_NMI] = (_TI_MASK_EVENTS, address)
     else:
-        cpu.callbacks[kind] = (address, bool(flags & _CALLBACKF_MASK_EVENTS))
+        cpu.callbacks[CallbackType(kind)] = (address, bool(flags & _CALLBACKF_MASK_EVENTS))
 
 
 def callback_op(cpu: Cpu, command: int, argument: int) -> int:
@@ -91,11 +92,10 @@ def callback_op(cpu: Cpu, command: int, argument: int) -> int:
         register_callback(cpu, *_callback(cpu, argument))
     elif command == _CALLBACKOP_UNREGISTER:
         kind = int.from_bytes(cpu.read(argument, 2), "little")
-        if kind in (CallbackType.EVENT, CallbackType.FAILSAFE, CallbackType.SYSCALL):
-            raise HypercallError(errno.EINVAL)
-        if kind == CallbackType.NMI:
-            cpu.trap_table.pop(TRAP_NMI, None)
-        cpu.callbacks.pop(kind, None)
+        if kind != CallbackType.NMI:
+            known = kind in list(CallbackType)
+            raise HypercallError(errno.EINVAL if known else errno.ENOSYS)
+        cpu.trap_table.pop(TRAP_NMI, None)
     else:
         raise HypercallError(errno.ENOSYS)
     return 0

@@ -31,6 +31,7 @@ _TRAP_SIZE = 16
 _TAIL = struct.Struct("<2Q 16QQ 2Q 8Q 8Q 3Q Q 3Q".replace(" ", ""))
 _TAIL_AT = _TRAPS_AT + 256 * _TRAP_SIZE
 _SSHOTTMR_FUTURE = 1
+_FAR = 1 << 50
 _MIN_PERIOD = 1_000_000
 _MAX_PERIOD = 1_000_000_000 * 86_400
 
@@ -116,9 +117,10 @@ def _timer(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
 
 def set_timer_op(cpu: Cpu, deadline: int) -> int:
     """Set the singleshot timer to `deadline` ns of system time; 0 stops it."""
+    now = cpu.machine.now()
     # Old Linux computes deadlines that overflow: Xen fires those soon.
-    if deadline >> 63:
-        deadline = cpu.machine.now() + 100_000_000
+    if deadline >> 63 or deadline - now >= _FAR:
+        deadline = now + 100_000_000
     cpu.timer.set_singleshot(deadline)
     return 0
 
@@ -127,7 +129,7 @@ def _register_info(cpu: Cpu, target: Cpu, argument: int) -> None:
     mfn, offset = struct.unpack("<QI", cpu.read(argument, 12))
     if target.info_registered or offset > PAGE_SIZE - VCPU_INFO_SIZE or offset % 8:
         raise HypercallError(errno.EINVAL)
-    if not cpu.tables.owns(mfn):
+    if not cpu.tables.owns(mfn) or (target is not cpu and target.up):
         raise HypercallError(errno.EINVAL)
     target.move_info((mfn << PAGE_SHIFT) + offset)
 
