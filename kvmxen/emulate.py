@@ -12,6 +12,7 @@ from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.hypercall.segments import (
     MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, is_canonical,
 )
+from kvmxen.kvm.ioctl import KvmError
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
@@ -54,7 +55,7 @@ def forced_cpuid(cpu: Cpu, instruction: bytes) -> bool:
     if not instruction.startswith(FORCED_PREFIX + _CPUID):
         return False
     _cpuid(cpu)
-    cpu.vcpu.rip += len(FORCED_PREFIX) + len(_CPUID)
+    cpu.vcpu.rip = (cpu.vcpu.rip + len(FORCED_PREFIX) + len(_CPUID)) & _MASK64
     return True
 
 
@@ -170,7 +171,11 @@ def _xsetbv(cpu: Cpu) -> bool:
     value = (vcpu.rdx & _MASK32) << 32 | vcpu.rax & _MASK32
     if vcpu.rcx & _MASK32 or not value & 1 or value & ~cpu.machine.cpuid.xcr0:
         return False
-    cpu.set_xcr0(value)
+    try:
+        cpu.set_xcr0(value)
+    except KvmError:
+        # Features that the CPU does not take without others, as AVX without SSE.
+        return False
     return True
 
 

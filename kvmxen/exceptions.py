@@ -26,6 +26,7 @@ _WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
 _PF_USER = 4
 _ERROR_EXTERNAL = 1
 _ERROR_IDT = 2
+_MASK64 = (1 << 64) - 1
 
 # TI_GET_DPL and TI_GET_IF of struct trap_info's flags.
 _TRAP_DPL = 3
@@ -120,7 +121,7 @@ def _software_interrupt(cpu: Cpu, vector: int) -> None:
     """`int vector`: a trap where the guest's table lets the caller raise it, else #GP."""
     flags, address = cpu.trap_table.get(vector, (0, 0))
     if address and (cpu.vcpu.kernel_mode or flags & _TRAP_DPL == 3):
-        cpu.vcpu.rip += 2
+        cpu.vcpu.rip = (cpu.vcpu.rip + 2) & _MASK64
         cpu.bounce(address, bool(flags & _TRAP_MASK_EVENTS), None)
     else:
         inject(cpu, GENERAL_PROTECTION, vector << 3 | _ERROR_IDT)
