@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import selectors
 import time
-from collections import deque
 from collections.abc import Callable
 
 
@@ -15,7 +14,8 @@ class Loop:
     def __init__(self) -> None:
         self._selector = selectors.PollSelector()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._posted: deque[Callable[[], None]] = deque()
+        # In the order of their posting; a dict, as each call waits at most once.
+        self._posted: dict[Callable[[], None], None] = {}
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
         self._running = False
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._drain)
@@ -37,8 +37,8 @@ class Loop:
             self._selector.unregister(fd)
 
     def post(self, callback: Callable[[], None]) -> None:
-        """From any thread or signal handler: call `callback` soon."""
-        self._posted.append(callback)
+        """From any thread or signal handler: call `callback` soon, once if it waits already."""
+        self._posted[callback] = None
         os.eventfd_write(self._wakeup, 1)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> None:
@@ -55,8 +55,10 @@ class Loop:
                 timeout = max(0.0, self._deadlines[0][0] - time.monotonic())
             for key, _ in self._selector.select(timeout):
                 key.data()
-            while self._posted:
-                self._posted.popleft()()
+            # What these post themselves comes after the other descriptors and deadlines.
+            for callback in list(self._posted):
+                del self._posted[callback]
+                callback()
             while self._deadlines and self._deadlines[0][0] <= time.monotonic():
                 self._deadlines.pop(0)[1]()
 
