@@ -23,7 +23,10 @@ cdef class PageTables:
     cdef uint64_t load(self, uint64_t cr3, uint64_t va) except? 0
     cdef uint64_t sanitise(self, uint64_t value) except? 0
     cdef int store(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1
-    cdef int adopt(self, Vcpu vcpu, uint64_t mfn, int level) except -1
+    cdef uint32_t new_walk(self) noexcept nogil
+    cdef bint first_visit(self, uint32_t walk, uint64_t mfn, int level) noexcept nogil
+    cdef int adopt(self, Vcpu vcpu, uint32_t walk, uint64_t mfn, int level) except -1
     cdef int adopt_l4(self, Vcpu vcpu, uint64_t mfn) except -1
     cdef uint64_t gpa_of(self, uint64_t cr3, uint64_t va, bint write) except? 0
-    cdef bint reaches(self, uint64_t table_gpa, int level, uint64_t mfn) noexcept nogil
+    cdef bint reaches(self, uint32_t walk, uint64_t table_gpa, int level,
+                      uint64_t mfn) noexcept nogil

@@ -270,20 +270,32 @@ cdef class PageTables:
 
     # Pins and base pointers.
 
-    cdef int adopt(self, Vcpu vcpu, uint64_t mfn, int level) except -1:
-        """Check every entry of the table `mfn` and of those below, and add the user bit.
+    cdef uint32_t new_walk(self) noexcept nogil:
+        self._epoch = (self._epoch + 1) & 0xfffffff
+        if self._epoch == 0:
+            self._epoch = 1
+        return self._epoch
 
-        A table that a walk meets again is done, so that a guest cannot make one endless.
+    cdef bint first_visit(self, uint32_t walk, uint64_t mfn, int level) noexcept nogil:
+        """Whether `walk` meets the table `mfn` as one of `level` for the first time.
+
+        It need not look at it again, so that a guest cannot make a walk endless.
         """
         cdef uint32_t stamp = self._seen[mfn]
+        if stamp >> 4 != walk:
+            stamp = walk << 4
+        if stamp >> (level - 1) & 1:
+            return False
+        self._seen[mfn] = stamp | 1 << (level - 1)
+        return True
+
+    cdef int adopt(self, Vcpu vcpu, uint32_t walk, uint64_t mfn, int level) except -1:
+        """Check every entry of the table `mfn` and of those below, and add the user bit."""
         cdef uint64_t *where
         cdef uint64_t old, new
         cdef int slot
-        if stamp >> 4 != self._epoch:
-            stamp = self._epoch << 4
-        if stamp >> (level - 1) & 1:
+        if not self.first_visit(walk, mfn, level):
             return 0
-        self._seen[mfn] = stamp | 1 << (level - 1)
         where = <uint64_t *>self.memory.at(mfn << 12, 4096)
         for slot in range(512):
             old = pte_get(where + slot)
@@ -298,10 +310,11 @@ cdef class PageTables:
             if level > 1:
                 if not self.is_ram((old & FRAME) >> 12):
                     raise HypercallError(errno.EINVAL)
-                self.adopt(vcpu, (old & FRAME) >> 12, level - 1)
+                self.adopt(vcpu, walk, (old & FRAME) >> 12, level - 1)
         return 0
 
     cdef int adopt_l4(self, Vcpu vcpu, uint64_t mfn) except -1:
+        cdef uint32_t walk = self.new_walk()
         cdef uint64_t *where = <uint64_t *>self.memory.at(mfn << 12, 4096)
         cdef uint64_t *known = NULL
         cdef uint64_t old, new
@@ -325,23 +338,17 @@ cdef class PageTables:
                 self.store(vcpu, (mfn << 12) + slot * 8, new, False)
             if not self.is_ram((old & FRAME) >> 12):
                 raise HypercallError(errno.EINVAL)
-            self.adopt(vcpu, (old & FRAME) >> 12, 3)
+            self.adopt(vcpu, walk, (old & FRAME) >> 12, 3)
         return 0
-
-    def _new_walk(self):
-        self._epoch = (self._epoch + 1) & 0xfffffff
-        if self._epoch == 0:
-            self._epoch = 1
 
     def pin(self, Vcpu vcpu, uint64_t mfn, int level):
         """MMUEXT_PIN_L<level>_TABLE; raises HypercallError(EINVAL)."""
         if not self.is_ram(mfn):
             raise HypercallError(errno.EINVAL)
-        self._new_walk()
         if level == 4:
             self.adopt_l4(vcpu, mfn)
         else:
-            self.adopt(vcpu, mfn, level)
+            self.adopt(vcpu, self.new_walk(), mfn, level)
         self.pinned[mfn] = level
 
     def unpin(self, uint64_t mfn):
@@ -381,7 +388,6 @@ cdef class PageTables:
                 break
         else:
             return
-        self._new_walk()
         self.adopt_l4(vcpu, mfn)
 
     def install(self, uint64_t cr3):
@@ -392,34 +398,36 @@ cdef class PageTables:
 
     # Faults.
 
-    cdef bint reaches(self, uint64_t table_gpa, int level, uint64_t mfn) noexcept nogil:
+    cdef bint reaches(self, uint32_t walk, uint64_t table_gpa, int level,
+                      uint64_t mfn) noexcept nogil:
         """Whether frame `mfn` is a table below the table of `level` at `table_gpa`."""
         cdef uint64_t *where
         cdef uint64_t value
         cdef int slot
+        if not self.is_ram(table_gpa >> 12) or not self.first_visit(walk, table_gpa >> 12, level):
+            return False
         for slot in range(512):
             if level == 4 and XEN_FIRST <= slot < XEN_FIRST + XEN_SLOTS:
                 continue
             where = self.entry(table_gpa, slot)
-            if where == NULL:
-                return False
             value = pte_get(where)
             if not value & PRESENT or not self.is_ram((value & FRAME) >> 12):
                 continue
             if (value & FRAME) >> 12 == mfn:
                 return True
-            if level > 2 and self.reaches(value & FRAME, level - 1, mfn):
+            if level > 2 and self.reaches(walk, value & FRAME, level - 1, mfn):
                 return True
         return False
 
     def is_table(self, Vcpu vcpu, uint64_t mfn):
         """Whether frame `mfn` is pinned or a table of a pinned or current address space."""
+        cdef uint32_t walk = self.new_walk()
         if mfn in self.pinned:
             return True
         for other, level in self.pinned.items():
-            if level == 4 and self.reaches(other << 12, 4, mfn):
+            if level == 4 and self.reaches(walk, other << 12, 4, mfn):
                 return True
-        return bool(self.reaches(vcpu.kernel_cr3, 4, mfn))
+        return bool(self.reaches(walk, vcpu.kernel_cr3, 4, mfn))
 
     def repair(self, Vcpu vcpu):
         """Whether the guest kernel's page fault was ours, and is mended: retry, do not forward.
