@@ -20,8 +20,8 @@ from kvmxen.shim.abi import constants
 
 _HERE = Path(__file__).parent
 _MEMORY = 32 << 20
-_EXITS = 5000
-_PAIRS = 9
+_EXITS = 2000
+_PAIRS = 21
 _C = constants()
 
 
