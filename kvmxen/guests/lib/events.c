@@ -2,6 +2,7 @@
 #include "guest.h"
 
 static event_handler handlers[NR_PORTS];
+static u8 owner[NR_PORTS]; /* the vCPU that a port notifies: its word's bits are all vCPUs' */
 extern char event_entry[];
 
 void upcall(void);
@@ -27,6 +28,8 @@ void upcall(void)
                         ~READ_ONCE(shared_info->evtchn_mask[word]);
             for (; ready; ready &= ready - 1) {
                 evtchn_port_t port = word * 64 + (u32)__builtin_ctzl(ready);
+                if (owner[port] != this_cpu())
+                    continue;
                 event_clear(port);
                 if (handlers[port])
                     handlers[port](port);
@@ -58,32 +61,42 @@ void upcalls_on(void)
         xen_version(XENVER_version, NULL); /* any hypercall returns through a delivery */
 }
 
+/* What a bind returns: the port, which notifies `vcpu`, or -errno. */
+static long bound(long error, evtchn_port_t port, u32 vcpu)
+{
+    if (error)
+        return error;
+    check(port < NR_PORTS);
+    owner[port] = (u8)vcpu;
+    return port;
+}
+
 long evtchn_bind_virq(u32 virq, u32 vcpu)
 {
     struct evtchn_bind_virq arg = {virq, vcpu, 0};
     long error = event_channel_op(EVTCHNOP_bind_virq, &arg);
-    return error ? error : (long)arg.port;
+    return bound(error, arg.port, vcpu);
 }
 
 long evtchn_bind_ipi(u32 vcpu)
 {
     struct evtchn_bind_ipi arg = {vcpu, 0};
     long error = event_channel_op(EVTCHNOP_bind_ipi, &arg);
-    return error ? error : (long)arg.port;
+    return bound(error, arg.port, vcpu);
 }
 
 long evtchn_alloc_unbound(u32 remote_domid)
 {
     struct evtchn_alloc_unbound arg = {DOMID_SELF, (u16)remote_domid, 0};
     long error = event_channel_op(EVTCHNOP_alloc_unbound, &arg);
-    return error ? error : (long)arg.port;
+    return bound(error, arg.port, 0);
 }
 
 long evtchn_bind_interdomain(u32 remote_domid, evtchn_port_t remote)
 {
     struct evtchn_bind_interdomain arg = {(u16)remote_domid, remote, 0};
     long error = event_channel_op(EVTCHNOP_bind_interdomain, &arg);
-    return error ? error : (long)arg.local_port;
+    return bound(error, arg.local_port, this_cpu());
 }
 
 long evtchn_send(evtchn_port_t port)
