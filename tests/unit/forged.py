@@ -146,8 +146,7 @@ class Domain:
         self.layout = Layout.plan(MEMORY, vcpus)
         self.ends: list[End] = []
         self.output: list[bytes] = []
-        forged = {"System": System, "Vm": Vm, "VcpuFd": VcpuFd, "probe": _probe}
-        with patch.multiple("kvmxen.machine", **forged):
+        with patch.multiple("kvmxen.machine", System=System, Vm=Vm, VcpuFd=VcpuFd, probe=_probe):
             self.machine = Machine(self.layout, ended=self.ends.append, output=self.output.append)
         self.memory = self.machine.memory
         self.tables = self.machine.tables
