@@ -1,8 +1,8 @@
 /* A table of two columns, 79 characters wide. */
 #include "demo.h"
 
-#define LABEL 22
-#define VALUE 50
+#define LABEL 32
+#define VALUE 40
 
 static void rule(char corner)
 {
