@@ -40,6 +40,7 @@ _GPRS = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "ra
 # DR7: local and global enables, conditions and lengths; general detect and I/O are not given.
 _DR7_ALLOWED = 0xFFFF03FF
 _DR7_FIXED = 0x400
+_CR0_TS = 8
 _DR6_FIXED = 0xFFFF0FF0
 _MASK64 = (1 << 64) - 1
 
@@ -396,10 +397,12 @@ class Cpu:
         return None
 
     def set_control_register(self, number: int, value: int) -> bool:
-        """Write CR0 (only TS can change), CR2, CR3 or CR4 (ignored); False for another."""
+        """Write CR0, of which only TS may change, CR2, CR3 or CR4 (ignored); False if refused."""
         match number:
             case 0:
-                self.vcpu.set_task_switched(bool(value & 8))
+                if (value ^ self.vcpu.cr0) & ~_CR0_TS:
+                    return False
+                self.vcpu.set_task_switched(bool(value & _CR0_TS))
             case 2:
                 self.machine.memory.write_u64(self.info_gpa + 16, value)
             case 3:

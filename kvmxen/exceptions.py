@@ -19,11 +19,13 @@ TRAP_BAD_IRET = _C["TRAP_BAD_IRET"]
 STUB_EVENT = _C["STUB_EVENT"]
 STUB_TIMER = _C["STUB_TIMER"]
 
+_DEBUG = 1
 INVALID_OPCODE = 6
 GENERAL_PROTECTION = 13
 PAGE_FAULT = 14
 _WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
 _PF_USER = 4
+_XEN_M2P_SLOT = _C["XEN_M2P_VA"] >> 39
 _ERROR_EXTERNAL = 1
 _ERROR_IDT = 2
 _MASK64 = (1 << 64) - 1
@@ -88,8 +90,26 @@ def _shim_trap(cpu: Cpu, trap: int) -> None:
 
 def _page_fault(cpu: Cpu) -> None:
     vcpu = cpu.vcpu
-    if vcpu.kernel_mode and cpu.tables.repair(vcpu):
-        return
+    if vcpu.kernel_mode:
+        if cpu.tables.repair(vcpu):
+            return
+        if vcpu.cr2 >> 39 == _XEN_M2P_SLOT and not cpu.machine.probe.reaches_xen_m2p:
+            _read_xen_m2p(cpu)
+            return
+    _forward_page_fault(cpu)
+
+
+def _read_xen_m2p(cpu: Cpu) -> None:
+    """The kernel reads the machine-to-physical table where this host's ring 3 cannot."""
+    trap = cpu.vcpu.step_in_ring0()
+    if trap == PAGE_FAULT:
+        _forward_page_fault(cpu)
+    elif trap != _DEBUG:
+        inject(cpu, trap, cpu.vcpu.error_code)
+
+
+def _forward_page_fault(cpu: Cpu) -> None:
+    vcpu = cpu.vcpu
     cpu.machine.memory.write_u64(cpu.info_gpa + CR2, vcpu.cr2)
     error = vcpu.error_code & ~_PF_USER
     if not vcpu.kernel_mode:
@@ -120,7 +140,7 @@ def _general_protection(cpu: Cpu) -> None:
 def _software_interrupt(cpu: Cpu, vector: int) -> None:
     """`int vector`: a trap where the guest's table lets the caller raise it, else #GP."""
     flags, address = cpu.trap_table.get(vector, (0, 0))
-    if address and (cpu.vcpu.kernel_mode or flags & _TRAP_DPL == 3):
+    if address and flags & _TRAP_DPL >= (1 if cpu.vcpu.kernel_mode else 3):
         cpu.vcpu.rip = (cpu.vcpu.rip + 2) & _MASK64
         cpu.bounce(address, bool(flags & _TRAP_MASK_EVENTS), None)
     else:

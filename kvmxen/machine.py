@@ -61,7 +61,6 @@ class Machine:
     ) -> None:
         self.layout = layout
         self.trace = trace
-        self.m2p_va = _C["M2P_VA"]
         self.emergency_output = output
         self.ballooned: set[int] = set()
         self.crash_reason = ""
@@ -102,6 +101,7 @@ class Machine:
         self.probe: Probe = probe(self.memory, layout, self.image, self._fds[0])
         if not self.probe.filters_cpuid:
             self.cpuid = self._cpuid_policy(host_entries())
+        self.m2p_va = _C["XEN_M2P_VA" if self.probe.reaches_xen_m2p else "M2P_VA"]
         self.tables = PageTables(
             self.memory, layout, self.image.l4_entries, not self.probe.sees_host_stores)
         self.grants = GrantTable(self.memory, layout)

@@ -56,7 +56,8 @@ cdef uint64_t FRAME = 0x000ffffffffff000
 # A guest's L4 slots 256 to 271 are Xen's (xen/include/asm-x86/config.h).
 cdef int XEN_FIRST = 256
 cdef int XEN_SLOTS = 16
-cdef int M2P_SLOT = 257
+# Of these the first two show the machine-to-physical table.
+cdef int M2P_SLOTS = 2
 
 # MMU_MACHPHYS_UPDATE and MMU_PT_UPDATE_PRESERVE_AD, in a request's two low bits.
 cdef uint64_t MACHPHYS_UPDATE = 1
@@ -358,12 +359,8 @@ cdef class PageTables:
 
     def set_kernel_base(self, Vcpu vcpu, uint64_t mfn):
         """MMUEXT_NEW_BASEPTR: the L4 that the guest's kernel runs on."""
-        cdef uint64_t *m2p
         self._need_l4(vcpu, mfn)
-        m2p = self.entry(mfn << 12, M2P_SLOT)
-        if pte_get(m2p) != self._l4_slots[M2P_SLOT - XEN_FIRST]:
-            self.store(vcpu, (mfn << 12) + M2P_SLOT * 8,
-                       self._l4_slots[M2P_SLOT - XEN_FIRST], False)
+        self._show_m2p(vcpu, mfn, True)
         vcpu.kernel_cr3 = mfn << 12
 
     def set_user_base(self, Vcpu vcpu, uint64_t mfn):
@@ -373,16 +370,23 @@ cdef class PageTables:
         """
         if mfn:
             self._need_l4(vcpu, mfn)
-            if pte_get(self.entry(mfn << 12, M2P_SLOT)):
-                self.store(vcpu, (mfn << 12) + M2P_SLOT * 8, 0, False)
+            self._show_m2p(vcpu, mfn, False)
         vcpu.user_cr3 = mfn << 12
+
+    def _show_m2p(self, Vcpu vcpu, uint64_t mfn, bint shown):
+        cdef uint64_t wanted
+        cdef int slot
+        for slot in range(M2P_SLOTS):
+            wanted = self._l4_slots[slot] if shown else 0
+            if pte_get(self.entry(mfn << 12, XEN_FIRST + slot)) != wanted:
+                self.store(vcpu, (mfn << 12) + (XEN_FIRST + slot) * 8, wanted, False)
 
     def _need_l4(self, Vcpu vcpu, uint64_t mfn):
         cdef uint64_t *shim
         cdef int slot
         if not self.is_ram(mfn):
             raise HypercallError(errno.EINVAL)
-        for slot in range(XEN_FIRST + 2, XEN_FIRST + XEN_SLOTS):
+        for slot in range(XEN_FIRST + M2P_SLOTS, XEN_FIRST + XEN_SLOTS):
             shim = self.entry(mfn << 12, slot)
             if pte_get(shim) != self._l4_slots[slot - XEN_FIRST]:
                 break

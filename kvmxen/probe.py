@@ -34,11 +34,14 @@ _XEN = b"XenVMMXenVMM"
 @dataclass(frozen=True)
 class Probe:
     """`sees_host_stores`: a store of the host to a live page table counts at the next flush.
-    `syscall_enters_ring0`, `filters_cpuid`: as the manuals have it."""
+    `syscall_enters_ring0`, `filters_cpuid`: as the manuals have it. `reaches_xen_m2p`: ring 3
+    can read the L4 slot in which guests that do not ask expect the machine-to-physical table.
+    """
 
     sees_host_stores: bool
     syscall_enters_ring0: bool
     filters_cpuid: bool
+    reaches_xen_m2p: bool
 
 
 def probe(memory: GuestMemory, layout: Layout, image: ShimImage, fd: VcpuFd) -> Probe:
@@ -83,6 +86,8 @@ def probe(memory: GuestMemory, layout: Layout, image: ShimImage, fd: VcpuFd) -> 
         run(_CPUID)
         signature = b"".join(
             register.to_bytes(4, "little") for register in (vcpu.rbx, vcpu.rcx, vcpu.rdx))
+        vcpu.rsi = _C["XEN_M2P_VA"]
+        reached = run(_LOAD) == _BREAKPOINT
         run(_SYSCALL)
         ring0 = vcpu.syscall_ring == 0
     except GuestCrash as crash:
@@ -90,4 +95,4 @@ def probe(memory: GuestMemory, layout: Layout, image: ShimImage, fd: VcpuFd) -> 
             f"this host's KVM does not run the shim ({crash}); see 'kvmxen doctor'") from None
     for frame in frames:
         memory.zero(frame, PAGE_SIZE)
-    return Probe(seen, ring0, signature == _XEN)
+    return Probe(seen, ring0, signature == _XEN, reached)

@@ -29,6 +29,7 @@ cdef class Vcpu:
     cdef int _invlpgs
     cdef uint64_t _invlpg[32]
     cdef bint _load_cr3
+    cdef bint _stepping
     cdef bint _swapgs
     cdef readonly bint entered
     cdef public bint attention, flush_pending
@@ -43,6 +44,7 @@ cdef class Vcpu:
     cdef uint64_t _current_cr3(self) noexcept
     cdef int _compose(self) noexcept
     cdef void _start(self)
+    cdef void _start_guest(self, uint16_t cs, uint16_t ss, uint64_t rflags)
     cdef bint _enter(self) except -1
     cdef object _run_to_trap(self)
     cdef int _decode(self) except -1

@@ -76,7 +76,7 @@ cdef extern from *:
         GATE_OP_CR0, GATE_OP_SWAPGS, GATE_OP_HALT, GATE_SIZE
         SYSCALL_ENTRY, SYSCALL32_ENTRY
         VCPU_WORK, VCPU_WORK_END, VCPU_TRAP_STACK_END
-        SEL_RING3_CS64, SEL_RING3_SS
+        SEL_RING0_CS, SEL_RING0_SS, SEL_RING3_CS64, SEL_RING3_SS
         _TRAP_SYSCALL "TRAP_SYSCALL"
         _TRAP_SYSCALL32 "TRAP_SYSCALL32"
         _TRAP_BAD_IRET "TRAP_BAD_IRET"
@@ -91,6 +91,8 @@ cdef uint32_t _HAS_ERROR_CODE = (
     | 1 << 29 | 1 << 30
 )
 cdef uint64_t _CR0_TS = 1 << 3
+cdef uint64_t _TF = 1 << 8
+cdef uint64_t _IF = 1 << 9
 # Room for touches: the list's end and the other operations need the rest.
 cdef int _MAX_TOUCHES = (VCPU_WORK_END - VCPU_WORK) // 16 - 48
 
@@ -260,21 +262,44 @@ cdef class Vcpu:
         INTERRUPTED after `interrupt` or when `attention` was set (which it resets). Raises
         GuestCrash where the guest cannot go on.
         """
-        cdef uint64_t *last
         if not self.entered:
             if self.attention:
                 self.attention = False
                 return _INTERRUPTED
-            last = self._work + self._compose()
-            last[0] = SHIM_VA + GATE_OP_RETURN
-            last[1] = self.regs.rax
-            last[2] = self.regs.rip
-            last[3] = self.cs
-            last[4] = self.regs.rflags
-            last[5] = self.regs.rsp
-            last[6] = self.ss
-            self._start()
+            self._start_guest(self.cs, self.ss, self.regs.rflags)
         return self._run_to_trap()
+
+    cdef void _start_guest(self, uint16_t cs, uint16_t ss, uint64_t rflags):
+        """Complete the work list so that it ends in the guest."""
+        cdef uint64_t *last = self._work + self._compose()
+        last[0] = SHIM_VA + GATE_OP_RETURN
+        last[1] = self.regs.rax
+        last[2] = self.regs.rip
+        last[3] = cs
+        last[4] = rflags
+        last[5] = self.regs.rsp
+        last[6] = ss
+        self._start()
+
+    def step_in_ring0(self):
+        """Do the guest kernel's next instruction in ring 0.
+
+        Returns the trap that ended it: 1 (#DB), if the instruction was done.
+        """
+        cdef uint16_t cs = self.cs, ss = self.ss
+        cdef uint64_t traced = self.regs.rflags & _TF
+        cdef int trap
+        self._start_guest(SEL_RING0_CS, SEL_RING0_SS, (self.regs.rflags | _TF) & ~_IF)
+        while not self._enter():
+            run_immediate(<kvm_run *>self._run, 0)
+        self._stepping = True
+        try:
+            trap = self._decode()
+        finally:
+            self._stepping = False
+        self.cs, self.ss = cs, ss
+        self.regs.rflags = self.regs.rflags & ~_TF | traced | _IF
+        return trap
 
     def halt(self):
         """Sleep in KVM until an interrupt; returns as `run` does, STUB_EVENT at the best."""
@@ -357,7 +382,7 @@ cdef class Vcpu:
         if stub == BREAKPOINT and rip == SHIM_VA + GATE_SIZE + SYSCALL32_ENTRY + 1:
             self._take_syscall(out, top[-2])
             return _TRAP_SYSCALL32
-        if ring0:
+        if ring0 and not self._stepping:
             if stub >= STUB_EVENT:
                 return stub
             if rip == SHIM_VA + GATE_IRET:

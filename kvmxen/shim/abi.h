@@ -38,7 +38,10 @@
 #define TRAP_BAD_IRET 42
 #define INTERRUPTED 43
 
-/* Virtual addresses: three of the L4 slots that a PV guest leaves to Xen. */
+/* Virtual addresses, each the begin of an L4 slot that a PV guest leaves to Xen. The first is
+ * where guests that do not ask expect the machine-to-physical table; the second has it too,
+ * for hosts where ring 3 cannot reach the first. */
+#define XEN_M2P_VA 0xffff800000000000
 #define M2P_VA 0xffff808000000000
 #define SHIM_VA 0xffff810000000000
 #define PHYSMAP_VA 0xffff818000000000

@@ -38,9 +38,10 @@ class ShimImage:
         self.l4_entries = {
             _slot("SHIM_VA"): self._map_shim(layout.xenheap_gpa),
             _slot("PHYSMAP_VA"): self._map_large(0, layout.end, _KERNEL | _NX),
-            _slot("M2P_VA"): self._map_large(
-                layout.m2p_gpa, layout.m2p_bytes, (_KERNEL | _USER | _NX) & ~_WRITE),
         }
+        m2p = self._map_large(
+            layout.m2p_gpa, layout.m2p_bytes, (_KERNEL | _USER | _NX) & ~_WRITE)
+        self.l4_entries[_slot("XEN_M2P_VA")] = self.l4_entries[_slot("M2P_VA")] = m2p
         if self._next_table > self._first_vcpu:
             raise AssertionError("the shim's page tables overflow their frames")
         for index in range(layout.vcpus):
