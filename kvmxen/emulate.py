@@ -101,9 +101,6 @@ def _one_byte(cpu: Cpu, code: bytes, operand16: bool) -> int:
     if opcode in (0xFA, 0xFB):
         # cli and sti: a PV kernel masks events in its vcpu_info, and cannot mean this.
         return 1
-    if opcode == 0xF4:
-        cpu.block()
-        return 1
     if opcode in (0xE4, 0xE5, 0xEC, 0xED):
         immediate = opcode in (0xE4, 0xE5)
         port = code[1] if immediate and len(code) > 1 else vcpu.rdx & 0xFFFF
