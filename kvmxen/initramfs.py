@@ -28,6 +28,12 @@ mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 hostname kvmxen
 ip link set lo up 2>/dev/null
+# What the kernel runs when it is asked to end, and a person does: there is no init to signal.
+for end in poweroff reboot halt; do
+    rm -f /sbin/$end
+    printf '#!/bin/sh\\nexec /bin/busybox %s -f "$@"\\n' $end >/sbin/$end
+    chmod +x /sbin/$end
+done
 cd /root
 echo
 echo "Linux $(uname -r), a Xen guest of kvmxen. Leave the shell to power off."
