@@ -1,0 +1,103 @@
+"""Fixtures for whole domains: the environment, the guests' ramdisks, the boots."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from kvmxen.initramfs import Entry, build_cpio, folder, program
+from tests.e2e.domain import Domain
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+Boot = Callable[..., Domain]
+
+# hvc0 is /dev/console; a signal from /sbin/poweroff, as the kernel runs it, ends the guest.
+PRELUDE = """\
+#!/bin/busybox sh
+export PATH=/sbin:/bin
+/bin/busybox --install -s
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+trap 'poweroff -f' USR2
+"""
+
+
+@pytest.fixture(scope="session")
+def kvm() -> None:
+    """Skips where a guest cannot run here."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("needs /dev/kvm, readable and writable")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of decompressed kernels for the whole run."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def environment(cache: Path, busybox: Path, tmp_path: Path) -> dict[str, str]:
+    """A person's environment with folders of its own and a static busybox first in its PATH."""
+    return os.environ | {
+        "PATH": f"{busybox.parent}:{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(cache),
+        "KVMXEN_RUNTIME_DIR": str(tmp_path / "run"),
+        "TMPDIR": str(tmp_path),
+    }
+
+
+@pytest.fixture
+def boot(kvm: None, environment: dict[str, str], tmp_path: Path) -> Iterator[Boot]:
+    """boot(*arguments, tty=False) starts a domain; checks at the end that none left a file."""
+    with ExitStack() as domains:
+
+        def start(*arguments: str | Path, tty: bool = False) -> Domain:
+            return domains.enter_context(Domain(*arguments, environment=environment, tty=tty))
+
+        yield start
+    left = list((tmp_path / "run").glob("*/*"))
+    assert not left, f"a domain left {left}"
+
+
+@pytest.fixture(scope="session")
+def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The static program that puts a guest to work."""
+    out = tmp_path_factory.mktemp("programs") / "workload"
+    command = ["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", out]
+    try:
+        subprocess.run(
+            [*command, *PROGRAMS.glob("*.c")], check=True, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        pytest.skip("needs gcc")
+    except subprocess.CalledProcessError as error:
+        if "cannot find -lc" in error.stderr:
+            pytest.skip("needs a static C library (Debian's libc6-dev)")
+        raise AssertionError(error.stderr) from error
+    return out
+
+
+@pytest.fixture
+def ramdisk(busybox: Path, tmp_path: Path) -> Callable[..., Path]:
+    """ramdisk(script, *programs): one whose init runs `script`, with `programs` in /bin."""
+
+    def make(script: str, *programs: Path) -> Path:
+        folders = ("bin", "dev", "proc", "sbin", "sys", "tmp", "usr", "usr/bin", "usr/sbin")
+        entries = [
+            *map(folder, folders),
+            Entry("dev/console", 0o20600, device=(5, 1)),
+            *(program(f"bin/{path.name}", path.read_bytes()) for path in (busybox, *programs)),
+            program("init", (PRELUDE + script).encode()),
+        ]
+        path = tmp_path / "ramdisk"
+        path.write_bytes(build_cpio(entries))
+        return path
+
+    return make
