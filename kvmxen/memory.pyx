@@ -4,7 +4,7 @@ One memfd holds the machine address space at its own offsets; the hole stays spa
 is refused. Every access is bounds-checked: what lies outside raises GuestFault.
 """
 
-from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -103,8 +103,7 @@ cdef class GuestMemory:
 
     def view(self, uint64_t gpa, uint64_t length):
         """A writable memoryview of shared memory, valid as long as this object lives."""
-        return PyMemoryView_FromMemory(<char *>self.at(gpa, length), length,
-                                       PyBUF_READ | PyBUF_WRITE)
+        return PyMemoryView_FromMemory(<char *>self.at(gpa, length), length, PyBUF_WRITE)
 
     def read_u8(self, uint64_t gpa):
         """One byte at `gpa`; raises GuestFault."""
@@ -143,8 +142,10 @@ cdef class GuestMemory:
         (<uint64_t *>self.at(gpa, 8))[0] = value
 
     def fill_u64(self, uint64_t gpa, uint64_t count, uint64_t first, uint64_t step):
-        """Store `count` 64-bit values first, first + step, ... from `gpa` on."""
-        cdef uint64_t *where = <uint64_t *>self.at(gpa, count * 8)
+        """Store `count` 64-bit values first, first + step, ... from `gpa` on; raises GuestFault."""
+        # More than there is stays more than there is, where a product would wrap.
+        cdef uint64_t length = min(count, (self.size >> 3) + 1) * 8
+        cdef uint64_t *where = <uint64_t *>self.at(gpa, length)
         cdef uint64_t i
         for i in range(count):
             where[i] = first + i * step

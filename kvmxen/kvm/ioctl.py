@@ -44,6 +44,6 @@ def call(fd: int, name: str, number: int, argument: ctypes.Structure | int = 0) 
     """Run the ioctl; returns its non-negative result, raises KvmError."""
     try:
         # fcntl copies small buffers and holds larger ones: both write the result back.
-        return fcntl.ioctl(fd, number, argument)  # type: ignore[call-overload, no-any-return]
+        return fcntl.ioctl(fd, number, argument)
     except OSError as error:
         raise KvmError(name, error.errno or 0) from None
