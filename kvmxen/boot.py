@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import FrameType
+from uuid import uuid4
 
 from kvmxen.backends.console import Console
 from kvmxen.backends.terminal import PlainTerminal, open_terminal
@@ -49,6 +49,7 @@ class Supervisor:
 
     def __init__(self, loop: Loop, timeout: float | None) -> None:
         self.loop = loop
+        self.uuid = uuid4()
         self.status: int | None = None
         self.end: End | None = None
         self._asked = False
@@ -140,6 +141,7 @@ def pv(
     stats = Stats(config)
     machine = Machine(
         layout,
+        uuid=supervisor.uuid,
         ended=supervisor.ended,
         output=lambda data: emergency(data),
         trace=Trace() if config.debug else None,
@@ -159,7 +161,7 @@ def pv(
             lambda: machine.events.notify(store_port),
         )
         xenstore.populate(
-            name=config.name, uuid=str(uuid.uuid4()), memory_kib=config.memory >> 10,
+            name=config.name, uuid=str(machine.uuid), memory_kib=config.memory >> 10,
             vcpus=config.vcpus, console_mfn=start.console_mfn, console_port=console_port,
             store_mfn=start.store_mfn, store_port=store_port,
         )

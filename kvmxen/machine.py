@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
+from uuid import UUID, uuid4
 
 from kvmxen.abi.xen import LEGACY_MAX_VCPUS, UPCALL_MASK, VCPU_INFO_SIZE, WALLCLOCK
 from kvmxen.cpu import KICK_SIGNAL, Cpu
@@ -46,6 +47,7 @@ class End(Enum):
 class Machine:
     """A virtual machine of `layout`, ready for a kernel to be built in its `memory`.
 
+    `uuid` is the domain's handle, the same after a reboot.
     `ended(end)` is called once, from any thread, when the guest's run is over; `output(data)`
     for what it writes to Xen's emergency console. Raises KvmxenError where the host lacks
     something.
@@ -57,9 +59,11 @@ class Machine:
         *,
         ended: Callable[[End], None],
         output: Callable[[bytes], None],
+        uuid: UUID | None = None,
         trace: Trace | None = None,
     ) -> None:
         self.layout = layout
+        self.uuid = uuid or uuid4()
         self.trace = trace
         self.emergency_output = output
         self.ballooned: set[int] = set()

@@ -19,6 +19,8 @@ from kvmxen.memory import GuestMemory
 from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
 
 TAIL_BYTES = 8192
+# What the terminal has not taken by then is lost, oldest first.
+_EMERGENCY_WRITES = 256
 # A write that poll(2) allowed does not block up to PIPE_BUF.
 _CHUNK = 2048
 
@@ -61,7 +63,7 @@ class Console:
         self._loop = loop
         self._typed = b""
         self._waiting = b""
-        self._emergency: deque[bytes] = deque()
+        self._emergency: deque[bytes] = deque(maxlen=_EMERGENCY_WRITES)
         self._tail = bytearray()
         self._broken = False
         self._watch_input()

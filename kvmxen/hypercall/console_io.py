@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 _WRITE = 0
 _READ = 1
-_MAX_WRITE = 4096
+_MAX_WRITE = 1 << 16
+# As Xen does for a domain: what could steer a terminal does not reach it.
+_PRINTABLE = bytes(range(0x20, 0x7F)) + b"\n\t\r"
+_UNPRINTABLE = bytes(set(range(256)) - set(_PRINTABLE))
 
 
 def console_io(cpu: Cpu, command: int, count: int, buffer: int) -> int:
@@ -22,8 +25,7 @@ def console_io(cpu: Cpu, command: int, count: int, buffer: int) -> int:
         return 0
     if command != _WRITE:
         raise HypercallError(errno.ENOSYS)
-    while count:
-        size = min(count, _MAX_WRITE)
-        cpu.machine.emergency_output(cpu.read(buffer, size))
-        buffer, count = buffer + size, count - size
+    if count > _MAX_WRITE:
+        raise HypercallError(errno.E2BIG)
+    cpu.machine.emergency_output(cpu.read(buffer, count).translate(None, _UNPRINTABLE))
     return 0

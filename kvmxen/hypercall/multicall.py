@@ -29,7 +29,8 @@ def multicall(cpu: Cpu, calls: int, count: int) -> int:
         result: int | None = -errno.ENOSYS
         if number not in _NOT_IN_A_LIST:
             result = cpu.hypercall(number, arguments)
-        cpu.write(entry + 8, struct.pack("<q", result))
+        assert result is not None
+        cpu.write(entry + 8, (result & (1 << 64) - 1).to_bytes(8, "little"))
         if cpu.machine.stopping:
             break
     return 0

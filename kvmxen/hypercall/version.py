@@ -45,7 +45,6 @@ _TEXTS = {
     Version.CAPABILITIES: CAPABILITIES.ljust(1024, b"\0"),
     Version.CHANGESET: struct.pack("64s", f"kvmxen {__version__}".encode()),
     Version.PLATFORM_PARAMETERS: struct.pack("<Q", XEN_VIRT_START),
-    Version.GUEST_HANDLE: bytes(16),
     Version.COMMANDLINE: bytes(1024),
 }
 
@@ -62,6 +61,9 @@ def xen_version(cpu: Cpu, command: int, argument: int) -> int:
         if index:
             raise HypercallError(errno.EINVAL)
         cpu.write(argument + 4, FEATURES.to_bytes(4, "little"))
+        return 0
+    if command == Version.GUEST_HANDLE:
+        cpu.write(argument, cpu.machine.uuid.bytes)
         return 0
     text = _TEXTS.get(Version(command)) if command in list(Version) else None
     if text is None:
