@@ -208,6 +208,13 @@ def probed(probe: Probe) -> Iterator[Finding]:
             "not filtered",
             "guest programs see this CPU's own features, guest kernels those that kvmxen shows",
         )
+    if not probe.reaches_xen_m2p:
+        yield Finding(
+            "L4 slot 256",
+            "out of reach of ring 3",
+            "guests that ask for the machine-to-physical table get it elsewhere; each read of one "
+            "that does not ask is done for it",
+        )
 
 
 def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
