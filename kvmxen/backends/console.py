@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from kvmxen.abi.io_console import (
-    IN_CONS, IN_PROD, INPUT, INPUT_SIZE, OUT_CONS, OUT_PROD, OUTPUT, OUTPUT_SIZE,
+    IN_CONS,
+    IN_PROD,
+    INPUT,
+    INPUT_SIZE,
+    OUT_CONS,
+    OUT_PROD,
+    OUTPUT,
+    OUTPUT_SIZE,
 )
 from kvmxen.memory import GuestMemory
 from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
@@ -23,6 +32,10 @@ TAIL_BYTES = 8192
 _EMERGENCY_WRITES = 256
 # A write that poll(2) allowed does not block up to PIPE_BUF.
 _CHUNK = 2048
+# What one pump writes, so that a guest that never stops does not keep the loop to itself.
+_CHUNKS = 16
+# What is left at the end waits so long for a terminal that does not take it.
+_LAST_MS = 1000
 
 
 class Terminal(Protocol):
@@ -43,6 +56,8 @@ class Watcher(Protocol):
 
     def unwatch(self, fd: int) -> None: ...
 
+    def post(self, callback: Callable[[], None]) -> None: ...
+
 
 class Console:
     """Serves the console page at `gpa`; `notify()` sends the guest an event."""
@@ -55,8 +70,7 @@ class Console:
         terminal: Terminal,
         loop: Watcher,
     ) -> None:
-        self._output = RingReader(
-            memory, gpa + OUTPUT, OUTPUT_SIZE, gpa + OUT_CONS, gpa + OUT_PROD)
+        self._output = RingReader(memory, gpa + OUTPUT, OUTPUT_SIZE, gpa + OUT_CONS, gpa + OUT_PROD)
         self._input = RingWriter(memory, gpa + INPUT, INPUT_SIZE, gpa + IN_CONS, gpa + IN_PROD)
         self._notify = notify
         self._terminal = terminal
@@ -65,12 +79,18 @@ class Console:
         self._waiting = b""
         self._emergency: deque[bytes] = deque(maxlen=_EMERGENCY_WRITES)
         self._tail = bytearray()
-        self._broken = False
+        self._patience_ms = 0
+        self._over = False
         self._watch_input()
 
     def close(self) -> None:
-        """Write what is left, and let go of the terminal."""
-        self.pump()
+        """Write what is left, now that the guest has stopped, and let go of the terminal."""
+        self._patience_ms = 0 if self._terminal.lossy else _LAST_MS
+        with suppress(RingBroken):
+            while not self._over and self._pump_output():
+                pass
+        # What was posted before is too late: the terminal may have its next guest.
+        self._over = True
         for fd in (self._terminal.input_fd, self._terminal.output_fd):
             if fd is not None:
                 self._loop.unwatch(fd)
@@ -86,22 +106,25 @@ class Console:
 
     def pump(self) -> None:
         """Move what can be moved, both ways."""
-        if self._broken:
+        if self._over:
             return
         try:
-            self._pump_output()
+            if self._pump_output():
+                self._loop.post(self.pump)
             if self._typed:
                 self._pump_input()
         except RingBroken:
             # The guest broke its own console; its other devices go on.
-            self._broken = True
+            self._over = True
 
-    def _pump_output(self) -> None:
-        moved = False
-        while True:
+    def _pump_output(self) -> bool:
+        """Write a bounded part of what there is; returns whether there may be more."""
+        more = moved = False
+        for _ in range(_CHUNKS):
             if not self._waiting:
                 self._waiting = (
-                    self._emergency.popleft() if self._emergency else self._output.read(_CHUNK))
+                    self._emergency.popleft() if self._emergency else self._output.read(_CHUNK)
+                )
                 moved |= bool(self._waiting)
                 self._tail += self._waiting
                 del self._tail[:-TAIL_BYTES]
@@ -109,8 +132,11 @@ class Console:
                 break
             if not self._write():
                 break
+        else:
+            more = True
         if moved:
             self._notify()
+        return more
 
     def _write(self) -> bool:
         """Write some of what waits; False where the terminal does not take it now."""
@@ -118,22 +144,26 @@ class Console:
         if fd is None:
             self._waiting = b""
             return True
-        try:
-            count = os.write(fd, self._waiting[:_CHUNK])
-        except BlockingIOError:
+        if not self._takes_output(fd):
             if self._terminal.lossy:
                 self._waiting = b""
                 return True
             self._loop.watch(fd, False, self._writable)
             return False
-        except OSError as error:
-            if error.errno not in (errno.EIO, errno.EPIPE):
-                raise
-            # Nobody is there any more: the guest goes on without.
+        try:
+            count = os.write(fd, self._waiting[:_CHUNK])
+        except OSError:
+            # Nobody is there any more, or no room: the guest goes on without.
+            self._loop.unwatch(fd)
             self._terminal.output_fd = None
             return True
         self._waiting = self._waiting[count:]
         return True
+
+    def _takes_output(self, fd: int) -> bool:
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        return bool(poll.poll(self._patience_ms))
 
     def _writable(self) -> None:
         fd = self._terminal.output_fd

@@ -67,9 +67,7 @@ class PtyTerminal(PlainTerminal):
 
 
 @contextmanager
-def open_terminal(
-    spec: ConsoleSpec, escaped: Callable[[], None]
-) -> Iterator[PlainTerminal]:
+def open_terminal(spec: ConsoleSpec, escaped: Callable[[], None]) -> Iterator[PlainTerminal]:
     """The terminal that `spec` asks for, in the state that it needs; as it was, afterwards.
 
     Raises KvmxenError where the file cannot be opened.
@@ -91,8 +89,8 @@ def open_terminal(
                 fd = os.open(spec.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             except OSError as error:
                 raise KvmxenError(
-                    f"the console file {spec.path} cannot be opened: {error.strerror}; "
-                    "name another") from None
+                    f"the console file {spec.path} cannot be opened: {error.strerror}; name another"
+                ) from None
             try:
                 yield PlainTerminal(None, fd)
             finally:

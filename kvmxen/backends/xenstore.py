@@ -29,9 +29,11 @@ class XenstoreBackend:
 
     def pump(self) -> None:
         """The guest rang: answer all that its ring has."""
-        with self._lock:
-            while self._transport.pump():
-                pass
+        more = True
+        while more:
+            # Others get the lock in between, however much the guest asks.
+            with self._lock:
+                more = self._transport.pump()
 
     def request_shutdown(self, how: str) -> None:
         """Ask the guest to end itself: "poweroff", "reboot" or "halt"."""
