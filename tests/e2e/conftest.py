@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from kvmxen.initramfs import Entry, build_cpio, folder, program
-from tests.e2e.domain import Domain
+from tests.e2e.domain import Boot, Domain, Ramdisk
 
 PROGRAMS = Path(__file__).parent / "programs"
-
-Boot = Callable[..., Domain]
 
 # hvc0 is /dev/console; a signal from /sbin/poweroff, as the kernel runs it, ends the guest.
 PRELUDE = """\
@@ -58,7 +56,7 @@ def boot(kvm: None, environment: dict[str, str], tmp_path: Path) -> Iterator[Boo
     """boot(*arguments, tty=False) starts a domain; checks at the end that none left a file."""
     with ExitStack() as domains:
 
-        def start(*arguments: str | Path, tty: bool = False) -> Domain:
+        def start(*arguments: str | Path | float, tty: bool = False) -> Domain:
             return domains.enter_context(Domain(*arguments, environment=environment, tty=tty))
 
         yield start
@@ -70,11 +68,10 @@ def boot(kvm: None, environment: dict[str, str], tmp_path: Path) -> Iterator[Boo
 def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The static program that puts a guest to work."""
     out = tmp_path_factory.mktemp("programs") / "workload"
-    command = ["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", out]
+    flags = ("-O2", "-static", "-Wall", "-Wextra", "-Werror")
+    command = ["gcc", *flags, "-o", str(out), *map(str, PROGRAMS.glob("*.c"))]
     try:
-        subprocess.run(
-            [*command, *PROGRAMS.glob("*.c")], check=True, capture_output=True, text=True
-        )
+        subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("needs gcc")
     except subprocess.CalledProcessError as error:
@@ -85,7 +82,7 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ramdisk(busybox: Path, tmp_path: Path) -> Callable[..., Path]:
+def ramdisk(busybox: Path, tmp_path: Path) -> Ramdisk:
     """ramdisk(script, *programs): one whose init runs `script`, with `programs` in /bin."""
 
     def make(script: str, *programs: Path) -> Path:

@@ -7,9 +7,8 @@ import re
 import select
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -22,28 +21,37 @@ _TAIL = 3000
 class Domain:
     """A running `kvmxen boot`; leaving the context kills it if need be.
 
-    Its console is a terminal where `tty`, else pipes; `environment` is the process's whole one.
+    Its standard input and output are a terminal where `tty`, else pipes; `environment` is the
+    process's whole one. `terminal` is the terminal's descriptor at the process's side.
     """
 
     def __init__(
-        self, *arguments: str | Path, environment: Mapping[str, str], tty: bool = False
+        self, *arguments: str | Path | float, environment: Mapping[str, str], tty: bool = False
     ) -> None:
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115: closed in __exit__
-        self._console, self.terminal = os.openpty() if tty else (-1, -1)
+        keyboard: int | None
+        self.terminal: int | None
+        keyboard, self.terminal = os.openpty() if tty else (None, None)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kvmxen", "boot", *map(str, arguments)],
             cwd=ROOT,
             env=environment,
             stdin=self.terminal if tty else subprocess.PIPE,
             stdout=self.terminal if tty else subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=subprocess.PIPE,
         )
-        if not tty:
-            assert self.process.stdout is not None
-            self._console = self.process.stdout.fileno()
         self._pidfd = os.pidfd_open(self.process.pid)
-        self._output = bytearray()
-        self._seen = 0
+        stdin, stdout, stderr = self.process.stdin, self.process.stdout, self.process.stderr
+        assert stderr
+        self._stderr = stderr.fileno()
+        if keyboard is None:
+            assert stdin
+            assert stdout
+            self._keyboard, self._screen = stdin.fileno(), stdout.fileno()
+        else:
+            self._keyboard = self._screen = keyboard
+        self._read = {self._screen: b"", self._stderr: b""}
+        self._open = {self._screen, self._stderr}
+        self._seen = dict.fromkeys(self._read, 0)
 
     def __enter__(self) -> Domain:
         return self
@@ -55,85 +63,96 @@ class Domain:
         traceback: TracebackType | None,
     ) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
         os.close(self._pidfd)
-        self._stderr.close()
-        if self.terminal >= 0:
+        if self.terminal is not None:
             os.close(self.terminal)
-            os.close(self._console)
+            os.close(self._keyboard)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
 
     @property
     def output(self) -> str:
         """All that the guest wrote so far and that was read."""
-        return self._output.decode(errors="replace").replace("\r", "")
+        return self._text(self._screen)
 
     @property
     def stderr(self) -> str:
-        """All that kvmxen itself wrote."""
-        return os.pread(self._stderr.fileno(), 1 << 20, 0).decode(errors="replace")
+        """The same of kvmxen itself."""
+        return self._text(self._stderr)
+
+    def _text(self, stream: int) -> str:
+        return self._read[stream].decode(errors="replace").replace("\r", "")
 
     def send(self, text: str) -> None:
         """Type `text`."""
-        if self.terminal >= 0:
-            os.write(self._console, text.encode())
-        else:
-            assert self.process.stdin is not None
-            self.process.stdin.write(text.encode())
-            self.process.stdin.flush()
+        os.write(self._keyboard, text.encode())
 
     def expect(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         """Wait until the guest has written, after what was expected last, `pattern`."""
+        return self._expect(self._screen, pattern, timeout)
+
+    def expect_stderr(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
+        """The same of what kvmxen itself writes."""
+        return self._expect(self._stderr, pattern, timeout)
+
+    def _expect(self, stream: int, pattern: str, timeout: float) -> re.Match[str]:
         end = time.monotonic() + timeout
-        while True:
-            if match := re.compile(pattern, re.S).search(self.output, self._seen):
-                self._seen = match.end()
-                return match
-            if not self._read(end):
+        search = re.compile(pattern, re.S).search
+        while not (match := search(self._text(stream), self._seen[stream])):
+            if not self._wait(end):
                 raise AssertionError(self._story(f"no {pattern!r}"))
+        self._seen[stream] = match.end()
+        return match
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for the end: the exit status."""
         end = time.monotonic() + timeout
-        while self._read(end):
+        while self._wait(end):
             pass
         if self.process.poll() is None:
             raise AssertionError(self._story("it did not end"))
         return self.process.returncode
 
-    def _read(self, end: float) -> bool:
-        """Take what there is; False at the process's end and when the time is over."""
+    def _wait(self, end: float) -> bool:
+        """Take what comes; False at the process's end and when the time is over."""
         left = max(0.0, end - time.monotonic())
-        ready, _, _ = select.select([self._console, self._pidfd], [], [], left)
-        if self._console in ready:
-            data = os.read(self._console, 1 << 16)
-            self._output += data
-            if data:
-                return True
-        if self._pidfd in ready:
+        ready, _, _ = select.select([*self._open, self._pidfd], [], [], left)
+        for stream in self._open.intersection(ready):
+            data = os.read(stream, 1 << 16)
+            self._read[stream] += data
+            if not data:
+                self._open.remove(stream)
+        if ready == [self._pidfd]:
             self.process.wait()
             return False
-        # At the end of its output the process is about to end.
-        return bool(ready) and not select.select([self._pidfd], [], [], left)[0]
+        return bool(ready)
 
     def _story(self, what: str) -> str:
-        self.process.poll()
         return (
-            f"{what}; exit status {self.process.returncode}; console:\n{self.output[-_TAIL:]}\n"
+            f"{what}; exit status {self.process.poll()}; console:\n{self.output[-_TAIL:]}\n"
             f"stderr:\n{self.stderr[-_TAIL:]}"
         )
+
+
+# The fixture that starts one: Domain's arguments but for the environment.
+Boot = Callable[..., Domain]
+# The fixture that makes an initial ramdisk: the script that its init runs, programs for /bin.
+Ramdisk = Callable[..., Path]
 
 
 class Shell:
     """The shell at a domain's console."""
 
-    def __init__(self, domain: Domain, prompt: str = r"\n(?:~|/\S*) # ") -> None:
+    def __init__(self, domain: Domain) -> None:
         self.domain = domain
-        domain.expect(prompt)
+        domain.expect(r"\n(?:~|/\S*) # ")
 
-    def run(self, command: str, timeout: float = PATIENCE) -> str:
+    def run(self, command: str) -> str:
         """Type `command`, which must succeed; what it printed."""
         # The echo of what is typed must not look like the answer.
         self.domain.send(f'echo "[fr""om]"; {command}; echo "[to $?]"\n')
-        answer = self.domain.expect(r"\[from\]\n(.*)\[to (\d+)\]\n", timeout)
+        answer = self.domain.expect(r"\[from\]\n(.*)\[to (\d+)\]\n")
         assert answer[2] == "0", answer[0]
         return answer[1]

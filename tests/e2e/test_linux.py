@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Boot
-from tests.e2e.domain import Domain, Shell
+from tests.e2e.domain import Boot, Ramdisk, Shell
 
 KERNELS = ("6.1", "6.12")
 MIB = 1 << 20
@@ -22,8 +21,6 @@ TROUBLE = re.compile(r"WARNING:|BUG:|Oops|Call Trace|stack guard|hung task|soft 
 NOTICE = re.compile(
     r"(Speculative Return Stack Overflow|RETBleed|MDS|TAA|MMIO|Spectre.*): WARNING:"
 )
-
-Ramdisk = Callable[..., Path]
 
 pytestmark = pytest.mark.parametrize("version", KERNELS)
 
@@ -56,6 +53,7 @@ def uptime_rate(shell: Shell, seconds: float) -> float:
 
 def test_shell(boot: Boot, kernel: Path, version: str) -> None:
     domain = boot(kernel, "--shell", "--timeout", 120, tty=True)
+    assert domain.terminal is not None
     before = termios.tcgetattr(domain.terminal)
     domain.expect("Hypervisor detected: Xen PV")
     shell = Shell(domain)
@@ -84,7 +82,8 @@ def test_sizes(boot: Boot, kernel: Path, ramdisk: Ramdisk, vcpus: int, memory: i
         echo "CPUS=$(nproc)."
         grep MemTotal /proc/meminfo
         for cpu in $(seq 0 $(($(nproc) - 1))); do
-            taskset -c $cpu sh -c 'n=0; while [ $n -lt 20000 ]; do n=$((n + 1)); done; echo busy=$n.' &
+            taskset -c $cpu sh -c 'n=0
+                while [ $n -lt 20000 ]; do n=$((n + 1)); done; echo busy=$n.' &
         done
         wait
         dmesg
@@ -109,7 +108,7 @@ def test_workload(boot: Boot, kernel: Path, version: str, ramdisk: Ramdisk, work
     image = ramdisk(script, workload)
     domain = boot(kernel, "--ramdisk", image, "--cmdline", "console=hvc0 quiet", *options)
     for part in ("processes", "memory", "signals", "vectors"):
-        domain.expect(rf"DONE: {part}\n(?<!FAILED)", 240)
+        assert domain.expect(r"(DONE|FAILED): ([^\n]*)\n", 240)[2] == part
     domain.expect(r"\[right\]")
     assert_healthy(domain.expect(r"(.*)\[end\]")[1])
     assert domain.wait() == 0
@@ -156,6 +155,7 @@ def test_sigterm(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> None:
 
 def test_escape_key(boot: Boot, kernel: Path) -> None:
     domain = boot(kernel, "--shell", "--timeout", 120, tty=True)
+    assert domain.terminal is not None
     before = termios.tcgetattr(domain.terminal)
     Shell(domain)
     domain.send("\x1d")

@@ -1,0 +1,112 @@
+"""How a boot ends and where its console goes, with guests that boot in a moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from tests.e2e.domain import Boot
+
+STATS = {
+    "exits": dict,
+    "exits_total": int,
+    "hypercalls": dict,
+    "events": dict,
+    "build_ns": int,
+    "run_ns": int,
+    "guest_ns": int,
+    "process_cpu_ns": int,
+    "max_rss_kib": int,
+}
+
+
+def test_demo(boot: Boot) -> None:
+    domain = boot("--timeout", 60)
+    assert domain.wait() == 0
+    assert "null hypercall" in domain.output
+    assert domain.stderr == ""
+
+
+def test_grub_reaches_its_prompt(boot: Boot, pv_grub: Path) -> None:
+    domain = boot(pv_grub, "--timeout", 60, tty=True)
+    domain.expect("grub> ")
+    domain.send("echo $grub_cpu-$grub_platform\r")
+    domain.expect("x86_64-xen")
+    domain.send("halt\r")
+    assert domain.wait() == 0
+
+
+def test_second_sigterm_destroys(boot: Boot, pv_grub: Path) -> None:
+    # GRUB looks at no request to shut down.
+    domain = boot(pv_grub, "--timeout", 60)
+    domain.expect("grub> ")
+    domain.process.terminate()
+    domain.expect_stderr("once more to destroy it")
+    domain.process.terminate()
+    assert domain.wait() == 130
+    assert "Traceback" not in domain.stderr
+
+
+def test_escape_key_twice_destroys(boot: Boot, pv_grub: Path) -> None:
+    domain = boot(pv_grub, "--timeout", 60, tty=True)
+    domain.expect("grub> ")
+    domain.send("\x1d\x1d")
+    assert domain.wait() == 130
+
+
+def test_timeout(boot: Boot, pv_grub: Path) -> None:
+    domain = boot(pv_grub, "--timeout", 2)
+    assert domain.wait() == 4
+    assert "timeout" in domain.stderr
+
+
+def test_console_in_a_file(boot: Boot, tmp_path: Path) -> None:
+    log = tmp_path / "guest.log"
+    domain = boot("--console", f"file:{log}", "--timeout", 60)
+    assert domain.wait() == 0
+    assert "null hypercall" in log.read_text()
+    assert domain.output == ""
+
+
+def test_no_console(boot: Boot) -> None:
+    domain = boot("--console", "none", "--timeout", 60)
+    assert domain.wait() == 0
+    assert domain.output == domain.stderr == ""
+
+
+def test_console_on_a_pty(boot: Boot, pv_grub: Path) -> None:
+    domain = boot(pv_grub, "--console", "pty", "--timeout", 60)
+    path = domain.expect_stderr(r"the console is (/dev/pts/\d+)\n")[1]
+    terminal = os.open(path, os.O_RDWR | os.O_NOCTTY)
+    try:
+        read = b""
+        while b"grub> " not in read:
+            read += os.read(terminal, 4096)
+        os.write(terminal, b"halt\r")
+        assert domain.wait() == 0
+    finally:
+        os.close(terminal)
+
+
+def test_stats_for_a_program(boot: Boot) -> None:
+    domain = boot("--stats=json", "--timeout", 60)
+    assert domain.wait() == 0
+    stats = json.loads(domain.stderr)
+    assert {key: type(value) for key, value in stats.items()} == STATS
+    assert stats["exits_total"] >= sum(stats["exits"].values()) > 0
+    assert stats["hypercalls"]["sched_op"] >= 1
+    assert all(stats[key] > 0 for key in STATS if key.endswith("_ns"))
+
+
+def test_stats_for_a_person(boot: Boot) -> None:
+    domain = boot("--stats", "--timeout", 60)
+    assert domain.wait() == 0
+    for name in ("exits_total", "hypercalls:", "events:", "guest"):
+        assert name in domain.stderr
+
+
+def test_debug(boot: Boot) -> None:
+    domain = boot("--debug", "--timeout", 60)
+    assert domain.wait() == 0
+    assert "vcpu0: sched_op(" in domain.stderr
