@@ -240,6 +240,10 @@ cdef class Vcpu:
         out.rflags = 2
         out.rip = self._work[0]
         out.rsp = self._part_va + VCPU_WORK + 8
+        if out.rip == SHIM_VA + GATE_OP_RETURN:
+            # %rax is there already, and instructions in ring 0 are dear on some hosts.
+            out.rip = SHIM_VA + GATE_IRET
+            out.rsp += 8
         run_dirty(<kvm_run *>self._run)
 
     def flush(self):
