@@ -1,0 +1,76 @@
+"""A running machine from outside: pause, resume, stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kvmxen.doctor import load_code
+from kvmxen.layout import Layout
+from kvmxen.machine import End, Machine
+
+PATIENCE = 20.0
+# 1: syscall; jmp 1b - and: 1: jmp 1b
+HYPERCALLS = bytes.fromhex("0f05ebfc")
+SPIN = bytes.fromhex("ebfe")
+
+
+@pytest.fixture
+def ends() -> list[End]:
+    return []
+
+
+@pytest.fixture
+def machine(kvm: None, ends: list[End]) -> Iterator[Machine]:
+    made = Machine(Layout.plan(32 << 20, 2), ended=ends.append, output=lambda _: None)
+    yield made
+    made.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_paused_guest_does_nothing_and_then_goes_on(machine: Machine) -> None:
+    load_code(machine, HYPERCALLS)
+    vcpu = machine.cpus[0].vcpu
+    machine.start()
+    wait_until(lambda: vcpu.exits > 100)
+    for _ in range(20):
+        machine.pause()
+        assert not vcpu.in_guest
+        before = vcpu.exits
+        time.sleep(0.02)
+        assert vcpu.exits == before
+        machine.resume()
+        wait_until(lambda before=before: vcpu.exits > before)  # type: ignore[misc]
+
+
+def test_a_guest_that_never_comes_out_is_paused_and_stopped(
+    machine: Machine, ends: list[End]
+) -> None:
+    load_code(machine, SPIN)
+    vcpu = machine.cpus[0].vcpu
+    machine.start()
+    wait_until(lambda: vcpu.in_guest)
+    machine.pause()
+    assert not vcpu.in_guest
+    machine.resume()
+    wait_until(lambda: vcpu.in_guest)
+    machine.stop()
+    machine.join()
+    assert not vcpu.in_guest
+    assert ends == []
+
+
+def test_a_paused_machine_stops(machine: Machine) -> None:
+    load_code(machine, HYPERCALLS)
+    machine.start()
+    machine.pause()
+    machine.stop()
+    machine.join()
