@@ -53,16 +53,20 @@ class Supervisor:
         self.status: int | None = None
         self.end: End | None = None
         self._asked = False
-        self._machine: Machine | None = None
         self._ask: Callable[[], None] = lambda: None
         if timeout is not None:
             loop.after(timeout, self._time_out)
 
-    def attach(self, machine: Machine, ask: Callable[[], None]) -> None:
-        """Watch over `machine`; `ask()` requests the guest to shut down."""
-        self._machine, self._ask, self.end = machine, ask, None
+    def attach(self, ask: Callable[[], None]) -> None:
+        """Watch over a machine about to start; `ask()` requests its guest to shut down."""
+        self._ask, self.end = ask, None
         if self.status is not None:
             self.ended(End.DESTROYED)
+
+    def wait(self) -> None:
+        """Run the loop until the guest's run is over."""
+        while self.end is None:
+            self.loop.run()
 
     def ended(self, end: End) -> None:
         """From any thread: the guest's run is over."""
@@ -163,7 +167,7 @@ def pv(
         xenstore.populate(
             name=config.name, uuid=str(machine.uuid), memory_kib=config.memory >> 10,
             vcpus=config.vcpus, console_mfn=start.console_mfn, console_port=console_port,
-            store_mfn=start.store_mfn, store_port=store_port,
+            store_mfn=start.store_mfn, store_port=store_port, console_tty=terminal.path,
         )
         console = Console(
             machine.memory, start.console_mfn << PAGE_SHIFT,
@@ -176,10 +180,10 @@ def pv(
 
         machine.boot(
             entry=start.entry, stack=start.stack, start_info=start.start_info, cr3=start.cr3)
-        supervisor.attach(machine, lambda: xenstore.request_shutdown("poweroff"))
+        supervisor.attach(lambda: xenstore.request_shutdown("poweroff"))
         stats.built()
         machine.start()
-        loop.run()
+        supervisor.wait()
         machine.stop()
         machine.join()
         console.close()

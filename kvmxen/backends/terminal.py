@@ -17,9 +17,10 @@ ESCAPE = b"\x1d"
 
 
 class PlainTerminal:
-    """Two descriptors, either of which may be missing."""
+    """Two descriptors, either of which may be missing; `path` is where others can open it."""
 
     lossy = False
+    path = ""
 
     def __init__(self, input_fd: int | None, output_fd: int | None) -> None:
         self.input_fd = input_fd

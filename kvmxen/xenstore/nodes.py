@@ -41,10 +41,12 @@ def populate(
     console_port: int,
     store_mfn: int,
     store_port: int,
+    console_tty: str = "",
 ) -> None:
     """Write the nodes of domain `domid`, in place of what it had, and introduce it.
 
-    The mfns are machine frames, the ports the guest's ends of its two event channels.
+    The mfns are machine frames, the ports the guest's ends of its two event channels,
+    `console_tty` the path of the console's pty.
     """
     reads = (Permission(DOM0), Permission(domid, READ))
     owns = (Permission(domid),)
@@ -87,7 +89,7 @@ def populate(
             "console/limit": CONSOLE_LIMIT,
             "console/type": "xenconsoled",
             "console/output": "pty",
-            "console/tty": "",
+            "console/tty": console_tty,
             "console/port": console_port,
             "console/ring-ref": console_mfn,
         },
