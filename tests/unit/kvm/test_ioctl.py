@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ VCPU: dict[str, Callable[[VcpuFd], object]] = {
     ],
 )
 def test_a_failing_ioctl_is_named(kind: type, name: str, null: int) -> None:
-    wrapper = object.__new__(kind)
+    wrapper: Any = object.__new__(kind)
     wrapper.fd = null
     wrapper.index = 0
     call: Callable[[object], object] = {**SYSTEM, **VM, **VCPU}[name]  # type: ignore[assignment]

@@ -1,0 +1,88 @@
+"""The offsets for the paths that touch single fields are those of the layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import construct
+import pytest
+
+from kvmxen.abi import io_console, start_info, xen
+from kvmxen.hypercall.table import TABLE
+
+
+def offset_of(layout: construct.Struct, path: Sequence[str | int]) -> int:
+    """The offset in bytes of the field at `path` in `layout`."""
+    if not path:
+        return 0
+    name, *rest = path
+    if isinstance(layout, construct.Renamed):
+        return offset_of(layout.subcon, path)
+    if isinstance(name, int):
+        return name * int(layout.subcon.sizeof()) + offset_of(layout.subcon, rest)
+    at = 0
+    for field in layout.subcons:
+        if field.name == name:
+            return at + offset_of(field, rest)
+        at += field.sizeof()
+    raise KeyError(name)
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "offset"),
+    [
+        (xen.VCPU_INFO, ["evtchn_upcall_pending"], xen.UPCALL_PENDING),
+        (xen.VCPU_INFO, ["evtchn_upcall_mask"], xen.UPCALL_MASK),
+        (xen.VCPU_INFO, ["evtchn_pending_sel"], xen.PENDING_SEL),
+        (xen.VCPU_INFO, ["cr2"], xen.CR2),
+        (xen.VCPU_INFO, ["time"], xen.TIME),
+        (xen.SHARED_INFO, ["evtchn_pending"], xen.EVTCHN_PENDING),
+        (xen.SHARED_INFO, ["evtchn_mask"], xen.EVTCHN_MASK),
+        (xen.SHARED_INFO, ["wc_version"], xen.WALLCLOCK),
+        (xen.SHARED_INFO, ["wc_sec_hi"], xen.WALLCLOCK + 12),
+        (xen.SHARED_INFO, ["vcpu_info", 3], 3 * xen.VCPU_INFO_SIZE),
+        (io_console.XENCONS_INTERFACE, ["in"], io_console.INPUT),
+        (io_console.XENCONS_INTERFACE, ["out"], io_console.OUTPUT),
+        (io_console.XENCONS_INTERFACE, ["in_cons"], io_console.IN_CONS),
+        (io_console.XENCONS_INTERFACE, ["in_prod"], io_console.IN_PROD),
+        (io_console.XENCONS_INTERFACE, ["out_cons"], io_console.OUT_CONS),
+        (io_console.XENCONS_INTERFACE, ["out_prod"], io_console.OUT_PROD),
+        # As the headers have them.
+        (start_info.START_INFO, ["nr_pages"], 32),
+        (start_info.START_INFO, ["store_mfn"], 56),
+        (start_info.START_INFO, ["console_mfn"], 72),
+        (start_info.START_INFO, ["mfn_list"], 104),
+        (start_info.START_INFO, ["cmd_line"], 128),
+        (start_info.START_INFO, ["first_p2m_pfn"], 1152),
+    ],
+)
+def test_offset(layout: construct.Struct, path: list[str | int], offset: int) -> None:
+    assert offset_of(layout, path) == offset
+
+
+@pytest.mark.parametrize(
+    ("layout", "size"),
+    [
+        (xen.VCPU_INFO, xen.VCPU_INFO_SIZE),
+        (xen.VCPU_TIME_INFO, 32),
+        (xen.SHARED_INFO, 3136),
+        (io_console.XENCONS_INTERFACE, 3088),
+        (start_info.START_INFO, 1168),
+    ],
+)
+def test_size(layout: construct.Struct, size: int) -> None:
+    assert layout.sizeof() == size
+
+
+def test_numbers_that_nobody_may_change() -> None:
+    assert (xen.Hypercall.mmu_update, xen.Hypercall.iret, xen.Hypercall.event_channel_op) == (
+        1,
+        23,
+        32,
+    )
+    assert xen.NR_CHANNELS == xen.SHARED_INFO.evtchn_pending.sizeof() * 8
+
+
+def test_every_entry_of_the_table_is_a_hypercall() -> None:
+    assert set(TABLE) <= set(xen.Hypercall)
+    assert all(0 <= entry.arguments <= 6 for entry in TABLE.values())
