@@ -50,7 +50,7 @@ def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
     if not handler:
         raise GuestCrash("the guest has no handler for a trap")
     if vcpu.kernel_mode:
-        rsp = vcpu.regs.rsp
+        rsp = vcpu.rsp
         cs &= ~<uint64_t>3
     else:
         if not vcpu.kernel_cr3:
@@ -58,29 +58,29 @@ def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
         vcpu.toggle_mode()
         rsp = kernel_sp
     rsp &= ~<uint64_t>15
-    flags = vcpu.regs.rflags & ~(EFL_IF | EFL_IOPL)
+    flags = vcpu.rflags & ~(EFL_IF | EFL_IOPL)
     if not masked:
         flags |= EFL_IF
     frame[0] = vcpu.ss
-    frame[1] = vcpu.regs.rsp
+    frame[1] = vcpu.rsp
     frame[2] = flags
     frame[3] = cs | <uint64_t>masked << 32
-    frame[4] = vcpu.regs.rip
+    frame[4] = vcpu.rip
     n = 5
     if error_code is not None:
         frame[n] = error_code
         n += 1
-    frame[n] = vcpu.regs.r11
-    frame[n + 1] = vcpu.regs.rcx
+    frame[n] = vcpu.r11
+    frame[n + 1] = vcpu.rcx
     n += 2
     for i in range(n):
         rsp -= 8
         (<uint64_t *>_stack(vcpu, tables, rsp))[0] = frame[i]
     if mask_events:
         info[UPCALL_MASK] = 1
-    vcpu.regs.rip = handler
-    vcpu.regs.rsp = rsp
-    vcpu.regs.rflags = vcpu.regs.rflags & ~(EFL_TF | EFL_NT | EFL_RF | EFL_VM | EFL_AC | EFL_IOPL) | EFL_IF
+    vcpu.rip = handler
+    vcpu.rsp = rsp
+    vcpu.rflags = vcpu.rflags & ~(EFL_TF | EFL_NT | EFL_RF | EFL_VM | EFL_AC | EFL_IOPL) | EFL_IF
     vcpu.cs = KERNEL_CS
     vcpu.ss = KERNEL_SS
 
@@ -92,7 +92,7 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
     """
     cdef const uint64_t[::1] frame
     try:
-        frame = memoryview(tables.read(vcpu.kernel_cr3, vcpu.regs.rsp, 72)).cast("Q")
+        frame = memoryview(tables.read(vcpu.kernel_cr3, vcpu.rsp, 72)).cast("Q")
     except GuestFault:
         raise GuestCrash("iret: the frame cannot be read") from None
     cdef uint64_t flags = frame[3]
@@ -101,16 +101,16 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
         if not vcpu.user_cr3:
             raise GuestCrash("iret to user mode without a user address space")
         vcpu.toggle_mode()
-    vcpu.regs.rax = frame[0]
+    vcpu.rax = frame[0]
     if flags & IN_SYSCALL:
-        vcpu.regs.r11 = rflags
-        vcpu.regs.rcx = frame[4]
+        vcpu.r11 = rflags
+        vcpu.rcx = frame[4]
     else:
-        vcpu.regs.r11 = frame[1]
-        vcpu.regs.rcx = frame[2]
-    vcpu.regs.rip = frame[4]
+        vcpu.r11 = frame[1]
+        vcpu.rcx = frame[2]
+    vcpu.rip = frame[4]
     vcpu.cs = <int>(frame[5] & 0xffff) | 3
-    vcpu.regs.rflags = rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP | EFL_NT) & 0x3fffff | EFL_IF | 2
-    vcpu.regs.rsp = frame[7]
+    vcpu.rflags = rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP | EFL_NT) & 0x3fffff | EFL_IF | 2
+    vcpu.rsp = frame[7]
     vcpu.ss = <int>(frame[8] & 0xffff) | 3
     tables.memory.at(info_gpa, 64)[UPCALL_MASK] = 0 if rflags & EFL_IF else 1

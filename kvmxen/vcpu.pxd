@@ -18,7 +18,8 @@ cdef class Vcpu:
     cdef readonly int syscall_ring
     cdef public bint kernel_mode
     cdef public uint64_t kernel_cr3, user_cr3
-    cdef kvm_regs regs
+    cdef public uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp
+    cdef public uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags
     cdef public uint16_t cs, ss
     cdef int _fd
     cdef void *_run
@@ -49,3 +50,5 @@ cdef class Vcpu:
     cdef object _run_to_trap(self)
     cdef int _decode(self) except -1
     cdef void _take_syscall(self, kvm_regs *out, uint64_t rsp)
+    cdef void _load(self, const kvm_regs *regs) noexcept
+    cdef void _save(self, kvm_regs *regs) noexcept

@@ -1,6 +1,6 @@
 """The run loop: enter the guest, decode why it came out, hand that on. No policy.
 
-A vCPU's registers live here while its guest is out: `regs`, cs and ss are what the guest
+A vCPU's registers live here while its guest is out: they are what the guest
 will resume with. `run` writes them, with what the gate must do first (touches, TLB flushes,
 cr3, swapgs), and returns the next trap.
 """
@@ -133,7 +133,7 @@ cdef class Vcpu:
         self.kernel_mode = True
         self.cs = SEL_RING3_CS64
         self.ss = SEL_RING3_SS
-        self.regs.rflags = 0x202
+        self.rflags = 0x202
         run_valid(<kvm_run *>self._run)
 
     def set_info(self, GuestMemory memory, uint64_t gpa):
@@ -236,7 +236,7 @@ cdef class Vcpu:
     cdef void _start(self):
         """Point the vCPU at the work list."""
         cdef kvm_regs *out = run_regs(<kvm_run *>self._run)
-        out[0] = self.regs
+        self._save(out)
         out.rflags = 2
         out.rip = self._work[0]
         out.rsp = self._part_va + VCPU_WORK + 8
@@ -270,18 +270,18 @@ cdef class Vcpu:
             if self.attention:
                 self.attention = False
                 return _INTERRUPTED
-            self._start_guest(self.cs, self.ss, self.regs.rflags)
+            self._start_guest(self.cs, self.ss, self.rflags)
         return self._run_to_trap()
 
     cdef void _start_guest(self, uint16_t cs, uint16_t ss, uint64_t rflags):
         """Complete the work list so that it ends in the guest."""
         cdef uint64_t *last = self._work + self._compose()
         last[0] = SHIM_VA + GATE_OP_RETURN
-        last[1] = self.regs.rax
-        last[2] = self.regs.rip
+        last[1] = self.rax
+        last[2] = self.rip
         last[3] = cs
         last[4] = rflags
-        last[5] = self.regs.rsp
+        last[5] = self.rsp
         last[6] = ss
         self._start()
 
@@ -291,9 +291,9 @@ cdef class Vcpu:
         Returns the trap that ended it: 1 (#DB), if the instruction was done.
         """
         cdef uint16_t cs = self.cs, ss = self.ss
-        cdef uint64_t traced = self.regs.rflags & _TF
+        cdef uint64_t traced = self.rflags & _TF
         cdef int trap
-        self._start_guest(SEL_RING0_CS, SEL_RING0_SS, (self.regs.rflags | _TF) & ~_IF)
+        self._start_guest(SEL_RING0_CS, SEL_RING0_SS, (self.rflags | _TF) & ~_IF)
         while not self._enter():
             run_immediate(<kvm_run *>self._run, 0)
         self._stepping = True
@@ -302,7 +302,7 @@ cdef class Vcpu:
         finally:
             self._stepping = False
         self.cs, self.ss = cs, ss
-        self.regs.rflags = self.regs.rflags & ~_TF | traced | _IF
+        self.rflags = self.rflags & ~_TF | traced | _IF
         return trap
 
     def halt(self):
@@ -323,8 +323,8 @@ cdef class Vcpu:
 
     def arguments(self):
         """The hypercall arguments of a 64-bit PV guest, in order."""
-        return (self.regs.rdi, self.regs.rsi, self.regs.rdx, self.regs.r10, self.regs.r8,
-                self.regs.r9)
+        return (self.rdi, self.rsi, self.rdx, self.r10, self.r8,
+                self.r9)
 
     def wait_flushed(self):
         """From another vCPU's thread: wait until this one has left the guest or flushed."""
@@ -365,7 +365,7 @@ cdef class Vcpu:
             return _INTERRUPTED
         self.entered = False
         if not run_is_gate_exit(run):
-            self.regs = run_regs(run)[0]
+            self._load(run_regs(run))
             raise GuestCrash(_REASONS.get(run_reason(run), f"KVM exit {run_reason(run)}")
                              + (f" {run_suberror(run)}" if run_reason(run) == 17 else ""))
         cdef int trap = self._decode()
@@ -393,169 +393,65 @@ cdef class Vcpu:
                 self.error_code = top[-6]
                 return _TRAP_BAD_IRET
             raise GuestCrash(f"exception {stub} inside the shim at {rip:#x}")
-        self.regs = out[0]
+        self._load(out)
         if stub == TRAP_PAGE_FAULT:
             self.cr2 = out.rax
-            self.regs.rax = top[-7]
+            self.rax = top[-7]
         if stub < 32 and _HAS_ERROR_CODE >> stub & 1:
             self.error_code = top[-6]
         else:
             self.error_code = 0
-        self.regs.rip = rip
+        self.rip = rip
         self.cs = <uint16_t>top[-4]
-        self.regs.rflags = top[-3]
-        self.regs.rsp = top[-2]
+        self.rflags = top[-3]
+        self.rsp = top[-2]
         self.ss = <uint16_t>top[-1]
         return stub
 
     cdef void _take_syscall(self, kvm_regs *out, uint64_t rsp):
-        self.regs = out[0]
-        self.regs.rip = out.rcx
-        self.regs.rflags = out.r11
-        self.regs.rsp = rsp
+        self._load(out)
+        self.rip = out.rcx
+        self.rflags = out.r11
+        self.rsp = rsp
         self.cs = SEL_RING3_CS64
         self.ss = SEL_RING3_SS
 
-    @property
-    def rax(self):
-        return self.regs.rax
+    cdef void _load(self, const kvm_regs *regs) noexcept:
+        self.rax = regs.rax
+        self.rbx = regs.rbx
+        self.rcx = regs.rcx
+        self.rdx = regs.rdx
+        self.rsi = regs.rsi
+        self.rdi = regs.rdi
+        self.rsp = regs.rsp
+        self.rbp = regs.rbp
+        self.r8 = regs.r8
+        self.r9 = regs.r9
+        self.r10 = regs.r10
+        self.r11 = regs.r11
+        self.r12 = regs.r12
+        self.r13 = regs.r13
+        self.r14 = regs.r14
+        self.r15 = regs.r15
+        self.rip = regs.rip
+        self.rflags = regs.rflags
 
-    @rax.setter
-    def rax(self, uint64_t value):
-        self.regs.rax = value
-
-    @property
-    def rbx(self):
-        return self.regs.rbx
-
-    @rbx.setter
-    def rbx(self, uint64_t value):
-        self.regs.rbx = value
-
-    @property
-    def rcx(self):
-        return self.regs.rcx
-
-    @rcx.setter
-    def rcx(self, uint64_t value):
-        self.regs.rcx = value
-
-    @property
-    def rdx(self):
-        return self.regs.rdx
-
-    @rdx.setter
-    def rdx(self, uint64_t value):
-        self.regs.rdx = value
-
-    @property
-    def rsi(self):
-        return self.regs.rsi
-
-    @rsi.setter
-    def rsi(self, uint64_t value):
-        self.regs.rsi = value
-
-    @property
-    def rdi(self):
-        return self.regs.rdi
-
-    @rdi.setter
-    def rdi(self, uint64_t value):
-        self.regs.rdi = value
-
-    @property
-    def rsp(self):
-        return self.regs.rsp
-
-    @rsp.setter
-    def rsp(self, uint64_t value):
-        self.regs.rsp = value
-
-    @property
-    def rbp(self):
-        return self.regs.rbp
-
-    @rbp.setter
-    def rbp(self, uint64_t value):
-        self.regs.rbp = value
-
-    @property
-    def r8(self):
-        return self.regs.r8
-
-    @r8.setter
-    def r8(self, uint64_t value):
-        self.regs.r8 = value
-
-    @property
-    def r9(self):
-        return self.regs.r9
-
-    @r9.setter
-    def r9(self, uint64_t value):
-        self.regs.r9 = value
-
-    @property
-    def r10(self):
-        return self.regs.r10
-
-    @r10.setter
-    def r10(self, uint64_t value):
-        self.regs.r10 = value
-
-    @property
-    def r11(self):
-        return self.regs.r11
-
-    @r11.setter
-    def r11(self, uint64_t value):
-        self.regs.r11 = value
-
-    @property
-    def r12(self):
-        return self.regs.r12
-
-    @r12.setter
-    def r12(self, uint64_t value):
-        self.regs.r12 = value
-
-    @property
-    def r13(self):
-        return self.regs.r13
-
-    @r13.setter
-    def r13(self, uint64_t value):
-        self.regs.r13 = value
-
-    @property
-    def r14(self):
-        return self.regs.r14
-
-    @r14.setter
-    def r14(self, uint64_t value):
-        self.regs.r14 = value
-
-    @property
-    def r15(self):
-        return self.regs.r15
-
-    @r15.setter
-    def r15(self, uint64_t value):
-        self.regs.r15 = value
-
-    @property
-    def rip(self):
-        return self.regs.rip
-
-    @rip.setter
-    def rip(self, uint64_t value):
-        self.regs.rip = value
-
-    @property
-    def rflags(self):
-        return self.regs.rflags
-
-    @rflags.setter
-    def rflags(self, uint64_t value):
-        self.regs.rflags = value
+    cdef void _save(self, kvm_regs *regs) noexcept:
+        regs.rax = self.rax
+        regs.rbx = self.rbx
+        regs.rcx = self.rcx
+        regs.rdx = self.rdx
+        regs.rsi = self.rsi
+        regs.rdi = self.rdi
+        regs.rsp = self.rsp
+        regs.rbp = self.rbp
+        regs.r8 = self.r8
+        regs.r9 = self.r9
+        regs.r10 = self.r10
+        regs.r11 = self.r11
+        regs.r12 = self.r12
+        regs.r13 = self.r13
+        regs.r14 = self.r14
+        regs.r15 = self.r15
+        regs.rip = self.rip
+        regs.rflags = self.rflags
