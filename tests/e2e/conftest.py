@@ -41,14 +41,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def environment(cache: Path, busybox: Path, tmp_path: Path) -> dict[str, str]:
-    """A person's environment with folders of its own and a static busybox first in its PATH."""
+def environment(cache: Path, tmp_path: Path) -> dict[str, str]:
+    """A person's environment, with folders of its own."""
     return os.environ | {
-        "PATH": f"{busybox.parent}:{os.environ['PATH']}",
         "XDG_CACHE_HOME": str(cache),
         "KVMXEN_RUNTIME_DIR": str(tmp_path / "run"),
         "TMPDIR": str(tmp_path),
     }
+
+
+@pytest.fixture
+def busybox_found(environment: dict[str, str], busybox: Path) -> None:
+    """Puts a static busybox where --shell finds it first."""
+    environment["PATH"] = f"{busybox.parent}:{environment['PATH']}"
 
 
 @pytest.fixture

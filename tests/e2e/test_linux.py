@@ -51,6 +51,7 @@ def uptime_rate(shell: Shell, seconds: float) -> float:
             return (guest_now - guest) / (host_now - host)
 
 
+@pytest.mark.usefixtures("busybox_found")
 def test_shell(boot: Boot, kernel: Path, version: str) -> None:
     domain = boot(kernel, "--shell", "--timeout", 120, tty=True)
     assert domain.terminal is not None
@@ -153,6 +154,7 @@ def test_sigterm(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> None:
     assert "asking the guest to shut down" in domain.stderr
 
 
+@pytest.mark.usefixtures("busybox_found")
 def test_escape_key(boot: Boot, kernel: Path) -> None:
     domain = boot(kernel, "--shell", "--timeout", 120, tty=True)
     assert domain.terminal is not None

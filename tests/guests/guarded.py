@@ -1,0 +1,64 @@
+"""Boots a guest between guards: python -m tests.guests.guarded ELF COMMAND_LINE
+
+A GiB on each side of the guest's memory is this process's but may not be touched, so that an
+access of the host's that leaves the guest's memory, a read too, kills the process. Exits with
+the boot's status, and says at the end what the guest left in this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import mmap
+import sys
+import threading
+from pathlib import Path
+
+from kvmxen import machine
+from kvmxen.boot import boot
+from kvmxen.config import Config, ConsoleSpec
+from kvmxen.memory import GuestMemory
+
+GUARD = 1 << 30
+_PROT_NONE = 0
+_TRIES = 16
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def guarded(size: int) -> GuestMemory:
+    """Guest memory of `size` bytes (whole pages) with the guards around it."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    # Those that fell into other gaps, held so that the next does not.
+    misplaced = []
+    for _ in range(_TRIES):
+        low = _libc.mmap(None, size + 2 * GUARD, _PROT_NONE, flags, -1, 0)
+        assert low not in (None, ctypes.c_void_p(-1).value), "no address space"
+        assert _libc.munmap(low + GUARD, size) == 0
+        memory = GuestMemory(size)
+        if memory.host_address == low + GUARD:
+            return memory
+        misplaced.append(memory)
+        _libc.munmap(low, size + 2 * GUARD)
+    raise AssertionError("the guest's memory cannot be placed between the guards")
+
+
+def main(kernel: Path, cmdline: str) -> int:
+    vars(machine)["GuestMemory"] = guarded
+    config = Config(
+        name="guarded", kernel=kernel, cmdline=cmdline, console=ConsoleSpec("stdio"), timeout=600
+    )
+    outcome = boot(config)
+    gc.collect()
+    threads = [thread.name for thread in threading.enumerate() if thread.name != "MainThread"]
+    links = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.exists()]
+    left = threads + [link for link in links if "kvm" in link or "eventfd" in link]
+    print(f"left: {left}")
+    return outcome.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
