@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import struct
+from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from kvmxen.abi.xen import DOMID_SELF
-from kvmxen.errors import HypercallError
+from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.hypercall.segments import set_ldt
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
@@ -60,11 +61,17 @@ def _check_batch(count: int, domid: int) -> int:
     return count
 
 
+def _tell(cpu: Cpu, done: int, succeeded: int) -> None:
+    """Write how many operations succeeded to `done`; a list may have taken it out of sight."""
+    if done:
+        with suppress(GuestFault):
+            cpu.write(done, succeeded.to_bytes(4, "little"))
+
+
 def mmu_update(cpu: Cpu, requests: int, count: int, done: int, domid: int) -> int:
     """Install `count` page-table or machine-to-physical entries."""
     succeeded, error = cpu.tables.update_many(cpu.vcpu, requests, _check_batch(count, domid))
-    if done:
-        cpu.write(done, succeeded.to_bytes(4, "little"))
+    _tell(cpu, done, succeeded)
     if error:
         raise HypercallError(error)
     return 0
@@ -106,8 +113,7 @@ def mmuext_op(cpu: Cpu, operations: int, count: int, done: int, domid: int) -> i
             _mmuext(cpu, command, arg1, arg2)
             succeeded += 1
     finally:
-        if done:
-            cpu.write(done, succeeded.to_bytes(4, "little"))
+        _tell(cpu, done, succeeded)
     return 0
 
 

@@ -1,0 +1,288 @@
+"""Page-table hypercalls: foreign frames, cycles, pins, and the user bit."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import struct
+
+import pytest
+
+from kvmxen.abi.xen import DOMID_SELF, Hypercall
+from kvmxen.hypercall.mmu import MmuExt
+from kvmxen.layout import PAGE_SHIFT
+from tests.unit.forged import (
+    BASE,
+    FREE_PFN,
+    NR_PAGES,
+    PRESENT,
+    SCRATCH,
+    TABLE,
+    USER,
+    USER_L4_PFN,
+    WRITE,
+    Domain,
+    va,
+)
+
+ACCESSED, DIRTY, LARGE = 0x20, 0x40, 0x80
+NORMAL, MACHPHYS, PRESERVE_AD = 0, 1, 2
+DONE = 2048
+
+
+def update(domain: Domain, *updates: tuple[int, int], domid: int = DOMID_SELF) -> int | None:
+    domain.put(b"".join(struct.pack("<QQ", *one) for one in updates))
+    return domain.hypercall(Hypercall.mmu_update, SCRATCH, len(updates), SCRATCH + DONE, domid)
+
+
+def mmuext(domain: Domain, command: int, arg1: int = 0, arg2: int = 0) -> int | None:
+    domain.put(struct.pack("<I4xQQ", command, arg1, arg2))
+    return domain.hypercall(Hypercall.mmuext_op, SCRATCH, 1, SCRATCH + DONE, DOMID_SELF)
+
+
+def done(domain: Domain) -> int:
+    return int.from_bytes(domain.get(4, DONE), "little")
+
+
+def leaf(domain: Domain, pfn: int = FREE_PFN) -> int:
+    """The gpa of the L1 entry that maps frame `pfn` of the guest."""
+    return domain.entry(1, va(pfn))
+
+
+def test_an_entry_gets_the_user_bit(domain: Domain) -> None:
+    entry = domain.gpa(FREE_PFN + 1) | PRESENT | WRITE
+    assert update(domain, (leaf(domain), entry)) == 0
+    assert domain.memory.read_u64(leaf(domain)) == entry | USER
+    assert done(domain) == 1
+
+
+def test_an_entry_that_is_not_present_is_stored_as_it_is(domain: Domain) -> None:
+    assert update(domain, (leaf(domain), 0xDEADBEEF000 | 0x400)) == 0
+    assert domain.memory.read_u64(leaf(domain)) == 0xDEADBEEF000 | 0x400
+
+
+def test_accessed_and_dirty_are_kept_where_asked(domain: Domain) -> None:
+    where, frame = leaf(domain), domain.gpa(FREE_PFN)
+    domain.memory.write_u64(where, frame | TABLE | ACCESSED | DIRTY)
+    assert update(domain, (where | PRESERVE_AD, frame | PRESENT)) == 0
+    assert domain.memory.read_u64(where) == frame | PRESENT | USER | ACCESSED | DIRTY
+    assert update(domain, (where | NORMAL, frame | PRESENT)) == 0
+    assert domain.memory.read_u64(where) == frame | PRESENT | USER
+
+
+def test_shared_info_may_be_mapped(domain: Domain) -> None:
+    entry = domain.layout.shared_info_mfn << PAGE_SHIFT | TABLE
+    assert update(domain, (leaf(domain), entry)) == 0
+
+
+FOREIGN = [0, 0x1000, 0x20000, 1 << 40, 0x000FFFFFFFFFF000]
+
+
+@pytest.mark.parametrize("gpa", FOREIGN)
+def test_no_foreign_frame_is_mapped(domain: Domain, gpa: int) -> None:
+    before = domain.memory.read_u64(leaf(domain))
+    assert update(domain, (leaf(domain), gpa | TABLE)) == -errno.EINVAL
+    assert domain.memory.read_u64(leaf(domain)) == before
+    assert domain.hypercall(Hypercall.update_va_mapping, va(FREE_PFN), gpa | TABLE, 0) == (
+        -errno.EINVAL
+    )
+    assert domain.memory.read_u64(leaf(domain)) == before
+
+
+def test_the_m2p_table_is_not_mapped_through_the_guests_own_entries(domain: Domain) -> None:
+    assert update(domain, (leaf(domain), domain.layout.m2p_gpa | TABLE)) == -errno.EINVAL
+
+
+def test_no_large_page(domain: Domain) -> None:
+    where = domain.entry(2, BASE)
+    assert update(domain, (where, domain.gpa(0) | TABLE | LARGE)) == -errno.EINVAL
+
+
+@pytest.mark.parametrize("gpa", FOREIGN)
+def test_no_foreign_entry_is_written(domain: Domain, gpa: int) -> None:
+    assert update(domain, (gpa, 0)) == -errno.EINVAL
+
+
+@pytest.mark.parametrize("slot", [256, 257, 258, 259, 271])
+def test_xens_slots_of_an_l4_are_xens(domain: Domain, slot: int) -> None:
+    before = domain.memory.read_u64(domain.cr3 + slot * 8)
+    assert update(domain, (domain.cr3 + slot * 8, 0)) == -errno.EINVAL
+    assert domain.memory.read_u64(domain.cr3 + slot * 8) == before
+    assert update(domain, (domain.cr3 + 272 * 8, 0)) == 0
+
+
+def test_what_is_done_before_a_failure_is_told(domain: Domain) -> None:
+    good = (leaf(domain), domain.gpa(FREE_PFN) | TABLE)
+    assert update(domain, good, good, (0, 0), good) == -errno.EINVAL
+    assert done(domain) == 2
+
+
+def test_only_the_domain_itself(domain: Domain) -> None:
+    assert update(domain, (leaf(domain), 0), domid=0) == -errno.EPERM
+    assert update(domain, (leaf(domain), 0), domid=DOMID_SELF | 1 << 16) == -errno.EPERM
+
+
+def test_batches_are_bounded(domain: Domain) -> None:
+    for count in (1 << 17, 1 << 31, 0xFFFFFFFF):
+        assert domain.hypercall(Hypercall.mmu_update, SCRATCH, count, 0, DOMID_SELF) == (
+            -errno.EINVAL
+        )
+        assert domain.hypercall(Hypercall.mmuext_op, SCRATCH, count, 0, DOMID_SELF) == (
+            -errno.EINVAL
+        )
+
+
+def test_a_list_that_is_not_there(domain: Domain) -> None:
+    assert domain.hypercall(Hypercall.mmu_update, 0x1000, 1, 0, DOMID_SELF) == -errno.EFAULT
+
+
+def test_machine_to_physical(domain: Domain) -> None:
+    mfn = domain.layout.mfn(FREE_PFN)
+    assert update(domain, (mfn << PAGE_SHIFT | MACHPHYS, 0x1234)) == 0
+    assert domain.memory.read_u64(domain.layout.m2p_gpa + mfn * 8) == 0x1234
+    for foreign in (0, domain.layout.xenheap_mfn, domain.layout.max_mfn):
+        assert update(domain, (foreign << PAGE_SHIFT | MACHPHYS, 1)) == -errno.EINVAL
+        assert not domain.memory.read_u64(domain.layout.m2p_gpa + foreign * 8)
+
+
+def test_update_va_mapping_and_its_flushes(domain: Domain) -> None:
+    entry = domain.gpa(FREE_PFN + 1) | TABLE
+    mask = domain.put(b"\x02", DONE)
+    for flags in (0, 1, 2, 1 | 1 << 2, 2 | 1 << 2, mask | 1, mask | 2):
+        assert domain.hypercall(Hypercall.update_va_mapping, va(FREE_PFN), entry, flags) == 0
+        assert domain.memory.read_u64(leaf(domain)) == entry
+    assert domain.hypercall(Hypercall.update_va_mapping, va(FREE_PFN), entry, 0x1001) == (
+        -errno.EFAULT
+    )
+    assert domain.hypercall(Hypercall.update_va_mapping, 0x1000, entry, 0) == -errno.EINVAL
+
+
+@pytest.mark.parametrize("address", [0, 1 << 47, 0xFFFF808000000000, 0xFFFF810000000000])
+def test_update_va_mapping_only_reaches_the_guests_own_entries(
+    domain: Domain, address: int
+) -> None:
+    assert domain.hypercall(Hypercall.update_va_mapping, address, 0, 0) == -errno.EINVAL
+
+
+def tables(domain: Domain, first: int = FREE_PFN) -> list[int]:
+    """The gpas of an L4, L3, L2 and L1 of their own, each in the first slot of the last."""
+    gpas = [domain.gpa(first + i) for i in range(4)]
+    for upper, lower in itertools.pairwise(gpas):
+        domain.memory.write_u64(upper, lower | PRESENT | WRITE)
+    domain.memory.write_u64(gpas[3], domain.gpa(first + 4) | PRESENT)
+    return gpas
+
+
+def test_a_pin_completes_the_tree(domain: Domain) -> None:
+    gpas = tables(domain)
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE, gpas[0] >> PAGE_SHIFT) == 0
+    for gpa in gpas:
+        assert domain.memory.read_u64(gpa) & USER
+    # Xen's own entries are there.
+    assert domain.memory.read(gpas[0] + 256 * 8, 128) == domain.memory.read(
+        domain.cr3 + 256 * 8, 128
+    )
+    assert mmuext(domain, MmuExt.UNPIN_TABLE, gpas[0] >> PAGE_SHIFT) == 0
+    assert mmuext(domain, MmuExt.UNPIN_TABLE, gpas[0] >> PAGE_SHIFT) == -errno.EINVAL
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+@pytest.mark.parametrize("gpa", [0, 1 << 40])
+def test_a_pin_refuses_foreign_frames_at_every_level(domain: Domain, level: int, gpa: int) -> None:
+    gpas = tables(domain)
+    domain.memory.write_u64(gpas[4 - level] + 8, gpa | PRESENT)
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE, gpas[0] >> PAGE_SHIFT) == -errno.EINVAL
+    assert gpas[0] >> PAGE_SHIFT not in domain.tables.pinned
+
+
+def test_a_pin_refuses_the_xenheap_as_a_table(domain: Domain) -> None:
+    gpas = tables(domain)
+    domain.memory.write_u64(gpas[0], domain.layout.xenheap_gpa | PRESENT)
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE, gpas[0] >> PAGE_SHIFT) == -errno.EINVAL
+
+
+@pytest.mark.parametrize("mfn", [0, 1 << 40, (1 << 64) - 1])
+def test_only_own_frames_are_tables(domain: Domain, mfn: int) -> None:
+    for command in (0, 1, 2, 3, MmuExt.NEW_BASEPTR, MmuExt.CLEAR_PAGE, MmuExt.COPY_PAGE):
+        assert mmuext(domain, command, mfn, mfn) == -errno.EINVAL
+    if mfn:
+        assert mmuext(domain, MmuExt.NEW_USER_BASEPTR, mfn) == -errno.EINVAL
+
+
+def test_cyclic_tables_are_walked_once(domain: Domain) -> None:
+    # Every slot of every table leads to every table: 512 ** 4 ways, were they all walked.
+    frames = range(FREE_PFN, FREE_PFN + 64)
+    for pfn in frames:
+        for slot in range(512):
+            target = domain.gpa(frames[slot % len(frames)]) | TABLE
+            domain.memory.write_u64(domain.gpa(pfn) + slot * 8, target)
+    mfn = domain.layout.mfn(FREE_PFN)
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE, mfn) == 0
+    assert not domain.tables.is_table(domain.cpu.vcpu, domain.layout.mfn(NR_PAGES - 1))
+    assert domain.tables.is_table(domain.cpu.vcpu, domain.layout.mfn(FREE_PFN + 63))
+
+
+def test_base_pointers(domain: Domain) -> None:
+    gpas = tables(domain)
+    assert mmuext(domain, MmuExt.NEW_BASEPTR, gpas[0] >> PAGE_SHIFT) == 0
+    assert domain.cpu.vcpu.kernel_cr3 == gpas[0]
+    # The new address space has no such page: the list is not read, nor anything written.
+    assert domain.hypercall(Hypercall.mmuext_op, SCRATCH, 1, 0, DOMID_SELF) == -errno.EFAULT
+
+
+def test_user_mode_does_not_see_the_m2p_table(domain: Domain) -> None:
+    user = domain.gpa(USER_L4_PFN)
+    assert mmuext(domain, MmuExt.NEW_USER_BASEPTR, user >> PAGE_SHIFT) == 0
+    assert domain.cpu.vcpu.user_cr3 == user
+    assert domain.memory.read_u64(user + 257 * 8) == 0
+    assert domain.memory.read_u64(user + 258 * 8) == domain.memory.read_u64(domain.cr3 + 258 * 8)
+    assert mmuext(domain, MmuExt.NEW_USER_BASEPTR, 0) == 0
+    assert domain.cpu.vcpu.user_cr3 == 0
+
+
+def test_pages_are_cleared_and_copied_but_tables_are_not(domain: Domain) -> None:
+    one, two = domain.gpa(FREE_PFN), domain.gpa(FREE_PFN + 1)
+    domain.memory.write(one, b"\xff" * 4096)
+    assert mmuext(domain, MmuExt.COPY_PAGE, two >> PAGE_SHIFT, one >> PAGE_SHIFT) == 0
+    assert domain.memory.read(two, 4096) == b"\xff" * 4096
+    assert mmuext(domain, MmuExt.CLEAR_PAGE, one >> PAGE_SHIFT) == 0
+    assert domain.memory.read(one, 4096) == bytes(4096)
+    for table in (domain.cr3, *(domain.entry(level, BASE) & -4096 for level in (1, 2, 3))):
+        assert mmuext(domain, MmuExt.CLEAR_PAGE, table >> PAGE_SHIFT) == -errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [
+        (MmuExt.TLB_FLUSH_LOCAL, 0),
+        (MmuExt.INVLPG_LOCAL, 0),
+        (MmuExt.TLB_FLUSH_ALL, 0),
+        (MmuExt.INVLPG_ALL, 0),
+        (MmuExt.TLB_FLUSH_MULTI, -errno.EFAULT),
+        (MmuExt.INVLPG_MULTI, -errno.EFAULT),
+        (MmuExt.FLUSH_CACHE, -errno.EACCES),
+        (MmuExt.FLUSH_CACHE_GLOBAL, -errno.EACCES),
+        (14, -errno.ENOSYS),
+        (19, -errno.ENOSYS),
+        (0xFFFFFFFF, -errno.ENOSYS),
+    ],
+)
+def test_other_operations(domain: Domain, command: int, result: int) -> None:
+    assert mmuext(domain, command) == result
+    assert done(domain) == (result == 0)
+
+
+def test_a_flush_reaches_the_vcpus_of_the_mask_that_are_up(domain: Domain) -> None:
+    other = domain.cpus[1]
+    domain.put(b"\x02", 1024)
+    assert mmuext(domain, MmuExt.TLB_FLUSH_MULTI, 0, SCRATCH + 1024) == 0
+    assert not other.vcpu.flush_pending
+    other.up = True
+    assert mmuext(domain, MmuExt.TLB_FLUSH_MULTI, 0, SCRATCH + 1024) == 0
+    assert other.vcpu.flush_pending
+
+
+def test_a_stopping_machine_ends_a_long_list(domain: Domain) -> None:
+    domain.machine.stopping = True
+    assert mmuext(domain, MmuExt.TLB_FLUSH_LOCAL) == 0
+    assert done(domain) == 0
