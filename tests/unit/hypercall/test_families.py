@@ -1,0 +1,271 @@
+"""What each hypercall family answers: tables of (call, structure in memory, answer)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF, Hypercall, Virq
+from kvmxen.hypercall.event_channel_op import EvtchnOp
+from kvmxen.hypercall.grant_table_op import GnttabOp
+from kvmxen.hypercall.version import FEATURES, Version
+from kvmxen.machine import End
+from tests.unit.forged import SCRATCH, TOP, TOP_PFN, Domain
+
+ENOSYS, EINVAL, EFAULT, EPERM = -errno.ENOSYS, -errno.EINVAL, -errno.EFAULT, -errno.EPERM
+NOWHERE = 0x1000
+H = Hypercall
+
+
+def with_structure(domain: Domain, call: Hypercall, command: int, body: bytes) -> int | None:
+    return domain.hypercall(call, command, domain.put(body))
+
+
+@pytest.mark.parametrize("number", [*set(range(64)) - set(H), H.domctl, H.hvm_op, 1 << 32 | 17])
+def test_unknown_hypercalls_are_counted(domain: Domain, number: int) -> None:
+    assert domain.hypercall(number) == ENOSYS
+    assert sum(domain.cpu.vcpu.hypercalls.values()) == 1
+
+
+# The numbers of 4 and 8 bytes, then what is left of them in memory.
+@pytest.mark.parametrize(
+    ("call", "command", "body", "answer"),
+    [
+        (H.event_channel_op, EvtchnOp.BIND_VIRQ, struct.pack("<II", Virq.TIMER, 9), -errno.ENOENT),
+        (H.event_channel_op, EvtchnOp.BIND_IPI, struct.pack("<I", 2), -errno.ENOENT),
+        (H.event_channel_op, EvtchnOp.BIND_PIRQ, bytes(12), EPERM),
+        (H.event_channel_op, EvtchnOp.ALLOC_UNBOUND, struct.pack("<HH", 7, 0), EPERM),
+        (H.event_channel_op, EvtchnOp.BIND_INTERDOMAIN, struct.pack("<H2xI", 3, 1), -errno.ESRCH),
+        (H.event_channel_op, EvtchnOp.BIND_INTERDOMAIN, struct.pack("<H2xI", 1, 9), EINVAL),
+        (H.event_channel_op, EvtchnOp.SEND, struct.pack("<I", 0), EINVAL),
+        (H.event_channel_op, EvtchnOp.CLOSE, struct.pack("<I", 4096), EINVAL),
+        (H.event_channel_op, EvtchnOp.STATUS, struct.pack("<H2xI", DOMID_SELF, 77), EINVAL),
+        (H.event_channel_op, EvtchnOp.STATUS, struct.pack("<H2xI", 5, 1), EPERM),
+        (H.event_channel_op, EvtchnOp.RESET, struct.pack("<H", 5), EPERM),
+        (H.event_channel_op, 11, bytes(64), ENOSYS),
+        (H.event_channel_op, 0xFFFFFFFF, bytes(64), ENOSYS),
+        (H.vcpu_op, 0, b"", EFAULT),
+        (H.sched_op, 2, struct.pack("<I", 6), EINVAL),
+        (H.sched_op, 5, struct.pack("<I", 6), EINVAL),
+        (H.sched_op, 5, struct.pack("<I", 3), 0),
+        (H.sched_op, 3, struct.pack("<QI4xQ", SCRATCH, 129, 0), EINVAL),
+        (H.sched_op, 3, struct.pack("<QI4xQ", NOWHERE, 1, 0), EFAULT),
+        (H.sched_op, 3, struct.pack("<QI4xQII", SCRATCH + 24, 1, 0, 99, 0), EINVAL),
+        (H.sched_op, 4, bytes(64), ENOSYS),
+        (H.sched_op_compat, 3, bytes(64), ENOSYS),
+        (H.physdev_op, 6, struct.pack("<I", 1), 0),
+        (H.physdev_op, 6, struct.pack("<I", 4), EINVAL),
+        (H.physdev_op, 7, bytes(64), 0),
+        (H.physdev_op, 10, bytes(64), ENOSYS),
+        (H.callback_op, 0, struct.pack("<HH4xQ", 0, 0, 1 << 47), EINVAL),
+        (H.callback_op, 0, struct.pack("<HH4xQ", 3, 0, 4096), ENOSYS),
+        (H.callback_op, 0, struct.pack("<HH4xQ", 8, 0, 4096), ENOSYS),
+        (H.callback_op, 1, struct.pack("<H", 0), EINVAL),
+        (H.callback_op, 1, struct.pack("<H", 7), EINVAL),
+        (H.callback_op, 1, struct.pack("<H", 4), 0),
+        (H.callback_op, 1, struct.pack("<H", 3), ENOSYS),
+        (H.callback_op, 2, bytes(64), ENOSYS),
+        (H.nmi_op, 1, bytes(8), 0),
+        (H.nmi_op, 2, bytes(8), ENOSYS),
+        (H.xen_version, Version.GET_FEATURES, struct.pack("<II", 1, 0), EINVAL),
+        (H.xen_version, 10, bytes(64), ENOSYS),
+        (H.vm_assist, 2, bytes(8), ENOSYS),
+        (H.console_io, 2, bytes(8), ENOSYS),
+        (H.memory_op, 60, bytes(64), ENOSYS),
+        (H.memory_op, 3, struct.pack("<H", 5), EPERM),
+        (H.memory_op, 9, struct.pack("<I4xQ", 0, SCRATCH), -errno.ENOBUFS),
+        (H.memory_op, 11, bytes(72), EPERM),
+    ],
+)  # fmt: skip
+def test_answers(domain: Domain, call: Hypercall, command: int, body: bytes, answer: int) -> None:
+    if call is H.vcpu_op:
+        assert domain.hypercall(call, command, 1, NOWHERE) == answer
+    else:
+        assert with_structure(domain, call, command, body) == answer
+    # The upper half of a command is not looked at.
+    if call not in (H.vcpu_op, H.memory_op, H.callback_op):
+        assert domain.hypercall(call, command | 1 << 32, SCRATCH) == answer
+
+
+@pytest.mark.parametrize(
+    ("call", "command"),
+    [
+        *((H.event_channel_op, op) for op in EvtchnOp if op is not EvtchnOp.BIND_PIRQ),
+        (H.sched_op, 2), (H.sched_op, 3), (H.sched_op, 5), (H.physdev_op, 6),
+        (H.callback_op, 0), (H.callback_op, 1), (H.nmi_op, 0),
+        *((H.memory_op, op) for op in (3, 4, 5, 9, 11, 12)),
+        *((H.xen_version, op) for op in (1, 2, 3, 4, 5, 6, 8, 9)),
+        (H.set_trap_table, NOWHERE), (H.event_channel_op_compat, NOWHERE),
+    ],
+)  # fmt: skip
+def test_a_structure_that_is_not_there(domain: Domain, call: Hypercall, command: int) -> None:
+    assert domain.hypercall(call, command, NOWHERE) == EFAULT
+
+
+def test_event_channels_by_hypercall(domain: Domain) -> None:
+    def port(at: int) -> int:
+        return int.from_bytes(domain.get(4, at), "little")
+
+    events = H.event_channel_op
+    assert with_structure(domain, events, EvtchnOp.BIND_IPI, struct.pack("<I", 1)) == 0
+    ipi = port(4)
+    body = struct.pack("<HH", DOMID_SELF, DOMID_SELF)
+    assert with_structure(domain, events, EvtchnOp.ALLOC_UNBOUND, body) == 0
+    listener = port(4)
+    body = struct.pack("<H2xI", DOMID_SELF, listener)
+    assert with_structure(domain, events, EvtchnOp.BIND_INTERDOMAIN, body) == 0
+    other = port(8)
+    body = struct.pack("<II", Virq.TIMER, 1)
+    assert with_structure(domain, events, EvtchnOp.BIND_VIRQ, body) == 0
+    timer = port(8)
+    backend = domain.machine.events.open_backend()
+    assert (ipi, listener, other, timer, backend) == (1, 2, 3, 4, 5)
+    expected = {
+        ipi: struct.pack("<II", 5, 1),
+        listener: struct.pack("<IIH2xI", 2, 0, DOMID_GUEST, other),
+        other: struct.pack("<IIH2xI", 2, 0, DOMID_GUEST, listener),
+        timer: struct.pack("<III", 4, 1, Virq.TIMER),
+        backend: struct.pack("<IIH2xI", 2, 0, 0, 0),
+    }
+    for number, status in expected.items():
+        body = struct.pack("<H2xI", DOMID_SELF, number)
+        assert with_structure(domain, events, EvtchnOp.STATUS, body) == 0
+        assert domain.get(len(status), 8) == status
+    compat = struct.pack("<I", EvtchnOp.CLOSE) + struct.pack("<I", ipi)
+    assert domain.hypercall(H.event_channel_op_compat, domain.put(compat)) == 0
+    assert domain.hypercall(H.event_channel_op_compat, SCRATCH) == EINVAL
+
+
+@pytest.mark.parametrize(
+    ("reason", "end"),
+    [(0, End.POWEROFF), (1, End.REBOOT), (3, End.CRASH), (4, End.CRASH), (5, End.REBOOT)],
+)
+def test_shutdown(domain: Domain, reason: int, end: End) -> None:
+    assert with_structure(domain, H.sched_op, 2, struct.pack("<I", reason)) == 0
+    assert domain.ends == [end]
+
+
+def test_suspend_is_cancelled(domain: Domain) -> None:
+    assert with_structure(domain, H.sched_op, 2, struct.pack("<I", 2)) == 1
+    assert domain.ends == []
+
+
+def test_the_old_shutdown_has_its_reason_in_a_register(domain: Domain) -> None:
+    assert domain.hypercall(H.sched_op_compat, 2, 1) == 0
+    assert domain.ends == [End.REBOOT]
+
+
+def test_xen_version(domain: Domain) -> None:
+    assert domain.hypercall(H.xen_version, Version.VERSION) == 4 << 16 | 17
+    assert domain.hypercall(H.xen_version, Version.PAGESIZE) == 4096
+    assert with_structure(domain, H.xen_version, Version.GET_FEATURES, bytes(8)) == 0
+    assert domain.get(4, 4) == struct.pack("<I", FEATURES)
+    for command, size in {1: 16, 2: 144, 3: 1024, 4: 64, 5: 8, 8: 16, 9: 1024}.items():
+        assert with_structure(domain, H.xen_version, command, b"\xee" * 1100) == 0
+        assert domain.get(1, size - 1) != b"\xee"
+        assert domain.get(4, size) == b"\xee" * 4
+    assert with_structure(domain, H.xen_version, Version.CAPABILITIES, b"") == 0
+    assert domain.get(15) == b"xen-3.0-x86_64 "
+
+
+def test_console_io(domain: Domain) -> None:
+    text = domain.put(b"hello\n")
+    assert domain.hypercall(H.console_io, 0, 6, text) == 0
+    assert b"".join(domain.output) == b"hello\n"
+    assert domain.hypercall(H.console_io, 1, 6, text) == 0
+    assert domain.hypercall(H.console_io, 0, 6, NOWHERE) == EFAULT
+
+
+def grants(domain: Domain, command: int, body: bytes, count: int = 1) -> int | None:
+    return domain.hypercall(H.grant_table_op, command, domain.put(body), count)
+
+
+def test_the_grant_tables_size_and_frames(domain: Domain) -> None:
+    assert grants(domain, GnttabOp.QUERY_SIZE, struct.pack("<H", DOMID_SELF)) == 0
+    assert domain.get(10, 4) == struct.pack("<IIh", 1, 64, 0)
+    body = struct.pack("<H2xIh6xQ", DOMID_SELF, 2, -99, SCRATCH + 64)
+    assert grants(domain, GnttabOp.SETUP_TABLE, body) == 0
+    first = domain.layout.xenheap_mfn + 1
+    assert domain.get(16, 64) == struct.pack("<QQ", first, first + 1)
+    assert domain.get(2, 8) == struct.pack("<h", 0)
+    assert domain.machine.grants.nr_frames == 2
+
+
+@pytest.mark.parametrize(("domid", "frames", "status"), [(DOMID_SELF, 65, -1), (5, 1, -2)])
+def test_a_grant_table_that_is_refused(
+    domain: Domain, domid: int, frames: int, status: int
+) -> None:
+    body = struct.pack("<H2xIh6xQ", domid, frames, 0, SCRATCH + 64)
+    assert grants(domain, GnttabOp.SETUP_TABLE, body) == 0
+    assert domain.get(2, 8) == struct.pack("<h", status)
+    assert domain.get(8, 64) == bytes(8)
+
+
+@pytest.mark.parametrize(("version", "answer"), [(1, 0), (2, ENOSYS), (0, EINVAL), (3, EINVAL)])
+def test_grant_version_1_only(domain: Domain, version: int, answer: int) -> None:
+    assert grants(domain, GnttabOp.SET_VERSION, struct.pack("<I", version)) == answer
+    assert domain.get(4) == struct.pack("<I", 1)
+    assert grants(domain, GnttabOp.GET_VERSION, bytes(8)) == 0
+    assert domain.get(4, 4) == struct.pack("<I", 1)
+
+
+@pytest.mark.parametrize("count", [0, 2, 0x80000000, 0xFFFFFFFF])
+def test_one_grant_operation_at_a_time(domain: Domain, count: int) -> None:
+    assert grants(domain, GnttabOp.QUERY_SIZE, struct.pack("<H", DOMID_SELF), count) == EINVAL
+
+
+@pytest.mark.parametrize("command", [0, 1, 3, 4, 5, 7, 9, 11, 12])
+def test_grant_operations_that_are_not_offered(domain: Domain, command: int) -> None:
+    assert grants(domain, command, bytes(64)) == ENOSYS
+
+
+def entry(number: int, *arguments: int) -> bytes:
+    return struct.pack("<8Q", number, 0xBAD, *arguments, *(0,) * (6 - len(arguments)))
+
+
+def test_multicall(domain: Domain) -> None:
+    calls = entry(H.xen_version) + entry(99) + entry(H.iret) + entry(H.multicall, SCRATCH, 1)
+    assert domain.hypercall(H.multicall, domain.put(calls), 4) == 0
+    results = [struct.unpack("<q", domain.get(8, i * 64 + 8))[0] for i in range(4)]
+    assert results == [4 << 16 | 17, ENOSYS, ENOSYS, ENOSYS]
+    assert domain.hypercall(H.multicall, SCRATCH, 1 << 17) == EINVAL
+    assert domain.hypercall(H.multicall, NOWHERE, 1) == EFAULT
+
+
+def test_a_multicall_beyond_the_last_address(domain: Domain) -> None:
+    domain.memory.write(domain.gpa(TOP_PFN) + 4096 - 64, entry(H.xen_version))
+    assert domain.hypercall(H.multicall, TOP + 4096 - 64, 2) == EFAULT
+    assert domain.memory.read_u64(domain.gpa(TOP_PFN) + 4096 - 56) == 4 << 16 | 17
+
+
+def test_a_multicall_ends_with_the_domain(domain: Domain) -> None:
+    calls = entry(H.sched_op_compat, 2, 0) + entry(H.xen_version)
+    assert domain.hypercall(H.multicall, domain.put(calls), 2) == 0
+    assert struct.unpack("<q", domain.get(8, 64 + 8)) == (0xBAD,)
+
+
+def test_poll_of_a_pending_port_does_not_sleep(domain: Domain) -> None:
+    port = domain.machine.events.open_backend()
+    body = struct.pack("<QI4xQI", SCRATCH + 24, 1, 0, port)
+    assert with_structure(domain, H.sched_op, 3, body) == 0
+    assert domain.cpu._blocked
+    domain.cpu._blocked = False
+    domain.machine.events.notify(port)
+    assert with_structure(domain, H.sched_op, 3, body) == 0
+    assert not domain.cpu._blocked
+
+
+def test_block_enables_events(domain: Domain) -> None:
+    domain.memory.write_u8(domain.cpu.info_gpa + 1, 1)
+    assert domain.hypercall(H.sched_op, 1) == 0
+    assert domain.memory.read_u8(domain.cpu.info_gpa + 1) == 0
+    assert domain.cpu._blocked
+
+
+def test_task_switched(domain: Domain) -> None:
+    assert domain.hypercall(H.fpu_taskswitch, 1) == 0
+    assert domain.cpu.vcpu.cr0 & 8
+    assert domain.hypercall(H.fpu_taskswitch, 1 << 32) == 0
+    assert not domain.cpu.vcpu.cr0 & 8
