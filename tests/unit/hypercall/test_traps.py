@@ -1,0 +1,89 @@
+"""Trap table, callbacks and debug registers as a guest registers them."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from kvmxen.abi.xen import Hypercall
+from kvmxen.hypercall.traps import TRAP_NMI, CallbackType
+from tests.unit.forged import SCRATCH, Domain
+
+EINVAL, EPERM = -errno.EINVAL, -errno.EPERM
+CODE = 0xFFFFFFFF81000000
+
+
+def trap_table(domain: Domain, *entries: tuple[int, int, int]) -> int | None:
+    body = b"".join(
+        struct.pack("<BBH4xQ", vector, flags, 0xE033, address) for vector, flags, address in entries
+    )
+    return domain.hypercall(Hypercall.set_trap_table, domain.put(body))
+
+
+def test_the_trap_table_grows_and_is_cleared(domain: Domain) -> None:
+    assert trap_table(domain, (3, 3, CODE), (14, 4, CODE + 1), (0, 0, 0)) == 0
+    assert trap_table(domain, (6, 0, CODE + 2), (0, 0, 0)) == 0
+    assert domain.cpu.trap_table == {3: (3, CODE), 14: (4, CODE + 1), 6: (0, CODE + 2)}
+    assert domain.hypercall(Hypercall.set_trap_table, 0) == 0
+    assert domain.cpu.trap_table == {}
+
+
+def test_a_trap_table_ends(domain: Domain) -> None:
+    assert trap_table(domain, (3, 0, 1 << 47), (0, 0, 0)) == EINVAL
+    # 4 KiB of scratch hold 256 entries, the page behind it has an end.
+    assert trap_table(domain, *[(3, 0, CODE)] * 256) == 0
+    domain.memory.write(domain.gpa(17), struct.pack("<BBH4xQ", 3, 0, 0xE033, CODE) * 256)
+    assert domain.hypercall(Hypercall.set_trap_table, SCRATCH) == EINVAL
+
+
+def test_callbacks(domain: Domain) -> None:
+    assert domain.hypercall(Hypercall.set_callbacks, CODE, CODE + 1, CODE + 2) == 0
+    body = struct.pack("<HH4xQ", CallbackType.SYSCALL32, 1, CODE + 3)
+    assert domain.hypercall(Hypercall.callback_op, 0, domain.put(body)) == 0
+    assert domain.cpu.callbacks == {
+        CallbackType.EVENT: (CODE, False),
+        CallbackType.FAILSAFE: (CODE + 1, False),
+        CallbackType.SYSCALL: (CODE + 2, False),
+        CallbackType.SYSCALL32: (CODE + 3, True),
+    }
+    assert domain.hypercall(Hypercall.set_callbacks, 1 << 47, CODE, CODE) == EINVAL
+
+
+def test_the_nmi_callback_is_entered_with_events_masked(domain: Domain) -> None:
+    assert domain.hypercall(Hypercall.nmi_op, 0, domain.put(struct.pack("<Q", CODE))) == 0
+    assert domain.cpu.trap_table == {TRAP_NMI: (4, CODE)}
+    assert domain.hypercall(Hypercall.nmi_op, 1, 0) == 0
+    assert domain.cpu.trap_table == {}
+
+
+def test_the_kernels_stack(domain: Domain) -> None:
+    assert domain.hypercall(Hypercall.stack_switch, 0xE02B, CODE) == 0
+    assert domain.cpu.kernel_sp == CODE
+
+
+@pytest.mark.parametrize(
+    ("register", "value", "answer", "read"),
+    [
+        (0, CODE, 0, CODE),
+        (3, 0x7FFFFFFFFFFF, 0, 0x7FFFFFFFFFFF),
+        # Where the shim is, a breakpoint would trap where no trap may come.
+        (1, 0xFFFF810000000000, EPERM, 0),
+        (1, 1 << 47, EPERM, 0),
+        (6, 0x4001, 0, 0xFFFF4FF1),
+        (7, 0x00000003, 0, 0x403),
+        # General detect, and an I/O breakpoint.
+        (7, 0x2403, 0, 0x403),
+        (7, 0x00020003, EPERM, 0x400),
+        (4, 0, EINVAL, None),
+        (8, 0, EINVAL, None),
+        (0xFFFFFFFF, 0, EINVAL, None),
+    ],
+)
+def test_debug_registers(
+    domain: Domain, register: int, value: int, answer: int, read: int | None
+) -> None:
+    assert domain.hypercall(Hypercall.set_debugreg, register, value) == answer
+    result = domain.hypercall(Hypercall.get_debugreg, register)
+    assert result == (EINVAL if read is None else read)
