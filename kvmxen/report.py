@@ -12,16 +12,17 @@ if TYPE_CHECKING:
     from kvmxen.vcpu import Vcpu
 
 _ROWS = (
-    ("rax", "rbx", "rcx", "rdx"), ("rsi", "rdi", "rbp", "rsp"),
-    ("r8", "r9", "r10", "r11"), ("r12", "r13", "r14", "r15"),
+    ("rax", "rbx", "rcx", "rdx"),
+    ("rsi", "rdi", "rbp", "rsp"),
+    ("r8", "r9", "r10", "r11"),
+    ("r12", "r13", "r14", "r15"),
 )
 _TAIL_LINES = 12
 _STACK_WORDS = 12
+_MASK64 = (1 << 64) - 1
 
 
-def crash_report(
-    machine: Machine, symbol: Callable[[int], str | None], console_tail: bytes
-) -> str:
+def crash_report(machine: Machine, symbol: Callable[[int], str | None], console_tail: bytes) -> str:
     """Why, where, the registers, and the last lines of the console."""
     cpu = machine.crashed_cpu
     lines = [f"kvmxen: the guest crashed: {machine.crash_reason}"]
@@ -34,7 +35,8 @@ def crash_report(
         lines += [_row(vcpu, row) for row in _ROWS]
         lines.append(
             f"  rflags {vcpu.rflags:016x}  ss {vcpu.ss:04x}  cr2 {vcpu.cr2:016x}  "
-            f"cr3 {vcpu.cr3:016x}")
+            f"cr3 {vcpu.cr3:016x}"
+        )
         lines += _stack(machine, vcpu, symbol)
     tail = console_tail.decode("utf-8", "replace").replace("\r", "").splitlines()[-_TAIL_LINES:]
     if tail:
@@ -53,7 +55,8 @@ def _stack(machine: Machine, vcpu: Vcpu, symbol: Callable[[int], str | None]) ->
     for index in range(_STACK_WORDS * 8):
         try:
             word = int.from_bytes(
-                machine.tables.read(vcpu.cr3, vcpu.rsp + index * 8, 8), "little")
+                machine.tables.read(vcpu.cr3, vcpu.rsp + index * 8 & _MASK64, 8), "little"
+            )
         except GuestFault:
             break
         name = symbol(word)
