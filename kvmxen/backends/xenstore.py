@@ -39,4 +39,5 @@ class XenstoreBackend:
         """Ask the guest to end itself: "poweroff", "reboot" or "halt"."""
         with self._lock:
             self.store.write(f"{home(DOMID_GUEST)}/control/shutdown", how.encode())
-            self.pump()
+            # Once, as the caller must not wait for a guest that never stops asking.
+            self._transport.pump()

@@ -1,0 +1,60 @@
+"""--stats: the figures of a run, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from kvmxen.abi.xen import Hypercall
+from kvmxen.config import Config
+from kvmxen.stats import Stats
+from tests.unit.forged import Domain
+
+
+@pytest.fixture
+def domain() -> Iterator[Domain]:
+    domain = Domain(2)
+    for _ in range(3):
+        domain.hypercall(Hypercall.xen_version)
+    domain.hypercall(Hypercall.sched_op, 0)
+    domain.cpus[1].hypercall(Hypercall.xen_version, [0] * 6)
+    domain.hypercall(4711)
+    domain.machine.events.notify(domain.machine.events.open_backend())
+    yield domain
+    domain.machine.close()
+
+
+def report(domain: Domain, kind: Literal["text", "json"] | None) -> None:
+    stats = Stats(Config(name="one", stats=kind))
+    stats.built()
+    stats.report(domain.machine)
+
+
+def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
+    report(domain, "json")
+    figures = json.loads(capsys.readouterr().err)
+    # The most frequent first, all vCPUs together.
+    assert next(iter(figures["hypercalls"].items())) == ("xen_version", 4)
+    assert figures["hypercalls"]["sched_op"] == 1
+    assert sum(figures["hypercalls"].values()) == 6
+    assert figures["exits"] == {}
+    assert figures["exits_total"] == 0
+    assert figures["events"] == {"sent": 0, "delivered": 1}
+    assert figures["max_rss_kib"] > 0
+    assert figures["run_ns"] >= 0
+
+
+def test_text(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
+    report(domain, "text")
+    lines = capsys.readouterr().err.splitlines()
+    assert "hypercalls:" in lines
+    assert "  xen_version" + " " * 33 + "4" in lines
+    assert any(line.startswith("run ") and line.endswith(" s") for line in lines)
+
+
+def test_nothing_unless_asked_for(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
+    report(domain, None)
+    assert capsys.readouterr().err == ""
