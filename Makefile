@@ -1,4 +1,4 @@
-# make boot | test | lint | bench | clean, on a machine with only make: see README.md.
+# make boot | test | lab | lab-shell | lint | bench | clean, on a machine with only make: see README.md.
 # ARGS="..." goes on to the command that the target runs.
 
 PYTHON ?= python3
@@ -14,13 +14,20 @@ SOURCES := $(shell find kvmxen -name '*.py[xd]' -o -name '*.[Sch]' -o -name '*.l
 MODULES := $(shell find kvmxen -name '*.pyx')
 STUBBED := $(subst /,.,$(basename $(shell find kvmxen -name '*.pyi')))
 
-.PHONY: boot test lint bench clean
+.PHONY: boot test lab lab-shell lint bench clean
 
 boot: $(VENV)/built
 	@$(BIN)/kvmxen boot $(ARGS)
 
 test: $(VENV)/built
 	@$(BIN)/pytest $(ARGS)
+
+# The guests in an emulated machine with a hardware-style KVM: see docs/lab.md.
+lab: $(VENV)/built
+	@$(BIN)/python -m tests.lab $(ARGS)
+
+lab-shell: $(VENV)/built
+	@$(BIN)/python -m tests.lab --shell $(ARGS)
 
 bench: $(VENV)/built
 	@$(BIN)/python -m benchmarks $(ARGS)

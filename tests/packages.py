@@ -185,8 +185,17 @@ _KERNELS = {"6.1": "bookworm", "6.12": "trixie"}
 
 def debian_kernel(version: str) -> Path:
     """The bzImage of Debian's current kernel of the series `version`, "6.1" or "6.12"."""
-    suite = Suite(_KERNELS[version])
-    return suite.package("linux-image-amd64", f"boot/vmlinuz-{version}.*")
+    return _kernel_file(version, f"boot/vmlinuz-{version}.*")
+
+
+def debian_module(version: str, name: str) -> Path:
+    """The module `name` of that kernel, with `_` for `-`; xz-compressed where it ends in .xz."""
+    file = name.replace("_", "[-_]")
+    return _kernel_file(version, f"lib/modules/{version}.*/**/{file}.ko*")
+
+
+def _kernel_file(version: str, member: str) -> Path:
+    return Suite(_KERNELS[version]).package("linux-image-amd64", member)
 
 
 def pv_grub() -> Path:

@@ -1,0 +1,28 @@
+#!/bin/busybox sh
+# The lab's init: the host's file system, read-only, with a layer of memory above it, and KVM.
+# What to run there is in /lab/command; its exit status goes to the second serial port.
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t devtmpfs devtmpfs /dev
+for module in $(cat /lab/modules); do
+    insmod "/lab/$module" || echo "lab: no $module" >&2
+done
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro host /lower
+mount -t tmpfs -o mode=755 tmpfs /layer
+mkdir /layer/upper /layer/work
+mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work overlay /root
+mount -t proc proc /root/proc
+mount -t sysfs sysfs /root/sys
+mount -t devtmpfs devtmpfs /root/dev
+mkdir -p /root/dev/pts /root/dev/shm
+mount -t devpts -o ptmxmode=666 devpts /root/dev/pts
+for folder in dev/shm run tmp; do
+    mount -t tmpfs -o mode=1777 tmpfs "/root/$folder"
+done
+ip link set lo up
+cp /lab/command /root/run/lab-command
+# A terminal of its own, for job control and Ctrl-C.
+setsid -c chroot /root /bin/sh /run/lab-command </dev/ttyS0 >/dev/ttyS0 2>&1
+echo "$?" >/dev/ttyS1
+poweroff -f

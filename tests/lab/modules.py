@@ -1,0 +1,53 @@
+"""A Debian kernel and those of its modules that the lab needs, in the order of their loading."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import re
+from dataclasses import dataclass
+
+from elftools.elf.elffile import ELFFile
+
+from tests import packages
+
+# The host's files, a layer above them to write to, and KVM.
+WANTED = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "kvm_amd")
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module: its file's name without a compression's suffix, and the file as it is loaded."""
+
+    name: str
+    image: bytes
+
+
+def modules(version: str) -> list[Module]:
+    """The modules of packages.debian_kernel(version), each after those that it depends on.
+
+    Raises Unavailable.
+    """
+    found: dict[str, Module] = {}
+
+    def add(name: str) -> None:
+        if name in found:
+            return
+        path = packages.debian_module(version, name)
+        data = path.read_bytes()
+        image = lzma.decompress(data) if path.suffix == ".xz" else data
+        for needed in dependencies(image):
+            add(needed)
+        found[name] = Module(f"{name}.ko", image)
+
+    for name in WANTED:
+        add(name)
+    return list(found.values())
+
+
+def dependencies(image: bytes) -> list[str]:
+    """The modules that `image` says it depends on: `depends` in its .modinfo (modinfo(8))."""
+    section = ELFFile(io.BytesIO(image)).get_section_by_name(".modinfo")
+    info = section.data() if section else b""
+    match = re.search(rb"(?:^|\0)depends=([^\0]*)", info)
+    return match[1].decode().split(",") if match and match[1] else []

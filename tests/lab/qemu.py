@@ -1,0 +1,88 @@
+"""The lab's machine: QEMU's software emulation of a PC whose CPU has AMD's SVM."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kvmxen.errors import KvmxenError
+from kvmxen.initramfs import Entry, build_cpio, folder, program
+from tests import packages
+from tests.lab.modules import modules
+
+_QEMU = "qemu-system-x86_64"
+_INIT = Path(__file__).with_name("init.sh")
+_FILE = 0o100644
+_CONSOLE = Entry("dev/console", 0o020600, device=(5, 1))
+_CPUS = 2
+# Room for the largest guest of the tests; the host gives what is used.
+_MEMORY = "8G"
+# QEMU 7.2 does iretq in ring 3 wrong where the CPU has SMAP.
+_CPU = "max,+svm,+npt,-smap"
+# Emulation is too slow for the kernel's check that the CPUs' counters agree, which they do; it
+# would then take a clock that costs an exit, and KVM would not let its guests read the counter.
+_CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable"
+
+
+def run(version: str, command: str, *, limit: float | None = None) -> int:
+    """Run `command`, a shell script, in the lab on Debian's kernel `version`: its exit status.
+
+    It sees this machine's files where they are, as they were when first read; what it writes
+    is gone afterwards. Its terminal is this process's standard streams. Ends after `limit`
+    seconds. Raises KvmxenError where the lab cannot run or did not end by itself, Unavailable
+    where a package is missing.
+    """
+    if not shutil.which(_QEMU):
+        raise KvmxenError("the lab needs QEMU: apt-get install qemu-system-x86")
+    with TemporaryDirectory(prefix="kvmxen-lab-") as temp:
+        image, status = Path(temp, "initramfs"), Path(temp, "status")
+        image.write_bytes(initramfs(version, command))
+        try:
+            subprocess.run(_arguments(version, image, status), timeout=limit, check=False)
+        except subprocess.TimeoutExpired:
+            raise KvmxenError(f"the lab did not end within {limit:.0f} s") from None
+        text = status.read_text() if status.exists() else ""
+    if not text.strip().isdecimal():
+        raise KvmxenError("the lab's machine ended before its command did")
+    return int(text)
+
+
+def initramfs(version: str, command: str) -> bytes:
+    """What the lab boots into: busybox, modules, and `command` for its init to run."""
+    loaded = modules(version)
+    names = "".join(f"{module.name}\n" for module in loaded)
+    return build_cpio(
+        [
+            *map(folder, ("bin", "dev", "lab", "layer", "lower", "proc", "root")),
+            _CONSOLE,
+            program("bin/busybox", packages.busybox().read_bytes()),
+            program("init", _INIT.read_bytes()),
+            Entry("lab/command", _FILE, command.encode()),
+            Entry("lab/modules", _FILE, names.encode()),
+            *(Entry(f"lab/{module.name}", _FILE, module.image) for module in loaded),
+        ]
+    )
+
+
+def _arguments(version: str, image: Path, status: Path) -> list[str]:
+    terminal = os.isatty(sys.stdin.fileno())
+    options = {
+        "accel": "tcg,thread=multi",
+        "machine": "q35",
+        "cpu": _CPU,
+        "smp": str(_CPUS),
+        "m": _MEMORY,
+        "kernel": str(packages.debian_kernel(version)),
+        "initrd": str(image),
+        "append": _CMDLINE,
+        "display": "none",
+        "chardev": f"stdio,id=terminal,signal={'off' if terminal else 'on'}",
+        "virtfs": "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+    }
+    flags = [argument for name, value in options.items() for argument in (f"-{name}", value)]
+    serial = ["-serial", "chardev:terminal", "-serial", f"file:{status}"]
+    return [_QEMU, "-nodefaults", "-no-user-config", "-no-reboot", *flags, *serial]
