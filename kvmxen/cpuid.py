@@ -42,6 +42,8 @@ _HIDDEN: dict[tuple[int, int], tuple[int, int, int, int]] = {
     # eax: automatic IBRS, a bit of EFER
     (0x80000021, 0): (_bits(8), 0, 0, 0),
 }
+# Components of XCR0 whose features are hidden: MPX's two, PKU's.
+_HIDDEN_COMPONENTS = _bits(3, 4, 9)
 # Leaves of hardware that the guest does not have: topology, performance counters, SVM, SEV.
 _EMPTY = frozenset({5, 6, 9, 0xA, 0xB, 0xF, 0x10, 0x12, 0x14, 0x1B, 0x1F, 0x8000000A,
                     0x8000001A, 0x8000001B, 0x8000001E, 0x8000001F, 0x80000020})
@@ -82,6 +84,7 @@ class CpuidPolicy:
             if entry.flags & _SIGNIFICANT_INDEX:
                 self._indexed.add(entry.function)
             self._leaves[entry.function, entry.index] = self._mask(entry)
+        self._hide_components()
         self._xen: dict[int, Leaf] = {
             0: (XEN_LEAF + 5, *_XEN_SIGNATURE),
             1: (xen_version, 0, 0, 0),
@@ -104,6 +107,19 @@ class CpuidPolicy:
             if c & _XSAVE:
                 c |= _OSXSAVE
         return a, b, c, d
+
+    def _hide_components(self) -> None:
+        """Take what is hidden out of XSAVE's leaves: kernels check that these agree."""
+        a, b, c, d = self._leaves.get((0xD, 0), (0, 0, 0, 0))
+        if not a & _HIDDEN_COMPONENTS:
+            return
+        for component in range(2, 32):
+            if _HIDDEN_COMPONENTS >> component & 1:
+                self._leaves.pop((0xD, component), None)
+        a &= ~_HIDDEN_COMPONENTS
+        areas = (self._leaves.get((0xD, n), (0, 0, 0, 0)) for n in range(2, 63))
+        c = max(_LEGACY_AND_HEADER, *(offset + size for size, offset, _, _ in areas))
+        self._leaves[0xD, 0] = a, b, c, d
 
     def _xcr0(self) -> int:
         eax, _, _, edx = self._leaves.get((0xD, 0), (0, 0, 0, 0))

@@ -108,3 +108,15 @@ def test_the_hosts_own_leaves_make_a_policy() -> None:
     shown = CpuidPolicy(entries, xen_version=1, address_bits=36)
     assert shown.xcr0 & 1
     assert not shown.leaf(1, 0, 0)[2] >> 5 & 1
+
+
+def test_a_hidden_features_component_is_hidden() -> None:
+    components = [
+        CpuidEntry(0xD, 0, 1, 0x207, 2696, 2696, 0),
+        CpuidEntry(0xD, 2, 1, 256, 576, 0, 0),
+        CpuidEntry(0xD, 9, 1, 8, 2688, 0, 0),
+    ]
+    shown = policy(*components)
+    assert shown.xcr0 == 7
+    assert shown.leaf(0xD, 0, 0)[:3] == (7, 832, 832)
+    assert shown.leaf(0xD, 9, 0) == (0, 0, 0, 0)
