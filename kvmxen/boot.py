@@ -122,7 +122,7 @@ def boot(config: Config) -> Outcome:
             supervisor.signals(),
             open_terminal(config.console, supervisor.interrupt) as terminal,
         ):
-            kernel = load_kernel(config.kernel, cache=cache_directory()) if config.kernel else demo()
+            kernel = read_kernel(config)
             ramdisk = read_ramdisk(config)
             while True:
                 status = pv(config, kernel, ramdisk, terminal, supervisor)
@@ -154,24 +154,39 @@ def pv(
         console_port = machine.events.open_backend(lambda: loop.post(console.pump))
         store_port = machine.events.open_backend(lambda: xenstore.pump())
         start = build(
-            machine.memory, layout, kernel, ramdisk, config.cmdline or default_cmdline(config),
-            console_port=console_port, store_port=store_port,
+            machine.memory,
+            layout,
+            kernel,
+            ramdisk,
+            config.cmdline or default_cmdline(config),
+            console_port=console_port,
+            store_port=store_port,
         )
         fill_m2p(machine.memory, layout)
         machine.grants.seed(RESERVED_CONSOLE, start.console_mfn)
         machine.grants.seed(RESERVED_XENSTORE, start.store_mfn)
         xenstore = XenstoreBackend(
-            machine.memory, start.store_mfn << PAGE_SHIFT,
+            machine.memory,
+            start.store_mfn << PAGE_SHIFT,
             lambda: machine.events.notify(store_port),
         )
         xenstore.populate(
-            name=config.name, uuid=str(machine.uuid), memory_kib=config.memory >> 10,
-            vcpus=config.vcpus, console_mfn=start.console_mfn, console_port=console_port,
-            store_mfn=start.store_mfn, store_port=store_port, console_tty=terminal.path,
+            name=config.name,
+            uuid=str(machine.uuid),
+            memory_kib=config.memory >> 10,
+            vcpus=config.vcpus,
+            console_mfn=start.console_mfn,
+            console_port=console_port,
+            store_mfn=start.store_mfn,
+            store_port=store_port,
+            console_tty=terminal.path,
         )
         console = Console(
-            machine.memory, start.console_mfn << PAGE_SHIFT,
-            lambda: machine.events.notify(console_port), terminal, loop,
+            machine.memory,
+            start.console_mfn << PAGE_SHIFT,
+            lambda: machine.events.notify(console_port),
+            terminal,
+            loop,
         )
 
         def emergency(data: bytes) -> None:
@@ -179,7 +194,8 @@ def pv(
             loop.post(console.pump)
 
         machine.boot(
-            entry=start.entry, stack=start.stack, start_info=start.start_info, cr3=start.cr3)
+            entry=start.entry, stack=start.stack, start_info=start.start_info, cr3=start.cr3
+        )
         supervisor.attach(lambda: xenstore.request_shutdown("poweroff"))
         stats.built()
         machine.start()
@@ -210,8 +226,10 @@ def conclude(
     return EXIT_POWEROFF
 
 
-def demo() -> ElfKernel:
-    """The demo guest that comes with the package."""
+def read_kernel(config: Config) -> ElfKernel:
+    """The kernel that `config` names, else the demo guest; raises KvmxenError."""
+    if config.kernel:
+        return load_kernel(config.kernel, cache=cache_directory())
     image = resources.files("kvmxen.guests").joinpath("demo.elf").read_bytes()
     return ElfKernel.parse(image)
 
@@ -236,4 +254,5 @@ def read_file(path: Path) -> bytes:
         raise KvmxenError(f"the ramdisk {path} is a directory; name a file") from None
     except OSError as error:
         raise KvmxenError(
-            f"the ramdisk {path} cannot be read: {error.strerror}; name another file") from None
+            f"the ramdisk {path} cannot be read: {error.strerror}; name another file"
+        ) from None

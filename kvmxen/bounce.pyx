@@ -6,7 +6,6 @@ xen/include/public/arch-x86/xen-x86_64.h.
 
 from libc.stdint cimport uint8_t, uint64_t
 
-from kvmxen.memory cimport GuestMemory
 from kvmxen.paging cimport PageTables
 from kvmxen.vcpu cimport Vcpu
 

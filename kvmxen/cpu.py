@@ -35,8 +35,23 @@ _MSR_KVM_SYSTEM_TIME = 0x4B564D01
 _SYSTEM_TIME_ENABLED = 1
 # Interrupts KVM_RUN; its handler does nothing (machine.py installs it).
 KICK_SIGNAL = signal.SIGUSR1
-_GPRS = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx",
-         "rdx", "rsi", "rdi")
+_GPRS = (
+    "r15",
+    "r14",
+    "r13",
+    "r12",
+    "rbp",
+    "rbx",
+    "r11",
+    "r10",
+    "r9",
+    "r8",
+    "rax",
+    "rcx",
+    "rdx",
+    "rsi",
+    "rdi",
+)
 # DR7: local and global enables, conditions and lengths; general detect and I/O are not given.
 _DR7_ALLOWED = 0xFFFF03FF
 _DR7_FIXED = 0x400
@@ -87,8 +102,7 @@ class Cpu:
         self._deferred: list[Callable[[], None]] = []
         self._tsc_khz = fd.tsc_khz()
         self._tsc_offset = fd.get_msr(MSR_TSC) - rdtsc()
-        self._thread = threading.Thread(
-            target=self._run, name=f"vcpu{fd.index}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"vcpu{fd.index}", daemon=True)
 
     # The thread.
 
@@ -197,8 +211,9 @@ class Cpu:
 
     def bounce(self, handler: int, mask_events: bool, error_code: int | None) -> None:
         """Enter the guest's kernel at `handler`, as bounce.pyx has it."""
-        bounce(self.vcpu, self.tables, self.info_gpa, self.kernel_sp, handler, mask_events,
-               error_code)
+        bounce(
+            self.vcpu, self.tables, self.info_gpa, self.kernel_sp, handler, mask_events, error_code
+        )
 
     def end_interrupt(self) -> None:
         """Tell the LAPIC that our interrupt is dealt with."""
@@ -335,8 +350,13 @@ class Cpu:
         # A vCPU that was down before goes on where it was.
         if not self._prepared:
             self._prepared = True
-            prepare(self.fd, machine.image, cr3=self.vcpu.kernel_cr3, pat=XEN_PAT,
-                    xcr0=machine.cpuid.xcr0)
+            prepare(
+                self.fd,
+                machine.image,
+                cr3=self.vcpu.kernel_cr3,
+                pat=XEN_PAT,
+                xcr0=machine.cpuid.xcr0,
+            )
             for msr, value in self.initial_msrs.items():
                 self.fd.set_msr(msr, value)
         self.runstate.enter(State.RUNNING, machine.now())
@@ -360,8 +380,8 @@ class Cpu:
         descriptor = 0
         if selector & ~3:
             table, frames = (
-                (self.ldt_gpa, self.ldt_frames) if selector & 4 else
-                (self.gdt_gpa, self.gdt_frames))
+                (self.ldt_gpa, self.ldt_frames) if selector & 4 else (self.gdt_gpa, self.gdt_frames)
+            )
             if selector >> 3 < len(frames) * 512:
                 descriptor = self.machine.memory.read_u64(table + (selector & ~7))
         present = descriptor >> 47 & 1
@@ -373,9 +393,17 @@ class Cpu:
             limit = descriptor & 0xFFFF | (descriptor >> 48 & 0xF) << 16
             granular = descriptor >> 55 & 1
             sregs.gs = Segment(
-                base=sregs.gs.base, limit=limit << 12 | 0xFFF if granular else limit,
-                selector=selector, type=descriptor >> 40 & 0xF, present=present, dpl=3,
-                db=descriptor >> 54 & 1, s=1, g=granular, unusable=not present)
+                base=sregs.gs.base,
+                limit=limit << 12 | 0xFFF if granular else limit,
+                selector=selector,
+                type=descriptor >> 40 & 0xF,
+                present=present,
+                dpl=3,
+                db=descriptor >> 54 & 1,
+                s=1,
+                g=granular,
+                unusable=not present,
+            )
             self.fd.set_sregs(sregs)
         self.fd.set_msr(MSR_KERNEL_GS_BASE, base)
 

@@ -25,18 +25,30 @@ def _bits(*positions: int) -> int:
 _HIDDEN: dict[tuple[int, int], tuple[int, int, int, int]] = {
     # ecx: DTES64 MONITOR DS-CPL VMX SMX EST TM2 XTPR PDCM PCID DCA X2APIC TSC-DEADLINE
     # edx: VME PSE MCE SEP MTRR PGE MCA PSE36 DS ACPI TM PBE
-    (1, 0): (0, 0, _bits(2, 3, 4, 5, 6, 7, 8, 14, 15, 17, 18, 21, 24),
-             _bits(1, 3, 7, 11, 12, 13, 14, 17, 21, 22, 29, 31)),
+    (1, 0): (
+        0,
+        0,
+        _bits(2, 3, 4, 5, 6, 7, 8, 14, 15, 17, 18, 21, 24),
+        _bits(1, 3, 7, 11, 12, 13, 14, 17, 21, 22, 29, 31),
+    ),
     # ebx: FSGSBASE TSC_ADJUST SMEP INVPCID MPX SMAP PT; ecx: UMIP PKU OSPKE WAITPKG CET LA57 RDPID
     # edx: CET-IBT and the speculation controls, which are MSRs
-    (7, 0): (0, _bits(0, 1, 7, 10, 14, 20, 25), _bits(2, 3, 4, 5, 7, 16, 22),
-             _bits(20, 26, 27, 28, 29, 30, 31)),
+    (7, 0): (
+        0,
+        _bits(0, 1, 7, 10, 14, 20, 25),
+        _bits(2, 3, 4, 5, 7, 16, 22),
+        _bits(20, 26, 27, 28, 29, 30, 31),
+    ),
     # XSAVES: supervisor state needs MSR_XSS, which is not virtualised
     (0xD, 1): (_bits(3), 0, 0, 0),
     # ecx: SVM EXTAPIC OSVW IBS SKINIT WDT LWP NODEID TOPOEXT PERFCTR and other counters, MWAITX
     # edx: PAGE1GB RDTSCP, and leaf 1's bits again
-    (0x80000001, 0): (0, 0, _bits(2, 3, 9, 10, 12, 13, 15, 19, 22, 23, 24, 26, 27, 28, 29),
-                      _bits(1, 3, 7, 12, 13, 14, 17, 26, 27)),
+    (0x80000001, 0): (
+        0,
+        0,
+        _bits(2, 3, 9, 10, 12, 13, 15, 19, 22, 23, 24, 26, 27, 28, 29),
+        _bits(1, 3, 7, 12, 13, 14, 17, 26, 27),
+    ),
     # ebx: INVLPGB RDPRU WBNOINVD and the speculation controls
     (0x80000008, 0): (0, _bits(3, 4, 9, *range(12, 32)), 0, 0),
     # eax: automatic IBRS, a bit of EFER
@@ -45,8 +57,27 @@ _HIDDEN: dict[tuple[int, int], tuple[int, int, int, int]] = {
 # Components of XCR0 whose features are hidden: MPX's two, PKU's.
 _HIDDEN_COMPONENTS = _bits(3, 4, 9)
 # Leaves of hardware that the guest does not have: topology, performance counters, SVM, SEV.
-_EMPTY = frozenset({5, 6, 9, 0xA, 0xB, 0xF, 0x10, 0x12, 0x14, 0x1B, 0x1F, 0x8000000A,
-                    0x8000001A, 0x8000001B, 0x8000001E, 0x8000001F, 0x80000020})
+_EMPTY = frozenset(
+    {
+        5,
+        6,
+        9,
+        0xA,
+        0xB,
+        0xF,
+        0x10,
+        0x12,
+        0x14,
+        0x1B,
+        0x1F,
+        0x8000000A,
+        0x8000001A,
+        0x8000001B,
+        0x8000001E,
+        0x8000001F,
+        0x80000020,
+    }
+)
 _OSXSAVE = 1 << 27
 _XSAVE = 1 << 26
 _HYPERVISOR = 1 << 31
@@ -73,9 +104,7 @@ def host_entries() -> list[CpuidEntry]:
 class CpuidPolicy:
     """The leaves for a guest, from those that KVM supports or those of the host."""
 
-    def __init__(
-        self, available: list[CpuidEntry], *, xen_version: int, address_bits: int
-    ) -> None:
+    def __init__(self, available: list[CpuidEntry], *, xen_version: int, address_bits: int) -> None:
         self._leaves: dict[tuple[int, int], Leaf] = {}
         self._indexed: set[int] = set()
         for entry in available:

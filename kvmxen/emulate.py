@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.hypercall.segments import (
-    MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, is_canonical,
+    MSR_FS_BASE,
+    MSR_GS_BASE,
+    MSR_KERNEL_GS_BASE,
+    is_canonical,
 )
 from kvmxen.kvm.ioctl import KvmError
 
@@ -20,8 +23,24 @@ if TYPE_CHECKING:
 FORCED_PREFIX = b"\x0f\x0bxen"
 _CPUID = b"\x0f\xa2"
 _MAX_LENGTH = 15
-_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-              "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_REGISTERS = (
+    "rax",
+    "rcx",
+    "rdx",
+    "rbx",
+    "rsp",
+    "rbp",
+    "rsi",
+    "rdi",
+    "r8",
+    "r9",
+    "r10",
+    "r11",
+    "r12",
+    "r13",
+    "r14",
+    "r15",
+)
 _MASK64 = (1 << 64) - 1
 _MASK32 = (1 << 32) - 1
 
@@ -85,9 +104,7 @@ def privileged(cpu: Cpu, instruction: bytes) -> bool:
     rest = instruction[at:]
     if not rest:
         return False
-    length = (
-        _two_byte(cpu, rest[1:], rex) if rest[0] == 0x0F else _one_byte(cpu, rest, operand16)
-    )
+    length = _two_byte(cpu, rest[1:], rex) if rest[0] == 0x0F else _one_byte(cpu, rest, operand16)
     if not length:
         return False
     cpu.vcpu.rip = (cpu.vcpu.rip + at + length) & _MASK64

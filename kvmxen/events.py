@@ -13,8 +13,15 @@ from enum import IntEnum
 from threading import RLock
 
 from kvmxen.abi.xen import (
-    DOMID_GUEST, EVTCHN_MASK, EVTCHN_PENDING, NR_CHANNELS, NR_VIRQS, PENDING_SEL, PER_VCPU_VIRQS,
-    UPCALL_MASK, UPCALL_PENDING, Virq,
+    DOMID_GUEST,
+    EVTCHN_MASK,
+    EVTCHN_PENDING,
+    NR_CHANNELS,
+    NR_VIRQS,
+    PENDING_SEL,
+    PER_VCPU_VIRQS,
+    UPCALL_PENDING,
+    Virq,
 )
 from kvmxen.errors import HypercallError
 from kvmxen.memory import GuestMemory

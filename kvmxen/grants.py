@@ -62,8 +62,10 @@ class GrantTable:
         value = self._memory.read_u64(entry)
         flags, domid, mfn = value & 0xFFFF, value >> 16 & 0xFFFF, value >> 32
         if (
-            flags & TYPE_MASK != PERMIT_ACCESS or domid != 0
-            or (write and flags & READONLY) or self._layout.pfn(mfn) is None
+            flags & TYPE_MASK != PERMIT_ACCESS
+            or domid != 0
+            or (write and flags & READONLY)
+            or self._layout.pfn(mfn) is None
         ):
             raise GuestFault(f"grant {reference}")
         self._memory.set_bit(entry, 3)

@@ -31,8 +31,14 @@ from kvmxen.trace import Trace
 
 _C = constants()
 # Without these no guest runs (KVM_CAP_*); every x86 KVM since Linux 4.17 has them.
-NEEDED_CAPS = (Cap.USER_MEMORY, Cap.SPLIT_IRQCHIP, Cap.SIGNAL_MSI, Cap.SYNC_REGS,
-           Cap.IMMEDIATE_EXIT, Cap.TSC_DEADLINE_TIMER)
+NEEDED_CAPS = (
+    Cap.USER_MEMORY,
+    Cap.SPLIT_IRQCHIP,
+    Cap.SIGNAL_MSI,
+    Cap.SYNC_REGS,
+    Cap.IMMEDIATE_EXIT,
+    Cap.TSC_DEADLINE_TIMER,
+)
 
 
 class End(Enum):
@@ -107,11 +113,16 @@ class Machine:
             self.cpuid = self._cpuid_policy(host_entries())
         self.m2p_va = _C["XEN_M2P_VA" if self.probe.reaches_xen_m2p else "M2P_VA"]
         self.tables = PageTables(
-            self.memory, layout, self.image.l4_entries, not self.probe.sees_host_stores)
+            self.memory, layout, self.image.l4_entries, not self.probe.sees_host_stores
+        )
         self.grants = GrantTable(self.memory, layout)
         self.events = EventChannels(
-            self.memory, layout.shared_info_mfn << PAGE_SHIFT, layout.vcpus,
-            lambda index: self.cpus[index].info_gpa, lambda index: self.cpus[index].kick())
+            self.memory,
+            layout.shared_info_mfn << PAGE_SHIFT,
+            layout.vcpus,
+            lambda index: self.cpus[index].info_gpa,
+            lambda index: self.cpus[index].kick(),
+        )
         self.cpus = [Cpu(self, fd) for fd in self._fds]
 
     def _cpuid_policy(self, available: list[CpuidEntry]) -> CpuidPolicy:
@@ -150,7 +161,8 @@ class Machine:
             return (self.layout.shared_info_mfn << PAGE_SHIFT) + index * VCPU_INFO_SIZE
         # Beyond those that shared_info has room for: a frame the guest never sees.
         return (self.layout.xenheap_mfn + XENHEAP_FRAMES - 1 << PAGE_SHIFT) + (
-            index - LEGACY_MAX_VCPUS) * VCPU_INFO_SIZE
+            index - LEGACY_MAX_VCPUS
+        ) * VCPU_INFO_SIZE
 
     def now(self) -> int:
         """System time, in ns."""
@@ -254,7 +266,8 @@ class Machine:
     def flush_others(self, cpu: Cpu, mask: int = -1) -> None:
         """Have the other vCPUs of `mask` drop their translations before they use any."""
         others = [
-            other for other in self.cpus
+            other
+            for other in self.cpus
             if other is not cpu and mask >> other.index & 1 and other.up
         ]
         if not others:

@@ -28,5 +28,6 @@ cdef class PageTables:
     cdef int adopt(self, Vcpu vcpu, uint32_t walk, uint64_t mfn, int level) except -1
     cdef int adopt_l4(self, Vcpu vcpu, uint64_t mfn) except -1
     cdef uint64_t gpa_of(self, uint64_t cr3, uint64_t va, bint write) except? 0
+    cdef bint finds(self, Vcpu vcpu, uint64_t mfn, int lowest) except -1
     cdef bint reaches(self, uint32_t walk, uint64_t table_gpa, int level,
-                      uint64_t mfn) noexcept nogil
+                      uint64_t mfn, int lowest) noexcept nogil

@@ -222,7 +222,12 @@ cdef class PageTables:
                 and (self.pinned.get(mfn) == 4 or mfn == vcpu.kernel_cr3 >> 12
                      or mfn == vcpu.user_cr3 >> 12)):
             raise HypercallError(errno.EINVAL)
-        self.store(vcpu, gpa, self.sanitise(value), keep_ad)
+        value = self.sanitise(value)
+        # A frame that is shared with the guest is data: it must not become a table.
+        if (value & PRESENT and not self.is_ram((value & FRAME) >> 12)
+                and self.finds(vcpu, mfn, 2)):
+            raise HypercallError(errno.EINVAL)
+        self.store(vcpu, gpa, value, keep_ad)
 
     def update_many(self, Vcpu vcpu, uint64_t requests, uint64_t count):
         """The `count` struct mmu_update at `requests`.
@@ -403,8 +408,9 @@ cdef class PageTables:
     # Faults.
 
     cdef bint reaches(self, uint32_t walk, uint64_t table_gpa, int level,
-                      uint64_t mfn) noexcept nogil:
-        """Whether frame `mfn` is a table below the table of `level` at `table_gpa`."""
+                      uint64_t mfn, int lowest) noexcept nogil:
+        """Whether frame `mfn` is a table below the table of `level` at `table_gpa`, and of
+        level `lowest` or higher."""
         cdef uint64_t *where
         cdef uint64_t value
         cdef int slot
@@ -419,19 +425,23 @@ cdef class PageTables:
                 continue
             if (value & FRAME) >> 12 == mfn:
                 return True
-            if level > 2 and self.reaches(walk, value & FRAME, level - 1, mfn):
+            if level - 1 > lowest and self.reaches(walk, value & FRAME, level - 1, mfn, lowest):
                 return True
         return False
 
     def is_table(self, Vcpu vcpu, uint64_t mfn):
         """Whether frame `mfn` is pinned or a table of a pinned or current address space."""
+        return bool(self.finds(vcpu, mfn, 1))
+
+    cdef bint finds(self, Vcpu vcpu, uint64_t mfn, int lowest) except -1:
+        """is_table, for tables of level `lowest` and higher."""
         cdef uint32_t walk = self.new_walk()
-        if mfn in self.pinned:
+        if self.pinned.get(mfn, 0) >= lowest or mfn == vcpu.kernel_cr3 >> 12:
             return True
         for other, level in self.pinned.items():
-            if level == 4 and self.reaches(walk, other << 12, 4, mfn):
+            if level == 4 and self.reaches(walk, other << 12, 4, mfn, lowest):
                 return True
-        return bool(self.reaches(walk, vcpu.kernel_cr3, 4, mfn))
+        return self.reaches(walk, vcpu.kernel_cr3, 4, mfn, lowest)
 
     def repair(self, Vcpu vcpu):
         """Whether the guest kernel's page fault was ours, and is mended: retry, do not forward.

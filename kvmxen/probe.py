@@ -85,14 +85,16 @@ def probe(memory: GuestMemory, layout: Layout, image: ShimImage, fd: VcpuFd) -> 
         vcpu.rax, vcpu.rcx = _HYPERVISOR_LEAF, 0
         run(_CPUID)
         signature = b"".join(
-            register.to_bytes(4, "little") for register in (vcpu.rbx, vcpu.rcx, vcpu.rdx))
+            register.to_bytes(4, "little") for register in (vcpu.rbx, vcpu.rcx, vcpu.rdx)
+        )
         vcpu.rsi = _C["XEN_M2P_VA"]
         reached = run(_LOAD) == _BREAKPOINT
         run(_SYSCALL)
         ring0 = vcpu.syscall_ring == 0
     except GuestCrash as crash:
         raise KvmxenError(
-            f"this host's KVM does not run the shim ({crash}); see 'kvmxen doctor'") from None
+            f"this host's KVM does not run the shim ({crash}); see 'kvmxen doctor'"
+        ) from None
     for frame in frames:
         memory.zero(frame, PAGE_SIZE)
     return Probe(seen, ring0, signature == _XEN, reached)

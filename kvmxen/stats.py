@@ -46,7 +46,8 @@ class Stats:
         for cpu in machine.cpus:
             traps.update({trap_name(trap): count for trap, count in cpu.vcpu.traps.items()})
             hypercalls.update(
-                {hypercall_name(number): count for number, count in cpu.vcpu.hypercalls.items()})
+                {hypercall_name(number): count for number, count in cpu.vcpu.hypercalls.items()}
+            )
         guest = sum(cpu.vcpu.guest_ns for cpu in machine.cpus)
         return {
             "exits": dict(traps.most_common()),

@@ -19,8 +19,9 @@ class Timer:
     it enters the guest, where `dirty` says so.
     """
 
-    def __init__(self, now: Callable[[], int], arm: Callable[[int], None],
-                 has_listener: Callable[[], bool]) -> None:
+    def __init__(
+        self, now: Callable[[], int], arm: Callable[[int], None], has_listener: Callable[[], bool]
+    ) -> None:
         self._now = now
         self._arm = arm
         self._has_listener = has_listener

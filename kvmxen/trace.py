@@ -14,16 +14,35 @@ if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
 
 EXCEPTIONS = {
-    0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF",
-    10: "#TS", 11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC",
-    19: "#XM", 21: "#CP",
+    0: "#DE",
+    1: "#DB",
+    2: "NMI",
+    3: "#BP",
+    4: "#OF",
+    5: "#BR",
+    6: "#UD",
+    7: "#NM",
+    8: "#DF",
+    10: "#TS",
+    11: "#NP",
+    12: "#SS",
+    13: "#GP",
+    14: "#PF",
+    16: "#MF",
+    17: "#AC",
+    18: "#MC",
+    19: "#XM",
+    21: "#CP",
 }
 
 
 def trap_name(trap: int) -> str:
     """What a trap number of Vcpu.run is called."""
-    names = {value: name.removeprefix("STUB_").removeprefix("TRAP_").lower()
-             for name, value in constants().items() if name.startswith(("STUB_", "TRAP_"))}
+    names = {
+        value: name.removeprefix("STUB_").removeprefix("TRAP_").lower()
+        for name, value in constants().items()
+        if name.startswith(("STUB_", "TRAP_"))
+    }
     return EXCEPTIONS.get(trap) or names.get(trap) or f"trap {trap}"
 
 

@@ -1,8 +1,8 @@
 """The run loop: enter the guest, decode why it came out, hand that on. No policy.
 
-A vCPU's registers live here while its guest is out: they are what the guest
-will resume with. `run` writes them, with what the gate must do first (touches, TLB flushes,
-cr3, swapgs), and returns the next trap.
+A vCPU's registers live here while its guest is out: they are what the guest will resume with.
+`run` writes them, with what the gate must do first (touches, TLB flushes, cr3, swapgs), and
+returns the next trap.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -116,8 +116,8 @@ cdef inline uint64_t _now() noexcept nogil:
 cdef class Vcpu:
     """One virtual CPU: its kvm_run area, its part of the shim's memory, its registers.
 
-    `fd` and `run_address` are the vCPU's KVM fd and the address of its kvm_run area, which
-    must not be closed before its last run; `part_gpa` is its part of the shim; `cr0` its control register.
+    `fd` and `run` are the vCPU's KVM fd and its kvm_run area, which must not be closed before
+    its last run; `part_gpa` is its part of the shim, `part_size` bytes; `cr0` its CR0.
     """
 
     def __cinit__(self, GuestMemory memory, int index, int fd, const uint8_t[::1] run,

@@ -63,9 +63,14 @@ def memory_op(cpu: Cpu, command: int, argument: int) -> int:
             _own_domain(cpu.read(argument, 2))
             return machine.layout.nr_pages
         case Memory.MACHPHYS_MAPPING:
-            cpu.write(argument, _MACHPHYS_MAPPING.pack(
-                machine.m2p_va, machine.m2p_va + machine.layout.m2p_bytes,
-                machine.layout.max_mfn - 1))
+            cpu.write(
+                argument,
+                _MACHPHYS_MAPPING.pack(
+                    machine.m2p_va,
+                    machine.m2p_va + machine.layout.m2p_bytes,
+                    machine.layout.max_mfn - 1,
+                ),
+            )
             return 0
         case Memory.MACHPHYS_MFN_LIST:
             return _machphys_mfn_list(cpu, argument)
@@ -167,14 +172,15 @@ def _exchange(cpu: Cpu, argument: int) -> int:
     if domid not in _OWN or out_domid not in _OWN:
         raise HypercallError(errno.EPERM)
     if (
-        done or order > _MAX_ORDER or out_order > _MAX_ORDER
-        or count << order != out_count << out_order or count << order > _MAX_EXCHANGE
+        done
+        or order > _MAX_ORDER
+        or out_order > _MAX_ORDER
+        or count << order != out_count << out_order
+        or count << order > _MAX_EXCHANGE
     ):
         raise HypercallError(errno.EINVAL)
     frames = [
-        first + i
-        for first in array("Q", cpu.read(pointer, count * 8))
-        for i in range(1 << order)
+        first + i for first in array("Q", cpu.read(pointer, count * 8)) for i in range(1 << order)
     ]
     _check_given_up(cpu, frames)
     if len(set(frames)) != len(frames):

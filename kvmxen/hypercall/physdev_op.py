@@ -11,6 +11,7 @@ from kvmxen.errors import HypercallError
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
 
+
 class PhysdevOp(IntEnum):
     """PHYSDEVOP_*"""
 

@@ -89,4 +89,3 @@ def _poll(cpu: Cpu, argument: int) -> int:
     if not any(pending):
         cpu.poll(ports, timeout)
     return 0
-

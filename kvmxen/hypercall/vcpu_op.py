@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING
 from kvmxen.abi.xen import VCPU_INFO_SIZE
 from kvmxen.errors import HypercallError
 from kvmxen.hypercall.segments import (
-    MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, is_canonical, load_gdt,
+    MSR_FS_BASE,
+    MSR_GS_BASE,
+    MSR_KERNEL_GS_BASE,
+    is_canonical,
+    load_gdt,
 )
 from kvmxen.hypercall.traps import CallbackType, register_callback, set_trap
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
@@ -163,7 +167,9 @@ def _initialise(cpu: Cpu, target: Cpu, argument: int) -> None:
     target.set_base_pointers(control[3] >> PAGE_SHIFT, control[1] >> PAGE_SHIFT)
     target.set_registers(registers)
     for msr, base in (
-        (MSR_FS_BASE, fs_base), (MSR_GS_BASE, gs_kernel), (MSR_KERNEL_GS_BASE, gs_user),
+        (MSR_FS_BASE, fs_base),
+        (MSR_GS_BASE, gs_kernel),
+        (MSR_KERNEL_GS_BASE, gs_user),
     ):
         target.initial_msrs[msr] = base
     target.initialised = True

@@ -15,8 +15,10 @@ class KvmError(KvmxenError):
     """A KVM ioctl failed: the message names it, `errno` says why."""
 
     def __init__(self, name: str, code: int) -> None:
-        super().__init__(f"{name} failed: {os.strerror(code)}; 'kvmxen doctor' shows what "
-                         "this host's /dev/kvm can do")
+        super().__init__(
+            f"{name} failed: {os.strerror(code)}; 'kvmxen doctor' shows what "
+            "this host's /dev/kvm can do"
+        )
         self.errno = code
 
 

@@ -1,4 +1,4 @@
-"""KVM's structures. Source: Linux's arch/x86/include/uapi/asm/kvm.h and include/uapi/linux/kvm.h."""
+"""KVM's structures. Source: Linux's include/uapi/linux/kvm.h and x86's asm/kvm.h."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ class MemoryRegion(Structure):
     """kvm_userspace_memory_region: sizes and addresses in bytes."""
 
     _fields_ = (
-        ("slot", c_uint32), ("flags", c_uint32), ("guest_phys_addr", c_uint64),
-        ("memory_size", c_uint64), ("userspace_addr", c_uint64),
+        ("slot", c_uint32),
+        ("flags", c_uint32),
+        ("guest_phys_addr", c_uint64),
+        ("memory_size", c_uint64),
+        ("userspace_addr", c_uint64),
     )
 
 
@@ -18,9 +21,26 @@ class Regs(Structure):
     """kvm_regs."""
 
     _fields_ = tuple(
-        (name, c_uint64) for name in (
-            "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp",
-            "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags",
+        (name, c_uint64)
+        for name in (
+            "rax",
+            "rbx",
+            "rcx",
+            "rdx",
+            "rsi",
+            "rdi",
+            "rsp",
+            "rbp",
+            "r8",
+            "r9",
+            "r10",
+            "r11",
+            "r12",
+            "r13",
+            "r14",
+            "r15",
+            "rip",
+            "rflags",
         )
     )
 
@@ -29,10 +49,24 @@ class Segment(Structure):
     """kvm_segment."""
 
     _fields_ = (
-        ("base", c_uint64), ("limit", c_uint32), ("selector", c_uint16),
-        *((name, c_uint8) for name in (
-            "type", "present", "dpl", "db", "s", "l", "g", "avl", "unusable", "padding",
-        )),
+        ("base", c_uint64),
+        ("limit", c_uint32),
+        ("selector", c_uint16),
+        *(
+            (name, c_uint8)
+            for name in (
+                "type",
+                "present",
+                "dpl",
+                "db",
+                "s",
+                "l",
+                "g",
+                "avl",
+                "unusable",
+                "padding",
+            )
+        ),
     )
 
 
@@ -47,10 +81,20 @@ class Sregs(Structure):
 
     _fields_ = (
         *((name, Segment) for name in ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")),
-        ("gdt", DescriptorTable), ("idt", DescriptorTable),
-        *((name, c_uint64) for name in (
-            "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base",
-        )),
+        ("gdt", DescriptorTable),
+        ("idt", DescriptorTable),
+        *(
+            (name, c_uint64)
+            for name in (
+                "cr0",
+                "cr2",
+                "cr3",
+                "cr4",
+                "cr8",
+                "efer",
+                "apic_base",
+            )
+        ),
         ("interrupt_bitmap", c_uint64 * 4),
     )
 
@@ -59,7 +103,10 @@ class Debugregs(Structure):
     """kvm_debugregs."""
 
     _fields_ = (
-        ("db", c_uint64 * 4), ("dr6", c_uint64), ("dr7", c_uint64), ("flags", c_uint64),
+        ("db", c_uint64 * 4),
+        ("dr6", c_uint64),
+        ("dr7", c_uint64),
+        ("flags", c_uint64),
         ("reserved", c_uint64 * 9),
     )
 
@@ -74,7 +121,9 @@ class Xcrs(Structure):
     """kvm_xcrs."""
 
     _fields_ = (
-        ("nr_xcrs", c_uint32), ("flags", c_uint32), ("xcrs", Xcr * 16),
+        ("nr_xcrs", c_uint32),
+        ("flags", c_uint32),
+        ("xcrs", Xcr * 16),
         ("padding", c_uint64 * 16),
     )
 
@@ -95,9 +144,18 @@ class CpuidEntry(Structure):
     """kvm_cpuid_entry2."""
 
     _fields_ = (
-        *((name, c_uint32) for name in (
-            "function", "index", "flags", "eax", "ebx", "ecx", "edx",
-        )),
+        *(
+            (name, c_uint32)
+            for name in (
+                "function",
+                "index",
+                "flags",
+                "eax",
+                "ebx",
+                "ecx",
+                "edx",
+            )
+        ),
         ("padding", c_uint32 * 3),
     )
 
@@ -109,7 +167,8 @@ class Cpuid(Structure):
     """kvm_cpuid2 with room for MAX_CPUID_ENTRIES."""
 
     _fields_ = (
-        ("nent", c_uint32), ("padding", c_uint32),
+        ("nent", c_uint32),
+        ("padding", c_uint32),
         ("entries", CpuidEntry * MAX_CPUID_ENTRIES),
     )
 
@@ -124,7 +183,10 @@ class EnableCap(Structure):
     """kvm_enable_cap."""
 
     _fields_ = (
-        ("cap", c_uint32), ("flags", c_uint32), ("args", c_uint64 * 4), ("pad", c_uint8 * 64),
+        ("cap", c_uint32),
+        ("flags", c_uint32),
+        ("args", c_uint64 * 4),
+        ("pad", c_uint8 * 64),
     )
 
 
@@ -132,8 +194,12 @@ class Msi(Structure):
     """kvm_msi."""
 
     _fields_ = (
-        ("address_lo", c_uint32), ("address_hi", c_uint32), ("data", c_uint32),
-        ("flags", c_uint32), ("devid", c_uint32), ("pad", c_uint8 * 12),
+        ("address_lo", c_uint32),
+        ("address_hi", c_uint32),
+        ("data", c_uint32),
+        ("flags", c_uint32),
+        ("devid", c_uint32),
+        ("pad", c_uint8 * 12),
     )
 
 
@@ -141,6 +207,10 @@ class ClockData(Structure):
     """kvm_clock_data: nanoseconds since the VM's clock began."""
 
     _fields_ = (
-        ("clock", c_uint64), ("flags", c_uint32), ("pad0", c_uint32), ("realtime", c_uint64),
-        ("host_tsc", c_uint64), ("pad", c_uint32 * 4),
+        ("clock", c_uint64),
+        ("flags", c_uint32),
+        ("pad0", c_uint32),
+        ("realtime", c_uint64),
+        ("host_tsc", c_uint64),
+        ("pad", c_uint32 * 4),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-
 from enum import IntEnum
 
 from kvmxen.errors import KvmxenError
@@ -88,9 +87,13 @@ class System:
 
 def _no_access(path: str, error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return (f"this host has no {path}; load the kvm module (kvm-intel or kvm-amd) and check "
-                "that virtualisation is enabled in the firmware")
+        return (
+            f"this host has no {path}; load the kvm module (kvm-intel or kvm-amd) and check "
+            "that virtualisation is enabled in the firmware"
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return (f"no permission to open {path}; add yourself to its group "
-                "('sudo adduser $USER kvm') and log in again")
+        return (
+            f"no permission to open {path}; add yourself to its group "
+            "('sudo adduser $USER kvm') and log in again"
+        )
     return f"cannot open {path}: {os.strerror(error.errno or 0)}; see 'kvmxen doctor'"

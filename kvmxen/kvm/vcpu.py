@@ -8,7 +8,15 @@ from ctypes import sizeof
 
 from kvmxen.kvm.ioctl import KvmError, call, io, ior, iow, iowr
 from kvmxen.kvm.structs import (
-    MAX_CPUID_ENTRIES, Cpuid, CpuidEntry, Debugregs, MpState, OneMsr, Regs, Sregs, Xcrs,
+    MAX_CPUID_ENTRIES,
+    Cpuid,
+    CpuidEntry,
+    Debugregs,
+    MpState,
+    OneMsr,
+    Regs,
+    Sregs,
+    Xcrs,
 )
 from kvmxen.kvm.system import System
 from kvmxen.kvm.vm import Vm

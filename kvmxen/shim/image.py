@@ -39,8 +39,7 @@ class ShimImage:
             _slot("SHIM_VA"): self._map_shim(layout.xenheap_gpa),
             _slot("PHYSMAP_VA"): self._map_large(0, layout.end, _KERNEL | _NX),
         }
-        m2p = self._map_large(
-            layout.m2p_gpa, layout.m2p_bytes, (_KERNEL | _USER | _NX) & ~_WRITE)
+        m2p = self._map_large(layout.m2p_gpa, layout.m2p_bytes, (_KERNEL | _USER | _NX) & ~_WRITE)
         self.l4_entries[_slot("XEN_M2P_VA")] = self.l4_entries[_slot("M2P_VA")] = m2p
         if self._next_table > self._first_vcpu:
             raise AssertionError("the shim's page tables overflow their frames")
@@ -66,8 +65,15 @@ class ShimImage:
             # int3 and into are the two that ring 3 may raise by instruction.
             dpl = 3 if vector in (3, 4) else 0
             entry = struct.pack(
-                "<HHBBHII", target & 0xFFFF, _C["SEL_RING0_CS"], 1, 0x8E | dpl << 5,
-                target >> 16 & 0xFFFF, target >> 32, 0)
+                "<HHBBHII",
+                target & 0xFFFF,
+                _C["SEL_RING0_CS"],
+                1,
+                0x8E | dpl << 5,
+                target >> 16 & 0xFFFF,
+                target >> 32,
+                0,
+            )
             self._memory.write(_IDT_GPA + vector * 16, entry)
 
     def _write_vcpu(self, index: int) -> None:
@@ -92,8 +98,13 @@ class ShimImage:
         self, index: int, selector: str, base: int, limit: int, access: int
     ) -> None:
         """Store a 16-byte TSS or LDT descriptor of vCPU `index`; `limit` in bytes - 1."""
-        low = (limit & 0xFFFF | (base & 0xFFFFFF) << 16 | access << 40
-               | (limit >> 16 & 0xF) << 48 | (base >> 24 & 0xFF) << 56)
+        low = (
+            limit & 0xFFFF
+            | (base & 0xFFFFFF) << 16
+            | access << 40
+            | (limit >> 16 & 0xF) << 48
+            | (base >> 24 & 0xFF) << 56
+        )
         where = self.vcpu_gpa(index) + _C["VCPU_GDT"] + _C[selector]
         self._memory.write(where, struct.pack("<QQ", low, base >> 32))
 

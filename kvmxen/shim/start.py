@@ -47,7 +47,8 @@ def prepare(fd: VcpuFd, image: ShimImage, *, cr3: int, pat: int, xcr0: int) -> N
     for name in ("ds", "es", "fs", "gs"):
         setattr(sregs, name, Segment(unusable=1))
     sregs.tr = Segment(
-        base=part + _C["VCPU_TSS"], limit=103, selector=_C["SEL_TSS"], type=11, present=1)
+        base=part + _C["VCPU_TSS"], limit=103, selector=_C["SEL_TSS"], type=11, present=1
+    )
     sregs.ldt = Segment(unusable=1)
     sregs.gdt.base, sregs.gdt.limit = part + _C["VCPU_GDT"], 0xFFFF
     sregs.idt.base, sregs.idt.limit = image.idt_va, 0xFFF
@@ -72,8 +73,17 @@ def prepare(fd: VcpuFd, image: ShimImage, *, cr3: int, pat: int, xcr0: int) -> N
 
 def _flat(selector: int, *, kind: int, dpl: int, code: bool) -> Segment:
     return Segment(
-        base=0, limit=0xFFFFFFFF, selector=selector, type=kind, present=1, dpl=dpl, s=1, g=1,
-        l=code, db=not code)
+        base=0,
+        limit=0xFFFFFFFF,
+        selector=selector,
+        type=kind,
+        present=1,
+        dpl=dpl,
+        s=1,
+        g=1,
+        l=code,
+        db=not code,
+    )
 
 
 def load_ldt(fd: VcpuFd, image: ShimImage, entries: int) -> None:
@@ -83,7 +93,8 @@ def load_ldt(fd: VcpuFd, image: ShimImage, entries: int) -> None:
         base = _C["SHIM_VA"] + image.vcpu_gpa(fd.index) + _C["VCPU_LDT"]
         image.write_system_descriptor(fd.index, "SEL_LDT", base, entries * 8 - 1, 0x82)
         sregs.ldt = Segment(
-            base=base, limit=entries * 8 - 1, selector=_C["SEL_LDT"], type=2, present=1)
+            base=base, limit=entries * 8 - 1, selector=_C["SEL_LDT"], type=2, present=1
+        )
     else:
         sregs.ldt = Segment(unusable=1)
     fd.set_sregs(sregs)
