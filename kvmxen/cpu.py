@@ -56,6 +56,8 @@ _GPRS = (
 _DR7_ALLOWED = 0xFFFF03FF
 _DR7_FIXED = 0x400
 _CR0_TS = 8
+# Of a segment's type.
+_ACCESSED, _READABLE, _CODE = 1, 2, 8
 _DR6_FIXED = 0xFFFF0FF0
 _MASK64 = (1 << 64) - 1
 
@@ -165,7 +167,8 @@ class Cpu:
 
     def defer(self, action: Callable[[], None]) -> None:
         """From any thread: run `action` in the vCPU's before it enters the guest again."""
-        self._deferred.append(action)
+        if action not in self._deferred:
+            self._deferred.append(action)
         self.kick()
 
     def kick(self) -> None:
@@ -385,8 +388,9 @@ class Cpu:
             if selector >> 3 < len(frames) * 512:
                 descriptor = self.machine.memory.read_u64(table + (selector & ~7))
         present = descriptor >> 47 & 1
-        if selector & ~3 and not present:
-            selector, descriptor = 0, 0
+        kind = descriptor >> 40 & 0xF
+        if selector & ~3 and (not present or kind & _CODE and not kind & _READABLE):
+            selector = descriptor = present = 0
         base = descriptor >> 16 & 0xFFFFFF | descriptor >> 56 << 24
         sregs = self.fd.get_sregs()
         if sregs.gs.selector != selector:
@@ -396,7 +400,7 @@ class Cpu:
                 base=sregs.gs.base,
                 limit=limit << 12 | 0xFFF if granular else limit,
                 selector=selector,
-                type=descriptor >> 40 & 0xF,
+                type=kind | _ACCESSED,
                 present=present,
                 dpl=3,
                 db=descriptor >> 54 & 1,
