@@ -389,7 +389,7 @@ class Cpu:
                 descriptor = self.machine.memory.read_u64(table + (selector & ~7))
         present = descriptor >> 47 & 1
         kind = descriptor >> 40 & 0xF
-        if selector & ~3 and (not present or kind & _CODE and not kind & _READABLE):
+        if selector & ~3 and (not present or (kind & _CODE and not kind & _READABLE)):
             selector = descriptor = present = 0
         base = descriptor >> 16 & 0xFFFFFF | descriptor >> 56 << 24
         sregs = self.fd.get_sregs()
