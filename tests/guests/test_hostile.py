@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.domain import ROOT
 
-ROUNDS = int(os.environ.get("KVMXEN_HOSTILE_ROUNDS", "100000"))
+ROUNDS = int(os.environ.get("KVMXEN_HOSTILE_ROUNDS", "50000"))
 # What the guest may need for a call on a busy machine, in seconds.
 CALL = 0.002
 
