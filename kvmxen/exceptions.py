@@ -132,7 +132,9 @@ def _general_protection(cpu: Cpu) -> None:
     vcpu = cpu.vcpu
     error = vcpu.error_code
     if error & _ERROR_IDT and not error & _ERROR_EXTERNAL:
-        _software_interrupt(cpu, error >> 3)
+        # The instruction says which vector: emulated CPUs double the one in the error code.
+        vector = emulate.software_interrupt(emulate.code(cpu))
+        _software_interrupt(cpu, error >> 3 if vector is None else vector)
     elif error or not vcpu.kernel_mode or not emulate.privileged(cpu, emulate.code(cpu)):
         inject(cpu, GENERAL_PROTECTION, error)
 
