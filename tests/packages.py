@@ -181,6 +181,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 _KERNELS = {"6.1": "bookworm", "6.12": "trixie"}
+_MODULES = {"6.1": "lib/modules", "6.12": "usr/lib/modules"}
 
 
 def debian_kernel(version: str) -> Path:
@@ -191,7 +192,13 @@ def debian_kernel(version: str) -> Path:
 def debian_module(version: str, name: str) -> Path:
     """The module `name` of that kernel, with `_` for `-`; xz-compressed where it ends in .xz."""
     file = name.replace("_", "[-_]")
-    return _kernel_file(version, f"lib/modules/{version}.*/**/{file}.ko*")
+    return _kernel_file(version, f"{_MODULES[version]}/*/**/{file}.ko*")
+
+
+def builtin_modules(version: str) -> set[str]:
+    """The names, with `_` for `-`, of what that kernel has built in, of what could be modules."""
+    paths = _kernel_file(version, f"{_MODULES[version]}/*/modules.builtin").read_text().split()
+    return {Path(path).stem.replace("-", "_") for path in paths}
 
 
 def _kernel_file(version: str, member: str) -> Path:

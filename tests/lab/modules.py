@@ -28,10 +28,11 @@ def modules(version: str) -> list[Module]:
 
     Raises Unavailable.
     """
+    builtin = packages.builtin_modules(version)
     found: dict[str, Module] = {}
 
     def add(name: str) -> None:
-        if name in found:
+        if name in found or name in builtin:
             return
         path = packages.debian_module(version, name)
         data = path.read_bytes()
