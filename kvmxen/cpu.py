@@ -23,7 +23,7 @@ from kvmxen.runstate import Runstate, State
 from kvmxen.shim.abi import constants
 from kvmxen.shim.start import CR0, CR4, load_ldt, prepare
 from kvmxen.timer import MSR_TSC_DEADLINE, Timer
-from kvmxen.vcpu import Vcpu, rdtsc
+from kvmxen.vcpu import Vcpu
 
 if TYPE_CHECKING:
     from kvmxen.machine import Machine
@@ -103,7 +103,6 @@ class Cpu:
         self._nmi = False
         self._deferred: list[Callable[[], None]] = []
         self._tsc_khz = fd.tsc_khz()
-        self._tsc_offset = fd.get_msr(MSR_TSC) - rdtsc()
         self._thread = threading.Thread(target=self._run, name=f"vcpu{fd.index}", daemon=True)
 
     # The thread.
@@ -271,7 +270,8 @@ class Cpu:
     def _arm(self, deadline: int) -> None:
         if deadline:
             wait = max(0, deadline - self.machine.now())
-            deadline = rdtsc() + self._tsc_offset + wait * self._tsc_khz // 1_000_000
+            # Read each time: on a host whose TSC is not stable KVM moves the guest's.
+            deadline = self.fd.get_msr(MSR_TSC) + wait * self._tsc_khz // 1_000_000
         self.fd.set_msr(MSR_TSC_DEADLINE, deadline)
 
     def timer_expired(self) -> None:

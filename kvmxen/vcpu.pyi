@@ -4,8 +4,6 @@ from kvmxen.memory import GuestMemory
 
 BREAKPOINT: int
 
-def rdtsc() -> int: ...
-
 class Vcpu:
     def __init__(
         self,

@@ -25,10 +25,7 @@ cdef extern from *:
     """
     #include <linux/kvm.h>
     #include <stddef.h>
-    #include <x86intrin.h>
     #include "shim/abi.h"
-
-    static inline uint64_t read_tsc(void) { return __rdtsc(); }
 
     static inline struct kvm_regs *run_regs(struct kvm_run *run)
     {
@@ -61,7 +58,6 @@ cdef extern from *:
     ctypedef struct kvm_run "struct kvm_run":
         pass
     const unsigned long KVM_RUN
-    uint64_t read_tsc() noexcept nogil
     kvm_regs *run_regs(kvm_run *run) noexcept nogil
     int run_is_gate_exit(const kvm_run *run) noexcept nogil
     unsigned run_port(const kvm_run *run) noexcept nogil
@@ -100,11 +96,6 @@ _REASONS = {
     0: "unknown exit", 6: "access to memory that is not there", 8: "triple fault",
     9: "KVM could not enter the guest", 17: "KVM internal error",
 }
-
-
-def rdtsc():
-    """The host's time-stamp counter."""
-    return read_tsc()
 
 
 cdef inline uint64_t _now() noexcept nogil:
