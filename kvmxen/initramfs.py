@@ -33,6 +33,8 @@ for end in poweroff reboot halt; do
     rm -f /sbin/$end
     printf '#!/bin/sh\\nexec /bin/busybox %s -f "$@"\\n' $end >/sbin/$end
     chmod +x /sbin/$end
+    # A shell of busybox prefers its own to what is in the path.
+    echo "alias $end=/sbin/$end" >>/etc/profile
 done
 cd /root
 echo
