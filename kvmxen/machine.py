@@ -83,6 +83,7 @@ class Machine:
         self._waiting = 0
         self._fds: list[VcpuFd] = []
         self.cpus: list[Cpu] = []
+        self.memory = GuestMemory(layout.end)
         self._system = System()
         self.vm = Vm(self._system)
         try:
@@ -97,7 +98,6 @@ class Machine:
                 raise KvmxenError(f"this host's KVM lacks KVM_CAP_{cap.name}; use a newer kernel")
         layout = self.layout
         self.vm.enable_cap(Cap.SPLIT_IRQCHIP, 0)
-        self.memory = GuestMemory(layout.end)
         self.image = ShimImage(self.memory, layout)
         base = self.memory.host_address
         self.vm.set_memory(0, 0, min(layout.end, HOLE_START), base)
@@ -221,13 +221,15 @@ class Machine:
             cpu.join()
 
     def close(self) -> None:
-        """Stop, wait, and close every descriptor."""
+        """Stop, wait, close every descriptor, and free the guest's memory."""
         self.stop()
         self.join()
         for fd in self._fds:
             fd.close()
         self.vm.close()
         self._system.close()
+        # This object may live on until its parts, which refer to each other, are collected.
+        self.memory.release()
 
     def _end(self, end: End) -> None:
         if not self.stopping:

@@ -101,6 +101,10 @@ cdef class GuestMemory:
         """Give the host back the pages [gpa, gpa + length), which then read as zero."""
         madvise(self.at(gpa, length), length, MADV_REMOVE)
 
+    def release(self):
+        """Give the host back every page; what still refers to this object finds zeros."""
+        madvise(self.base, self.size, MADV_REMOVE)
+
     def view(self, uint64_t gpa, uint64_t length):
         """A writable memoryview of shared memory, valid as long as this object lives."""
         return PyMemoryView_FromMemory(<char *>self.at(gpa, length), length, PyBUF_WRITE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -22,6 +23,8 @@ class Resources:
     """What this process holds, and what is in the folders that a domain may write to."""
 
     def __init__(self, *folders: Path) -> None:
+        status = Path("/proc/self/status").read_text()
+        self.shared_memory = re.findall(r"RssShmem:.*", status)
         # A machine's parts refer to each other.
         gc.collect()
         self.fds = sorted(map(target, Path("/proc/self/fd").iterdir()))
