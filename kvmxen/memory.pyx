@@ -102,8 +102,12 @@ cdef class GuestMemory:
         madvise(self.at(gpa, length), length, MADV_REMOVE)
 
     def release(self):
-        """Give the host back every page; what still refers to this object finds zeros."""
+        """Give the host back every page, and close the memfd; what still refers to this object
+        finds zeros."""
         madvise(self.base, self.size, MADV_REMOVE)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def view(self, uint64_t gpa, uint64_t length):
         """A writable memoryview of shared memory, valid as long as this object lives."""

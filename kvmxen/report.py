@@ -17,7 +17,7 @@ _ROWS = (
     ("r8", "r9", "r10", "r11"),
     ("r12", "r13", "r14", "r15"),
 )
-_TAIL_LINES = 12
+_TAIL_LINES = 40
 _STACK_WORDS = 12
 _MASK64 = (1 << 64) - 1
 

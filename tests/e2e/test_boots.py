@@ -24,7 +24,8 @@ class Resources:
 
     def __init__(self, *folders: Path) -> None:
         status = Path("/proc/self/status").read_text()
-        self.shared_memory = re.findall(r"RssShmem:.*", status)
+        # In MiB, since the kernel counts pages in batches.
+        self.shared_memory = [int(kib) >> 10 for kib in re.findall(r"RssShmem:\s+(\d+)", status)]
         # A machine's parts refer to each other.
         gc.collect()
         self.fds = sorted(map(target, Path("/proc/self/fd").iterdir()))
