@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from kvmxen.abi.xen import TIME, TIME_SIZE, VCPU_INFO_SIZE, Virq
+from kvmxen.abi.xen import CR2, TIME, TIME_SIZE, VCPU_INFO_SIZE, Virq
 from kvmxen.bounce import bounce
 from kvmxen.emulate import MSR_TSC, XEN_PAT
 from kvmxen.errors import GuestCrash, GuestFault, HypercallError
@@ -421,7 +421,7 @@ class Cpu:
             case 0:
                 return self.vcpu.cr0
             case 2:
-                return self.machine.memory.read_u64(self.info_gpa + 16)
+                return self.machine.memory.read_u64(self.info_gpa + CR2)
             case 3:
                 return self.vcpu.kernel_cr3
             case 4:
@@ -436,7 +436,7 @@ class Cpu:
                     return False
                 self.vcpu.set_task_switched(bool(value & _CR0_TS))
             case 2:
-                self.machine.memory.write_u64(self.info_gpa + 16, value)
+                self.machine.memory.write_u64(self.info_gpa + CR2, value)
             case 3:
                 self.tables.set_kernel_base(self.vcpu, value >> PAGE_SHIFT)
                 self.vcpu.flush_tlb()
