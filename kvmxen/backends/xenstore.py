@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import RLock
 
 from kvmxen.abi.xen import DOMID_GUEST
 from kvmxen.memory import GuestMemory
-from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.nodes import populate
 from kvmxen.xenstore.paths import home
 from kvmxen.xenstore.ring import RingTransport
@@ -18,13 +16,13 @@ class XenstoreBackend:
     """Owns the store and the guest's connection by the page at `gpa`."""
 
     def __init__(self, memory: GuestMemory, gpa: int, notify: Callable[[], None]) -> None:
-        self._lock = RLock()
         self.store = Store()
-        self._transport = RingTransport(Connection(self.store, DOMID_GUEST), memory, gpa, notify)
+        connection = self.store.connect(DOMID_GUEST, self._wake)
+        self._transport = RingTransport(connection, memory, gpa, notify)
 
     def populate(self, **nodes: object) -> None:
         """Write the nodes that a domain starts with (kvmxen/xenstore/nodes.py)."""
-        with self._lock:
+        with self.store.lock:
             populate(self.store, domid=DOMID_GUEST, **nodes)  # type: ignore[arg-type]
 
     def pump(self) -> None:
@@ -32,12 +30,12 @@ class XenstoreBackend:
         more = True
         while more:
             # Others get the lock in between, however much the guest asks.
-            with self._lock:
+            with self.store.lock:
                 more = self._transport.pump()
 
     def request_shutdown(self, how: str) -> None:
         """Ask the guest to end itself: "poweroff", "reboot" or "halt"."""
-        with self._lock:
-            self.store.write(f"{home(DOMID_GUEST)}/control/shutdown", how.encode())
-            # Once, as the caller must not wait for a guest that never stops asking.
-            self._transport.pump()
+        self.store.write(f"{home(DOMID_GUEST)}/control/shutdown", how.encode())
+
+    def _wake(self) -> None:
+        self.store.defer(self._transport.push)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Callable
 
 from kvmxen.abi.xs_wire import ERROR_NAMES, PAYLOAD_MAX, Operation
 from kvmxen.xenstore.errors import XenstoreError
@@ -15,10 +16,17 @@ from kvmxen.xenstore.wire import Message, Parser
 
 
 class Connection:
-    """Domain `domid`'s connection to `state`. Not safe for threads: the caller serialises."""
+    """Domain `domid`'s connection to `state`; dom0's are privileged. Safe for threads.
 
-    def __init__(self, state: State, domid: int) -> None:
+    `wake()` is called, under the store's lock, when an event comes while nothing waited and
+    nobody feeds: somebody else's change is then to be taken. It must not call back in.
+    """
+
+    def __init__(self, state: State, domid: int, wake: Callable[[], None] = lambda: None) -> None:
         self._state = state
+        self._lock = state.lock
+        self._wake = wake
+        self._feeding = False
         self._session = Session(state, domid, self._event)
         self._domain = self._session.domain
         self._parser = Parser()
@@ -33,13 +41,22 @@ class Connection:
         Raises ProtocolError at bytes that cannot be a request: then there is no going on, but
         after reset().
         """
-        for request in self._parser.feed(data):
-            self._queue_message(self._answer(request))
-            self._replies += 1
-            self._state.deliver()
+        with self._lock:
+            self._feeding = True
+            try:
+                for request in self._parser.feed(data):
+                    self._queue_message(self._answer(request))
+                    self._replies += 1
+                    self._state.deliver()
+            finally:
+                self._feeding = False
 
     def take(self, limit: int) -> bytes:
         """At most `limit` bytes of replies and events, which are then no longer here."""
+        with self._lock:
+            return self._take(limit)
+
+    def _take(self, limit: int) -> bytes:
         parts, room = [self._started], limit - len(self._started)
         while room > 0 and self._queue:
             message = self._queue.popleft()
@@ -69,6 +86,15 @@ class Connection:
 
     def reset(self) -> None:
         """As if just connected: no watches, transactions, half requests or waiting output."""
+        with self._lock:
+            self._reset()
+
+    def close(self) -> None:
+        """Disconnect; what the client had under way is over."""
+        self.reset()
+        self._wake = lambda: None
+
+    def _reset(self) -> None:
         self._session.reset()
         self._parser = Parser()
         self._domain.memory -= sum(len(message.encode()) for message in self._queue)
@@ -97,5 +123,7 @@ class Connection:
                 self._events.add(payload)
 
     def _queue_message(self, message: Message) -> None:
+        if not (self._feeding or self.pending):
+            self._wake()
         self._queue.append(message)
         self._domain.memory += len(message.encode())

@@ -75,6 +75,16 @@ class RingTransport:
                 self._notify()
         return True
 
+    def push(self) -> None:
+        """Move what fits of replies and events to the guest; call when the store changed."""
+        if self._broken:
+            return
+        try:
+            if self._replies.write(self._connection.take(self._replies.free)):
+                self._notify()
+        except RingBroken:
+            self._fail(RingError.RINGIDX)
+
     def _round(self) -> bool:
         request = b"" if self._connection.stalled else self._requests.read(RING_SIZE)
         self._connection.feed(request)

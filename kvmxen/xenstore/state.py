@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from threading import RLock
 
 from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, READ, Permission, Permissions, rights
 from kvmxen.xenstore.quota import Domain, Quota, node_memory
@@ -18,6 +19,7 @@ class State:
     """The live store. What a transaction offers too is what View, in access.py, asks of both."""
 
     def __init__(self, quota: Quota | None = None) -> None:
+        self.lock = RLock()
         self.tree = Tree()
         self.watches = Watches()
         self.quota = quota or Quota()
@@ -47,8 +49,10 @@ class State:
 
     def introduce(self, domid: int) -> None:
         """Say that `domid` is there now: @introduceDomain fires."""
-        self.domain(domid).introduced = True
-        self._fire_special(INTRODUCE, domid)
+        with self.lock:
+            self.domain(domid).introduced = True
+            self._fire_special(INTRODUCE, domid)
+            self.deliver()
 
     def next_generation(self) -> int:
         """A number that no change has had yet."""

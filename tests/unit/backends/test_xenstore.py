@@ -80,6 +80,17 @@ def test_a_request_to_shut_down_is_an_event(guest: Guest) -> None:
     assert guest.answer() == (Operation.READ, b"poweroff")
 
 
+def test_what_others_change_reaches_the_guest(guest: Guest) -> None:
+    guest.ask(Operation.WATCH, b"control/shutdown\0", b"token\0")
+    guest.backend.pump()
+    guest.answer()
+    guest.answer()
+    tool = guest.backend.store.connect()
+    request = b"/local/domain/1/control/shutdown\0halt"
+    tool.feed(struct.pack("<4I", Operation.WRITE, 1, 0, len(request)) + request)
+    assert guest.answer() == (Operation.WATCH_EVENT, b"control/shutdown\0token\0")
+
+
 def test_a_guest_that_breaks_its_ring_hurts_only_itself(guest: Guest) -> None:
     guest.memory.write_u32(PAGE + REQ_PROD, 0x7FFFFFFF)
     guest.backend.pump()

@@ -122,6 +122,23 @@ def test_events_wait_for_a_pump() -> None:
     assert guest.take() == [Message(Op.WATCH_EVENT, 0, 0, b"x\0t\0")]
 
 
+def test_events_are_pushed() -> None:
+    guest = Guest()
+    guest.ask(Message(Op.WATCH, 1, 0, b"x\0t\0"))
+    guest.transport.push()
+    kicks = guest.kicks
+    guest.store.write("/local/domain/1/x", b"")
+    guest.put(Message(Op.READ, 2, 0, b"x\0").encode())
+    guest.transport.push()
+    guest.transport.push()
+    assert guest.kicks == kicks + 1
+    assert guest.take() == [Message(Op.WATCH_EVENT, 0, 0, b"x\0t\0")]
+    guest.set(ring.RSP_CONS, guest.get(ring.RSP_CONS) + 1)
+    guest.transport.push()
+    assert guest.transport.broken
+    guest.transport.push()
+
+
 def test_requests_wait_while_replies_are_not_taken() -> None:
     guest = Guest()
     request = Message(Op.READ, 1, 0, b"x\0").encode()

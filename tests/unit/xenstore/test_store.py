@@ -10,6 +10,7 @@ from kvmxen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.permissions import READ, Permission
 from kvmxen.xenstore.store import Store
+from kvmxen.xenstore.wire import Message
 from tests.unit.xenstore.client import Client
 
 
@@ -104,3 +105,57 @@ def test_a_callback_that_fails_does_not_lose_the_others_news() -> None:
         store.write("/a", b"")
     store.deliver()
     assert told == ["/a"]
+
+
+def test_several_changes_are_one() -> None:
+    store, told = Store(), list[tuple[str, bool]]()
+    store.write("/a/x", b"1")
+    store.watch("/a", lambda path: told.append((path, store.exists("/a/y"))))
+    told.clear()
+    with store.transaction() as nodes:
+        nodes.write("/a/x", b"2")
+        nodes.mkdir("/a/y")
+        nodes.set_permissions("/a/y", Permission(0), Permission(1, READ))
+        assert nodes.directory("/a") == ["x", "y"]
+        assert store.read("/a/x") == b"1"
+        assert told == []
+    assert store.read("/a/x") == b"2"
+    assert store.permissions("/a/y") == (Permission(0), Permission(1, READ))
+    assert told == [("/a/x", True), ("/a/y", True)]
+
+
+def test_an_exception_undoes_a_transaction() -> None:
+    store, told = Store(), list[str]()
+    store.write("/a/x", b"1")
+    store.watch("/a", told.append)
+    told.clear()
+
+    def fail() -> None:
+        with store.transaction() as nodes:
+            nodes.write("/a/x", b"2")
+            nodes.rm("/a")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert store.read("/a/x") == b"1"
+    assert told == []
+
+
+def test_a_client_is_woken_for_what_others_did(store: Store) -> None:
+    woken: list[bool] = []
+    connection = store.connect(1, lambda: woken.append(connection.pending))
+    connection.feed(Message(Op.WATCH, 1, 0, b"data\0t\0").encode())
+    assert woken == []
+    assert connection.take(1000)
+    store.write("/local/domain/1/data", b"1")
+    store.write("/local/domain/1/data/x", b"2")
+    assert woken == [False]
+    event = Message(Op.WATCH_EVENT, 0, 0, b"data\0t\0").encode()
+    assert connection.take(len(event)) == event
+    assert connection.pending
+    connection.close()
+    assert not connection.pending
+    store.write("/local/domain/1/data", b"3")
+    assert not connection.pending
+    assert woken == [False]
