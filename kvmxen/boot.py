@@ -30,6 +30,8 @@ from kvmxen.report import crash_report
 from kvmxen.rundir import RunDirectory, cache_directory
 from kvmxen.stats import Stats
 from kvmxen.trace import Trace
+from kvmxen.xenstored.client import SOCKET
+from kvmxen.xenstored.server import Server
 
 EXIT_POWEROFF = 0
 EXIT_CRASHED = 3
@@ -118,14 +120,14 @@ def boot(config: Config) -> Outcome:
     supervisor = Supervisor(loop, config.timeout)
     try:
         with (
-            RunDirectory(config.name),
+            RunDirectory(config.name) as folder,
             supervisor.signals(),
             open_terminal(config.console, supervisor.interrupt) as terminal,
         ):
             kernel = read_kernel(config)
             ramdisk = read_ramdisk(config)
             while True:
-                status = pv(config, kernel, ramdisk, terminal, supervisor)
+                status = pv(config, kernel, ramdisk, terminal, supervisor, folder.path)
                 if status is not None:
                     return Outcome(status)
     finally:
@@ -138,6 +140,7 @@ def pv(
     ramdisk: bytes | None,
     terminal: PlainTerminal,
     supervisor: Supervisor,
+    folder: Path,
 ) -> int | None:
     """One run of a 64-bit PV domain: its exit status, None when it is to be booted again."""
     loop = supervisor.loop
@@ -198,10 +201,11 @@ def pv(
         )
         supervisor.attach(lambda: xenstore.request_shutdown("poweroff"))
         stats.built()
-        machine.start()
-        supervisor.wait()
-        machine.stop()
-        machine.join()
+        with Server(xenstore.store, folder / SOCKET, machine.fail):
+            machine.start()
+            supervisor.wait()
+            machine.stop()
+            machine.join()
         console.close()
         stats.report(machine)
         return conclude(config, machine, kernel, supervisor, console.tail)

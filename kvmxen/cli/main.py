@@ -13,6 +13,7 @@ from kvmxen import __version__
 from kvmxen.cli.boot import boot
 from kvmxen.cli.doctor import doctor
 from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
+from kvmxen.cli.xenstore import xenstore
 from kvmxen.errors import KvmxenError
 
 
@@ -28,6 +29,7 @@ def kvmxen() -> None:
 
 kvmxen.add_command(boot)
 kvmxen.add_command(doctor)
+kvmxen.add_command(xenstore)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

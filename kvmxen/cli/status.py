@@ -15,3 +15,13 @@ Exit status of boot:
     4  the time given by --timeout was over
   130  interrupted
 """
+
+XENSTORE_STATUSES = """\b
+Exit status:
+    0  done
+    1  kvmxen could not do it, no such domain runs, or it ended
+    2  wrong usage, or a path that is none
+    3  no such node
+    4  the store refused it: no permission, or no room
+  130  interrupted
+"""

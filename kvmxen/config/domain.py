@@ -22,6 +22,11 @@ OnReboot = Literal["restart", "destroy"]
 Stats = Literal["text", "json"]
 
 
+def is_name(text: str) -> bool:
+    """Whether a domain may be called `text`."""
+    return _NAME.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What to boot, and how; making one raises UsageError where it makes no sense.
@@ -46,7 +51,7 @@ class Config:
     def __post_init__(self) -> None:
         self._check_images()
         self._check_size()
-        if _NAME.fullmatch(self.name) is None:
+        if not is_name(self.name):
             raise UsageError(
                 f"{self.name!r} cannot name a domain: give 1 to 64 letters, digits or . _ + -, "
                 "the first of them not . or -"

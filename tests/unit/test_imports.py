@@ -24,7 +24,7 @@ LAYERS = (
     {"cpu"},
     {"exceptions"},
     {"emulate"},
-    {"hypercall", "loader", "backends", "guests"},
+    {"hypercall", "loader", "backends", "guests", "xenstored"},
     {"bounce", "trace"},
     {"paging", "probe"},
     {"vcpu"},
@@ -40,6 +40,7 @@ RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 _MACHINERY = {"kvm", "vcpu", "cpu", "paging", "bounce", "shim"}
 KEPT_FROM = {
     "backends": _MACHINERY,
+    "xenstored": _MACHINERY,
     "loader": _MACHINERY | {"events", "grants", "xenstore", "ring"},
 }
 

@@ -1,0 +1,207 @@
+"""kvmxen xenstore: the nodes of a running domain, to read, change and watch."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from kvmxen.cli.status import XENSTORE_STATUSES
+from kvmxen.errors import KvmxenError, UsageError
+
+if TYPE_CHECKING:
+    from kvmxen.xenstored.client import Client
+
+_ATTEMPTS = 100
+
+
+class _NoNode(KvmxenError):
+    exit_status = 3
+
+
+class _Refused(KvmxenError):
+    exit_status = 4
+
+
+@click.group(epilog=XENSTORE_STATUSES, short_help="Read, change and watch a domain's xenstore.")
+def xenstore() -> None:
+    """Read, change and watch the xenstore of the running domain NAME.
+
+    A PATH that does not begin with / is below the domain's own node, /local/domain/1.
+    """
+
+
+@xenstore.command(short_help="Print nodes and their values as a tree.")
+@click.argument("name")
+@click.argument("path", default="")
+def ls(name: str, path: str) -> None:
+    """Print what is below PATH, by default all that is the domain's own, as a tree."""
+    with _connected(name) as client:
+        top = _absolute(path)
+        with _explained(top):
+            names = client.directory(top)
+        _print_below(client, top, names)
+
+
+@xenstore.command(short_help="Print the values of nodes.")
+@click.argument("name")
+@click.argument("path", nargs=-1, required=True)
+def read(name: str, path: tuple[str, ...]) -> None:
+    """Print the value of each PATH on a line; what is not printable ASCII is escaped."""
+    with _connected(name) as client:
+        for node in map(_absolute, path):
+            with _explained(node):
+                click.echo(_printable(client.read(node)))
+
+
+@xenstore.command(
+    short_help="Set the values of nodes.",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("name")
+@click.argument("pairs", metavar="PATH VALUE [PATH VALUE]...", nargs=-1, required=True)
+def write(name: str, pairs: tuple[str, ...]) -> None:
+    """Set each PATH to the VALUE that follows it, all of them as one change.
+
+    Nodes that are missing are made.
+    """
+    if len(pairs) % 2:
+        raise UsageError("each PATH needs a VALUE (see kvmxen xenstore write --help)")
+    values = [(_absolute(p), os.fsencode(v)) for p, v in zip(pairs[::2], pairs[1::2], strict=True)]
+    with _connected(name) as client:
+
+        def change() -> None:
+            for node, value in values:
+                with _explained(node):
+                    client.write(node, value)
+
+        _as_one(client, change)
+
+
+@xenstore.command(short_help="Remove nodes.")
+@click.argument("name")
+@click.argument("path", nargs=-1, required=True)
+def rm(name: str, path: tuple[str, ...]) -> None:
+    """Remove each PATH with all that is below it, all of them as one change."""
+    if "/" in path:
+        raise UsageError("the root cannot be removed: name what is below it")
+    with _connected(name) as client:
+
+        def change() -> None:
+            for node in map(_absolute, path):
+                with _explained(node):
+                    # It is no error to the store if there is nothing to remove.
+                    client.read(node)
+                    client.rm(node)
+
+        _as_one(client, change)
+
+
+@xenstore.command(short_help="Print the paths that change.")
+@click.option("-n", "--number", metavar="N", type=click.IntRange(1), help="End after N lines.")
+@click.argument("name")
+@click.argument("path", nargs=-1, required=True)
+def watch(name: str, path: tuple[str, ...], number: int | None) -> None:
+    """Print each PATH at once, and then what changes there or below, one path a line.
+
+    Ends when the domain does, with exit status 1.
+    """
+    with _connected(name) as client:
+        for node in map(_absolute, path):
+            with _explained(node):
+                client.watch(node)
+        for count, changed in enumerate(client.changes(), 1):
+            click.echo(changed)
+            if count == number:
+                return
+
+
+@contextmanager
+def _connected(name: str) -> Iterator[Client]:
+    from kvmxen.config.domain import is_name
+    from kvmxen.rundir import runtime_root
+    from kvmxen.xenstored.client import Client
+
+    if not is_name(name):
+        raise UsageError(f"{name!r} is no name of a domain (see kvmxen xenstore --help)")
+    with closing(Client(runtime_root(), name)) as client:
+        yield client
+
+
+@contextmanager
+def _explained(node: str) -> Iterator[None]:
+    """A refusal that concerns `node` in words."""
+    from kvmxen.xenstore.errors import XenstoreError
+
+    try:
+        yield
+    except XenstoreError as error:
+        match error.errno:
+            case errno.ENOENT:
+                raise _NoNode(f"there is no node {node}") from None
+            case errno.EINVAL:
+                raise UsageError(
+                    f"{node} is no path of xenstore: give names of letters, digits and - _ @ "
+                    "with a single / between them"
+                ) from None
+            case errno.E2BIG:
+                raise _Refused(f"{node} with its value is longer than 4096 bytes") from None
+            case _:
+                why = os.strerror(error.errno)
+                raise _Refused(f"the store refuses it for {node}: {why}") from None
+
+
+def _as_one(client: Client, change: Callable[[], None]) -> None:
+    """Do `change` in a transaction, again if others' changes came in between."""
+    from kvmxen.xenstore.errors import XenstoreError
+
+    for _ in range(_ATTEMPTS):
+        try:
+            with client.transaction():
+                change()
+            return
+        except XenstoreError as error:
+            if error.errno != errno.EAGAIN:
+                raise _Refused(f"the store refuses it: {os.strerror(error.errno)}") from None
+    raise KvmxenError("others change the same nodes all the time: try again")
+
+
+def _absolute(path: str) -> str:
+    from kvmxen.abi.xen import DOMID_GUEST
+    from kvmxen.xenstore.paths import home
+
+    if path.startswith(("/", "@")):
+        return path
+    return f"{home(DOMID_GUEST)}/{path}" if path else home(DOMID_GUEST)
+
+
+def _print_below(client: Client, top: str, names: list[str]) -> None:
+    from kvmxen.xenstore.errors import XenstoreError
+
+    # Not by recursion: a path may have more names than Python takes calls.
+    waiting = [(f"{top.rstrip('/')}/{name}", 0) for name in reversed(names)]
+    while waiting:
+        node, depth = waiting.pop()
+        try:
+            value, below = client.read(node), client.directory(node)
+        except XenstoreError as error:
+            # It may be gone by now.
+            if error.errno != errno.ENOENT:
+                raise _Refused(f"the store refuses {node}: {os.strerror(error.errno)}") from None
+            continue
+        click.echo(f'{" " * depth}{node.rpartition("/")[2]} = "{_printable(value)}"')
+        waiting += [(f"{node}/{name}", depth + 1) for name in reversed(below)]
+
+
+def _printable(value: bytes) -> str:
+    """As xenstore-read and xenstore-ls print it, so that no value talks to the terminal."""
+    names = {0x5C: "\\\\", 0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+    return "".join(
+        names.get(byte)
+        or (chr(byte) if 0x20 <= byte < 0x7F else f"\\{byte:03o}" if byte < 8 else f"\\x{byte:02x}")
+        for byte in value
+    )

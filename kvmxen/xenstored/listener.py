@@ -1,0 +1,60 @@
+"""The socket that clients connect to, and who they may be."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_BACKLOG = 128
+_UCRED = struct.Struct("iII")
+
+
+def listen(path: Path) -> socket.socket:
+    """A non-blocking socket that listens at `path`, whatever the path's length.
+
+    It is its owner's alone. Raises OSError.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with _short(path) as short:
+            listener.bind(short)
+        path.chmod(0o600)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def connect(path: Path) -> socket.socket:
+    """A socket that is connected to the one that listens at `path`; raises OSError."""
+    connected = socket.socket(socket.AF_UNIX)
+    try:
+        with _short(path) as short:
+            connected.connect(short)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
+
+
+def may_connect(connected: socket.socket) -> bool:
+    """Whether the process at the other end is of our user or root's (SO_PEERCRED, unix(7))."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(credentials)
+    return uid in (0, os.geteuid())
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Another name of `path`: an address has room for 107 bytes."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
