@@ -12,7 +12,7 @@ from typing import Protocol
 
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import ancestry, parent
-from kvmxen.xenstore.permissions import DOM0, OWNER, READ, WRITE, Permissions, rights
+from kvmxen.xenstore.permissions import DOM0, OWNER, READ, WRITE, Permissions
 from kvmxen.xenstore.quota import Domain, node_size
 from kvmxen.xenstore.tree import Node
 from kvmxen.xenstore.watches import Match
@@ -22,6 +22,7 @@ class View(Protocol):
     """The store as State and Transaction show it; see there."""
 
     def get(self, path: str) -> Node | None: ...
+    def listed(self, path: str) -> None: ...
     def put(self, path: str, value: bytes, permissions: Permissions) -> None: ...
     def remove(self, path: str) -> None: ...
     def walk(self, path: str) -> Iterator[tuple[str, Node]]: ...
@@ -42,6 +43,12 @@ class Access:
         node = self._find(path, right)
         if node is None:
             raise XenstoreError(errno.ENOENT)
+        return node
+
+    def directory(self, path: str) -> Node:
+        """The node at `path`, for its children; raises as look()."""
+        node = self.look(path)
+        self._view.listed(path)
         return node
 
     def write(self, path: str, value: bytes) -> None:
@@ -98,11 +105,11 @@ class Access:
         """
         node = self._view.get(path)
         if node is not None:
-            if rights(node.permissions, self._domain.domid) & right != right:
+            if self._domain.rights(node.permissions) & right != right:
                 raise XenstoreError(errno.EACCES)
             return node
         above = self._closest(path)
-        if not rights(above.permissions, self._domain.domid) & right:
+        if not self._domain.rights(above.permissions) & right:
             raise XenstoreError(errno.EACCES)
         return None
 

@@ -20,6 +20,8 @@ class Connection:
 
     `wake()` is called, under the store's lock, when an event comes while nothing waited and
     nobody feeds: somebody else's change is then to be taken. It must not call back in.
+    `renewed()`, which may be replaced, is called after dom0 began the connection anew or ended
+    it: then `released` is set, and bytes are neither taken in nor given out.
     """
 
     def __init__(self, state: State, domid: int, wake: Callable[[], None] = lambda: None) -> None:
@@ -27,8 +29,11 @@ class Connection:
         self._lock = state.lock
         self._wake = wake
         self._feeding = False
+        self.renewed: Callable[[], None] = lambda: None
+        self.released = False
         self._session = Session(state, domid, self._event)
-        self._domain = self._session.domain
+        self.domain = self._session.domain
+        state.clients.append(self)
         self._parser = Parser()
         self._queue: deque[Message] = deque()
         self._events: set[bytes] = set()
@@ -42,6 +47,8 @@ class Connection:
         after reset().
         """
         with self._lock:
+            if self.released:
+                return
             self._feeding = True
             try:
                 for request in self._parser.feed(data):
@@ -65,7 +72,7 @@ class Connection:
             else:
                 self._replies -= 1
             parts.append(message.encode())
-            self._domain.memory -= len(parts[-1])
+            self.domain.memory -= len(parts[-1])
             room -= len(parts[-1])
         ready = b"".join(parts)
         self._started = ready[limit:]
@@ -80,8 +87,8 @@ class Connection:
     def stalled(self) -> bool:
         """Whether so much is to be taken that no more should be fed (Quota.outstanding)."""
         return not (
-            self._domain.allows("outstanding", self._replies + 1)
-            and self._domain.allows("memory", self._domain.memory)
+            self.domain.allows("outstanding", self._replies + 1)
+            and self.domain.allows("memory", self.domain.memory)
         )
 
     def reset(self) -> None:
@@ -91,13 +98,30 @@ class Connection:
 
     def close(self) -> None:
         """Disconnect; what the client had under way is over."""
-        self.reset()
-        self._wake = lambda: None
+        with self._lock:
+            if self in self._state.clients:
+                self._state.clients.remove(self)
+            self._reset()
+            self.released = True
+
+    def renew(self) -> None:
+        """Begin anew, as a domain that dom0 introduced (again)."""
+        self._reset()
+        self._session = Session(self._state, self.domain.domid, self._event)
+        self.domain = self._session.domain
+        self.released = False
+        self.renewed()
+
+    def release(self) -> None:
+        """End, until dom0 introduces the domain again."""
+        self._reset()
+        self.released = True
+        self.renewed()
 
     def _reset(self) -> None:
         self._session.reset()
         self._parser = Parser()
-        self._domain.memory -= sum(len(message.encode()) for message in self._queue)
+        self.domain.memory -= sum(len(message.encode()) for message in self._queue)
         self._queue.clear()
         self._events.clear()
         self._replies = 0
@@ -116,7 +140,7 @@ class Connection:
         if len(payload) > PAYLOAD_MAX or payload in self._events:
             return
         event = Message(Operation.WATCH_EVENT, 0, 0, payload)
-        if self._domain.allows("memory", self._domain.memory + len(event.encode())):
+        if self.domain.allows("memory", self.domain.memory + len(event.encode())):
             self._queue_message(event)
             # A special event says that something happened, so each one counts.
             if path[0] != "@":
@@ -126,4 +150,4 @@ class Connection:
         if not (self._feeding or self.pending):
             self._wake()
         self._queue.append(message)
-        self._domain.memory += len(message.encode())
+        self.domain.memory += len(message.encode())

@@ -12,45 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvmxen.abi.xs_wire import PAYLOAD_MAX, Feature, Operation
+from kvmxen.xenstore import domains
+from kvmxen.xenstore.control import control
 from kvmxen.xenstore.errors import XenstoreError
-from kvmxen.xenstore.paths import home
-from kvmxen.xenstore.permissions import DOM0, Permission
+from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, Permission
+from kvmxen.xenstore.request import Request, number
 from kvmxen.xenstore.session import Session
-from kvmxen.xenstore.transactions import Transaction
 from kvmxen.xenstore.watches import UNLIMITED
 from kvmxen.xenstore.wire import Message
 
-FEATURES = Feature.RECONNECTION | Feature.ERROR | Feature.WATCHDEPTH | Feature.DOMID_ANY
-DOMID_SELF = 0x7FF0  # xen/include/public/xen.h
-
 _OK = b"OK\0"
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A message with whose it is: `transaction` is None for one on the live store."""
-
-    session: Session
-    transaction: Transaction | None
-    message: Message
-
-    @property
-    def strings(self) -> list[str]:
-        """The payload's strings that end with a NUL; what follows the last is left out."""
-        return self.message.payload.decode("latin-1").split("\0")[:-1]
-
-    @property
-    def one(self) -> str:
-        """The payload as exactly one string; raises XenstoreError(EINVAL)."""
-        text, *rest = self.message.payload.decode("latin-1").split("\0")
-        if rest != [""]:
-            raise XenstoreError(errno.EINVAL)
-        return text
-
-    def path(self, text: str, *, special: bool = False) -> str:
-        """`text` as a canonical path; raises XenstoreError(EINVAL)."""
-        return self.session.path(text, special=special)
 
 
 def execute(session: Session, message: Message) -> bytes:
@@ -76,15 +48,15 @@ def execute(session: Session, message: Message) -> bytes:
 
 def _directory(request: Request) -> bytes:
     path = request.path(request.one)
-    return request.session.access(request.transaction).look(path).listing
+    return request.session.access(request.transaction).directory(path).listing
 
 
 def _directory_part(request: Request) -> bytes:
     if len(request.strings) != 2:
         raise XenstoreError(errno.EINVAL)
     text, offset_text = request.strings
-    node = request.session.access(request.transaction).look(request.path(text))
-    offset = _decimal(offset_text)
+    node = request.session.access(request.transaction).directory(request.path(text))
+    offset = number(offset_text) & 0xFFFFFFFF
     generation = b"%d\0" % node.generation
     listing = node.listing
     # The end of the list is told by an empty name, for which one byte is kept.
@@ -130,14 +102,19 @@ def _set_perms(request: Request) -> bytes:
     if len(strings) < 2:
         raise XenstoreError(errno.EINVAL)
     session = request.session
-    if not session.domain.allows("permissions", len(strings) - 1):
+    if not session.domain.allows("node_permissions", len(strings) - 1):
         raise XenstoreError(errno.ENOSPC)
     permissions = [Permission.decode(text.encode("latin-1")) for text in strings[1:]]
     # Dom0 makes the domains, so it knows whom it names; a guest may name one that is not.
     if session.domid == DOM0:
         for permission in permissions:
-            session.state.domain(permission.domid)
-    known = tuple(p._replace(valid=session.state.knows(p.domid)) for p in permissions)
+            if permission.domid != DOMID_ANY:
+                session.state.domain(permission.domid)
+    anybody = bool(session.domain.features & Feature.DOMID_ANY)
+    known = tuple(
+        p._replace(valid=anybody if p.domid == DOMID_ANY else session.state.knows(p.domid))
+        for p in permissions
+    )
     path = request.path(strings[0], special=True)
     session.access(request.transaction).set_permissions(path, known)
     return _OK
@@ -145,9 +122,13 @@ def _set_perms(request: Request) -> bytes:
 
 def _watch(request: Request) -> bytes:
     strings = request.strings
-    if len(strings) not in (2, 3):
+    depth = UNLIMITED
+    if len(strings) == 3 and request.session.domain.features & Feature.WATCHDEPTH:
+        depth = number(strings[2])
+        if depth < 0:
+            raise XenstoreError(errno.EINVAL)
+    elif len(strings) != 2:
         raise XenstoreError(errno.EINVAL)
-    depth = _decimal(strings[2]) if len(strings) == 3 else UNLIMITED
     request.session.watch(strings[0], strings[1].encode("latin-1"), depth)
     return _OK
 
@@ -178,39 +159,6 @@ def _transaction_end(request: Request) -> bytes:
     return _OK
 
 
-def _get_domain_path(request: Request) -> bytes:
-    return home(_domid(request.one)).encode() + b"\0"
-
-
-def _is_domain_introduced(request: Request) -> bytes:
-    domid = _domid(request.one)
-    known = domid == DOMID_SELF or request.session.state.is_introduced(domid)
-    return b"T\0" if known else b"F\0"
-
-
-def _get_feature(request: Request) -> bytes:
-    if request.strings and request.session.domid != DOM0:
-        raise XenstoreError(errno.EACCES)
-    return b"%d\0" % FEATURES
-
-
-def _not_here(request: Request) -> bytes:
-    raise XenstoreError(errno.ENOSYS)
-
-
-def _decimal(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9:
-        raise XenstoreError(errno.EINVAL)
-    return int(text)
-
-
-def _domid(text: str) -> int:
-    number = _decimal(text)
-    if number > 0xFFFF:
-        raise XenstoreError(errno.EINVAL)
-    return number
-
-
 @dataclass(frozen=True)
 class _Entry:
     """`privileged`: dom0's alone; `outside`: the transaction id means nothing to it."""
@@ -221,7 +169,7 @@ class _Entry:
 
 
 _TABLE: dict[int, _Entry] = {
-    Operation.CONTROL: _Entry(_not_here, privileged=True),
+    Operation.CONTROL: _Entry(control, privileged=True),
     Operation.DIRECTORY: _Entry(_directory),
     Operation.READ: _Entry(_read),
     Operation.GET_PERMS: _Entry(_get_perms),
@@ -229,20 +177,20 @@ _TABLE: dict[int, _Entry] = {
     Operation.UNWATCH: _Entry(_unwatch, outside=True),
     Operation.TRANSACTION_START: _Entry(_transaction_start),
     Operation.TRANSACTION_END: _Entry(_transaction_end),
-    Operation.INTRODUCE: _Entry(_not_here, privileged=True),
-    Operation.RELEASE: _Entry(_not_here, privileged=True),
-    Operation.GET_DOMAIN_PATH: _Entry(_get_domain_path),
+    Operation.INTRODUCE: _Entry(domains.introduce, privileged=True),
+    Operation.RELEASE: _Entry(domains.release, privileged=True),
+    Operation.GET_DOMAIN_PATH: _Entry(domains.get_domain_path),
     Operation.WRITE: _Entry(_write),
     Operation.MKDIR: _Entry(_mkdir),
     Operation.RM: _Entry(_rm),
     Operation.SET_PERMS: _Entry(_set_perms),
-    Operation.IS_DOMAIN_INTRODUCED: _Entry(_is_domain_introduced, privileged=True),
-    Operation.RESUME: _Entry(_not_here, privileged=True),
-    Operation.SET_TARGET: _Entry(_not_here, privileged=True),
+    Operation.IS_DOMAIN_INTRODUCED: _Entry(domains.is_domain_introduced, privileged=True),
+    Operation.RESUME: _Entry(domains.resume, privileged=True),
+    Operation.SET_TARGET: _Entry(domains.set_target, privileged=True),
     Operation.RESET_WATCHES: _Entry(_reset_watches),
     Operation.DIRECTORY_PART: _Entry(_directory_part),
-    Operation.GET_FEATURE: _Entry(_get_feature),
-    Operation.SET_FEATURE: _Entry(_not_here, privileged=True),
-    Operation.GET_QUOTA: _Entry(_not_here, privileged=True),
-    Operation.SET_QUOTA: _Entry(_not_here, privileged=True),
+    Operation.GET_FEATURE: _Entry(domains.get_feature),
+    Operation.SET_FEATURE: _Entry(domains.set_feature, privileged=True),
+    Operation.GET_QUOTA: _Entry(domains.get_quota, privileged=True),
+    Operation.SET_QUOTA: _Entry(domains.set_quota, privileged=True),
 }

@@ -22,10 +22,10 @@ def home(domid: int) -> str:
     return f"/local/domain/{domid}"
 
 
-def canonical(path: str, domid: int, *, special: bool = False) -> str:
+def canonical(path: str, domid: int, *, special: bool = False, limit: int = REL_PATH_MAX) -> str:
     """`path`, as domain `domid` says it, in canonical form; `special` lets "@..." through.
 
-    Raises XenstoreError(EINVAL). A path may have REL_PATH_MAX bytes, not counting the
+    Raises XenstoreError(EINVAL). A path may have `limit` bytes, not counting the
     "/local/domain/<domid>/" before it (canonicalize() in tools/xenstored/core.c).
     """
     if not _WELL_FORMED(path) or (path[0] == "@" and not special):
@@ -33,7 +33,7 @@ def canonical(path: str, domid: int, *, special: bool = False) -> str:
     if path[0] not in "/@":
         path = f"{home(domid)}/{path}"
     prefix = _DOMAIN_PREFIX(path)
-    if len(path) - (prefix.end() if prefix else 0) > REL_PATH_MAX or len(path) > ABS_PATH_MAX:
+    if len(path) - (prefix.end() if prefix else 0) > limit or len(path) > ABS_PATH_MAX:
         raise XenstoreError(errno.EINVAL)
     return path
 

@@ -48,11 +48,11 @@ class Permission(NamedTuple):
 Permissions = tuple[Permission, ...]
 
 
-def rights(permissions: Permissions, domid: int) -> int:
-    """The READ, WRITE and OWNER bits that `domid` has; dom0 has all."""
-    if domid in (DOM0, permissions[0].domid):
+def rights(permissions: Permissions, domid: int, target: int) -> int:
+    """The READ, WRITE and OWNER bits of `domid`, which may do what `target` may; dom0 has all."""
+    if domid == DOM0 or permissions[0].domid in (domid, target, DOMID_ANY):
         return READ | WRITE | OWNER
     for permission in permissions[1:]:
-        if permission.valid and permission.domid in (domid, DOMID_ANY):
+        if permission.valid and permission.domid in (domid, target, DOMID_ANY):
             return permission.access
     return permissions[0].access

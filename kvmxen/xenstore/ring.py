@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kvmxen.abi.xs_wire import RING_SIZE, ConnectionState, RingError
+from kvmxen.abi.xs_wire import RING_SIZE, ConnectionState, Feature, RingError
 from kvmxen.memory import GuestMemory
 from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.errors import ProtocolError
-from kvmxen.xenstore.operations import FEATURES
 
 # Offsets in struct xenstore_domain_interface, in bytes.
 REQ = 0
@@ -41,7 +40,8 @@ class RingTransport:
         self._requests = RingReader(memory, gpa + REQ, RING_SIZE, gpa + REQ_CONS, gpa + REQ_PROD)
         self._replies = RingWriter(memory, gpa + RSP, RING_SIZE, gpa + RSP_CONS, gpa + RSP_PROD)
         self._broken = False
-        memory.write_u32(gpa + SERVER_FEATURES, FEATURES)
+        connection.renewed = self._renew
+        self._offer()
 
     @property
     def broken(self) -> bool:
@@ -54,6 +54,8 @@ class RingTransport:
         Returns whether there may be more: the work of one call is bounded, so call again soon.
         Requests wait in the ring while too many replies do.
         """
+        if self._connection.released:
+            return False
         if self._memory.read_u32(self._gpa + CONNECTION) == ConnectionState.RECONNECT:
             self._reconnect()
         if self._broken:
@@ -92,17 +94,32 @@ class RingTransport:
         self._replies.write(reply)
         return bool(request or reply)
 
+    def _offer(self) -> None:
+        self._memory.write_u32(self._gpa + SERVER_FEATURES, self._connection.domain.features)
+
+    def _renew(self) -> None:
+        """Dom0 introduced the domain, perhaps once more, or released it."""
+        self._broken = self._connection.released
+        if not self._broken:
+            self._offer()
+            self._start()
+
     def _reconnect(self) -> None:
         self._connection.reset()
+        self._start()
+
+    def _start(self) -> None:
         self._requests.reset()
         self._replies.reset()
         self._broken = False
         self._memory.write_u32(self._gpa + ERROR, RingError.NONE)
-        self._memory.write_u32(self._gpa + CONNECTION, ConnectionState.CONNECTED)
-        self._notify()
+        if self._memory.read_u32(self._gpa + CONNECTION) == ConnectionState.RECONNECT:
+            self._memory.write_u32(self._gpa + CONNECTION, ConnectionState.CONNECTED)
+            self._notify()
 
     def _fail(self, error: RingError) -> None:
         self._broken = True
         self._connection.reset()
-        self._memory.write_u32(self._gpa + ERROR, error)
+        if self._connection.domain.features & Feature.ERROR:
+            self._memory.write_u32(self._gpa + ERROR, error)
         self._notify()

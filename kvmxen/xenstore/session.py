@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+from kvmxen.abi.xs_wire import ABS_PATH_MAX
 from kvmxen.xenstore.access import Access
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import canonical, home
+from kvmxen.xenstore.permissions import DOM0
 from kvmxen.xenstore.state import State
 from kvmxen.xenstore.transactions import Transaction
 from kvmxen.xenstore.watches import UNLIMITED, Watch
@@ -35,7 +37,8 @@ class Session:
 
     def path(self, text: str, *, special: bool = False) -> str:
         """`text` in canonical form; raises XenstoreError(EINVAL)."""
-        return canonical(text, self.domid, special=special)
+        limit = ABS_PATH_MAX if self.domid == DOM0 else self.domain.quota.path_max
+        return canonical(text, self.domid, special=special, limit=limit or ABS_PATH_MAX)
 
     def watch(self, text: str, token: bytes, depth: int = UNLIMITED) -> Watch:
         """Watch the path `text`; fires once as soon as the request is answered.
@@ -48,7 +51,7 @@ class Session:
         if not self.domain.allows("watches", self.domain.watches + 1):
             raise XenstoreError(errno.ENOSPC)
         prefix = 0 if text[0] in "/@" else len(home(self.domid)) + 1
-        watch = Watch(path, token, self.domid, self._deliver, depth, prefix)
+        watch = Watch(path, token, self.domain, self._deliver, depth, prefix)
         self._watches[path, token] = watch
         self.state.watches.add(watch)
         self.domain.watches += 1

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from threading import RLock
+from typing import Protocol
 
-from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, READ, Permission, Permissions, rights
+from kvmxen.xenstore.orphans import disown
+from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, READ, Permission, Permissions
 from kvmxen.xenstore.quota import Domain, Quota, node_memory
 from kvmxen.xenstore.tree import Node, Tree
 from kvmxen.xenstore.watches import Match, Watches
 
 INTRODUCE = "@introduceDomain"
 RELEASE = "@releaseDomain"
+
+
+class Client(Protocol):
+    """A connection, as far as the store needs to know it."""
+
+    domain: Domain
+
+    def renew(self) -> None: ...
+    def release(self) -> None: ...
 
 
 class State:
@@ -23,7 +34,8 @@ class State:
         self.tree = Tree()
         self.watches = Watches()
         self.quota = quota or Quota()
-        self._domains: dict[int, Domain] = {}
+        self.domains: dict[int, Domain] = {}
+        self.clients: list[Client] = []
         self._generation = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._delivering = False
@@ -35,24 +47,57 @@ class State:
 
     def domain(self, domid: int) -> Domain:
         """The domain `domid`, which is known from now on."""
-        if domid not in self._domains:
-            self._domains[domid] = Domain(domid, self.quota)
-        return self._domains[domid]
+        if domid not in self.domains:
+            self.domains[domid] = Domain(domid, self.quota)
+        return self.domains[domid]
 
     def knows(self, domid: int) -> bool:
         """Whether `domid` may stand in a permission: it is a domain's, or everybody's."""
-        return domid in self._domains or domid == DOMID_ANY
+        return domid in self.domains or domid == DOMID_ANY
 
     def is_introduced(self, domid: int) -> bool:
         """Whether xenstore talks to `domid`."""
-        return domid in self._domains and self._domains[domid].introduced
+        return domid in self.domains and self.domains[domid].introduced
 
     def introduce(self, domid: int) -> None:
-        """Say that `domid` is there now: @introduceDomain fires."""
+        """Say that `domid` is there now; @introduceDomain fires unless it was.
+
+        What its connections had under way is over: their guest starts afresh.
+        """
         with self.lock:
-            self.domain(domid).introduced = True
-            self._fire_special(INTRODUCE, domid)
+            domain = self.domain(domid)
+            if not domain.introduced:
+                domain.introduced, domain.shutdown = True, False
+                self._fire_special(INTRODUCE, domid)
+            for client in self._clients_of(domid):
+                client.renew()
             self.deliver()
+
+    def release(self, domid: int) -> None:
+        """Forget the introduced domain `domid`: its connections, its nodes, what it was allowed.
+
+        @releaseDomain fires.
+        """
+        with self.lock:
+            domain = self.domains[domid]
+            for client in self._clients_of(domid):
+                client.release()
+            disown(self, self.domain(DOM0), domid, (INTRODUCE, RELEASE))
+            del self.domains[domid]
+            for other in self.domains.values():
+                if other.target is domain:
+                    other.target = None
+            self._fire_special(RELEASE, domid)
+            self.deliver()
+
+    def shut_down(self, domid: int) -> None:
+        """Say that `domid` has shut down: @releaseDomain fires, once until it is resumed."""
+        with self.lock:
+            domain = self.domains[domid]
+            if domain.introduced and not domain.shutdown:
+                domain.shutdown = True
+                self._fire_special(RELEASE, domid)
+                self.deliver()
 
     def next_generation(self) -> int:
         """A number that no change has had yet."""
@@ -62,6 +107,9 @@ class State:
     def get(self, path: str) -> Node | None:
         """The node at `path`, None where there is none."""
         return self.tree.get(path)
+
+    def listed(self, path: str) -> None:
+        """Of no consequence here; see Transaction."""
 
     def put(self, path: str, value: bytes, permissions: Permissions) -> None:
         """Make or change the node at `path`; its parent must be."""
@@ -94,7 +142,7 @@ class State:
         had, its parent's (watch_permitted() in tools/xenstored/watch.c).
         """
         for watch in self.watches.matching(path, match):
-            if any(rights(permissions, watch.domid) & READ for permissions in readable):
+            if any(watch.domain.rights(permissions) & READ for permissions in readable):
                 watch.deliver(watch, path)
 
     def defer(self, action: Callable[[], None]) -> None:
@@ -111,6 +159,9 @@ class State:
                 self._deferred.popleft()()
         finally:
             self._delivering = False
+
+    def _clients_of(self, domid: int) -> list[Client]:
+        return [client for client in self.clients if client.domain.domid == domid]
 
     def _account(self, path: str, node: Node | None, sign: int) -> None:
         if node is not None:

@@ -1,20 +1,24 @@
 """Transactions: a snapshot of the tree, and a check at the end that it was a fair one.
 
 A commit fails with EAGAIN if any node that the transaction looked at, for reading or writing
-or to find it absent, has changed since the transaction began. What Xen's C xenstored checks
-(tools/xenstored/transaction.c) is the same, but that it starts at the first look.
+or to find it absent, has changed since the transaction began. That children came or went is a
+change for those who listed or removed them. So two transactions that make their nodes in one
+directory both go through, as with Xen's oxenstored, which replays the later one to that end;
+its C xenstored (tools/xenstored/transaction.c) refuses it. All else is as there, but that there
+a node counts from the first look at it.
 """
 
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import parent
 from kvmxen.xenstore.permissions import Permissions
-from kvmxen.xenstore.quota import node_memory
+from kvmxen.xenstore.quota import node_memory, node_size
 from kvmxen.xenstore.state import State
 from kvmxen.xenstore.tree import Node
 from kvmxen.xenstore.watches import Match
@@ -22,10 +26,15 @@ from kvmxen.xenstore.watches import Match
 
 @dataclass(slots=True)
 class _Seen:
-    """A node as the transaction met it, absent where `permissions` is None."""
+    """A node as the transaction met it, absent where `permissions` is None.
+
+    `listed`: its children matter too.
+    """
 
     generation: int | None
+    altered: int | None
     permissions: Permissions | None
+    listed: bool = False
     changed: bool = False
     event: Match | None = None
 
@@ -52,6 +61,10 @@ class Transaction:
         self._note(path, node)
         return node
 
+    def listed(self, path: str) -> None:
+        """Have the children of `path`, which the transaction looked at, matter for the commit."""
+        self._seen[path].listed = True
+
     def put(self, path: str, value: bytes, permissions: Permissions) -> None:
         """Make or change the node at `path`; its parent must be."""
         old = self._tree.get(path)
@@ -68,7 +81,8 @@ class Transaction:
         """Take out the node at `path`, which must be, and all below it."""
         self.get(parent(path))
         for where, node in self._tree.walk(path):
-            self._note(where, node).changed = True
+            seen = self._note(where, node)
+            seen.changed = seen.listed = True
             self._count(node, -1)
         self._tree.remove(path, self._state.next_generation())
 
@@ -106,11 +120,9 @@ class Transaction:
         if grown > 0 and not self._domain.allows("nodes", self._domain.nodes + grown):
             raise XenstoreError(errno.ENOSPC)
         state = self._state
-        for path, seen in self._seen.items():
-            live = state.get(path)
-            if (live.generation if live else None) != seen.generation:
-                raise XenstoreError(errno.EAGAIN)
         changed = [path for path, seen in self._seen.items() if seen.changed]
+        if self._conflicts() or self._crowds(changed):
+            raise XenstoreError(errno.EAGAIN)
         # Parents before children; the sort is stable, so siblings keep their order.
         for path in sorted(changed, key=lambda path: path.count("/")):
             node = self._tree.get(path)
@@ -122,13 +134,45 @@ class Transaction:
             if seen.event is not None:
                 state.fire(path, seen.event, self._readable(path, seen))
 
+    def _conflicts(self) -> bool:
+        for path, seen in self._seen.items():
+            live = self._state.get(path)
+            if live is None:
+                if seen.altered is not None:
+                    return True
+            elif live.altered != seen.altered or (
+                seen.listed and live.generation != seen.generation
+            ):
+                return True
+        return False
+
+    def _crowds(self, changed: list[str]) -> bool:
+        """Whether a directory would be too large with what others made in it meanwhile."""
+        growth: Counter[str] = Counter()
+        for path in changed:
+            if self._tree.get(path) is not None and self._state.get(path) is None:
+                above = parent(path)
+                growth[above] += len(path) - len(above) + (above == "/")
+        for path, more in growth.items():
+            live = self._state.get(path)
+            if live is not None and live.generation != self._seen[path].generation:
+                listing = live.listing_size + more
+                size = node_size(live.value, len(live.permissions), listing)
+                if not self._domain.allows("node_size", size):
+                    return True
+        return False
+
     def _note(self, path: str, node: Node | None) -> _Seen:
         seen = self._seen.get(path)
         if seen is None:
             if not self._domain.allows("transaction_nodes", len(self._seen) + 1):
                 self._failed = True
                 raise XenstoreError(errno.ENOSPC)
-            seen = _Seen(node.generation, node.permissions) if node else _Seen(None, None)
+            seen = (
+                _Seen(node.generation, node.altered, node.permissions)
+                if node
+                else _Seen(None, None, None)
+            )
             self._seen[path] = seen
         return seen
 

@@ -15,10 +15,15 @@ from kvmxen.xenstore.permissions import DOM0, Permission, Permissions
 
 
 class Node:
-    """One node; what a tree hands out is to be read before that tree's next change."""
+    """One node; what a tree hands out is to be read before that tree's next change.
+
+    `generation` is that of the last change to it or to which children it has, `altered` that of
+    the last change to its value or permissions.
+    """
 
     __slots__ = (
         "_listing",
+        "altered",
         "children",
         "edit",
         "generation",
@@ -38,6 +43,7 @@ class Node:
         self.value = value
         self.permissions = permissions
         self.generation = generation
+        self.altered = generation
         self.children = children
         self.edit = edit
         self.listing_size = 0
@@ -61,6 +67,7 @@ class Node:
     def copy(self, edit: object) -> Node:
         """A node like this one, with children of its own, that `edit` may change."""
         twin = Node(self.value, self.permissions, self.generation, self.children.copy(), edit)
+        twin.altered = self.altered
         twin.listing_size = self.listing_size
         twin._listing = self._listing
         return twin
@@ -109,7 +116,8 @@ class Tree:
         parent = self._own(above)
         if name in parent.children:
             node = self._own_child(parent, name)
-            node.value, node.permissions, node.generation = value, permissions, generation
+            node.value, node.permissions = value, permissions
+            node.generation = node.altered = generation
         else:
             node = Node(value, permissions, generation, {}, self._edit)
             parent.adopt(name, node, generation)

@@ -8,6 +8,7 @@ from enum import Enum, auto
 from itertools import count
 
 from kvmxen.xenstore.paths import ancestry
+from kvmxen.xenstore.quota import Domain
 
 UNLIMITED = -1
 
@@ -30,12 +31,12 @@ class Watch:
     """`depth` levels below `path`, or UNLIMITED; `deliver(watch, path)` takes the event.
 
     `prefix` is the number of leading characters that the watcher did not say, for a relative
-    path. `domid` is whose right to read decides.
+    path. `domain` is whose right to read decides.
     """
 
     path: str
     token: bytes
-    domid: int
+    domain: Domain
     deliver: Callable[[Watch, str], None]
     depth: int = UNLIMITED
     prefix: int = 0

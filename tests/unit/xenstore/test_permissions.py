@@ -53,10 +53,10 @@ def test_rights(domid: int, expected: int) -> None:
         Permission(4, READ, valid=False),
         Permission(4, WRITE),
     )
-    assert rights(permissions, domid) == expected
+    assert rights(permissions, domid, domid) == expected
 
 
 def test_everybody() -> None:
     permissions = (Permission(0), Permission(3, WRITE), Permission(DOMID_ANY, READ))
-    assert rights(permissions, 5) == READ
-    assert rights(permissions, 3) == WRITE
+    assert rights(permissions, 5, 5) == READ
+    assert rights(permissions, 3, 3) == WRITE

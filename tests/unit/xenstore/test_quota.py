@@ -24,10 +24,12 @@ def test_xen_s_defaults() -> None:
         watches=128,
         node_size=2048,
         transactions=10,
-        permissions=5,
+        node_permissions=5,
         transaction_nodes=1024,
         outstanding=20,
         memory=2621440,
+        soft_memory=2097152,
+        path_max=2048,
     )
 
 

@@ -11,8 +11,8 @@ from kvmxen.abi.xs_wire import RingError, xenstore_domain_interface
 from kvmxen.memory import GuestMemory
 from kvmxen.xenstore import ring
 from kvmxen.xenstore.connection import Connection
-from kvmxen.xenstore.operations import FEATURES
 from kvmxen.xenstore.permissions import Permission
+from kvmxen.xenstore.quota import FEATURES
 from kvmxen.xenstore.ring import RingTransport
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import HEADER, Message, Parser

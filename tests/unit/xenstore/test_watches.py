@@ -6,6 +6,7 @@ import pytest
 
 from kvmxen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.permissions import READ, Permission
+from kvmxen.xenstore.quota import Domain
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.watches import UNLIMITED, Match, Watch, Watches
 from tests.unit.xenstore.client import Client
@@ -184,7 +185,7 @@ def test_an_event_too_long_to_be_said_is_left_out(store: Store, guest: Client) -
 
 def test_matching_is_oldest_first_and_forgets() -> None:
     def watch(path: str, depth: int = UNLIMITED) -> Watch:
-        watch = Watch(path, b"", 0, lambda watch, path: None, depth)
+        watch = Watch(path, b"", Domain(0), lambda watch, path: None, depth)
         watches.add(watch)
         return watch
 

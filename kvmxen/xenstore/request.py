@@ -1,0 +1,61 @@
+"""A request's payload as the operations take it apart, as leniently as Xen's C xenstored."""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import dataclass
+
+from kvmxen.xenstore.errors import XenstoreError
+from kvmxen.xenstore.session import Session
+from kvmxen.xenstore.transactions import Transaction
+from kvmxen.xenstore.wire import Message
+
+DOMID_MAX = 0xFFFF
+
+_ATOI = re.compile(r"[ \t-\r]*([+-]?[0-9]+)").match
+
+
+@dataclass(frozen=True)
+class Request:
+    """A message with whose it is: `transaction` is None for one on the live store."""
+
+    session: Session
+    transaction: Transaction | None
+    message: Message
+
+    @property
+    def strings(self) -> list[str]:
+        """The payload's strings that end with a NUL; what follows the last is left out."""
+        return self.message.payload.decode("latin-1").split("\0")[:-1]
+
+    @property
+    def one(self) -> str:
+        """The payload as exactly one string; raises XenstoreError(EINVAL)."""
+        text, *rest = self.message.payload.decode("latin-1").split("\0")
+        if rest != [""]:
+            raise XenstoreError(errno.EINVAL)
+        return text
+
+    def path(self, text: str, *, special: bool = False) -> str:
+        """`text` as a canonical path; raises XenstoreError(EINVAL)."""
+        return self.session.path(text, special=special)
+
+
+def number(text: str) -> int:
+    """What atoi() makes of `text`: its leading number, 0 where there is none.
+
+    Where C leaves it undefined, the result is the nearest that an int can hold.
+    """
+    match = _ATOI(text)
+    return max(-(2**31), min(int(match[1]), 2**31 - 1)) if match else 0
+
+
+def domain_id(text: str) -> int:
+    """A domain's number, all of `text`; raises XenstoreError(EINVAL)."""
+    if not text:
+        return 0
+    match = _ATOI(text)
+    if not match or match.end() != len(text) or not 0 <= int(match[1]) <= DOMID_MAX:
+        raise XenstoreError(errno.EINVAL)
+    return int(match[1])
