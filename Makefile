@@ -44,7 +44,7 @@ lint: $(VENV)/built
 	@# What Cython adds to a module is in no stub, and it does not show __cinit__'s parameters.
 	@echo '.*\.__init__' > build/lint/allowed
 	$(BIN)/stubtest --ignore-missing-stub --ignore-disjoint-bases --ignore-unused-allowlist \
-	    --allowlist build/lint/allowed $(STUBBED)
+	    --allowlist build/lint/allowed --mypy-config-file pyproject.toml $(STUBBED)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
+from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.backends.console import Console
 from kvmxen.backends.terminal import PlainTerminal, open_terminal
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.config import Config
 from kvmxen.errors import KvmxenError
-from kvmxen.grants import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.initramfs import shell_initramfs
 from kvmxen.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
@@ -206,6 +206,8 @@ def pv(
             supervisor.wait()
             machine.stop()
             machine.join()
+        if machine.trace:
+            machine.trace.grants(machine.grants)
         console.close()
         stats.report(machine)
         return conclude(config, machine, kernel, supervisor, console.tail)

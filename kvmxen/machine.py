@@ -22,6 +22,7 @@ from kvmxen.kvm.system import Cap, System
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.kvm.vm import Vm
 from kvmxen.layout import HOLE_END, HOLE_START, PAGE_SHIFT, PAGE_SIZE, XENHEAP_FRAMES, Layout
+from kvmxen.maptrack import Maptrack
 from kvmxen.memory import GuestMemory
 from kvmxen.paging import PageTables
 from kvmxen.probe import Probe, probe
@@ -116,6 +117,7 @@ class Machine:
             self.memory, layout, self.image.l4_entries, not self.probe.sees_host_stores
         )
         self.grants = GrantTable(self.memory, layout)
+        self.maptrack = Maptrack(self.grants)
         self.events = EventChannels(
             self.memory,
             layout.shared_info_mfn << PAGE_SHIFT,

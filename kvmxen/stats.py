@@ -54,6 +54,12 @@ class Stats:
             "exits_total": sum(cpu.vcpu.exits for cpu in machine.cpus),
             "hypercalls": dict(hypercalls.most_common()),
             "events": {"sent": machine.events.sent, "delivered": machine.events.delivered},
+            "grants": {
+                "version": machine.grants.version,
+                "frames": machine.grants.nr_frames,
+                "pinned": len(machine.grants.pinned()),
+                "mapped_by_guest": len(machine.maptrack),
+            },
             "build_ns": self._built - self._begin,
             "run_ns": now - self._built,
             "guest_ns": guest,

@@ -12,6 +12,7 @@ from kvmxen.shim.abi import constants
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
+    from kvmxen.grants import GrantTable
 
 EXCEPTIONS = {
     0: "#DE",
@@ -78,6 +79,14 @@ class Trace:
         mode = "kernel" if vcpu.kernel_mode else "user"
         detail = f" error {vcpu.error_code:#x} cr2 {vcpu.cr2:#x}" if trap == 14 else ""
         self._line(cpu, f"{trap_name(trap)} in {mode} at {vcpu.rip:#x}{detail}")
+
+    def grants(self, grants: GrantTable) -> None:
+        """The grants in use."""
+        for reference, (readers, writers) in grants.pinned().items():
+            print(
+                f"grant {reference}: pinned {readers} times for reading, {writers} for writing",
+                file=self._out,
+            )
 
     def _line(self, cpu: Cpu, text: str) -> None:
         print(f"vcpu{cpu.index}: {text}", file=self._out)

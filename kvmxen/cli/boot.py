@@ -58,7 +58,7 @@ class _Command(click.Command):
     "--stats",
     metavar="[=json]",
     type=click.Choice(["text", "json"]),
-    help="At the end, print exits, hypercalls, events and times (--stats=json for a program).",
+    help="At the end, print what the run took (--stats=json for a program).",
 )
 @click.option("--debug", is_flag=True, help="Trace hypercalls and traps.")
 def boot(

@@ -27,7 +27,7 @@ LAYERS = (
     {"hypercall", "loader", "backends", "guests", "xenstored"},
     {"bounce", "trace"},
     {"paging", "probe"},
-    {"vcpu"},
+    {"vcpu", "maptrack"},
     {"events", "grants", "xenstore", "shim", "cpuid"},
     {"ring", "kvm"},
     {"memory", "config", "rundir", "initramfs"},

@@ -23,6 +23,8 @@ def domain() -> Iterator[Domain]:
     domain.cpus[1].hypercall(Hypercall.xen_version, [0] * 6)
     domain.hypercall(4711)
     domain.machine.events.notify(domain.machine.events.open_backend())
+    domain.machine.grants.seed(1, domain.layout.mfn(7))
+    domain.machine.grants.map_frame(1, True)
     yield domain
     domain.machine.close()
 
@@ -43,6 +45,7 @@ def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["exits"] == {}
     assert figures["exits_total"] == 0
     assert figures["events"] == {"sent": 0, "delivered": 1}
+    assert figures["grants"] == {"version": 1, "frames": 1, "pinned": 1, "mapped_by_guest": 0}
     assert figures["max_rss_kib"] > 0
     assert figures["run_ns"] >= 0
 

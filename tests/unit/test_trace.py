@@ -70,3 +70,13 @@ def test_traps(domain: Domain) -> None:
         "vcpu0: syscall in user at 0x401000",
         "vcpu0: #PF in user at 0x401000 error 0x0 cr2 0x0",
     ]
+
+
+def test_grants_in_use(domain: Domain) -> None:
+    out = io.StringIO()
+    grants = domain.machine.grants
+    grants.seed(1, domain.layout.mfn(7))
+    for write in (True, False, False):
+        grants.map_frame(1, write)
+    Trace(out).grants(grants)
+    assert out.getvalue() == "grant 1: pinned 2 times for reading, 1 for writing\n"

@@ -9,7 +9,6 @@ import pytest
 
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF, Hypercall, Virq
 from kvmxen.hypercall.event_channel_op import EvtchnOp
-from kvmxen.hypercall.grant_table_op import GnttabOp
 from kvmxen.hypercall.version import FEATURES, Version
 from kvmxen.machine import End
 from tests.unit.forged import SCRATCH, TOP, TOP_PFN, Domain
@@ -176,49 +175,6 @@ def test_console_io(domain: Domain) -> None:
     assert b"".join(domain.output) == b"hello\n"
     assert domain.hypercall(H.console_io, 1, 6, text) == 0
     assert domain.hypercall(H.console_io, 0, 6, NOWHERE) == EFAULT
-
-
-def grants(domain: Domain, command: int, body: bytes, count: int = 1) -> int | None:
-    return domain.hypercall(H.grant_table_op, command, domain.put(body), count)
-
-
-def test_the_grant_tables_size_and_frames(domain: Domain) -> None:
-    assert grants(domain, GnttabOp.QUERY_SIZE, struct.pack("<H", DOMID_SELF)) == 0
-    assert domain.get(10, 4) == struct.pack("<IIh", 1, 64, 0)
-    body = struct.pack("<H2xIh6xQ", DOMID_SELF, 2, -99, SCRATCH + 64)
-    assert grants(domain, GnttabOp.SETUP_TABLE, body) == 0
-    first = domain.layout.xenheap_mfn + 1
-    assert domain.get(16, 64) == struct.pack("<QQ", first, first + 1)
-    assert domain.get(2, 8) == struct.pack("<h", 0)
-    assert domain.machine.grants.nr_frames == 2
-
-
-@pytest.mark.parametrize(("domid", "frames", "status"), [(DOMID_SELF, 65, -1), (5, 1, -2)])
-def test_a_grant_table_that_is_refused(
-    domain: Domain, domid: int, frames: int, status: int
-) -> None:
-    body = struct.pack("<H2xIh6xQ", domid, frames, 0, SCRATCH + 64)
-    assert grants(domain, GnttabOp.SETUP_TABLE, body) == 0
-    assert domain.get(2, 8) == struct.pack("<h", status)
-    assert domain.get(8, 64) == bytes(8)
-
-
-@pytest.mark.parametrize(("version", "answer"), [(1, 0), (2, ENOSYS), (0, EINVAL), (3, EINVAL)])
-def test_grant_version_1_only(domain: Domain, version: int, answer: int) -> None:
-    assert grants(domain, GnttabOp.SET_VERSION, struct.pack("<I", version)) == answer
-    assert domain.get(4) == struct.pack("<I", 1)
-    assert grants(domain, GnttabOp.GET_VERSION, bytes(8)) == 0
-    assert domain.get(4, 4) == struct.pack("<I", 1)
-
-
-@pytest.mark.parametrize("count", [0, 2, 0x80000000, 0xFFFFFFFF])
-def test_one_grant_operation_at_a_time(domain: Domain, count: int) -> None:
-    assert grants(domain, GnttabOp.QUERY_SIZE, struct.pack("<H", DOMID_SELF), count) == EINVAL
-
-
-@pytest.mark.parametrize("command", [0, 1, 3, 4, 5, 7, 9, 11, 12])
-def test_grant_operations_that_are_not_offered(domain: Domain, command: int) -> None:
-    assert grants(domain, command, bytes(64)) == ENOSYS
 
 
 def entry(number: int, *arguments: int) -> bytes:

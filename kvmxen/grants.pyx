@@ -1,0 +1,454 @@
+"""The grant table: the frames that the guest shares, who uses them, and what it sees of that.
+
+A grant in use is pinned: its entry (version 1) or its status word (version 2) says so to the
+guest, which may end only what nobody uses. Whatever the guest writes into an entry meanwhile, a
+pin goes on meaning the frame that it meant, and that frame is the guest's RAM.
+
+Grants are the guest's, for dom0 (our backends) or for itself. There is no grant between two
+guests: one process is one domain.
+
+Source: xen/include/public/grant_table.h, xen/common/grant_table.c. What is without the GIL can
+be called from any thread.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EBUSY, ERANGE
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from kvmxen.memory cimport GuestMemory
+
+import errno
+
+from kvmxen.abi.grant_table import RESERVED_ENTRIES, GrantStatus
+from kvmxen.errors import HypercallError
+from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, XENHEAP_FRAMES
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_mutex_init(pthread_mutex_t *lock, void *attributes) noexcept
+    int pthread_mutex_lock(pthread_mutex_t *lock) noexcept
+    int pthread_mutex_unlock(pthread_mutex_t *lock) noexcept
+    int pthread_mutex_destroy(pthread_mutex_t *lock) noexcept
+
+cdef extern from *:
+    """
+    static inline uint32_t entry_load(const uint8_t *p)
+    {
+        return __atomic_load_n((const uint32_t *)p, __ATOMIC_SEQ_CST);
+    }
+    static inline uint64_t entry_load64(const uint8_t *p)
+    {
+        return __atomic_load_n((const uint64_t *)p, __ATOMIC_SEQ_CST);
+    }
+    static inline int entry_swap(uint8_t *p, uint32_t *old, uint32_t new)
+    {
+        return __atomic_compare_exchange_n((uint32_t *)p, old, new, 0, __ATOMIC_SEQ_CST,
+                                           __ATOMIC_SEQ_CST);
+    }
+    static inline void flags_set(uint16_t *p, uint16_t bits)
+    {
+        __atomic_fetch_or(p, bits, __ATOMIC_SEQ_CST);
+    }
+    static inline void flags_clear(uint16_t *p, uint16_t bits)
+    {
+        __atomic_fetch_and(p, (uint16_t)~bits, __ATOMIC_SEQ_CST);
+    }
+    """
+    uint32_t entry_load(const uint8_t *p) noexcept nogil
+    uint64_t entry_load64(const uint8_t *p) noexcept nogil
+    int entry_swap(uint8_t *p, uint32_t *old, uint32_t new) noexcept nogil
+    void flags_set(uint16_t *p, uint16_t bits) noexcept nogil
+    void flags_clear(uint16_t *p, uint16_t bits) noexcept nogil
+
+cdef enum:
+    # GTF_*
+    PERMIT_ACCESS = 1
+    TYPE_MASK = 3
+    READONLY = 1 << 2
+    READING = 1 << 3
+    WRITING = 1 << 4
+    SUB_PAGE = 1 << 8
+    TRANSITIVE = 3
+
+    RESERVED = 8
+    PAGE = 4096
+    V1_SIZE = 8
+    V2_SIZE = 16
+    STATUS_SIZE = 2
+    # As often as Xen does, against a guest that changes an entry all the time.
+    ATTEMPTS = 5
+    # Xen counts in eight bits.
+    MAX_PINS = 255
+    MOST_FRAMES = 64
+    # For the most frames of version 2 entries.
+    STATUS_FRAMES = 8
+
+MAX_FRAMES = MOST_FRAMES
+# shared_info comes first, vcpu_info last.
+assert 1 + MOST_FRAMES + STATUS_FRAMES < XENHEAP_FRAMES
+assert MOST_FRAMES * (PAGE // V2_SIZE) * STATUS_SIZE == STATUS_FRAMES * PAGE
+assert (PAGE, RESERVED) == (PAGE_SIZE, RESERVED_ENTRIES)
+
+
+class GrantError(Exception):
+    """A grant that cannot be used: `status` says why."""
+
+    def __init__(self, ref, status):
+        self.status = GrantStatus(status)
+        super().__init__(f"grant {ref}: {self.status.name.lower().replace('_', ' ')}")
+
+
+cdef inline bint is_pinned(const Active *act) noexcept nogil:
+    return act.readers or act.writers
+
+
+cdef class GrantTable:
+    """The grant table of a domain laid out by `layout`, whose frames are the xenheap's."""
+
+    def __cinit__(self, GuestMemory memory, layout):
+        cdef uint64_t size = MOST_FRAMES * PAGE
+        self._active = NULL
+        pthread_mutex_init(&self._lock, NULL)
+        self.memory = memory
+        self._first_mfn = layout.xenheap_mfn + 1
+        self._status_mfn = self._first_mfn + MAX_FRAMES
+        self._shared = memory.at(self._first_mfn << PAGE_SHIFT, size)
+        self._status = <uint16_t *>memory.at(
+            self._status_mfn << PAGE_SHIFT, STATUS_FRAMES * PAGE)
+        self._ram_frames[1] = 0
+        for i, extent in enumerate(layout.ram):
+            self._ram_mfn[i] = extent.mfn
+            self._ram_frames[i] = extent.frames
+        self.nr_frames = 1
+        self.version = 1
+        self._active = <Active *>calloc(size // V1_SIZE, sizeof(Active))
+        if self._active == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self._active)
+        pthread_mutex_destroy(&self._lock)
+
+    cdef uint32_t entries(self) noexcept nogil:
+        """How many entries the table has."""
+        return self.nr_frames * (PAGE // V1_SIZE if self.version == 1 else PAGE // V2_SIZE)
+
+    cdef bint _is_ram(self, uint64_t mfn) noexcept nogil:
+        return (mfn - self._ram_mfn[0] < self._ram_frames[0]
+                or mfn - self._ram_mfn[1] < self._ram_frames[1])
+
+    # Use of a grant.
+
+    cdef int take(self, uint32_t ref, uint16_t domid, bint write, bint mapping,
+                  Active *grant) noexcept nogil:
+        """Pin `ref` for `domid`, until `give_back`: GNTST_*, and `grant` says what it is.
+
+        A grant of a part of a page can be copied, but not mapped.
+        """
+        pthread_mutex_lock(&self._lock)
+        cdef int status = self._take(ref, domid, write, mapping, grant)
+        pthread_mutex_unlock(&self._lock)
+        return status
+
+    cdef int _take(self, uint32_t ref, uint16_t domid, bint write, bint mapping,
+                   Active *grant) noexcept nogil:
+        cdef Active *act
+        cdef uint8_t *entry
+        cdef uint32_t range_ = 0
+        cdef int status
+        if ref >= self.entries():
+            return GNTST_BAD_GNTREF
+        act = self._active + ref
+        if is_pinned(act) and (act.domid != domid or act.sub_page and mapping
+                               or (act.writers if write else act.readers) == MAX_PINS):
+            return GNTST_GENERAL_ERROR
+        if not is_pinned(act) or (write and not act.writers):
+            status = self._mark(ref, act, domid, write,
+                                TYPE_MASK | SUB_PAGE if mapping else TYPE_MASK)
+            if status != GNTST_OKAY:
+                return status
+        if not is_pinned(act):
+            act.domid, act.start, act.length, act.sub_page = domid, 0, PAGE, False
+            if self.version == 1:
+                act.mfn = entry_load(self._shared + ref * V1_SIZE + 4)
+            else:
+                entry = self._shared + ref * V2_SIZE
+                act.mfn = entry_load64(entry + 8)
+                if not mapping and entry_load(entry) & SUB_PAGE:
+                    range_ = entry_load(entry + 4)
+                    act.start, act.length = range_ & 0xffff, range_ >> 16
+                    act.sub_page = True
+            if not self._is_ram(act.mfn):
+                self._reduce(ref, act, write)
+                return GNTST_BAD_PAGE
+        if write:
+            act.writers += 1
+        else:
+            act.readers += 1
+        grant[0] = act[0]
+        return GNTST_OKAY
+
+    cdef int _mark(self, uint32_t ref, Active *act, uint16_t domid, bint write,
+                   uint32_t mask) noexcept nogil:
+        """Have the guest see that `ref` is in use, if it grants that (_set_status())."""
+        cdef uint8_t *entry = self._shared + ref * (V1_SIZE if self.version == 1 else V2_SIZE)
+        cdef uint32_t seen = entry_load(entry)
+        cdef uint32_t used = READING | WRITING if write else READING
+        cdef uint32_t again
+        cdef int left = ATTEMPTS
+        while left:
+            left -= 1
+            if not is_pinned(act) and (seen & mask != PERMIT_ACCESS or seen >> 16 != domid):
+                return GNTST_GENERAL_ERROR
+            if write and seen & READONLY:
+                return GNTST_GENERAL_ERROR
+            if self.version == 1:
+                if entry_swap(entry, &seen, seen | used):
+                    return GNTST_OKAY
+                continue
+            flags_set(self._status + ref, used)
+            # The guest may have ended the grant before it could see that.
+            again = entry_load(entry)
+            if again == seen:
+                return GNTST_OKAY
+            self._reduce(ref, act, write)
+            seen = again
+        return GNTST_GENERAL_ERROR
+
+    cdef void give_back(self, uint32_t ref, bint write) noexcept nogil:
+        """Undo one `take`; the last one shows the guest that nobody uses the grant."""
+        cdef Active *act = self._active + ref
+        pthread_mutex_lock(&self._lock)
+        if write:
+            act.writers -= 1
+        else:
+            act.readers -= 1
+        self._reduce(ref, act, write)
+        pthread_mutex_unlock(&self._lock)
+
+    cdef void _reduce(self, uint32_t ref, const Active *act, bint write) noexcept nogil:
+        """Show no more use than there is (reduce_status_for_pin())."""
+        cdef uint16_t *status = self._status + ref
+        cdef uint16_t cleared = 0 if is_pinned(act) else READING
+        if write and not act.writers:
+            cleared |= WRITING
+        if self.version == 1:
+            status = <uint16_t *>(self._shared + ref * V1_SIZE)
+        if cleared:
+            flags_clear(status, cleared)
+
+    # For backends.
+
+    cdef uint8_t *map(self, uint32_t ref, bint write, int *status) noexcept nogil:
+        """Map `ref` for a backend until `unmap`: the host address of its page.
+
+        NULL where that cannot be, and then `status` is the GNTST_* that says why. A mapping may
+        last as long as the backend likes: a persistent grant is one that is not unmapped.
+        """
+        cdef Active grant
+        status[0] = self.take(ref, 0, write, True, &grant)
+        if status[0] != GNTST_OKAY:
+            return NULL
+        return self.memory.base + (grant.mfn << 12)
+
+    cdef void unmap(self, uint32_t ref, bint write) noexcept nogil:
+        """Undo one `map` with the same `write`."""
+        self.give_back(ref, write)
+
+    cdef int copy_from(self, uint32_t ref, uint32_t offset, uint32_t length,
+                       uint8_t *to) noexcept nogil:
+        """Copy `length` bytes from `offset` of the granted page: GNTST_*."""
+        cdef Active grant
+        cdef int status = self.take(ref, 0, False, False, &grant)
+        if status == GNTST_OKAY:
+            status = within(&grant, offset, length)
+            if status == GNTST_OKAY:
+                memcpy(to, self.memory.base + (grant.mfn << 12) + offset, length)
+            self.give_back(ref, False)
+        return status
+
+    cdef int copy_to(self, uint32_t ref, uint32_t offset, uint32_t length,
+                     const uint8_t *data) noexcept nogil:
+        """Copy `length` bytes to `offset` of the granted page: GNTST_*."""
+        cdef Active grant
+        cdef int status = self.take(ref, 0, True, False, &grant)
+        if status == GNTST_OKAY:
+            status = within(&grant, offset, length)
+            if status == GNTST_OKAY:
+                memcpy(self.memory.base + (grant.mfn << 12) + offset, data, length)
+            self.give_back(ref, True)
+        return status
+
+    # The same for Python, where a grant that cannot be used raises GrantError.
+
+    def map_frame(self, uint32_t ref, bint write):
+        """Map `ref` for a backend until `unmap_frame`: the gpa of its frame."""
+        return self.pin(ref, 0, write, True)[0]
+
+    def unmap_frame(self, uint32_t ref, bint write):
+        """Undo one `map_frame` with the same `write`; ValueError where there is none."""
+        self.unpin(ref, write)
+
+    def read(self, uint32_t ref, uint32_t offset, uint32_t length):
+        """A private copy of `length` bytes from `offset` of what `ref` grants to dom0."""
+        if length > PAGE:
+            raise GrantError(ref, GNTST_BAD_COPY_ARG)
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, length)
+        cdef int status = self.copy_from(ref, offset, length, <uint8_t *>PyBytes_AS_STRING(data))
+        if status != GNTST_OKAY:
+            raise GrantError(ref, status)
+        return data
+
+    def write(self, uint32_t ref, uint32_t offset, bytes data):
+        """Copy `data` to `offset` of what `ref` grants to dom0."""
+        if len(data) > PAGE:
+            raise GrantError(ref, GNTST_BAD_COPY_ARG)
+        cdef int status = self.copy_to(ref, offset, <uint32_t>len(data),
+                                       <uint8_t *>PyBytes_AS_STRING(data))
+        if status != GNTST_OKAY:
+            raise GrantError(ref, status)
+
+    def pin(self, uint32_t ref, uint16_t domid, bint write, bint mapping):
+        """Pin `ref` for `domid` until `unpin`: the gpa of its frame, start and length in bytes."""
+        cdef Active grant
+        cdef int status = self.take(ref, domid, write, mapping, &grant)
+        if status != GNTST_OKAY:
+            raise GrantError(ref, status)
+        return grant.mfn << PAGE_SHIFT, grant.start, grant.length
+
+    def unpin(self, uint32_t ref, bint write):
+        """Undo one `pin` with the same `write`; ValueError where there is none."""
+        if (ref >= <uint32_t>(MOST_FRAMES * (PAGE // V1_SIZE))
+                or not (self._active[ref].writers if write else self._active[ref].readers)):
+            raise ValueError(f"grant {ref} is not pinned")
+        self.give_back(ref, write)
+
+    def pinned(self):
+        """How often each grant in use is pinned: {reference: (for reading, for writing)}."""
+        found = {}
+        cdef uint32_t ref
+        for ref in range(self.entries()):
+            if is_pinned(self._active + ref):
+                found[ref] = (self._active[ref].readers, self._active[ref].writers)
+        return found
+
+    # The table itself.
+
+    @property
+    def nr_status_frames(self):
+        """How many frames of status words the table has: none in version 1."""
+        if self.version == 1:
+            return 0
+        return (self.entries() * STATUS_SIZE + PAGE - 1) // PAGE
+
+    def grow(self, frames):
+        """The machine frames of the first `frames` frames of the table, growing it if need be.
+
+        Raises HypercallError(EINVAL) beyond MAX_FRAMES.
+        """
+        if not 0 <= frames <= MAX_FRAMES:
+            raise HypercallError(errno.EINVAL)
+        pthread_mutex_lock(&self._lock)
+        self.nr_frames = max(self.nr_frames, <uint32_t>frames)
+        pthread_mutex_unlock(&self._lock)
+        return [self._first_mfn + i for i in range(frames)]
+
+    def status_frames(self, frames):
+        """The first `frames` frames of the status words; HypercallError(EINVAL) for more than
+        there are."""
+        if not 0 <= frames <= self.nr_status_frames:
+            raise HypercallError(errno.EINVAL)
+        return [self._status_mfn + i for i in range(frames)]
+
+    def seed(self, uint32_t ref, uint64_t mfn):
+        """Fill one of the reserved entries as a domain builder does: `mfn` for dom0."""
+        assert ref < RESERVED_ENTRIES
+        (<uint64_t *>self._shared)[ref] = mfn << 32 | PERMIT_ACCESS
+
+    def set_version(self, version):
+        """GNTTABOP_set_version: every entry becomes one of `version` (1 or 2).
+
+        Only the reserved entries live on. Raises HypercallError: EINVAL for another version,
+        EBUSY where other entries are in use, ERANGE for what version 1 cannot say.
+        """
+        if version not in (1, 2):
+            raise HypercallError(errno.EINVAL)
+        cdef int wanted = version
+        pthread_mutex_lock(&self._lock)
+        cdef int error = 0 if wanted == self.version else self._convert(wanted)
+        pthread_mutex_unlock(&self._lock)
+        if error:
+            raise HypercallError(error)
+
+    cdef int _convert(self, int version) noexcept nogil:
+        cdef uint64_t first[RESERVED]
+        cdef uint64_t frame
+        cdef uint32_t ref, head
+        cdef uint32_t reserved = RESERVED
+        cdef uint8_t *entry
+        for ref in range(reserved, self.entries()):
+            if is_pinned(self._active + ref):
+                return EBUSY
+        for ref in range(reserved):
+            if self.version == 1:
+                first[ref] = entry_load64(self._shared + ref * V1_SIZE)
+                continue
+            entry = self._shared + ref * V2_SIZE
+            head, frame = entry_load(entry), entry_load64(entry + 8)
+            if head & TYPE_MASK == TRANSITIVE or (
+                    head & TYPE_MASK == PERMIT_ACCESS and frame >> 32):
+                return ERANGE
+            first[ref] = 0
+            if head & TYPE_MASK == PERMIT_ACCESS:
+                first[ref] = frame << 32 | head | self._status[ref]
+        memset(self._shared, 0, self.nr_frames * PAGE)
+        memset(self._status, 0, STATUS_FRAMES * PAGE)
+        for ref in range(reserved):
+            if version == 1:
+                (<uint64_t *>self._shared)[ref] = first[ref]
+                continue
+            entry = self._shared + ref * V2_SIZE
+            self._status[ref] = first[ref] & (READING | WRITING)
+            (<uint64_t *>entry)[0] = <uint32_t>first[ref] ^ self._status[ref]
+            (<uint64_t *>entry)[1] = first[ref] >> 32
+        self.version = version
+        return 0
+
+    def swap(self, uint32_t ref_a, uint32_t ref_b):
+        """GNTTABOP_swap_grant_ref: the entries change places; a GrantStatus."""
+        pthread_mutex_lock(&self._lock)
+        cdef int status = self._swap(ref_a, ref_b)
+        pthread_mutex_unlock(&self._lock)
+        return GrantStatus(status)
+
+    cdef int _swap(self, uint32_t ref_a, uint32_t ref_b) noexcept nogil:
+        cdef uint32_t size = V1_SIZE if self.version == 1 else V2_SIZE
+        cdef uint8_t *a = self._shared + ref_a * size
+        cdef uint8_t *b = self._shared + ref_b * size
+        cdef uint8_t kept[V2_SIZE]
+        cdef uint16_t status
+        if ref_a >= self.entries() or ref_b >= self.entries():
+            return GNTST_BAD_GNTREF
+        if ref_a == ref_b:
+            return GNTST_OKAY
+        if is_pinned(self._active + ref_a) or is_pinned(self._active + ref_b):
+            return GNTST_EAGAIN
+        memcpy(kept, a, size)
+        memcpy(a, b, size)
+        memcpy(b, kept, size)
+        if self.version == 2:
+            status = self._status[ref_a]
+            self._status[ref_a] = self._status[ref_b]
+            self._status[ref_b] = status
+        return GNTST_OKAY
+
+
+cdef inline int within(const Active *grant, uint32_t offset, uint32_t length) noexcept nogil:
+    """GNTST_* for a copy of [offset, offset + length) of a page of which `grant` has a part."""
+    cdef uint64_t end = <uint64_t>offset + length
+    if end > PAGE:
+        return GNTST_BAD_COPY_ARG
+    if offset < grant.start or end > <uint64_t>grant.start + grant.length:
+        return GNTST_GENERAL_ERROR
+    return GNTST_OKAY

@@ -1,0 +1,202 @@
+"""GNTTABOP_map_grant_ref and its undoing: grants in the guest's own page tables.
+
+Source: xen/common/grant_table.c, xen/arch/x86/pv/grant_table.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from kvmxen.abi.grant_table import (
+    MAP_AVAIL_SHIFT,
+    MAP_CONTAINS_PTE,
+    MAP_DEVICE,
+    MAP_HOST,
+    GrantStatus,
+)
+from kvmxen.abi.xen import DOMID_GUEST
+from kvmxen.errors import HypercallError
+from kvmxen.grants import GrantError
+from kvmxen.layout import PAGE_SHIFT
+from kvmxen.maptrack import Mapping
+
+if TYPE_CHECKING:
+    from kvmxen.cpu import Cpu
+
+_MAP = struct.Struct("<QIIHhIQ")
+_UNMAP = struct.Struct("<QQI")
+_UNMAP_STATUS, _UNMAP_SIZE = 20, 24
+
+_PRESENT, _WRITE, _ACCESSED, _DIRTY = 1, 2, 0x20, 0x40
+_AVAILABLE_SHIFT, _NO_EXECUTE = 9, 1 << 63
+_FRAME = 0x000FFFFFFFFFF000
+_Undone = list[tuple[Mapping, int]]
+
+
+def structures(cpu: Cpu, argument: int, count: int, size: int) -> Iterator[int]:
+    """Where each of the `count` structures of `size` bytes at `argument` lies.
+
+    A list may be as long as the guest likes, but not outlive it.
+    """
+    for index in range(count):
+        if cpu.machine.stopping:
+            return
+        yield argument + index * size
+
+
+def map_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
+    """Map `count` grants of the domain's own."""
+    flush = False
+    try:
+        for at in structures(cpu, argument, count, _MAP.size):
+            address, flags, reference, domid, _, handle, bus = _MAP.unpack(cpu.read(at, _MAP.size))
+            try:
+                handle, bus = _map(cpu, address, flags, reference, domid)
+                status, flush = GrantStatus.OKAY, True
+            except GrantError as error:
+                status = error.status
+            cpu.write(at, _MAP.pack(address, flags, reference, domid, status, handle, bus))
+    finally:
+        if flush:
+            _flush(cpu)
+
+
+def _map(cpu: Cpu, address: int, flags: int, reference: int, domid: int) -> tuple[int, int]:
+    """The handle, and the machine address, of the grant once mapped; raises GrantError."""
+    if not flags & (MAP_DEVICE | MAP_HOST):
+        raise GrantError(reference, GrantStatus.BAD_GNTREF)
+    if domid != DOMID_GUEST:
+        status = GrantStatus.BAD_GNTREF if domid == 0 else GrantStatus.BAD_DOMAIN
+        raise GrantError(reference, status)
+    maptrack = cpu.machine.maptrack
+    mapping = maptrack.pin(reference, flags)
+    kinds = flags & (MAP_DEVICE | MAP_HOST)
+    handle = maptrack.add(mapping)
+    if handle is None:
+        maptrack.unpin(mapping, kinds)
+        raise GrantError(reference, GrantStatus.NO_SPACE)
+    if flags & MAP_HOST:
+        try:
+            _store(cpu, address, mapping, _entry(mapping, flags))
+        except HypercallError:
+            maptrack.release(handle, kinds)
+            maptrack.unpin(mapping, kinds)
+            raise GrantError(reference, GrantStatus.GENERAL_ERROR) from None
+    return handle, mapping.gpa
+
+
+def _entry(mapping: Mapping, flags: int) -> int:
+    """The page-table entry of a mapping (grant_to_pte_flags())."""
+    available = (flags >> MAP_AVAIL_SHIFT & 7) << _AVAILABLE_SHIFT
+    write = _WRITE if mapping.write else 0
+    return mapping.gpa | _NO_EXECUTE | available | _DIRTY | _ACCESSED | write | _PRESENT
+
+
+def _store(cpu: Cpu, address: int, mapping: Mapping, entry: int) -> None:
+    if mapping.flags & MAP_CONTAINS_PTE:
+        cpu.tables.update(cpu.vcpu, address, entry)
+    else:
+        cpu.tables.update_va(cpu.vcpu, address, entry)
+
+
+def unmap_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
+    """Undo `count` mappings."""
+
+    def unmap(address: int, bus: int, handle: int, undone: _Undone) -> GrantStatus:
+        return _unmap(cpu, handle, address, bus, 0, undone)
+
+    _unmap_all(cpu, argument, count, unmap)
+
+
+def unmap_and_replace(cpu: Cpu, argument: int, count: int) -> None:
+    """Undo `count` mappings, each with the entry of another address in its place."""
+
+    def unmap(address: int, new: int, handle: int, undone: _Undone) -> GrantStatus:
+        return _unmap(cpu, handle, address, 0, new, undone)
+
+    _unmap_all(cpu, argument, count, unmap)
+
+
+def _unmap_all(
+    cpu: Cpu, argument: int, count: int, unmap: Callable[[int, int, int, _Undone], GrantStatus]
+) -> None:
+    undone: _Undone = []
+    try:
+        for at in structures(cpu, argument, count, _UNMAP_SIZE):
+            address, second, handle = _UNMAP.unpack(cpu.read(at, _UNMAP.size))
+            status = unmap(address, second, handle, undone)
+            cpu.write(at + _UNMAP_STATUS, status.to_bytes(2, "little", signed=True))
+    finally:
+        # The guest learns that a grant is free when no translation of it is left.
+        if undone:
+            _flush(cpu)
+        for mapping, kinds in undone:
+            cpu.machine.maptrack.unpin(mapping, kinds)
+
+
+def _unmap(cpu: Cpu, handle: int, address: int, bus: int, new: int, undone: _Undone) -> GrantStatus:
+    maptrack = cpu.machine.maptrack
+    mapping = maptrack.find(handle)
+    if mapping is None:
+        return GrantStatus.BAD_HANDLE
+    kinds = 0
+    if bus and mapping.flags & MAP_DEVICE:
+        if bus != mapping.gpa:
+            return GrantStatus.BAD_DEV_ADDR
+        kinds |= MAP_DEVICE
+    if address and mapping.flags & MAP_HOST:
+        try:
+            _replace(cpu, address, mapping, new)
+        except HypercallError:
+            return GrantStatus.GENERAL_ERROR
+        kinds |= MAP_HOST
+    if kinds:
+        undone.append((mapping, maptrack.release(handle, kinds)))
+    return GrantStatus.OKAY
+
+
+def _replace(cpu: Cpu, address: int, mapping: Mapping, new: int) -> None:
+    """Put nothing, or the entry of the address `new`, where `mapping` is mapped.
+
+    Raises HypercallError where it is not mapped there (replace_grant_pv_mapping()).
+    """
+    entry = 0
+    if mapping.flags & MAP_CONTAINS_PTE:
+        if new or address & 7 or not cpu.tables.owns(address >> PAGE_SHIFT):
+            raise HypercallError(errno.EINVAL)
+        where = address
+    else:
+        if new:
+            source = _leaf(cpu, new)
+            entry = cpu.machine.memory.read_u64(source)
+            cpu.tables.update(cpu.vcpu, source, 0)
+        where = _leaf(cpu, address)
+    old = cpu.machine.memory.read_u64(where)
+    expected = mapping.gpa | _PRESENT | (_WRITE if mapping.write else 0)
+    if old & (_FRAME | _PRESENT | _WRITE) != expected:
+        raise HypercallError(errno.EINVAL)
+    _store(cpu, address, mapping, entry)
+
+
+def _leaf(cpu: Cpu, address: int) -> int:
+    """The gpa of the L1 entry of `address`; HypercallError where there is none."""
+    table = cpu.vcpu.kernel_cr3
+    for level in (4, 3, 2, 1):
+        slot = address >> 12 + 9 * (level - 1) & 511
+        if not cpu.tables.owns(table >> PAGE_SHIFT) or (level == 4 and 256 <= slot < 272):
+            raise HypercallError(errno.EINVAL)
+        where = table + slot * 8
+        if level > 1:
+            value = cpu.machine.memory.read_u64(where)
+            if not value & _PRESENT or value & 0x80:
+                raise HypercallError(errno.EINVAL)
+            table = value & _FRAME
+    return where
+
+
+def _flush(cpu: Cpu) -> None:
+    cpu.vcpu.flush_tlb()
+    cpu.machine.flush_others(cpu)
