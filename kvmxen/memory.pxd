@@ -9,3 +9,9 @@ cdef class GuestMemory:
     cdef uint64_t hole_end
     cdef uint8_t *at(self, uint64_t gpa, uint64_t length) except NULL
     cdef uint8_t *find(self, uint64_t gpa, uint64_t length) noexcept nogil
+
+
+cdef class Window:
+    cdef GuestMemory memory
+    cdef uint8_t *base
+    cdef readonly uint64_t size

@@ -10,13 +10,14 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.mman cimport (
-    MAP_FAILED, MAP_NORESERVE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap,
+    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE,
+    PROT_READ, PROT_WRITE, mmap, munmap,
 )
 
 import os
 
 from kvmxen.errors import GuestFault, KvmxenError
-from kvmxen.layout import HOLE_END, HOLE_START
+from kvmxen.layout import HOLE_END, HOLE_START, PAGE_SIZE
 
 cdef extern from "sys/mman.h" nogil:
     int madvise(void *where, size_t length, int advice) noexcept
@@ -157,3 +158,42 @@ cdef class GuestMemory:
         cdef uint64_t i
         for i in range(count):
             where[i] = first + i * step
+
+
+cdef class Window:
+    """Frames of guest memory from all over, seen one behind the other: a ring of many pages.
+
+    `gpas` are the frames' byte addresses, in order. Raises GuestFault for what is no frame of
+    `memory`, KvmxenError where the host cannot map them. What was mapped lives as long as this.
+    """
+
+    def __cinit__(self, GuestMemory memory, gpas):
+        cdef uint64_t page = PAGE_SIZE
+        cdef uint64_t gpa
+        cdef uint64_t offset = 0
+        self.base = NULL
+        for gpa in gpas:
+            if gpa % page:
+                raise GuestFault(f"gpa {gpa:#x} is no frame's")
+            memory.at(gpa, page)
+        self.memory = memory
+        self.size = page * len(gpas)
+        cdef void *where = mmap(NULL, self.size, PROT_NONE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if where == MAP_FAILED:
+            raise KvmxenError("the host cannot map a ring; close other programs")
+        self.base = <uint8_t *>where
+        for gpa in gpas:
+            where = mmap(self.base + offset, page, PROT_READ | PROT_WRITE,
+                         MAP_SHARED | MAP_FIXED, memory.fd, gpa)
+            if where == MAP_FAILED:
+                raise KvmxenError("the host cannot map a ring; close other programs")
+            offset += page
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(self.base, self.size)
+
+    def view(self):
+        """A writable memoryview of it all, valid as long as this object lives."""
+        return PyMemoryView_FromMemory(<char *>self.base, self.size, PyBUF_WRITE)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import construct
 import pytest
 
-from kvmxen.abi import io_console, start_info, xen
+from kvmxen.abi import io_console, ring, start_info, xen
 from kvmxen.hypercall.table import TABLE
 
 
@@ -47,6 +47,10 @@ def offset_of(layout: construct.Struct, path: Sequence[str | int]) -> int:
         (io_console.XENCONS_INTERFACE, ["in_prod"], io_console.IN_PROD),
         (io_console.XENCONS_INTERFACE, ["out_cons"], io_console.OUT_CONS),
         (io_console.XENCONS_INTERFACE, ["out_prod"], io_console.OUT_PROD),
+        (ring.SRING, ["req_prod"], ring.REQ_PROD),
+        (ring.SRING, ["req_event"], ring.REQ_EVENT),
+        (ring.SRING, ["rsp_prod"], ring.RSP_PROD),
+        (ring.SRING, ["rsp_event"], ring.RSP_EVENT),
         # As the headers have them.
         (start_info.START_INFO, ["nr_pages"], 32),
         (start_info.START_INFO, ["store_mfn"], 56),
@@ -67,6 +71,7 @@ def test_offset(layout: construct.Struct, path: list[str | int], offset: int) ->
         (xen.VCPU_TIME_INFO, 32),
         (xen.SHARED_INFO, 3136),
         (io_console.XENCONS_INTERFACE, 3088),
+        (ring.SRING, ring.ENTRIES),
         (start_info.START_INFO, 1168),
     ],
 )

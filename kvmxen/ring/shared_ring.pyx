@@ -1,0 +1,142 @@
+"""The backend's end of a ring of requests and responses (xen/include/public/io/ring.h).
+
+Indices are free-running 32-bit counts. This end keeps its own to itself and only publishes
+them; of the frontend's it loads each once an operation, and checks it before use. A request is
+copied out of shared memory once, and only the copy is looked at. A frontend whose index cannot
+be has broken the ring, for good.
+
+Where the C names are without the GIL, one thread at a time uses a ring.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from kvmxen.memory cimport Window
+
+from kvmxen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
+from kvmxen.ring.byte_ring import RingBroken
+
+# SRING's fields, as 32-bit words.
+cdef enum:
+    _REQ_PROD = 0
+    _REQ_EVENT = 1
+    _RSP_PROD = 2
+    _RSP_EVENT = 3
+    _ENTRIES = 64
+
+assert (REQ_PROD, REQ_EVENT, RSP_PROD, RSP_EVENT) == (
+    4 * _REQ_PROD, 4 * _REQ_EVENT, 4 * _RSP_PROD, 4 * _RSP_EVENT)
+assert ENTRIES == _ENTRIES
+
+cdef extern from *:
+    """
+    static inline uint32_t index_load(const uint8_t *ring, int word)
+    {
+        return __atomic_load_n((const uint32_t *)ring + word, __ATOMIC_SEQ_CST);
+    }
+
+    /* Sequentially consistent: the peer's side is looked at right after. */
+    static inline void index_store(uint8_t *ring, int word, uint32_t value)
+    {
+        __atomic_store_n((uint32_t *)ring + word, value, __ATOMIC_SEQ_CST);
+    }
+    """
+    uint32_t index_load(const uint8_t *ring, int word) noexcept nogil
+    void index_store(uint8_t *ring, int word, uint32_t value) noexcept nogil
+
+
+cdef class BackRing:
+    """The ring in `window`, whose entries have room for `request_size` and `response_size` bytes.
+
+    Starts where the ring says that the last backend stopped (BACK_RING_ATTACH()).
+    """
+
+    def __cinit__(self, Window window, uint32_t request_size, uint32_t response_size):
+        self.window = window
+        self.shared = window.base
+        self.request_size = request_size
+        self.response_size = response_size
+        self.entry_size = max(request_size, response_size)
+        self.size = ring_size(window.size, self.entry_size)
+        self.broken = False
+        self.req_cons = self.rsp_prod = self.rsp_pushed = index_load(self.shared, _RSP_PROD)
+
+    cdef uint8_t *entry(self, uint32_t index) noexcept nogil:
+        return self.shared + _ENTRIES + (index & (self.size - 1)) * self.entry_size
+
+    cdef int waiting(self) noexcept nogil:
+        """The number of requests to take, at most `size`; RING_BROKEN."""
+        cdef uint32_t prod = index_load(self.shared, _REQ_PROD)
+        # What was taken and not answered still has its entry.
+        if prod - self.rsp_prod > self.size or prod - self.req_cons > self.size:
+            self.broken = True
+        if self.broken:
+            return RING_BROKEN
+        return <int>(prod - self.req_cons)
+
+    cdef int take(self, void *request) noexcept nogil:
+        """Copy the next request's `request_size` bytes; RING_TAKEN, RING_EMPTY or RING_BROKEN."""
+        cdef int count = self.waiting()
+        if count <= 0:
+            return count
+        memcpy(request, self.entry(self.req_cons), self.request_size)
+        self.req_cons += 1
+        return RING_TAKEN
+
+    cdef int more(self) noexcept nogil:
+        """As `waiting`; where it is none, the frontend is asked for an event with its next."""
+        cdef int count = self.waiting()
+        if count:
+            return count
+        index_store(self.shared, _REQ_EVENT, self.req_cons + 1)
+        return self.waiting()
+
+    cdef void put(self, const void *response) noexcept nogil:
+        """Put `response_size` bytes in the place of the oldest request that was taken; there must
+        be one. The frontend sees it after `push`."""
+        memcpy(self.entry(self.rsp_prod), response, self.response_size)
+        self.rsp_prod += 1
+
+    cdef bint push(self) noexcept nogil:
+        """Publish what was put; whether the frontend wants an event for it."""
+        cdef uint32_t old = self.rsp_pushed
+        if old == self.rsp_prod:
+            return False
+        self.rsp_pushed = self.rsp_prod
+        index_store(self.shared, _RSP_PROD, self.rsp_prod)
+        return self.rsp_prod - index_load(self.shared, _RSP_EVENT) < self.rsp_prod - old
+
+    # The same for Python.
+
+    @property
+    def unanswered(self):
+        """The number of requests that were taken and have no response."""
+        return <uint32_t>(self.req_cons - self.rsp_prod)
+
+    def request(self):
+        """A private copy of the next request, None where there is none; raises RingBroken."""
+        cdef bytes taken = PyBytes_FromStringAndSize(NULL, self.request_size)
+        cdef int result = self.take(PyBytes_AS_STRING(taken))
+        if result == RING_BROKEN:
+            raise RingBroken(f"more than {self.size} requests in a ring of {self.size}")
+        return taken if result == RING_TAKEN else None
+
+    def final_check(self):
+        """Whether there is a request; where not, its event is asked for. Raises RingBroken."""
+        cdef int result = self.more()
+        if result == RING_BROKEN:
+            raise RingBroken(f"more than {self.size} requests in a ring of {self.size}")
+        return result > 0
+
+    def respond(self, const uint8_t[::1] response):
+        """Answer one of the requests taken with `response_size` bytes; ValueError for others."""
+        if <uint32_t>response.shape[0] != self.response_size:
+            raise ValueError(f"a response has {self.response_size} bytes")
+        if self.rsp_prod == self.req_cons:
+            raise ValueError("there is no request to respond to")
+        self.put(&response[0])
+
+    def push_responses(self):
+        """Publish the responses; whether the frontend wants an event."""
+        return self.push()
