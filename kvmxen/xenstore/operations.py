@@ -19,24 +19,23 @@ from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, Permission
 from kvmxen.xenstore.request import Request, number
 from kvmxen.xenstore.session import Session
 from kvmxen.xenstore.watches import UNLIMITED
-from kvmxen.xenstore.wire import Message
 
 _OK = b"OK\0"
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM)
 
 
-def execute(session: Session, message: Message) -> bytes:
-    """Do what `message` asks and return the reply's payload, in bytes; raises XenstoreError."""
-    entry = _TABLE.get(message.type)
+def execute(session: Session, operation: int, tx_id: int, payload: bytes) -> bytes:
+    """Do what a request asks and return the reply's payload; raises XenstoreError."""
+    entry = _TABLE.get(operation)
     if entry is None:
         raise XenstoreError(errno.ENOSYS)
     if entry.privileged and session.domid != DOM0:
         raise XenstoreError(errno.EACCES)
     transaction = None
-    if message.tx_id and not entry.outside:
-        transaction = session.transaction(message.tx_id)
+    if tx_id and not entry.outside:
+        transaction = session.transaction(tx_id)
     try:
-        reply = entry.handler(Request(session, transaction, message))
+        reply = entry.handler(Request(session, transaction, tx_id, payload))
     except XenstoreError as error:
         if transaction and error.errno in _NO_ROOM:
             transaction.doom()
@@ -48,14 +47,14 @@ def execute(session: Session, message: Message) -> bytes:
 
 def _directory(request: Request) -> bytes:
     path = request.path(request.one)
-    return request.session.access(request.transaction).directory(path).listing
+    return request.access.directory(path).listing
 
 
 def _directory_part(request: Request) -> bytes:
     if len(request.strings) != 2:
         raise XenstoreError(errno.EINVAL)
     text, offset_text = request.strings
-    node = request.session.access(request.transaction).directory(request.path(text))
+    node = request.access.directory(request.path(text))
     offset = number(offset_text) & 0xFFFFFFFF
     generation = b"%d\0" % node.generation
     listing = node.listing
@@ -69,31 +68,31 @@ def _directory_part(request: Request) -> bytes:
 
 def _read(request: Request) -> bytes:
     path = request.path(request.one)
-    return request.session.access(request.transaction).look(path).value
+    return request.access.look(path).value
 
 
 def _write(request: Request) -> bytes:
-    text, nul, value = request.message.payload.partition(b"\0")
+    text, nul, value = request.payload.partition(b"\0")
     if not nul:
         raise XenstoreError(errno.EINVAL)
     path = request.path(text.decode("latin-1"))
-    request.session.access(request.transaction).write(path, value)
+    request.access.write(path, value)
     return _OK
 
 
 def _mkdir(request: Request) -> bytes:
-    request.session.access(request.transaction).mkdir(request.path(request.one))
+    request.access.mkdir(request.path(request.one))
     return _OK
 
 
 def _rm(request: Request) -> bytes:
-    request.session.access(request.transaction).rm(request.path(request.one))
+    request.access.rm(request.path(request.one))
     return _OK
 
 
 def _get_perms(request: Request) -> bytes:
     path = request.path(request.one, special=True)
-    node = request.session.access(request.transaction).look(path)
+    node = request.access.look(path)
     return b"".join(permission.encode() + b"\0" for permission in node.permissions)
 
 
@@ -116,7 +115,7 @@ def _set_perms(request: Request) -> bytes:
         for p in permissions
     )
     path = request.path(strings[0], special=True)
-    session.access(request.transaction).set_permissions(path, known)
+    request.access.set_permissions(path, known)
     return _OK
 
 
@@ -155,7 +154,7 @@ def _transaction_start(request: Request) -> bytes:
 def _transaction_end(request: Request) -> bytes:
     if request.one not in ("T", "F"):
         raise XenstoreError(errno.EINVAL)
-    request.session.end_transaction(request.message.tx_id, commit=request.one == "T")
+    request.session.end_transaction(request.tx_id, commit=request.one == "T")
     return _OK
 
 

@@ -6,11 +6,12 @@ has nothing of its predecessor's.
 
 from __future__ import annotations
 
-from kvmxen.xenstore.access import Access, View
+from kvmxen.xenstore.access import Access
 from kvmxen.xenstore.paths import ancestry
 from kvmxen.xenstore.permissions import DOM0
 from kvmxen.xenstore.quota import Domain
 from kvmxen.xenstore.tree import Node
+from kvmxen.xenstore.view import View
 
 
 def disown(view: View, dom0: Domain, domid: int, specials: tuple[str, ...]) -> None:

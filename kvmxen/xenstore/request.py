@@ -6,36 +6,41 @@ import errno
 import re
 from dataclasses import dataclass
 
+from kvmxen.xenstore.access import Access
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.session import Session
 from kvmxen.xenstore.transactions import Transaction
-from kvmxen.xenstore.wire import Message
 
 DOMID_MAX = 0xFFFF
 
 _ATOI = re.compile(r"[ \t-\r]*([+-]?[0-9]+)").match
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """A message with whose it is: `transaction` is None for one on the live store."""
+    """A request and whose it is: `transaction` is None for one on the live store."""
 
     session: Session
     transaction: Transaction | None
-    message: Message
+    tx_id: int
+    payload: bytes
 
     @property
     def strings(self) -> list[str]:
         """The payload's strings that end with a NUL; what follows the last is left out."""
-        return self.message.payload.decode("latin-1").split("\0")[:-1]
+        return self.payload.decode("latin-1").split("\0")[:-1]
 
     @property
     def one(self) -> str:
         """The payload as exactly one string; raises XenstoreError(EINVAL)."""
-        text, *rest = self.message.payload.decode("latin-1").split("\0")
-        if rest != [""]:
+        if self.payload.find(b"\0") != len(self.payload) - 1 or not self.payload:
             raise XenstoreError(errno.EINVAL)
-        return text
+        return self.payload[:-1].decode("latin-1")
+
+    @property
+    def access(self) -> Access:
+        """The nodes as the client may use them."""
+        return self.transaction.access if self.transaction else self.session.access
 
     def path(self, text: str, *, special: bool = False) -> str:
         """`text` as a canonical path; raises XenstoreError(EINVAL)."""

@@ -21,19 +21,12 @@ class Session:
     def __init__(self, state: State, domid: int, deliver: Callable[[Watch, str], None]) -> None:
         self.state = state
         self.domain = state.domain(domid)
+        self.domid = domid
+        self.access = Access(state, self.domain)
         self._deliver = deliver
         self._watches: dict[tuple[str, bytes], Watch] = {}
         self._transactions: dict[int, Transaction] = {}
         self._last_transaction = 0
-
-    @property
-    def domid(self) -> int:
-        """Whose session it is."""
-        return self.domain.domid
-
-    def access(self, transaction: Transaction | None = None) -> Access:
-        """The nodes as this client may use them."""
-        return Access(transaction or self.state, self.domain)
 
     def path(self, text: str, *, special: bool = False) -> str:
         """`text` in canonical form; raises XenstoreError(EINVAL)."""

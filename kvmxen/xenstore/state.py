@@ -27,7 +27,7 @@ class Client(Protocol):
 
 
 class State:
-    """The live store. What a transaction offers too is what View, in access.py, asks of both."""
+    """The live store. What a transaction offers too is what View asks of both."""
 
     def __init__(self, quota: Quota | None = None) -> None:
         self.lock = RLock()
@@ -113,8 +113,9 @@ class State:
 
     def put(self, path: str, value: bytes, permissions: Permissions) -> None:
         """Make or change the node at `path`; its parent must be."""
-        self._account(path, self.tree.get(path), -1)
-        node = self.tree.put(path, value, permissions, self.next_generation())
+        tree = self.tree
+        self._account(path, tree.get(path), -1)
+        node = tree.put(path, value, permissions, self.next_generation())
         self._account(path, node, +1)
 
     def remove(self, path: str) -> None:
@@ -151,7 +152,7 @@ class State:
 
     def deliver(self) -> None:
         """Run what was deferred, in order, and what that defers in turn."""
-        if self._delivering:
+        if self._delivering or not self._deferred:
             return
         self._delivering = True
         try:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from kvmxen.xenstore.access import Access
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.host import HostNodes
 from kvmxen.xenstore.permissions import DOM0
@@ -27,7 +26,7 @@ class Store(State, HostNodes):
     def __init__(self, quota: Quota | None = None) -> None:
         State.__init__(self, quota)
         self._session = Session(self, DOM0, self._event)
-        HostNodes.__init__(self, self, self._session.access())
+        HostNodes.__init__(self, self, self._session.access)
         self._callbacks: dict[Watch, Callable[[str], None]] = {}
         self._tokens = count()
 
@@ -41,7 +40,7 @@ class Store(State, HostNodes):
         """Several changes as one, with nobody else's in between; an exception undoes them all."""
         with self.lock:
             transaction = Transaction(self, DOM0)
-            yield HostNodes(self, Access(transaction, self.domain(DOM0)))
+            yield HostNodes(self, transaction.access)
             transaction.commit()
             self.deliver()
 

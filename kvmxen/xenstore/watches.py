@@ -72,12 +72,11 @@ class Watches:
 
     def matching(self, path: str, match: Match) -> list[Watch]:
         """The watches that a change at `path` concerns, oldest first."""
-        exact = match in (Match.EXACT, Match.ANONYMOUS)
-        found = [
-            watch
-            for below, where in enumerate([path] if exact else ancestry(path))
-            for watch in self._by_path.get(where, ())
-            if watch.wants(match, below)
-        ]
-        found.sort(key=lambda watch: watch.serial)
+        exact = match is Match.EXACT or match is Match.ANONYMOUS
+        found: list[Watch] = []
+        for below, where in enumerate([path] if exact else ancestry(path)):
+            if here := self._by_path.get(where):
+                found += [watch for watch in here if watch.wants(match, below)]
+        if len(found) > 1:
+            found.sort(key=lambda watch: watch.serial)
         return found

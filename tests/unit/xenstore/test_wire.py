@@ -32,6 +32,23 @@ def test_the_header_is_construct_s(kind: int, req_id: int, tx_id: int, length: i
     assert HEADER.size == xsd_sockmsg.sizeof()
 
 
+@given(MESSAGES)
+def test_messages_are_construct_s(message: Message) -> None:
+    kind, req_id, tx_id, payload = message
+    value = {"type": kind, "req_id": req_id, "tx_id": tx_id, "len": len(payload)}
+    wire = xsd_sockmsg.build(value) + payload
+    assert message.encode() == wire
+    parser = Parser()
+    parser.append(wire[:-1])
+    assert not parser.advance()
+    parser.append(wire[-1:])
+    assert parser.advance()
+    header = xsd_sockmsg.parse(wire)
+    assert (parser.type, parser.req_id, parser.tx_id) == (header.type, header.req_id, header.tx_id)
+    assert parser.payload == payload
+    assert not parser.advance()
+
+
 @given(st.lists(MESSAGES, max_size=8), st.lists(st.integers(1, 60), min_size=1))
 def test_any_fragmentation(messages: list[Message], sizes: list[int]) -> None:
     stream = b"".join(message.encode() for message in messages)

@@ -6,56 +6,33 @@ change. Taking a snapshot gives both trees new marks. So with no snapshot about,
 copies nothing, and after one, each directory on the way is copied once.
 """
 
-from __future__ import annotations
+from kvmxen.xenstore.paths cimport names
 
-from collections.abc import Iterator
-
-from kvmxen.xenstore.paths import names
-from kvmxen.xenstore.permissions import DOM0, Permission, Permissions
+from kvmxen.xenstore.permissions import DOM0, Permission
 
 
-class Node:
+cdef class Node:
     """One node; what a tree hands out is to be read before that tree's next change.
 
     `generation` is that of the last change to it or to which children it has, `altered` that of
     the last change to its value or permissions.
     """
 
-    __slots__ = (
-        "_listing",
-        "altered",
-        "children",
-        "edit",
-        "generation",
-        "listing_size",
-        "permissions",
-        "value",
-    )
-
-    def __init__(
-        self,
-        value: bytes,
-        permissions: Permissions,
-        generation: int,
-        children: dict[str, Node],
-        edit: object,
-    ) -> None:
+    def __cinit__(self, bytes value, tuple permissions, generation, dict children, edit):
         self.value = value
         self.permissions = permissions
         self.generation = generation
         self.altered = generation
         self.children = children
         self.edit = edit
-        self.listing_size = 0
-        self._listing: bytes | None = None
 
     @property
-    def owner(self) -> int:
+    def owner(self):
         """The domain that the node counts against."""
         return self.permissions[0].domid
 
     @property
-    def listing(self) -> bytes:
+    def listing(self):
         """The children's names in the order of their making, each with a NUL after it.
 
         `listing_size` is its length in bytes.
@@ -64,15 +41,17 @@ class Node:
             self._listing = b"".join([name.encode() + b"\0" for name in self.children])
         return self._listing
 
-    def copy(self, edit: object) -> Node:
+    cdef Node copy(self, object edit):
         """A node like this one, with children of its own, that `edit` may change."""
-        twin = Node(self.value, self.permissions, self.generation, self.children.copy(), edit)
+        cdef Node twin = Node(
+            self.value, self.permissions, self.generation, self.children.copy(), edit
+        )
         twin.altered = self.altered
         twin.listing_size = self.listing_size
         twin._listing = self._listing
         return twin
 
-    def adopt(self, name: str, child: Node | None, generation: int) -> None:
+    cdef int adopt(self, str name, Node child, unsigned long long generation) except -1:
         """Add the child `name`, or with None take it away, as of `generation`."""
         if child is None:
             del self.children[name]
@@ -82,53 +61,58 @@ class Node:
             self.listing_size += len(name) + 1
         self.generation = generation
         self._listing = None
+        return 0
 
 
-class Tree:
+cdef class Tree:
     """Nodes by canonical path. The nameless node on top holds the root and the special nodes."""
 
-    def __init__(self) -> None:
+    def __cinit__(self):
         self._edit = object()
         self._top = Node(b"", (Permission(DOM0),), 0, {}, self._edit)
 
-    def snapshot(self) -> Tree:
+    def snapshot(self):
         """Another tree with the same content, which neither tree's later changes reach."""
-        twin = Tree()
+        cdef Tree twin = Tree()
         twin._top = self._top
         self._edit = object()
         return twin
 
-    def get(self, path: str) -> Node | None:
+    cpdef Node get(self, str path):
         """The node at `path`, None where there is none."""
-        node: Node | None = self._top
+        cdef Node node = self._top
         for name in names(path):
-            node = node.children.get(name)  # type: ignore[union-attr]
+            node = node.children.get(name)
             if node is None:
                 break
         return node
 
-    def put(self, path: str, value: bytes, permissions: Permissions, generation: int) -> Node:
+    cpdef Node put(self, str path, bytes value, tuple permissions, unsigned long long generation):
         """Give the node at `path` this content; make it where its parent, which must be, is.
 
         A new node changes its parent too. Returns the node.
         """
-        *above, name = names(path)
-        parent = self._own(above)
+        cdef list above = names(path)
+        cdef str name = above.pop()
+        cdef Node parent = self._own(above)
+        cdef Node node
         if name in parent.children:
             node = self._own_child(parent, name)
-            node.value, node.permissions = value, permissions
+            node.value = value
+            node.permissions = permissions
             node.generation = node.altered = generation
         else:
             node = Node(value, permissions, generation, {}, self._edit)
             parent.adopt(name, node, generation)
         return node
 
-    def remove(self, path: str, generation: int) -> None:
+    def remove(self, str path, unsigned long long generation):
         """Take the node at `path`, which must be, and all below it out of its parent."""
-        *above, name = names(path)
+        cdef list above = names(path)
+        cdef str name = above.pop()
         self._own(above).adopt(name, None, generation)
 
-    def walk(self, path: str) -> Iterator[tuple[str, Node]]:
+    def walk(self, path):
         """The nodes below `path` and itself, children before parents; nothing may change."""
         node = self.get(path)
         pending = [] if node is None else [(path, node, False)]
@@ -141,16 +125,17 @@ class Tree:
             base = where.rstrip("/")
             pending += [(f"{base}/{k}", c, False) for k, c in reversed(node.children.items())]
 
-    def _own(self, above: list[str]) -> Node:
+    cdef Node _own(self, list path):
         if self._top.edit is not self._edit:
             self._top = self._top.copy(self._edit)
-        node = self._top
-        for name in above:
+        cdef Node node = self._top
+        for name in path:
             node = self._own_child(node, name)
         return node
 
-    def _own_child(self, parent: Node, name: str) -> Node:
-        child = parent.children[name]
+    cdef Node _own_child(self, Node parent, str name):
+        cdef Node child = parent.children[name]
         if child.edit is not self._edit:
-            child = parent.children[name] = child.copy(self._edit)
+            child = child.copy(self._edit)
+            parent.children[name] = child
         return child

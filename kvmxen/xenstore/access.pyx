@@ -1,0 +1,148 @@
+"""What a domain may do to the nodes, in the live store or in a transaction.
+
+The meaning, to the order in which errors are found, is that of tools/xenstored/core.c.
+Paths are canonical; every method raises XenstoreError.
+"""
+
+from kvmxen.xenstore.paths cimport ancestry, parent
+from kvmxen.xenstore.tree cimport Node
+
+import errno
+
+from kvmxen.xenstore.errors import XenstoreError
+from kvmxen.xenstore.permissions import DOM0, OWNER, READ, WRITE
+from kvmxen.xenstore.quota import node_size
+from kvmxen.xenstore.watches import Match
+
+cdef int _READ = READ
+cdef int _WRITE = WRITE
+cdef object _SUBTREE = Match.SUBTREE
+cdef object _EXACT = Match.EXACT
+
+
+cdef class Access:
+    """The nodes of `view`, a View, as `domain` may use them."""
+
+    def __cinit__(self, view, domain):
+        self._view = view
+        self._domain = domain
+
+    cpdef Node look(self, str path, int right=_READ):
+        """The node at `path`; ENOENT, or EACCES where `domain` has not all of `right`."""
+        cdef Node node = self._find(path, right)
+        if node is None:
+            raise XenstoreError(errno.ENOENT)
+        return node
+
+    def directory(self, str path):
+        """The node at `path`, for its children; raises as look()."""
+        cdef Node node = self.look(path)
+        self._view.listed(path)
+        return node
+
+    def write(self, str path, bytes value):
+        """Set a node's value; makes it, and what is missing above it, where it is not."""
+        cdef Node node = self._find(path, _WRITE)
+        if node is None:
+            self._create(path, value)
+        else:
+            self._check_room(value, node.permissions, node.listing_size, 0)
+            self._view.put(path, value, node.permissions)
+        self._changed(path, None)
+
+    def mkdir(self, str path):
+        """Make a node with no value, and what is missing above it; a node that is stays."""
+        if self._find(path, _WRITE) is None:
+            self._create(path, b"")
+            self._changed(path, None)
+
+    def rm(self, str path):
+        """Remove a node and all below it. ENOENT only where its parent is missing too."""
+        if self._find(path, _WRITE) is None:
+            if self._view.get(parent(path)) is None:
+                raise XenstoreError(errno.ENOENT)
+            return
+        if path == "/":
+            raise XenstoreError(errno.EINVAL)
+        gone = {where: node.permissions for where, node in self._view.walk(path)}
+        # The tree is about to change under the parent.
+        held = self._view.get(parent(path)).permissions
+        self._view.remove(path)
+        for where, permissions in gone.items():
+            match = _SUBTREE if where == path else _EXACT
+            self._view.fire(where, match, [permissions, gone.get(parent(where), held)])
+
+    def set_permissions(self, str path, tuple permissions):
+        """Replace a node's permissions; the owner may, and only dom0 may change the owner."""
+        if not permissions[0].valid:
+            raise XenstoreError(errno.ENOENT)
+        cdef Node node = self.look(path, WRITE | OWNER)
+        if self._domain.domid != DOM0 and permissions[0].domid != node.owner:
+            raise XenstoreError(errno.EPERM)
+        self._check_room(node.value, permissions, node.listing_size, 0)
+        cdef tuple old = node.permissions
+        self._view.put(path, node.value, permissions)
+        self._changed(path, old)
+
+    cdef Node _find(self, str path, int right):
+        """The node at `path`, None where there is none and `domain` may know that.
+
+        Who has no right to a node's closest ancestor is not told whether the node is there
+        (errno_from_parents()).
+        """
+        cdef Node node = self._view.get(path)
+        if node is not None:
+            if <int>self._domain.rights(node.permissions) & right != right:
+                raise XenstoreError(errno.EACCES)
+            return node
+        if not <int>self._domain.rights(self._closest(path).permissions) & right:
+            raise XenstoreError(errno.EACCES)
+        return None
+
+    cdef Node _closest(self, str path):
+        cdef Node node = None
+        while node is None:
+            path = parent(path)
+            node = self._view.get(path)
+        return node
+
+    cdef int _create(self, str path, bytes value) except -1:
+        cdef list missing = []
+        cdef Node above = None
+        for where in ancestry(path):
+            above = self._view.get(where)
+            if above is not None:
+                break
+            missing.append(where)
+        cdef tuple permissions = above.permissions
+        domain = self._domain
+        if domain.domid != DOM0:
+            permissions = (permissions[0]._replace(domid=domain.domid), *permissions[1:])
+        top = missing[-1]
+        self._check_room(
+            above.value, above.permissions, above.listing_size + len(top) - top.rfind("/"), 0
+        )
+        self._check_room(value, permissions, 0, sum([len(where) for where in missing]))
+        owned = self._view.nodes(domain.domid) + len(missing)
+        if not domain.allows("nodes", owned):
+            raise XenstoreError(errno.ENOSPC)
+        for where in reversed(missing):
+            self._view.put(where, value if where == path else b"", permissions)
+        return 0
+
+    cdef int _check_room(self, bytes value, tuple permissions, Py_ssize_t listing,
+                         Py_ssize_t more) except -1:
+        cdef Py_ssize_t size = node_size(value, len(permissions), listing)
+        domain = self._domain
+        if not domain.allows("node_size", size):
+            raise XenstoreError(errno.ENOSPC)
+        if not domain.allows("memory", self._view.memory(domain.domid) + size + more):
+            raise XenstoreError(errno.ENOMEM)
+        return 0
+
+    cdef int _changed(self, str path, tuple old) except -1:
+        readable = [] if old is None else [old]
+        readable.append((<Node>self._view.get(path)).permissions)
+        readable.append((<Node>self._view.get(parent(path))).permissions)
+        self._view.fire(path, _SUBTREE, readable)
+        return 0

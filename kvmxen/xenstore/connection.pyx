@@ -1,0 +1,177 @@
+"""One client's connection: its bytes in, our bytes out."""
+
+from kvmxen.xenstore.wire cimport Parser, pack
+
+import errno
+from collections import deque
+
+from kvmxen.abi.xs_wire import ERROR_NAMES, PAYLOAD_MAX, Operation
+from kvmxen.xenstore.errors import XenstoreError
+from kvmxen.xenstore.operations import execute
+from kvmxen.xenstore.session import Session
+
+cdef unsigned int _ERROR = Operation.ERROR
+cdef unsigned int _WATCH_EVENT = Operation.WATCH_EVENT
+cdef Py_ssize_t _PAYLOAD_MAX = PAYLOAD_MAX
+cdef dict _ERRORS = {code: name + b"\0" for code, name in ERROR_NAMES.items()}
+cdef bytes _EINVAL = _ERRORS[errno.EINVAL]
+
+
+cdef inline bint _is_event(bytes message):
+    """Of the header's type, WATCH_EVENT is told by the first byte from all that we send."""
+    return (<const unsigned char *>message)[0] == _WATCH_EVENT
+
+
+cdef class Connection:
+    """Domain `domid`'s connection to `state`; dom0's are privileged. Safe for threads.
+
+    `wake()` is called, under the store's lock, when an event comes while nothing waited and
+    nobody feeds: somebody else's change is then to be taken. It must not call back in.
+    `renewed()`, which may be replaced, is called after dom0 began the connection anew or ended
+    it: then `released` is set, and bytes are neither taken in nor given out.
+    """
+
+    def __init__(self, state, domid, wake=lambda: None):
+        self._state = state
+        self._lock = state.lock
+        self._wake = wake
+        self.renewed = lambda: None
+        self._event_taker = self._event
+        self._queue = deque()
+        self._events = set()
+        self._started = b""
+        self._begin(domid)
+        state.clients.append(self)
+
+    def feed(self, data):
+        """Take request bytes in, however fragmented, and do what they ask.
+
+        Raises ProtocolError at bytes that cannot be a request: then there is no going on, but
+        after reset().
+        """
+        with self._lock:
+            if self.released:
+                return
+            self._feeding = True
+            try:
+                self._parser.append(data)
+                while self._parser.advance():
+                    self._push(self._answer())
+                    self._replies += 1
+                    self._state.deliver()
+            finally:
+                self._feeding = False
+
+    def take(self, Py_ssize_t limit):
+        """At most `limit` bytes of replies and events, which are then no longer here."""
+        with self._lock:
+            return self._take(limit)
+
+    @property
+    def pending(self):
+        """Whether take() has something."""
+        return bool(self._started or self._queue)
+
+    @property
+    def stalled(self):
+        """Whether so much is to be taken that no more should be fed (Quota.outstanding)."""
+        return not (
+            self.domain.allows("outstanding", self._replies + 1)
+            and self.domain.allows("memory", self.domain.memory)
+        )
+
+    def reset(self):
+        """As if just connected: no watches, transactions, half requests or waiting output."""
+        with self._lock:
+            self._reset()
+
+    def close(self):
+        """Disconnect; what the client had under way is over."""
+        with self._lock:
+            if self in self._state.clients:
+                self._state.clients.remove(self)
+            self._reset()
+            self.released = True
+
+    def renew(self):
+        """Begin anew, as a domain that dom0 introduced (again)."""
+        self._reset()
+        self._begin(self.domain.domid)
+        self.released = False
+        self.renewed()
+
+    def release(self):
+        """End, until dom0 introduces the domain again."""
+        self._reset()
+        self.released = True
+        self.renewed()
+
+    cdef int _begin(self, domid) except -1:
+        self._parser = Parser()
+        self._session = Session(self._state, domid, self._event_taker)
+        self.domain = self._session.domain
+        return 0
+
+    cdef bytes _answer(self):
+        """Do what the parser's request says; its reply."""
+        cdef Parser request = self._parser
+        cdef unsigned int type = request.type
+        cdef bytes payload
+        try:
+            payload = execute(self._session, type, request.tx_id, request.payload)
+        except XenstoreError as error:
+            type, payload = _ERROR, _ERRORS.get(error.errno, _EINVAL)
+        return pack(type, request.req_id, request.tx_id, payload)
+
+    cdef bytes _take(self, Py_ssize_t limit):
+        cdef bytes message
+        cdef list parts = []
+        cdef Py_ssize_t room = limit, used = 0
+        if self._started:
+            parts.append(self._started)
+            room -= len(self._started)
+        while room > 0 and self._queue:
+            message = self._queue.popleft()
+            if _is_event(message):
+                self._events.discard(message[16:])
+            else:
+                self._replies -= 1
+            parts.append(message)
+            used += len(message)
+            room -= len(message)
+        if used:
+            self.domain.memory -= used
+        message = parts[0] if len(parts) == 1 else b"".join(parts)
+        if room >= 0:
+            self._started = b""
+            return message
+        self._started = message[limit:]
+        return message[:limit]
+
+    def _event(self, watch, str path):
+        """Queue an event, unless the same is waiting, it cannot be said, or memory is short."""
+        cdef bytes payload = path[watch.prefix:].encode() + b"\0" + watch.token + b"\0"
+        if len(payload) > _PAYLOAD_MAX or payload in self._events:
+            return
+        if self.domain.allows("memory", self.domain.memory + 16 + len(payload)):
+            self._push(pack(_WATCH_EVENT, 0, 0, payload))
+            # A special event says that something happened, so each one counts.
+            if path[0] != "@":
+                self._events.add(payload)
+
+    cdef int _push(self, bytes message) except -1:
+        if not (self._feeding or self._started or self._queue):
+            self._wake()
+        self._queue.append(message)
+        self.domain.memory += len(message)
+        return 0
+
+    cdef int _reset(self) except -1:
+        self._session.reset()
+        self._parser = Parser()
+        self.domain.memory -= sum([len(message) for message in self._queue])
+        self._queue.clear()
+        self._events.clear()
+        self._replies = 0
+        self._started = b""
+        return 0

@@ -1,0 +1,3 @@
+cpdef str parent(str path)
+cpdef list names(str path)
+cpdef list ancestry(str path)

@@ -1,0 +1,29 @@
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from typing_extensions import Buffer
+
+HEADER: Struct
+
+class Message(NamedTuple):
+    type: int
+    req_id: int
+    tx_id: int
+    payload: bytes
+
+    def encode(self) -> bytes: ...
+
+class Parser:
+    def __init__(self) -> None: ...
+    def feed(self, data: Buffer) -> Iterator[Message]: ...
+    def append(self, data: Buffer) -> None: ...
+    def advance(self) -> bool: ...
+    @property
+    def type(self) -> int: ...
+    @property
+    def req_id(self) -> int: ...
+    @property
+    def tx_id(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
