@@ -51,6 +51,27 @@ class Port:
     xen: bool = False
 
 
+class BackendPort:
+    """A backend's end of the port `number`, which the guest allocated for dom0.
+
+    Once the guest has closed its end, and whatever it does with the number then, nothing that
+    is done here concerns it.
+    """
+
+    def __init__(self, events: EventChannels, number: int, on_send: Callable[[], None]) -> None:
+        self.number = number
+        self._events = events
+        self._on_send = on_send
+
+    def notify(self) -> None:
+        """Send to the guest."""
+        self._events.notify(self.number, self._on_send)
+
+    def close(self) -> None:
+        """Let go: the guest's end waits for dom0 again, as after its allocation."""
+        self._events.disconnect_backend(self.number, self._on_send)
+
+
 class EventChannels:
     """A domain's event channels. `shared_info` is a gpa; `info(vcpu)` gives a vcpu_info's gpa.
 
@@ -122,8 +143,9 @@ class EventChannels:
             port.remote_domain = remote
             return port.number
 
-    def connect_backend(self, number: int, on_send: Callable[[], None]) -> None:
-        """Bind a backend to the port that the guest allocated for dom0.
+    def connect_backend(self, number: int, on_send: Callable[[], None]) -> BackendPort:
+        """Bind a backend to the port that the guest allocated for dom0; `on_send`, which no
+        other port has, runs in the sending vCPU's thread each time that the guest sends.
 
         Raises HypercallError(EINVAL) where the port is not waiting for dom0.
         """
@@ -132,6 +154,14 @@ class EventChannels:
             if port.status is not Status.UNBOUND or port.remote_domain != 0:
                 raise HypercallError(errno.EINVAL)
             port.status, port.on_send = Status.INTERDOMAIN, on_send
+        return BackendPort(self, number, on_send)
+
+    def disconnect_backend(self, number: int, on_send: Callable[[], None]) -> None:
+        """Undo connect_backend; nothing where the guest has closed the port."""
+        with self._lock:
+            port = self._ports[number]
+            if port.on_send is on_send:
+                port.status, port.on_send, port.remote_domain = Status.UNBOUND, None, 0
 
     def bind_interdomain(self, number: int) -> int:
         """EVTCHNOP_bind_interdomain to a port of the domain itself: a loop."""
@@ -212,17 +242,18 @@ class EventChannels:
         if port.status is Status.INTERDOMAIN:
             if port.target:
                 self.raise_port(self._ports[port.target])
-            elif port.on_send:
-                port.on_send()
+            elif on_send := port.on_send:
+                on_send()
         elif port.status is Status.IPI:
             self.raise_port(port)
         elif port.status is not Status.UNBOUND:
             raise HypercallError(errno.EINVAL)
 
-    def notify(self, number: int) -> None:
-        """A backend's end of port `number` sends to the guest; nothing where it is closed."""
+    def notify(self, number: int, on_send: Callable[[], None] | None = None) -> None:
+        """A backend's end of port `number` sends to the guest; nothing where it is closed, or
+        bound to another than the backend with `on_send`."""
         port = self._ports[number]
-        if port.status is Status.INTERDOMAIN:
+        if port.status is Status.INTERDOMAIN and on_send in (None, port.on_send):
             self.raise_port(port)
 
     def raise_virq(self, virq: Virq, vcpu: int) -> None:

@@ -1,0 +1,24 @@
+"""What the backends use of a domain: all of it works without a virtual machine, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvmxen.abi.xen import DOMID_GUEST
+from kvmxen.events import EventChannels
+from kvmxen.grants import GrantTable
+from kvmxen.memory import GuestMemory
+from kvmxen.xenstore.store import Store
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A domain as its backends see it. `fail(error)` is for errors that are ours."""
+
+    memory: GuestMemory
+    grants: GrantTable
+    events: EventChannels
+    store: Store
+    fail: Callable[[BaseException], None]
+    domid: int = DOMID_GUEST

@@ -1,0 +1,316 @@
+"""Devices and their two ends' states: the toolstack's nodes, and the backend's state machine.
+
+All that a device's state depends on happens in one thread, the bus's; the devices' own threads
+only move data. Source: xen/include/public/io/xenbus.h, io/blkif.h's state diagrams, and what
+Linux's drivers do (drivers/xen/xenbus, xen-blkback/xenbus.c, xen-netback/xenbus.c).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from kvmxen.abi.xenbus import XenbusState as State
+from kvmxen.backends.frontend import FrontendError, FrontendNodes
+from kvmxen.backends.guest import Guest
+from kvmxen.errors import KvmxenError
+from kvmxen.xenstore.errors import XenstoreError
+from kvmxen.xenstore.paths import home
+from kvmxen.xenstore.permissions import DOM0, READ, Permission
+from kvmxen.xenstore.watches import Watch
+
+Nodes = Mapping[str, object]
+_T = TypeVar("_T")
+
+_GOES_AWAY = {
+    State.UNKNOWN: State.CLOSED,
+    State.CLOSED: State.CLOSED,
+}
+# Ours, then the frontend's: what becomes ours. What is not here changes nothing; Linux's
+# blkfront is ready when it says Initialised, netfront when it says Connected.
+TABLE: dict[State, dict[State, State]] = {
+    State.INIT_WAIT: _GOES_AWAY
+    | {
+        State.INITIALISED: State.CONNECTED,
+        State.CONNECTED: State.CONNECTED,
+        State.CLOSING: State.CLOSING,
+    },
+    # A frontend that starts without an end of the one before: kexec, or a kernel that crashed.
+    State.CONNECTED: _GOES_AWAY
+    | {State.INITIALISING: State.INIT_WAIT, State.CLOSING: State.CLOSING},
+    State.CLOSING: _GOES_AWAY | {State.INITIALISING: State.INIT_WAIT},
+    State.CLOSED: {State.INITIALISING: State.INIT_WAIT},
+}
+
+
+class Device(ABC):
+    """A backend of one device. The bus calls these, from its own thread but for `figures`."""
+
+    # The directory of its kind under backend/ and device/, and its number there.
+    kind: str
+    index: int
+
+    @abstractmethod
+    def describe(self) -> tuple[Nodes, Nodes]:
+        """The nodes that the toolstack writes for the backend and for the frontend."""
+
+    @abstractmethod
+    def offer(self) -> Nodes:
+        """The backend's nodes that a frontend finds when the backend is in InitWait."""
+
+    @abstractmethod
+    def connect(self, frontend: FrontendNodes, broken: Callable[[FrontendError], None]) -> Nodes:
+        """Map the rings and start to serve them: the nodes to write with Connected.
+
+        `broken(error)` may be called from any thread, once the frontend cannot be served any
+        longer. Raises FrontendError, and then nothing is left mapped or running.
+        """
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Stop serving and give all back to the guest; called only after `connect`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the host's resources."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, int]:
+        """What was done since it was attached, for --stats: from any thread."""
+
+
+class _Slot:
+    """A device on the bus. Only the bus's thread uses it once it is there."""
+
+    def __init__(self, device: Device, backend: str, frontend: str) -> None:
+        self.device = device
+        self.backend = backend
+        self.frontend = frontend
+        self.state = State.INITIALISING
+        self.connected = False
+        self.online = True
+        self.gone = threading.Event()
+        self.watch: Watch | None = None
+
+
+class Xenbus:
+    """The devices of one domain, from their attaching to their removal or the bus's end."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._store = guest.store
+        self._slots: dict[tuple[str, int], _Slot] = {}
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="xenbus", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving every device, whatever state its frontend is in; the nodes stay."""
+        self._work.put(None)
+        self._thread.join()
+
+    # From any thread.
+
+    def attach(self, device: Device) -> None:
+        """Offer `device` to the guest; it is the bus's from now on.
+
+        Raises KvmxenError where the guest has one of its kind and number already.
+        """
+        self._do(lambda: self._attach(device))
+
+    def detach(self, kind: str, index: int, timeout: float) -> bool:
+        """Ask the guest to let go of a device: whether it did within `timeout` seconds.
+
+        A guest that still uses it may go on, and does let go later. Raises KvmxenError where
+        there is no such device.
+        """
+        gone = self._do(lambda: self._detach(kind, index))
+        return gone.wait(timeout)
+
+    def remove(self, kind: str, index: int) -> None:
+        """Take a device away, whether the guest has let go of it or not; KvmxenError as above."""
+        self._do(lambda: self._remove(self._slot(kind, index)))
+
+    def figures(self) -> dict[str, dict[str, int]]:
+        """Each device's figures, by "kind/index"."""
+        slots = list(self._slots.items())
+        return {f"{kind}/{index}": slot.device.figures() for (kind, index), slot in slots}
+
+    def _do(self, what: Callable[[], _T]) -> _T:
+        """Have the bus's thread do it, and wait: its result, or the KvmxenError that it raised."""
+        result: SimpleQueue[_T | KvmxenError] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                result.put(what())
+            except KvmxenError as error:
+                result.put(error)
+
+        self._work.put(work)
+        while True:
+            try:
+                got = result.get(timeout=1)
+                break
+            except Empty:
+                if not self._thread.is_alive():
+                    raise KvmxenError("the domain is at its end") from None
+        if isinstance(got, KvmxenError):
+            raise got
+        return got
+
+    # In the bus's thread.
+
+    def _run(self) -> None:
+        try:
+            while work := self._work.get():
+                work()
+        except BaseException as error:
+            self._guest.fail(error)
+        finally:
+            for slot in list(self._slots.values()):
+                self._disconnect(slot)
+                slot.device.close()
+
+    def _attach(self, device: Device) -> None:
+        key = device.kind, device.index
+        if key in self._slots:
+            raise KvmxenError(f"the guest has a {device.kind} {device.index} already")
+        domid = self._guest.domid
+        slot = _Slot(
+            device,
+            f"{home(DOM0)}/backend/{device.kind}/{domid}/{device.index}",
+            f"{home(domid)}/device/{device.kind}/{device.index}",
+        )
+        self._slots[key] = slot
+        ours, theirs = device.describe()
+        with self._store.transaction() as nodes:
+            for path, owner, reader in (
+                (slot.backend, DOM0, domid),
+                (slot.frontend, domid, DOM0),
+            ):
+                if nodes.exists(path):
+                    nodes.rm(path)
+                nodes.mkdir(path)
+                nodes.set_permissions(path, Permission(owner), Permission(reader, READ))
+            _write(
+                nodes.write,
+                slot.backend,
+                {
+                    "frontend": slot.frontend,
+                    "frontend-id": domid,
+                    "online": 1,
+                    "hotplug-status": "connected",
+                    **ours,
+                },
+            )
+            _write(
+                nodes.write,
+                slot.frontend,
+                {"backend": slot.backend, "backend-id": DOM0, **theirs},
+            )
+            # The state is what a frontend's driver waits for: last.
+            _write(nodes.write, slot.backend, {"state": int(State.INITIALISING)})
+            _write(nodes.write, slot.frontend, {"state": int(State.INITIALISING)})
+        self._enter(slot, State.INIT_WAIT)
+        # The callback runs under the store's lock, in the thread of whoever changed the node.
+        slot.watch = self._store.watch(
+            f"{slot.frontend}/state", lambda _path: self._work.put(lambda: self._look(slot))
+        )
+
+    def _look(self, slot: _Slot) -> None:
+        """The frontend's state may have changed."""
+        if slot.gone.is_set():
+            return
+        try:
+            number = FrontendNodes(self._guest, slot.frontend).number("state", 8, 0)
+        except FrontendError as error:
+            self._broken(slot, error)
+            return
+        state = TABLE[slot.state].get(State(number))
+        if state is not None:
+            self._enter(slot, state)
+
+    def _enter(self, slot: _Slot, state: State) -> None:
+        """What a state means is done before it is said."""
+        nodes: Nodes = {}
+        if state is not State.CONNECTED:
+            self._disconnect(slot)
+        if state is State.INIT_WAIT:
+            nodes = slot.device.offer()
+        elif state is State.CONNECTED:
+            try:
+                nodes = slot.device.connect(
+                    FrontendNodes(self._guest, slot.frontend),
+                    lambda error: self._work.put(lambda: self._broken(slot, error)),
+                )
+            except FrontendError as error:
+                self._broken(slot, error)
+                return
+            slot.connected = True
+        self._say(slot, state, nodes)
+        if state is State.CLOSED and not slot.online:
+            self._remove(slot)
+
+    def _say(self, slot: _Slot, state: State, nodes: Nodes) -> None:
+        slot.state = state
+        with self._store.transaction() as store:
+            _write(store.write, slot.backend, {**nodes, "state": int(state)})
+
+    def _disconnect(self, slot: _Slot) -> None:
+        if slot.connected:
+            slot.connected = False
+            slot.device.disconnect()
+
+    def _broken(self, slot: _Slot, error: FrontendError) -> None:
+        """The frontend cannot be served: say so where Linux's drivers do (xenbus_dev_fatal())."""
+        if slot.gone.is_set():
+            return
+        text = f"{-error.errno} {error}"
+        self._store.write(f"{_error_path(slot)}/error", text.encode())
+        if slot.state is not State.CLOSED:
+            self._enter(slot, State.CLOSING)
+
+    def _slot(self, kind: str, index: int) -> _Slot:
+        slot = self._slots.get((kind, index))
+        if slot is None:
+            raise KvmxenError(f"the guest has no {kind} {index}")
+        return slot
+
+    def _detach(self, kind: str, index: int) -> threading.Event:
+        slot = self._slot(kind, index)
+        slot.online = False
+        # As libxl does: the backend goes on serving until the frontend has let go.
+        with self._store.transaction() as nodes:
+            _write(nodes.write, slot.backend, {"online": 0, "state": int(State.CLOSING)})
+        if slot.state is State.CLOSED:
+            self._remove(slot)
+        return slot.gone
+
+    def _remove(self, slot: _Slot) -> None:
+        self._disconnect(slot)
+        slot.device.close()
+        if slot.watch is not None:
+            self._store.unwatch(slot.watch)
+        del self._slots[slot.device.kind, slot.device.index]
+        slot.gone.set()
+        for path in (slot.backend, slot.frontend, _error_path(slot)):
+            try:
+                self._store.rm(path)
+            except XenstoreError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+
+
+def _error_path(slot: _Slot) -> str:
+    above, _, below = slot.backend.partition("/backend/")
+    return f"{above}/error/backend/{below}"
+
+
+def _write(write: Callable[[str, bytes], None], base: str, nodes: Nodes) -> None:
+    for key, value in nodes.items():
+        write(f"{base}/{key}", os.fsencode(str(value)))
