@@ -1,0 +1,68 @@
+"""Debian 12's tools of Xen as test material: xenstore-utils, and the daemons for comparison."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.packages import Suite
+
+# They are all built from one source, and need nothing else that Debian's dpkg does not.
+_LIBRARIES = (
+    "libxencall1",
+    "libxendevicemodel1",
+    "libxenevtchn1",
+    "libxenforeignmemory1",
+    "libxengnttab1",
+    "libxenmisc4.17",
+    "libxenstore4",
+    "libxentoolcore1",
+    "libxentoollog1",
+)
+# The first has links to a script in place of what the second has.
+_PROGRAMS = {"xenstore-utils": "usr/bin", "xen-utils-4.17": "usr/lib/xen-4.17/bin"}
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Programs by name, and the folders of the shared libraries that they need."""
+
+    paths: Mapping[str, Path]
+    libraries: tuple[Path, ...]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What to run one of them in."""
+        return os.environ | {"LD_LIBRARY_PATH": ":".join(map(str, self.libraries)), **more}
+
+
+def xen_programs() -> Programs:
+    """xenstore-ls and the like, xenstored and oxenstored. Raises packages.Unavailable."""
+    suite = Suite("bookworm")
+    paths = dict[str, Path]()
+    for package, folder in _PROGRAMS.items():
+        paths |= {
+            path.name: path for path in _folder(suite, package, f"{folder}/*x*store*").glob("*")
+        }
+    member = "usr/lib/x86_64-linux-gnu/lib*.so.*"
+    return Programs(paths, tuple(_folder(suite, package, member) for package in _LIBRARIES))
+
+
+def oxenstored_configuration() -> Path:
+    """The configuration that Debian gives oxenstored. Raises packages.Unavailable."""
+    return Suite("bookworm").package("xen-utils-common", "etc/xen/oxenstored.conf")
+
+
+def shared_libraries(program: Path, environment: Mapping[str, str]) -> list[Path]:
+    """The files that `program` loads, its loader included, as ldd finds them."""
+    listed = subprocess.run(
+        ["ldd", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    words = [word for line in listed.splitlines() for word in line.split()]
+    return [Path(word) for word in dict.fromkeys(words) if word.startswith("/")]
+
+
+def _folder(suite: Suite, package: str, member: str) -> Path:
+    return suite.package(package, member).parent
