@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from kvmxen.abi.xen import DOMID_GUEST
 from kvmxen.memory import GuestMemory
+from kvmxen.xenstore.connection import Connection
+from kvmxen.xenstore.errors import DumpError
 from kvmxen.xenstore.nodes import populate
 from kvmxen.xenstore.paths import home
 from kvmxen.xenstore.ring import RingTransport
@@ -13,11 +15,25 @@ from kvmxen.xenstore.store import Store
 
 
 class XenstoreBackend:
-    """Owns the store and the guest's connection by the page at `gpa`."""
+    """Owns the store and the guest's connection by the page at `gpa`.
 
-    def __init__(self, memory: GuestMemory, gpa: int, notify: Callable[[], None]) -> None:
-        self.store = Store()
-        connection = self.store.connect(DOMID_GUEST, self._wake)
+    With `image`, from dump(), they are those of another process, and the guest does not notice;
+    raises DumpError where it is none.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        gpa: int,
+        notify: Callable[[], None],
+        image: bytes | None = None,
+    ) -> None:
+        if image is None:
+            self.store = Store()
+            connection = self.store.connect(DOMID_GUEST)
+        else:
+            self.store, connection = self._load(image)
+        connection.wake = self._wake
         self._transport = RingTransport(connection, memory, gpa, notify)
 
     def populate(self, **nodes: object) -> None:
@@ -36,6 +52,22 @@ class XenstoreBackend:
     def request_shutdown(self, how: str) -> None:
         """Ask the guest to end itself: "poweroff", "reboot" or "halt"."""
         self.store.write(f"{home(DOMID_GUEST)}/control/shutdown", how.encode())
+
+    def dump(self, port: int) -> bytes:
+        """The whole state, in Xen's own format; `port` is the host's end of the event channel."""
+        from kvmxen.xenstore.dump import dump
+
+        return dump(self.store, ports={DOMID_GUEST: port})
+
+    @staticmethod
+    def _load(image: bytes) -> tuple[Store, Connection]:
+        from kvmxen.xenstore.load import load
+
+        store, connections = load(image)
+        for restored in connections:
+            if restored.connection.domain.domid == DOMID_GUEST:
+                return store, restored.connection
+        raise DumpError("the state of the xenstore has no connection of the guest")
 
     def _wake(self) -> None:
         self.store.defer(self._transport.push)

@@ -4,8 +4,8 @@ from kvmxen.xenstore.wire cimport Parser
 cdef class Connection:
     cdef object _state
     cdef object _lock
-    cdef object _wake
-    cdef object _session
+    cdef readonly object session
+    cdef public object wake
     cdef object _event_taker
     cdef readonly object domain
     cdef public object renewed

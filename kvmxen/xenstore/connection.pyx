@@ -25,7 +25,7 @@ cdef inline bint _is_event(bytes message):
 cdef class Connection:
     """Domain `domid`'s connection to `state`; dom0's are privileged. Safe for threads.
 
-    `wake()` is called, under the store's lock, when an event comes while nothing waited and
+    `wake()`, which may be replaced, is called, under the store's lock, when an event comes while nothing waited and
     nobody feeds: somebody else's change is then to be taken. It must not call back in.
     `renewed()`, which may be replaced, is called after dom0 began the connection anew or ended
     it: then `released` is set, and bytes are neither taken in nor given out.
@@ -34,7 +34,7 @@ cdef class Connection:
     def __init__(self, state, domid, wake=lambda: None):
         self._state = state
         self._lock = state.lock
-        self._wake = wake
+        self.wake = wake
         self.renewed = lambda: None
         self._event_taker = self._event
         self._queue = deque()
@@ -106,10 +106,30 @@ cdef class Connection:
         self.released = True
         self.renewed()
 
+    def inbound(self):
+        """What came of a request that is not whole yet."""
+        return self._parser.rest
+
+    def outbound(self):
+        """What is to be taken: the rest of a message that was begun, and whole ones after it."""
+        return self._started, b"".join(self._queue)
+
+    def resume(self, bytes inbound, bytes started, messages):
+        """Go on where another connection, which had inbound() and outbound(), stopped."""
+        self._parser.append(inbound)
+        self._started = started
+        for message in messages:
+            self._queue.append(message.encode())
+            self.domain.memory += 16 + len(message.payload)
+            if message.type != _WATCH_EVENT:
+                self._replies += 1
+            elif not message.payload.startswith(b"@"):
+                self._events.add(message.payload)
+
     cdef int _begin(self, domid) except -1:
         self._parser = Parser()
-        self._session = Session(self._state, domid, self._event_taker)
-        self.domain = self._session.domain
+        self.session = Session(self._state, domid, self._event_taker)
+        self.domain = self.session.domain
         return 0
 
     cdef bytes _answer(self):
@@ -118,7 +138,7 @@ cdef class Connection:
         cdef unsigned int type = request.type
         cdef bytes payload
         try:
-            payload = execute(self._session, type, request.tx_id, request.payload)
+            payload = execute(self.session, type, request.tx_id, request.payload)
         except XenstoreError as error:
             type, payload = _ERROR, _ERRORS.get(error.errno, _EINVAL)
         return pack(type, request.req_id, request.tx_id, payload)
@@ -161,13 +181,13 @@ cdef class Connection:
 
     cdef int _push(self, bytes message) except -1:
         if not (self._feeding or self._started or self._queue):
-            self._wake()
+            self.wake()
         self._queue.append(message)
         self.domain.memory += len(message)
         return 0
 
     cdef int _reset(self) except -1:
-        self._session.reset()
+        self.session.reset()
         self._parser = Parser()
         self.domain.memory -= sum([len(message) for message in self._queue])
         self._queue.clear()

@@ -14,5 +14,9 @@ class XenstoreError(Exception):
         self.errno = code
 
 
+class DumpError(Exception):
+    """Bytes that are not a xenstore's state; the text is a sentence for a person."""
+
+
 class ProtocolError(Exception):
     """A stream of bytes that is not xenstore's protocol: the connection is lost."""

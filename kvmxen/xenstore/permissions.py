@@ -18,10 +18,10 @@ WRITE = 2
 OWNER = 8
 
 DOM0 = 0
-DOMID_ANY = 0x7FF4  # xen/include/public/xen.h
+DOMID_ANY = 0x7FF5  # xen/include/public/xen.h
 
-_LETTERS = {b"n": NONE, b"r": READ, b"w": WRITE, b"b": READ | WRITE}
-_LETTER_OF = {access: letter for letter, access in _LETTERS.items()}
+LETTERS = {NONE: b"n", READ: b"r", WRITE: b"w", READ | WRITE: b"b"}
+_ACCESS_OF = {letter: access for access, letter in LETTERS.items()}
 _TEXT = re.compile(rb"([nrwb])([0-9]{1,5})").fullmatch
 
 
@@ -34,7 +34,7 @@ class Permission(NamedTuple):
 
     def encode(self) -> bytes:
         """As it travels: a letter and the domain, `r1`."""
-        return b"%s%d" % (_LETTER_OF[self.access], self.domid)
+        return b"%s%d" % (LETTERS[self.access], self.domid)
 
     @classmethod
     def decode(cls, text: bytes) -> Permission:
@@ -42,7 +42,7 @@ class Permission(NamedTuple):
         match = _TEXT(text)
         if not match or int(match[2]) > 0xFFFF:
             raise XenstoreError(errno.EINVAL)
-        return cls(int(match[2]), _LETTERS[match[1]])
+        return cls(int(match[2]), _ACCESS_OF[match[1]])
 
 
 Permissions = tuple[Permission, ...]

@@ -24,8 +24,8 @@ class Session:
         self.domid = domid
         self.access = Access(state, self.domain)
         self._deliver = deliver
-        self._watches: dict[tuple[str, bytes], Watch] = {}
-        self._transactions: dict[int, Transaction] = {}
+        self.watches: dict[tuple[str, bytes], Watch] = {}
+        self.transactions: dict[int, Transaction] = {}
         self._last_transaction = 0
 
     def path(self, text: str, *, special: bool = False) -> str:
@@ -38,23 +38,28 @@ class Session:
 
         Raises XenstoreError: EINVAL, EEXIST, ENOSPC.
         """
-        path = self.path(text, special=True)
-        if (path, token) in self._watches:
-            raise XenstoreError(errno.EEXIST)
         if not self.domain.allows("watches", self.domain.watches + 1):
+            self._check_new(self.path(text, special=True), token)
             raise XenstoreError(errno.ENOSPC)
+        watch = self.resume_watch(text, token, depth)
+        self.state.defer(lambda: self._deliver(watch, watch.path))
+        return watch
+
+    def resume_watch(self, text: str, token: bytes, depth: int) -> Watch:
+        """Watch the path `text`, as was done before; raises XenstoreError: EINVAL, EEXIST."""
+        path = self.path(text, special=True)
+        self._check_new(path, token)
         prefix = 0 if text[0] in "/@" else len(home(self.domid)) + 1
         watch = Watch(path, token, self.domain, self._deliver, depth, prefix)
-        self._watches[path, token] = watch
+        self.watches[path, token] = watch
         self.state.watches.add(watch)
         self.domain.watches += 1
         self.domain.memory += len(path) + len(token)
-        self.state.defer(lambda: self._deliver(watch, path))
         return watch
 
     def unwatch(self, text: str, token: bytes) -> None:
         """End a watch; raises XenstoreError(ENOENT) where there is no such."""
-        watch = self._watches.pop((self.path(text, special=True), token), None)
+        watch = self.watches.pop((self.path(text, special=True), token), None)
         if watch is None:
             raise XenstoreError(errno.ENOENT)
         self._forget(watch)
@@ -64,35 +69,46 @@ class Session:
         if not self.domain.allows("transactions", self.domain.transactions + 1):
             raise XenstoreError(errno.ENOSPC)
         number = self._last_transaction
-        while number == 0 or number in self._transactions:
+        while number == 0 or number in self.transactions:
             number = (number + 1) & 0xFFFFFFFF
-        self._last_transaction = (number + 1) & 0xFFFFFFFF
-        self._transactions[number] = Transaction(self.state, self.domid)
-        self.domain.transactions += 1
+        self.resume_transaction(number)
         return number
 
     def transaction(self, number: int) -> Transaction:
         """The transaction with that id; raises XenstoreError(ENOENT)."""
         try:
-            return self._transactions[number]
+            return self.transactions[number]
         except KeyError:
             raise XenstoreError(errno.ENOENT) from None
 
     def end_transaction(self, number: int, *, commit: bool) -> None:
         """End a transaction, which is then no more whatever happens; raises as commit()."""
         transaction = self.transaction(number)
-        del self._transactions[number]
+        del self.transactions[number]
         self.domain.transactions -= 1
         if commit:
             transaction.commit()
 
+    def resume_transaction(self, number: int) -> Transaction:
+        """Begin a transaction that had the id `number`; raises XenstoreError(EEXIST)."""
+        if number == 0 or number in self.transactions:
+            raise XenstoreError(errno.EEXIST)
+        self._last_transaction = (number + 1) & 0xFFFFFFFF
+        self.transactions[number] = Transaction(self.state, self.domid)
+        self.domain.transactions += 1
+        return self.transactions[number]
+
     def reset(self) -> None:
         """End all watches and drop all transactions."""
-        for watch in self._watches.values():
+        for watch in self.watches.values():
             self._forget(watch)
-        self._watches.clear()
-        self.domain.transactions -= len(self._transactions)
-        self._transactions.clear()
+        self.watches.clear()
+        self.domain.transactions -= len(self.transactions)
+        self.transactions.clear()
+
+    def _check_new(self, path: str, token: bytes) -> None:
+        if (path, token) in self.watches:
+            raise XenstoreError(errno.EEXIST)
 
     def _forget(self, watch: Watch) -> None:
         self.state.watches.remove(watch)

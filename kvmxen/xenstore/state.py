@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from threading import RLock
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from kvmxen.xenstore.orphans import disown
 from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, READ, Permission, Permissions
@@ -13,17 +13,11 @@ from kvmxen.xenstore.quota import Domain, Quota, node_memory
 from kvmxen.xenstore.tree import Node, Tree
 from kvmxen.xenstore.watches import Match, Watches
 
+if TYPE_CHECKING:
+    from kvmxen.xenstore.connection import Connection
+
 INTRODUCE = "@introduceDomain"
 RELEASE = "@releaseDomain"
-
-
-class Client(Protocol):
-    """A connection, as far as the store needs to know it."""
-
-    domain: Domain
-
-    def renew(self) -> None: ...
-    def release(self) -> None: ...
 
 
 class State:
@@ -35,7 +29,7 @@ class State:
         self.watches = Watches()
         self.quota = quota or Quota()
         self.domains: dict[int, Domain] = {}
-        self.clients: list[Client] = []
+        self.clients: list[Connection] = []
         self._generation = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._delivering = False
@@ -161,7 +155,7 @@ class State:
         finally:
             self._delivering = False
 
-    def _clients_of(self, domid: int) -> list[Client]:
+    def _clients_of(self, domid: int) -> list[Connection]:
         return [client for client in self.clients if client.domain.domid == domid]
 
     def _account(self, path: str, node: Node | None, sign: int) -> None:

@@ -106,6 +106,38 @@ class Transaction:
         if seen.event is not Match.SUBTREE:
             seen.event = match
 
+    def touched(self) -> Iterator[tuple[str, Node | None, bool, bool]]:
+        """What the transaction looked at: each path, the node as it is there now, whether there
+        was one when it began, and whether it changed it."""
+        for path, seen in self._seen.items():
+            yield path, self._tree.get(path), seen.altered is not None, seen.changed
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether a commit can only fail."""
+        return self._failed or self._conflicts()
+
+    def missed(self, path: str) -> None:
+        """Note that the transaction found nothing at `path`, whatever is there now."""
+        self._seen[path] = _Seen(None, None, None)
+
+    def redo(self, path: str, value: bytes | None, permissions: Permissions) -> None:
+        """Make or change the node at `path`, or with no value remove it, and have that be news.
+
+        Raises XenstoreError(ENOENT) where it has no parent.
+        """
+        above = self.get(parent(path))
+        if above is None and (value is not None or parent(path) not in self._seen):
+            raise XenstoreError(errno.ENOENT)
+        if value is not None:
+            self.put(path, value, permissions)
+            self.fire(path, Match.SUBTREE, [])
+        else:
+            if self.get(path) is not None:
+                self.remove(path)
+            exact = self._seen[parent(path)].changed and above is None
+            self.fire(path, Match.EXACT if exact else Match.SUBTREE, [])
+
     def doom(self) -> None:
         """Let no commit succeed: a request in it was refused for lack of room."""
         self._failed = True

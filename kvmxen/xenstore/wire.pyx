@@ -65,6 +65,11 @@ cdef class Parser:
         while self.advance():
             yield Message(self.type, self.req_id, self.tx_id, self.payload)
 
+    @property
+    def rest(self):
+        """The bytes of a message that is not whole yet."""
+        return bytes(self._buffer[self._start:])
+
     cpdef append(self, data):
         """Take `data` in."""
         self._buffer += data

@@ -11,6 +11,9 @@ from kvmxen.abi.xen import DOMID_GUEST
 from kvmxen.abi.xs_wire import RING_SIZE, Operation
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.memory import GuestMemory
+from kvmxen.xenstore.dump import dump
+from kvmxen.xenstore.errors import DumpError
+from kvmxen.xenstore.store import Store
 
 PAGE = 0x1000
 # struct xenstore_domain_interface, offsets in bytes.
@@ -97,6 +100,30 @@ def test_a_guest_that_breaks_its_ring_hurts_only_itself(guest: Guest) -> None:
     guest.backend.pump()
     guest.backend.request_shutdown("poweroff")
     assert guest.backend.store.read("/local/domain/1/control/shutdown") == b"poweroff"
+
+
+def test_a_guest_does_not_notice_that_its_xenstore_is_another(guest: Guest) -> None:
+    guest.ask(Operation.WATCH, b"control/shutdown\0", b"token\0")
+    guest.backend.pump()
+    guest.answer()
+    guest.answer()
+    guest.ask(Operation.READ, b"name\0")
+    half = guest.memory.read_u32(PAGE + REQ_PROD) - 3
+    guest.memory.write_u32(PAGE + REQ_PROD, half)
+    guest.backend.pump()
+    image = guest.backend.dump(port=3)
+    guest.backend = XenstoreBackend(guest.memory, PAGE, guest.notify, image)
+    assert guest.backend.dump(port=3) == image
+    guest.memory.write_u32(PAGE + REQ_PROD, half + 3)
+    guest.backend.pump()
+    assert guest.answer() == (Operation.READ, b"one")
+    guest.backend.request_shutdown("halt")
+    assert guest.answer() == (Operation.WATCH_EVENT, b"control/shutdown\0token\0")
+
+
+def test_a_state_without_the_guest_is_refused(guest: Guest) -> None:
+    with pytest.raises(DumpError, match="no connection of the guest"):
+        XenstoreBackend(guest.memory, PAGE, guest.notify, dump(Store()))
 
 
 def test_threads_take_turns(guest: Guest) -> None:

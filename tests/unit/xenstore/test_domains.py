@@ -132,7 +132,7 @@ def test_features_are_a_domain_s_own(store: Store, dom0: Client) -> None:
     assert guest.ask(Op.WATCH, b"y\0t\x001\0") == "EINVAL"
     store.mkdir("/own")
     store.set_permissions("/own", Permission(5))
-    assert guest.ask(Op.SET_PERMS, b"/own\0n5\0r32756\0") == OK
+    assert guest.ask(Op.SET_PERMS, b"/own\0n5\0r32757\0") == OK
     assert Client(store, 1).ask(Op.READ, b"/own\0") == "EACCES"
 
 

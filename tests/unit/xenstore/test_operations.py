@@ -86,7 +86,7 @@ ANSWERS = [
     (1, Op.GET_PERMS, b"name\0", b"n0\0r1\0"),
     (1, Op.GET_PERMS, b"data\0", b"n1\0"),
     (1, Op.GET_PERMS, b"/secret\0", "EACCES"),
-    (1, Op.GET_PERMS, b"@releaseDomain\0", b"n0\0r32756\0"),
+    (1, Op.GET_PERMS, b"@releaseDomain\0", b"n0\0r32757\0"),
     (1, Op.GET_PERMS, b"@introduceDomain\0", "EACCES"),
     (0, Op.GET_PERMS, b"@introduceDomain\0", b"n0\0"),
     (0, Op.GET_PERMS, b"@nothing\0", "ENOENT"),

@@ -1,0 +1,179 @@
+"""A store's whole state as Xen's xenstored hands it on (docs/designs/xenstore-migration.md).
+
+What is not in it: the callbacks of this process's own watches, the nodes' generations, and of
+a transaction that can only fail, everything but that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from construct import Construct
+
+from kvmxen.abi import xs_state
+from kvmxen.abi.xs_state import Access, ConnectionType, RecordType
+from kvmxen.xenstore.connection import Connection
+from kvmxen.xenstore.permissions import DOM0, LETTERS, Permissions
+from kvmxen.xenstore.quota import QUOTA_NAMES, Domain, Quota
+from kvmxen.xenstore.state import INTRODUCE, RELEASE, State
+from kvmxen.xenstore.transactions import Transaction
+from kvmxen.xenstore.tree import Node
+from kvmxen.xenstore.watches import Watch
+
+
+def dump(
+    state: State,
+    *,
+    ports: Mapping[int, int] | None = None,
+    descriptors: Mapping[Connection, int] | None = None,
+) -> bytes:
+    """The state as one image, for load().
+
+    `ports` has xenstore's event channel for each domain that has one. Of dom0's clients, those
+    in `descriptors` are in it, by the number of their socket.
+    """
+    with state.lock:
+        return b"".join(_records(state, ports or {}, descriptors or {}))
+
+
+def _records(
+    state: State, ports: Mapping[int, int], descriptors: Mapping[Connection, int]
+) -> Iterator[bytes]:
+    version = {"version": xs_state.VERSION, "flags": xs_state.LITTLE_ENDIAN}
+    yield xs_state.PREAMBLE.build(version)
+    yield _record(RecordType.GLOBAL, xs_state.GLOBAL, {"socket_fd": -1, "evtchn_fd": -1})
+    values, names = _quota(state.quota)
+    glob = {"n_dom_quota": len(values), "n_glob_quota": 0, "quota_val": values, "names": names}
+    yield _record(RecordType.GLOBAL_QUOTA, xs_state.GLOBAL_QUOTA, glob)
+    numbers: dict[Connection, int] = {}
+    for client in state.clients:
+        if client.domain.domid == DOM0 and client in descriptors:
+            spec, kind = {"socket_fd": descriptors[client]}, ConnectionType.SOCKET
+        elif client.domain.introduced and client.domain.domid != DOM0:
+            spec, kind = _ring(client.domain, ports), ConnectionType.RING
+        else:
+            continue
+        numbers[client] = len(numbers) + 1
+        yield _connection(numbers[client], kind, spec, client.inbound(), *client.outbound())
+        for watch in client.session.watches.values():
+            yield _watch(watch, numbers[client])
+    served = {DOM0, *(client.domain.domid for client in numbers)}
+    others = [d for d in state.domains.values() if d.introduced and d.domid not in served]
+    for number, domain in enumerate(others, len(numbers) + 1):
+        # Dom0 introduced it, but it has no connection here.
+        yield _connection(number, ConnectionType.RING, _ring(domain, ports), b"", b"", b"")
+    for path, node in _descend(state):
+        yield _node(path, node.value, node.permissions)
+    for domain in state.domains.values():
+        values, names = _quota(domain.quota)
+        record = {"domain_id": domain.domid, "n_quota": len(values), "features": domain.features}
+        record |= {"quota_val": values, "names": names}
+        yield _record(RecordType.DOMAIN, xs_state.DOMAIN, record)
+    for client, number in numbers.items():
+        for ta_id, transaction in client.session.transactions.items():
+            yield from _transaction(transaction, number, ta_id)
+    yield _record(RecordType.END, xs_state.GLOBAL, None)
+
+
+def _record(kind: RecordType, layout: Construct, value: object) -> bytes:
+    body = b"" if value is None else layout.build(value)
+    built: bytes = xs_state.RECORD.build({"type": kind, "body": body + bytes(-len(body) % 8)})
+    return built
+
+
+def _quota(quota: Quota) -> tuple[list[int], bytes]:
+    return [quota.limit(n) for n in QUOTA_NAMES], b"".join(n.encode() + b"\0" for n in QUOTA_NAMES)
+
+
+def _ring(domain: Domain, ports: Mapping[int, int]) -> dict[str, int]:
+    target = domain.target.domid if domain.target else xs_state.DOMID_INVALID
+    return {"domid": domain.domid, "tdomid": target, "evtchn": ports.get(domain.domid, 0)}
+
+
+def _connection(
+    number: int,
+    kind: ConnectionType,
+    spec: dict[str, int],
+    inbound: bytes,
+    started: bytes,
+    waiting: bytes,
+) -> bytes:
+    record = {
+        "conn_id": number,
+        "conn_type": kind,
+        "fields": 0,
+        "spec": spec,
+        "data_in_len": len(inbound),
+        "data_resp_len": len(started),
+        "data_out_len": len(started) + len(waiting),
+        "data_in": inbound,
+        "data_out": started + waiting,
+        "unique_id": None,
+    }
+    return _record(RecordType.CONNECTION, xs_state.CONNECTION, record)
+
+
+def _watch(watch: Watch, conn_id: int) -> bytes:
+    path, token = watch.path[watch.prefix :].encode() + b"\0", watch.token + b"\0"
+    lengths = {"conn_id": conn_id, "path_length": len(path), "token_length": len(token)}
+    record: dict[str, object] = {**lengths, "path": path, "token": token}
+    if watch.depth < 0:
+        return _record(RecordType.WATCH, xs_state.WATCH, record)
+    record["depth"] = min(watch.depth, xs_state.UNLIMITED_DEPTH - 1)
+    return _record(RecordType.WATCH_EXTENDED, xs_state.WATCH_EXTENDED, record)
+
+
+def _descend(state: State) -> Iterator[tuple[str, Node]]:
+    """All nodes, parents before children, children in the order of their making."""
+    pending = [(path, state.tree.get(path)) for path in (INTRODUCE, RELEASE, "/")]
+    while pending:
+        path, node = pending.pop()
+        assert node is not None
+        yield path, node
+        base = path.rstrip("/")
+        pending += [(f"{base}/{name}", n) for name, n in reversed(node.children.items())]
+
+
+def _node(
+    path: str,
+    value: bytes,
+    permissions: Permissions,
+    conn_id: int = 0,
+    ta_id: int = 0,
+    access: Access = Access.DELETED,
+) -> bytes:
+    record = {
+        "conn_id": conn_id,
+        "ta_id": ta_id,
+        "path_len": len(path) + 1,
+        "data_len": len(value),
+        "ta_access": access,
+        "perm_n": len(permissions),
+        "perms": [
+            {
+                "access": ord(LETTERS[permission.access]),
+                "flags": 0 if permission.valid else xs_state.STALE,
+                "domid": permission.domid,
+            }
+            for permission in permissions
+        ],
+        "path": path.encode() + b"\0",
+        "data": value,
+    }
+    return _record(RecordType.NODE, xs_state.NODE, record)
+
+
+def _transaction(transaction: Transaction, conn_id: int, ta_id: int) -> Iterator[bytes]:
+    ids = {"conn_id": conn_id, "ta_id": ta_id}
+    yield _record(RecordType.TRANSACTION, xs_state.TRANSACTION, ids)
+    if transaction.hopeless:
+        # Having found no root, it conflicts with whatever store it wakes up in.
+        yield _node("/", b"", (), conn_id, ta_id, Access.READ)
+        return
+    for path, node, was, changed in transaction.touched():
+        if node is not None:
+            access = Access.READ | Access.WRITTEN if changed else Access.READ
+            yield _node(path, node.value, node.permissions, conn_id, ta_id, access)
+        else:
+            access = Access.DELETED if was else Access.READ
+            yield _node(path, b"", (), conn_id, ta_id, access)
