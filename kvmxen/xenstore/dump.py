@@ -58,16 +58,16 @@ def _records(
         for watch in client.session.watches.values():
             yield _watch(watch, numbers[client])
     served = {DOM0, *(client.domain.domid for client in numbers)}
-    others = [d for d in state.domains.values() if d.introduced and d.domid not in served]
+    others = [d for _, d in sorted(state.domains.items()) if d.introduced and d.domid not in served]
     for number, domain in enumerate(others, len(numbers) + 1):
         # Dom0 introduced it, but it has no connection here.
         yield _connection(number, ConnectionType.RING, _ring(domain, ports), b"", b"", b"")
     for path, node in _descend(state):
         yield _node(path, node.value, node.permissions)
-    for domain in state.domains.values():
+    for _, domain in sorted(state.domains.items()):
         values, names = _quota(domain.quota)
-        record = {"domain_id": domain.domid, "n_quota": len(values), "features": domain.features}
-        record |= {"quota_val": values, "names": names}
+        head = {"domain_id": domain.domid, "n_quota": len(values), "features": domain.features}
+        record: dict[str, object] = {**head, "quota_val": values, "names": names}
         yield _record(RecordType.DOMAIN, xs_state.DOMAIN, record)
     for client, number in numbers.items():
         for ta_id, transaction in client.session.transactions.items():
