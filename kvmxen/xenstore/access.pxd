@@ -10,4 +10,3 @@ cdef class Access:
     cdef int _create(self, str path, bytes value) except -1
     cdef int _check_room(self, bytes value, tuple permissions, Py_ssize_t listing,
                          Py_ssize_t more) except -1
-    cdef int _changed(self, str path, tuple old) except -1

@@ -48,13 +48,13 @@ cdef class Access:
         else:
             self._check_room(value, node.permissions, node.listing_size, 0)
             self._view.put(path, value, node.permissions)
-        self._changed(path, None)
+        self._view.changed(path, None)
 
     def mkdir(self, str path):
         """Make a node with no value, and what is missing above it; a node that is stays."""
         if self._find(path, _WRITE) is None:
             self._create(path, b"")
-            self._changed(path, None)
+            self._view.changed(path, None)
 
     def rm(self, str path):
         """Remove a node and all below it. ENOENT only where its parent is missing too."""
@@ -82,7 +82,7 @@ cdef class Access:
         self._check_room(node.value, permissions, node.listing_size, 0)
         cdef tuple old = node.permissions
         self._view.put(path, node.value, permissions)
-        self._changed(path, old)
+        self._view.changed(path, old)
 
     cdef Node _find(self, str path, int right):
         """The node at `path`, None where there is none and `domain` may know that.
@@ -138,11 +138,4 @@ cdef class Access:
             raise XenstoreError(errno.ENOSPC)
         if not domain.allows("memory", self._view.memory(domain.domid) + size + more):
             raise XenstoreError(errno.ENOMEM)
-        return 0
-
-    cdef int _changed(self, str path, tuple old) except -1:
-        readable = [] if old is None else [old]
-        readable.append((<Node>self._view.get(path)).permissions)
-        readable.append((<Node>self._view.get(parent(path))).permissions)
-        self._view.fire(path, _SUBTREE, readable)
         return 0

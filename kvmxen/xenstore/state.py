@@ -8,6 +8,7 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from kvmxen.xenstore.orphans import disown
+from kvmxen.xenstore.paths import parent
 from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, READ, Permission, Permissions
 from kvmxen.xenstore.quota import Domain, Quota, node_memory
 from kvmxen.xenstore.tree import Node, Tree
@@ -129,6 +130,15 @@ class State:
     def memory(self, domid: int) -> int:
         """The bytes that `domid` uses."""
         return self.domain(domid).memory
+
+    def changed(self, path: str, old: Permissions | None) -> None:
+        """Tell of a change to the node at `path`, which had the permissions `old` before."""
+        readable = [] if old is None else [old]
+        for where in (path, parent(path)):
+            node = self.tree.get(where)
+            assert node is not None
+            readable.append(node.permissions)
+        self.fire(path, Match.SUBTREE, readable)
 
     def fire(self, path: str, match: Match, readable: list[Permissions]) -> None:
         """Tell the watches that a change at `path` concerns, as far as they may know.

@@ -100,6 +100,10 @@ class Transaction:
         """The nodes below `path` and itself, children before parents."""
         return self._tree.walk(path)
 
+    def changed(self, path: str, old: Permissions | None) -> None:
+        """Remember to tell of a change to the node at `path`."""
+        self.fire(path, Match.SUBTREE, [])
+
     def fire(self, path: str, match: Match, readable: list[Permissions]) -> None:
         """Remember the event for the commit; one for the subtree outdoes an exact one."""
         seen = self._seen[path]
@@ -131,7 +135,7 @@ class Transaction:
             raise XenstoreError(errno.ENOENT)
         if value is not None:
             self.put(path, value, permissions)
-            self.fire(path, Match.SUBTREE, [])
+            self.changed(path, None)
         else:
             if self.get(path) is not None:
                 self.remove(path)
