@@ -45,6 +45,10 @@ INDICES = [ring.REQ_CONS, ring.REQ_PROD, ring.RSP_CONS, ring.RSP_PROD]
 FIELDS = [*INDICES, ring.SERVER_FEATURES, ring.CONNECTION, ring.ERROR]
 
 
+TIGHT = Quota(nodes=9, watches=3, transactions=2, memory=20_000)
+OPERATIONS = [*Op, *[Op.WRITE, Op.MKDIR, Op.WATCH] * 4, *[Op.TRANSACTION_START, Op.RM] * 2]
+
+
 def seeds() -> Iterator[int]:
     """The rounds' seeds."""
     if chosen := os.environ.get("KVMXEN_SEED"):
@@ -59,7 +63,7 @@ def seeds() -> Iterator[int]:
 
 def make_store(random: Random) -> Store:
     """Domains 1 and 2 with a place of their own each, and a secret of dom0's."""
-    quota = Quota() if random.random() < 0.5 else Quota(nodes=20, watches=5, memory=40_000)
+    quota = Quota() if random.random() < 0.5 else TIGHT
     store = Store(quota)
     store.write("/secret/key", b"hidden")
     for domid in (1, 2):
@@ -73,7 +77,8 @@ def make_store(random: Random) -> Store:
 
 def payload(random: Random) -> bytes:
     """Words that mean something, in any order, with some damage."""
-    parts = [random.choice(WORDS) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3, 8)))]
+    words = [*WORDS, b"data/%d" % random.randrange(60), b"%d" % random.randrange(60)]
+    parts = [random.choice(words) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3, 8)))]
     body = b"".join(part + b"\0" for part in parts)
     match random.randrange(12):
         case 0:
@@ -89,7 +94,7 @@ def payload(random: Random) -> bytes:
 
 
 def request(random: Random, number: int, transactions: list[int]) -> Message:
-    operation = random.choice(tuple(Op)) if random.random() < 0.95 else random.getrandbits(32)
+    operation = random.choice(OPERATIONS) if random.random() < 0.95 else random.getrandbits(32)
     tx = random.choice([0, 0, 0, *transactions, random.getrandbits(32)])
     return Message(operation, number, tx, payload(random))
 
@@ -156,7 +161,7 @@ def attack_wire(random: Random) -> None:
             assert not hostile.pending
             parser, waiting, transactions = Parser(), [], []
         if random.random() < 0.05:
-            store.write(f"/local/domain/1/data/{random.randrange(9)}", random.randbytes(9))
+            store.write("/local/domain/1/data", random.randbytes(9))
     take(1 << 30)
     assert waiting == []
     check_neighbour(neighbour)
@@ -195,7 +200,7 @@ def attack_ring(random: Random) -> None:
             case 4:
                 memory.write_u32(GPA + ring.CONNECTION, 1)
             case 5:
-                store.write("/local/domain/1/data/x", random.randbytes(9))
+                store.write("/local/domain/1/data", random.randbytes(9))
             case _:
                 stream = request(random, number, [1, 2]).encode()
                 prod = memory.read_u32(GPA + ring.REQ_PROD)
