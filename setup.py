@@ -19,6 +19,15 @@ from kvmxen.guests._build import compile_guest
 
 SHIM = Path("kvmxen/shim")
 GATE = SHIM / "gate.bin"
+# Freestanding, at a fixed address in the upper half, with no registers but the general ones.
+# fmt: off
+SHIM_FLAGS = [
+    "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-fpie",
+    "-fvisibility=hidden", "-mgeneral-regs-only", "-mno-red-zone", "-fcf-protection=none",
+    "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing",
+    "-fno-tree-loop-distribute-patterns",
+]
+# fmt: on
 GUESTS = Path("kvmxen/guests")
 DEMO = GUESTS / "demo.elf"
 
@@ -49,12 +58,12 @@ class BuildExt(build_ext):
         temp = Path(self.build_temp) / SHIM
         temp.mkdir(parents=True, exist_ok=True)
         objects = []
-        for source in sources(SHIM, ".S"):
+        for source in sources(SHIM, ".S", ".c"):
             obj = temp / f"{source.stem}.o"
-            command = ["gcc", "-c", "-mgeneral-regs-only", "-mno-red-zone"]
-            self.spawn([*command, "-o", str(obj), str(source)])
+            self.spawn(["gcc", "-c", *SHIM_FLAGS, "-o", str(obj), str(source)])
             objects.append(str(obj))
-        self.spawn(["ld", "-T", str(SHIM / "gate.ld"), "-o", str(out), *objects])
+        command = ["ld", "--no-check-sections", "-T", str(SHIM / "gate.ld")]
+        self.spawn([*command, "-o", str(out), *objects])
 
     def build_demo(self, out: Path) -> None:
         compile_guest(sources(GUESTS / "demo", ".S", ".c"), out)

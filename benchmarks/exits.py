@@ -55,7 +55,9 @@ class Bench:
     def _machine(self) -> Iterator[tuple[Machine, threading.Event]]:
         over = threading.Event()
         layout = Layout.plan(_MEMORY, 1)
-        machine = Machine(layout, ended=lambda _: over.set(), output=lambda _: None)
+        machine = Machine(
+            layout, ended=lambda _: over.set(), output=lambda _: None, dispatcher=False
+        )
         try:
             load_code(machine, self._code, _EXITS)
             yield machine, over

@@ -152,6 +152,7 @@ def pv(
         ended=supervisor.ended,
         output=lambda data: emergency(data),
         trace=Trace() if config.debug else None,
+        dispatcher=config.shim == "dispatch" and not config.debug,
     )
     try:
         console_port = machine.events.open_backend(lambda: loop.post(console.pump))

@@ -28,7 +28,7 @@ cdef uint64_t UPCALL_MASK = 1
 
 cdef uint8_t *_stack(Vcpu vcpu, PageTables tables, uint64_t va) except NULL:
     try:
-        return tables.memory.at(tables.gpa_of(vcpu.kernel_cr3, va, True), 8)
+        return tables.memory.at(tables.gpa_of(vcpu.state.kernel_cr3, va, True), 8)
     except GuestFault:
         raise GuestCrash(f"the guest kernel's stack at {va:#x} cannot be written") from None
 
@@ -48,11 +48,11 @@ def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
     cdef uint8_t masked = info[UPCALL_MASK]
     if not handler:
         raise GuestCrash("the guest has no handler for a trap")
-    if vcpu.kernel_mode:
+    if vcpu.state.kernel_mode:
         rsp = vcpu.rsp
         cs &= ~<uint64_t>3
     else:
-        if not vcpu.kernel_cr3:
+        if not vcpu.state.kernel_cr3:
             raise GuestCrash("the guest has no page tables")
         vcpu.toggle_mode()
         rsp = kernel_sp
@@ -91,13 +91,13 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
     """
     cdef const uint64_t[::1] frame
     try:
-        frame = memoryview(tables.read(vcpu.kernel_cr3, vcpu.rsp, 72)).cast("Q")
+        frame = memoryview(tables.read(vcpu.state.kernel_cr3, vcpu.rsp, 72)).cast("Q")
     except GuestFault:
         raise GuestCrash("iret: the frame cannot be read") from None
     cdef uint64_t flags = frame[3]
     cdef uint64_t rflags = frame[6]
     if frame[5] & 3 == 3:
-        if not vcpu.user_cr3:
+        if not vcpu.state.user_cr3:
             raise GuestCrash("iret to user mode without a user address space")
         vcpu.toggle_mode()
     vcpu.rax = frame[0]

@@ -15,7 +15,7 @@ from kvmxen.errors import GuestCrash, GuestFault, HypercallError
 from kvmxen.exceptions import handle, inject
 from kvmxen.hypercall.segments import MSR_KERNEL_GS_BASE, is_canonical
 from kvmxen.hypercall.table import TABLE
-from kvmxen.hypercall.traps import TRAP_NMI, CallbackType
+from kvmxen.hypercall.traps import TI_MASK_EVENTS, TRAP_NMI, CallbackType
 from kvmxen.kvm.structs import Segment
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SHIFT
@@ -82,7 +82,6 @@ class Cpu:
         self.info_registered = False
         self.trap_table: dict[int, tuple[int, int]] = {}
         self.callbacks: dict[int, tuple[int, bool]] = {}
-        self.kernel_sp = 0
         self.initialised = False
         self.up = False
         self._prepared = False
@@ -104,6 +103,15 @@ class Cpu:
         self._deferred: list[Callable[[], None]] = []
         self._tsc_khz = fd.tsc_khz()
         self._thread = threading.Thread(target=self._run, name=f"vcpu{fd.index}", daemon=True)
+
+    @property
+    def kernel_sp(self) -> int:
+        """The guest kernel's stack for traps from user mode."""
+        return self.vcpu.kernel_sp
+
+    @kernel_sp.setter
+    def kernel_sp(self, sp: int) -> None:
+        self.vcpu.kernel_sp = sp
 
     # The thread.
 
@@ -144,6 +152,10 @@ class Cpu:
                 self._run_deferred()
             if self.timer.dirty:
                 self.timer.program()
+            if vcpu.in_dispatcher:
+                # It looks for events itself before it goes on in the guest.
+                self._take(vcpu.run())
+                return
             if self._blocked and not self._wake():
                 self._take(vcpu.halt())
                 return
@@ -308,6 +320,23 @@ class Cpu:
 
     # What the guest registers.
 
+    def set_trap(self, vector: int, flags: int, address: int) -> None:
+        """The kernel's handler of trap `vector`, with struct trap_info's flags; 0 for none."""
+        if address:
+            self.trap_table[vector] = flags, address
+        else:
+            self.trap_table.pop(vector, None)
+        if vector < 32:
+            self.vcpu.set_trap(vector, address, bool(flags & TI_MASK_EVENTS))
+
+    def set_callback(self, kind: CallbackType, address: int, mask_events: bool) -> None:
+        """The kernel's entry for `kind`."""
+        self.callbacks[kind] = address, mask_events
+        if kind is CallbackType.EVENT:
+            self.vcpu.set_event_callback(address)
+        elif kind is CallbackType.SYSCALL:
+            self.vcpu.set_syscall_callback(address, mask_events)
+
     def show_clock(self) -> None:
         """Have KVM keep the time of this vCPU's vcpu_info."""
         self.fd.set_msr(_MSR_KVM_SYSTEM_TIME, self.info_gpa + TIME | _SYSTEM_TIME_ENABLED)
@@ -356,6 +385,7 @@ class Cpu:
             prepare(
                 self.fd,
                 machine.image,
+                machine.placement,
                 cr3=self.vcpu.kernel_cr3,
                 pat=XEN_PAT,
                 xcr0=machine.cpuid.xcr0,

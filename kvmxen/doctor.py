@@ -168,7 +168,12 @@ def _capabilities(system: System) -> Iterator[Finding]:
 
 
 def _behaviour() -> Iterator[Finding]:
-    machine = Machine(Layout.plan(_SMALLEST, 1), ended=lambda _end: None, output=lambda _data: None)
+    machine = Machine(
+        Layout.plan(_SMALLEST, 1),
+        ended=lambda _end: None,
+        output=lambda _data: None,
+        dispatcher=False,
+    )
     try:
         yield from probed(machine.probe)
         exit_ns = _exit_ns(machine)

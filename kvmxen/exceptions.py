@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kvmxen import emulate
 from kvmxen.abi.xen import CR2
-from kvmxen.hypercall.traps import CallbackType
+from kvmxen.hypercall.traps import TI_MASK_EVENTS, CallbackType
 from kvmxen.shim.abi import constants
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ _ERROR_EXTERNAL = 1
 _ERROR_IDT = 2
 _MASK64 = (1 << 64) - 1
 
-# TI_GET_DPL and TI_GET_IF of struct trap_info's flags.
+# TI_GET_DPL of struct trap_info's flags.
 _TRAP_DPL = 3
-_TRAP_MASK_EVENTS = 4
 
 
 def handle(cpu: Cpu, trap: int) -> None:
@@ -62,7 +61,7 @@ def inject(cpu: Cpu, vector: int, error_code: int = 0) -> None:
     flags, address = cpu.trap_table.get(vector, (0, 0))
     cpu.bounce(
         address,
-        bool(flags & _TRAP_MASK_EVENTS),
+        bool(flags & TI_MASK_EVENTS),
         error_code if vector in _WITH_ERROR_CODE else None,
     )
 
@@ -144,6 +143,6 @@ def _software_interrupt(cpu: Cpu, vector: int) -> None:
     flags, address = cpu.trap_table.get(vector, (0, 0))
     if address and flags & _TRAP_DPL >= (1 if cpu.vcpu.kernel_mode else 3):
         cpu.vcpu.rip = (cpu.vcpu.rip + 2) & _MASK64
-        cpu.bounce(address, bool(flags & _TRAP_MASK_EVENTS), None)
+        cpu.bounce(address, bool(flags & TI_MASK_EVENTS), None)
     else:
         inject(cpu, GENERAL_PROTECTION, vector << 3 | _ERROR_IDT)

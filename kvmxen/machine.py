@@ -27,7 +27,7 @@ from kvmxen.memory import GuestMemory
 from kvmxen.paging import PageTables
 from kvmxen.probe import Probe, probe
 from kvmxen.shim.abi import constants
-from kvmxen.shim.image import ShimImage
+from kvmxen.shim.image import Placement, ShimImage
 from kvmxen.trace import Trace
 
 _C = constants()
@@ -56,7 +56,8 @@ class Machine:
 
     `uuid` is the domain's handle, the same after a reboot.
     `ended(end)` is called once, from any thread, when the guest's run is over; `output(data)`
-    for what it writes to Xen's emergency console. Raises KvmxenError where the host lacks
+    for what it writes to Xen's emergency console. With `dispatcher` the hot hypercalls and traps
+    stay in the guest, where a `trace` does not see them. Raises KvmxenError where the host lacks
     something.
     """
 
@@ -68,10 +69,12 @@ class Machine:
         output: Callable[[bytes], None],
         uuid: UUID | None = None,
         trace: Trace | None = None,
+        dispatcher: bool = True,
     ) -> None:
         self.layout = layout
         self.uuid = uuid or uuid4()
         self.trace = trace
+        self._wants_dispatcher = dispatcher
         self.emergency_output = output
         self.ballooned: set[int] = set()
         self.crash_reason = ""
@@ -113,8 +116,10 @@ class Machine:
         if not self.probe.filters_cpuid:
             self.cpuid = self._cpuid_policy(host_entries())
         self.m2p_va = _C["XEN_M2P_VA" if self.probe.reaches_xen_m2p else "M2P_VA"]
+        self.placement = self.probe.placement if self._wants_dispatcher else Placement.EXITS
+        self.image.place(self.placement, xen_version=MAJOR << 16 | MINOR)
         self.tables = PageTables(
-            self.memory, layout, self.image.l4_entries, not self.probe.sees_host_stores
+            self.memory, layout, self.image.slots, not self.probe.sees_host_stores
         )
         self.grants = GrantTable(self.memory, layout)
         self.maptrack = Maptrack(self.grants)

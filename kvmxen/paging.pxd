@@ -6,11 +6,13 @@ from kvmxen.vcpu cimport Vcpu
 
 cdef class PageTables:
     cdef GuestMemory memory
-    cdef readonly dict pinned
     cdef uint64_t _ram_mfn[2]
     cdef uint64_t _ram_frames[2]
-    cdef uint64_t _heap_mfn, _heap_frames, _m2p_gpa
-    cdef uint64_t _l4_slots[16]
+    cdef uint64_t _heap_mfn, _heap_frames, _m2p_gpa, _levels_gpa
+    cdef uint64_t _pinned_slots[4]
+    cdef uint64_t _kernel_slots[4]
+    cdef uint64_t _user_slots[4]
+    cdef uint64_t _shared_slots[4]
     cdef bint _touch
     cdef uint32_t *_seen
     cdef uint64_t _seen_frames
@@ -31,3 +33,7 @@ cdef class PageTables:
     cdef bint finds(self, Vcpu vcpu, uint64_t mfn, int lowest) except -1
     cdef bint reaches(self, uint32_t walk, uint64_t table_gpa, int level,
                       uint64_t mfn, int lowest) noexcept nogil
+    cdef bint _has_shim(self, uint64_t mfn) noexcept nogil
+    cdef int _show(self, Vcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1
+    cdef int _need_l4(self, Vcpu vcpu, uint64_t mfn) except -1
+    cpdef int level(self, uint64_t mfn) except -1

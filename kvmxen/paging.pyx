@@ -11,7 +11,7 @@ table frames without telling.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from kvmxen.memory cimport GuestMemory
 from kvmxen.vcpu cimport Vcpu
@@ -56,8 +56,8 @@ cdef uint64_t FRAME = 0x000ffffffffff000
 # A guest's L4 slots 256 to 271 are Xen's (xen/include/asm-x86/config.h).
 cdef int XEN_FIRST = 256
 cdef int XEN_SLOTS = 16
-# Of these the first two show the machine-to-physical table.
-cdef int M2P_SLOTS = 2
+# Of these we use the first.
+cdef int OUR_SLOTS = 4
 
 # MMU_MACHPHYS_UPDATE and MMU_PT_UPDATE_PRESERVE_AD, in a request's two low bits.
 cdef uint64_t MACHPHYS_UPDATE = 1
@@ -79,13 +79,13 @@ cdef inline bint is_canonical(uint64_t va) noexcept nogil:
 cdef class PageTables:
     """A domain's page tables over `memory` laid out by `layout`.
 
-    `l4_entries` are the shim's entries by L4 slot, `touch` says that this host's KVM sees a
-    store to a live entry only when the guest makes it.
+    `slots` are the shim's L4 entries, `touch` says that this host's KVM sees a store to a live
+    entry only when the guest makes it.
     """
 
-    def __cinit__(self, GuestMemory memory, layout, dict l4_entries, bint touch):
+    def __cinit__(self, GuestMemory memory, layout, slots, bint touch):
         self.memory = memory
-        self.pinned = {}
+        self._levels_gpa = layout.levels_gpa
         self._touch = touch
         self._ram_frames[1] = 0
         for i, extent in enumerate(layout.ram):
@@ -94,8 +94,11 @@ cdef class PageTables:
         self._heap_mfn = layout.xenheap_mfn
         self._heap_frames = XENHEAP_FRAMES
         self._m2p_gpa = layout.m2p_gpa
-        for i in range(16):
-            self._l4_slots[i] = l4_entries.get(XEN_FIRST + i, 0)
+        for i in range(OUR_SLOTS):
+            self._pinned_slots[i] = slots.pinned[i]
+            self._kernel_slots[i] = slots.kernel[i]
+            self._user_slots[i] = slots.user[i]
+            self._shared_slots[i] = slots.shared[i]
         self._seen_frames = layout.max_mfn
         self._seen = <uint32_t *>calloc(self._seen_frames, sizeof(uint32_t))
         if self._seen == NULL:
@@ -219,8 +222,8 @@ cdef class PageTables:
         if gpa & 7 or not self.is_ram(mfn):
             raise HypercallError(errno.EINVAL)
         if (XEN_FIRST <= <int>((gpa & 0xfff) >> 3) < XEN_FIRST + XEN_SLOTS
-                and (self.pinned.get(mfn) == 4 or mfn == vcpu.kernel_cr3 >> 12
-                     or mfn == vcpu.user_cr3 >> 12)):
+                and (self.level(mfn) == 4 or mfn == vcpu.state.kernel_cr3 >> 12
+                     or mfn == vcpu.state.user_cr3 >> 12)):
             raise HypercallError(errno.EINVAL)
         value = self.sanitise(value)
         # A frame that is shared with the guest is data: it must not become a table.
@@ -237,8 +240,8 @@ cdef class PageTables:
         cdef uint64_t i, pointer, value
         for i in range(count):
             try:
-                pointer = self.load(vcpu.kernel_cr3, requests + i * 16)
-                value = self.load(vcpu.kernel_cr3, requests + i * 16 + 8)
+                pointer = self.load(vcpu.state.kernel_cr3, requests + i * 16)
+                value = self.load(vcpu.state.kernel_cr3, requests + i * 16 + 8)
                 if pointer & 3 == MACHPHYS_UPDATE:
                     self.set_m2p(pointer >> 12, value)
                 else:
@@ -268,7 +271,7 @@ cdef class PageTables:
 
         Raises HypercallError(EINVAL) where there is no such entry or its frame is foreign.
         """
-        cdef uint64_t *where = self.leaf(vcpu.kernel_cr3, va)
+        cdef uint64_t *where = self.leaf(vcpu.state.kernel_cr3, va)
         if where == NULL:
             raise HypercallError(errno.EINVAL)
         self.store(vcpu, <uint64_t>(<uint8_t *>where - self.memory.base),
@@ -325,16 +328,11 @@ cdef class PageTables:
         cdef uint64_t *known = NULL
         cdef uint64_t old, new
         cdef int slot
-        if vcpu.kernel_cr3 and vcpu.kernel_cr3 >> 12 != mfn:
-            known = <uint64_t *>self.memory.at(vcpu.kernel_cr3, 4096)
+        if vcpu.state.kernel_cr3 and vcpu.state.kernel_cr3 >> 12 != mfn:
+            known = <uint64_t *>self.memory.at(vcpu.state.kernel_cr3, 4096)
         for slot in range(512):
             old = pte_get(where + slot)
-            if XEN_FIRST <= slot < XEN_FIRST + XEN_SLOTS:
-                new = self._l4_slots[slot - XEN_FIRST]
-                if old != new:
-                    self.store(vcpu, (mfn << 12) + slot * 8, new, False)
-                continue
-            if not old & PRESENT:
+            if XEN_FIRST <= slot < XEN_FIRST + XEN_SLOTS or not old & PRESENT:
                 continue
             # The kernel's half is shared: what the table in use holds was checked before.
             if known != NULL and slot > XEN_FIRST and old == pte_get(known + slot):
@@ -345,6 +343,10 @@ cdef class PageTables:
             if not self.is_ram((old & FRAME) >> 12):
                 raise HypercallError(errno.EINVAL)
             self.adopt(vcpu, walk, (old & FRAME) >> 12, 3)
+        if not self._has_shim(mfn):
+            self._show(vcpu, mfn, self._pinned_slots)
+            for slot in range(XEN_FIRST + OUR_SLOTS, XEN_FIRST + XEN_SLOTS):
+                self.store(vcpu, (mfn << 12) + slot * 8, 0, False)
         return 0
 
     def pin(self, Vcpu vcpu, uint64_t mfn, int level):
@@ -355,55 +357,75 @@ cdef class PageTables:
             self.adopt_l4(vcpu, mfn)
         else:
             self.adopt(vcpu, self.new_walk(), mfn, level)
-        self.pinned[mfn] = level
+        self.memory.at(self._levels_gpa + mfn, 1)[0] = level
 
     def unpin(self, uint64_t mfn):
         """MMUEXT_UNPIN_TABLE; raises HypercallError(EINVAL) where it is not pinned."""
-        if self.pinned.pop(mfn, None) is None:
+        if not self.level(mfn):
             raise HypercallError(errno.EINVAL)
+        self.memory.at(self._levels_gpa + mfn, 1)[0] = 0
 
     def set_kernel_base(self, Vcpu vcpu, uint64_t mfn):
         """MMUEXT_NEW_BASEPTR: the L4 that the guest's kernel runs on."""
         self._need_l4(vcpu, mfn)
-        self._show_m2p(vcpu, mfn, True)
-        vcpu.kernel_cr3 = mfn << 12
+        if mfn == vcpu.state.user_cr3 >> 12 and self._shared_slots[2] != self._user_slots[2]:
+            self._show(vcpu, mfn, self._shared_slots)
+        else:
+            self._show(vcpu, mfn, self._kernel_slots)
+        vcpu.state.kernel_cr3 = mfn << 12
 
     def set_user_base(self, Vcpu vcpu, uint64_t mfn):
         """MMUEXT_NEW_USER_BASEPTR: the L4 for user mode, 0 for none.
 
-        User code does not see the machine-to-physical table.
+        User code does not see the machine-to-physical table, nor a dispatcher in ring 3.
         """
         if mfn:
             self._need_l4(vcpu, mfn)
-            self._show_m2p(vcpu, mfn, False)
-        vcpu.user_cr3 = mfn << 12
+            if mfn == vcpu.state.kernel_cr3 >> 12:
+                self._show(vcpu, mfn, self._shared_slots)
+            else:
+                self._show(vcpu, mfn, self._user_slots)
+        vcpu.state.user_cr3 = mfn << 12
 
-    def _show_m2p(self, Vcpu vcpu, uint64_t mfn, bint shown):
-        cdef uint64_t wanted
+    cdef bint _has_shim(self, uint64_t mfn) noexcept nogil:
+        """Whether Xen's slots of the L4 `mfn`, which is RAM, are as we leave them."""
+        cdef const uint64_t *slots = self.entry(mfn << 12, XEN_FIRST)
+        cdef size_t size = OUR_SLOTS * sizeof(uint64_t)
         cdef int slot
-        for slot in range(M2P_SLOTS):
-            wanted = self._l4_slots[slot] if shown else 0
-            if pte_get(self.entry(mfn << 12, XEN_FIRST + slot)) != wanted:
-                self.store(vcpu, (mfn << 12) + (XEN_FIRST + slot) * 8, wanted, False)
+        for slot in range(OUR_SLOTS, XEN_SLOTS):
+            if slots[slot]:
+                return False
+        return (memcmp(slots, self._kernel_slots, size) == 0
+                or memcmp(slots, self._user_slots, size) == 0
+                or memcmp(slots, self._pinned_slots, size) == 0
+                or memcmp(slots, self._shared_slots, size) == 0)
 
-    def _need_l4(self, Vcpu vcpu, uint64_t mfn):
-        cdef uint64_t *shim
+    cdef int _show(self, Vcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1:
         cdef int slot
+        for slot in range(OUR_SLOTS):
+            if pte_get(self.entry(mfn << 12, XEN_FIRST + slot)) != slots[slot]:
+                self.store(vcpu, (mfn << 12) + (XEN_FIRST + slot) * 8, slots[slot], False)
+        return 0
+
+    cdef int _need_l4(self, Vcpu vcpu, uint64_t mfn) except -1:
         if not self.is_ram(mfn):
             raise HypercallError(errno.EINVAL)
-        for slot in range(XEN_FIRST + M2P_SLOTS, XEN_FIRST + XEN_SLOTS):
-            shim = self.entry(mfn << 12, slot)
-            if pte_get(shim) != self._l4_slots[slot - XEN_FIRST]:
-                break
-        else:
-            return
-        self.adopt_l4(vcpu, mfn)
+        if not self._has_shim(mfn):
+            self.adopt_l4(vcpu, mfn)
+        return 0
 
     def install(self, uint64_t cr3):
         """Pin the domain builder's L4 at gpa `cr3`, as Xen's does: with the shim's entries."""
-        self.pinned[cr3 >> 12] = 4
+        self.memory.at(self._levels_gpa + (cr3 >> 12), 1)[0] = 4
         for slot in range(XEN_SLOTS):
-            self.memory.write_u64(cr3 + (XEN_FIRST + slot) * 8, self._l4_slots[slot])
+            self.memory.write_u64(cr3 + (XEN_FIRST + slot) * 8,
+                                  self._kernel_slots[slot] if slot < OUR_SLOTS else 0)
+
+    cpdef int level(self, uint64_t mfn) except -1:
+        """The level of page table that frame `mfn` is pinned as, 0 for none."""
+        if not self.is_ram(mfn):
+            return 0
+        return self.memory.at(self._levels_gpa + mfn, 1)[0]
 
     # Faults.
 
@@ -436,12 +458,23 @@ cdef class PageTables:
     cdef bint finds(self, Vcpu vcpu, uint64_t mfn, int lowest) except -1:
         """is_table, for tables of level `lowest` and higher."""
         cdef uint32_t walk = self.new_walk()
-        if self.pinned.get(mfn, 0) >= lowest or mfn == vcpu.kernel_cr3 >> 12:
+        cdef const uint8_t *levels
+        cdef const uint8_t *found
+        cdef uint64_t i, count
+        if self.level(mfn) >= lowest or mfn == vcpu.state.kernel_cr3 >> 12:
             return True
-        for other, level in self.pinned.items():
-            if level == 4 and self.reaches(walk, other << 12, 4, mfn, lowest):
-                return True
-        return self.reaches(walk, vcpu.kernel_cr3, 4, mfn, lowest)
+        for i in range(2):
+            count = self._ram_frames[i]
+            if not count:
+                break
+            levels = self.memory.at(self._levels_gpa + self._ram_mfn[i], count)
+            found = <const uint8_t *>memchr(levels, 4, count)
+            while found != NULL:
+                if self.reaches(walk, (self._ram_mfn[i] + (found - levels)) << 12, 4, mfn, lowest):
+                    return True
+                found += 1
+                found = <const uint8_t *>memchr(found, 4, count - (found - levels))
+        return self.reaches(walk, vcpu.state.kernel_cr3, 4, mfn, lowest)
 
     def repair(self, Vcpu vcpu):
         """Whether the guest kernel's page fault was ours, and is mended: retry, do not forward.
@@ -451,7 +484,7 @@ cdef class PageTables:
         asked to be mapped read-only, whose mapping becomes writable.
         """
         cdef uint64_t va = vcpu.cr2
-        cdef uint64_t table = vcpu.kernel_cr3
+        cdef uint64_t table = vcpu.state.kernel_cr3
         cdef uint64_t *where
         cdef uint64_t value
         cdef int level

@@ -13,7 +13,7 @@ from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants
-from kvmxen.shim.image import ShimImage
+from kvmxen.shim.image import XEN_FIRST_SLOT, Placement, ShimImage
 from kvmxen.shim.start import CR0, prepare
 from kvmxen.vcpu import Vcpu
 
@@ -43,6 +43,11 @@ class Probe:
     filters_cpuid: bool
     reaches_xen_m2p: bool
 
+    @property
+    def placement(self) -> Placement:
+        """Where a dispatcher can run: behind LSTAR, in whichever ring that is."""
+        return Placement.RING0 if self.syscall_enters_ring0 else Placement.RING3
+
 
 def probe(memory: GuestMemory, layout: Layout, image: ShimImage, fd: VcpuFd) -> Probe:
     """Run the probe on vCPU `fd` in the first frames of RAM, which are zero again afterwards.
@@ -51,7 +56,7 @@ def probe(memory: GuestMemory, layout: Layout, image: ShimImage, fd: VcpuFd) -> 
     """
     frames = [layout.mfn(pfn) << PAGE_SHIFT for pfn in range(8)]
     l4, l3, l2, l1, code, one, two, stack = frames
-    for slot, entry in image.l4_entries.items():
+    for slot, entry in enumerate(image.slots.kernel, XEN_FIRST_SLOT):
         memory.write_u64(l4 + slot * 8, entry)
     memory.write_u64(l4 + (_CODE_VA >> 39) * 8, l3 | _ENTRY)
     memory.write_u64(l3, l2 | _ENTRY)
@@ -60,7 +65,7 @@ def probe(memory: GuestMemory, layout: Layout, image: ShimImage, fd: VcpuFd) -> 
         memory.write_u64(l1 + index * 8, frame | _ENTRY)
     memory.write_u64(one, 1)
     memory.write_u64(two, 2)
-    prepare(fd, image, cr3=l4, pat=0x0007040600070406, xcr0=0)
+    prepare(fd, image, Placement.EXITS, cr3=l4, pat=0x0007040600070406, xcr0=0)
     part = image.vcpu_gpa(fd.index)
     vcpu = Vcpu(memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"], CR0)
     vcpu.kernel_cr3 = l4

@@ -8,6 +8,29 @@ cdef extern from "linux/kvm.h":
 
 
 
+cdef extern from "shim/state.h":
+    ctypedef struct shim_frame "struct shim_frame":
+        uint64_t done
+        uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rcx, rdx, rsi, rdi, rax
+        uint64_t cr2, vector, error_code
+        uint64_t rip, cs, rflags, rsp, ss
+
+    ctypedef struct shim_handler "struct shim_handler":
+        uint64_t address, mask_events
+
+    ctypedef struct shim_state "struct shim_state":
+        uint64_t kernel_cr3, user_cr3, kernel_sp, info_gpa, cr0, loaded_cr0
+        uint8_t kernel_mode, look
+        shim_handler traps[32]
+        shim_handler event, syscall
+        uint64_t hypercalls[64]
+        uint64_t taken[48]
+        uint8_t loaded_kernel_mode, flush
+        uint32_t invlpgs
+        uint32_t msr
+        uint64_t msr_value
+
+
 cdef class Vcpu:
     cdef readonly int index
     cdef readonly uint64_t exits
@@ -16,8 +39,8 @@ cdef class Vcpu:
     cdef readonly uint64_t cr2
     cdef readonly bint in_guest, halted
     cdef readonly int syscall_ring
-    cdef public bint kernel_mode
-    cdef public uint64_t kernel_cr3, user_cr3
+    cdef readonly bint in_dispatcher
+    cdef shim_state *state
     cdef public uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp
     cdef public uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags
     cdef public uint16_t cs, ss
@@ -34,7 +57,8 @@ cdef class Vcpu:
     cdef bint _swapgs
     cdef readonly bint entered
     cdef public bint attention, flush_pending
-    cdef uint64_t _cr0, _loaded_cr0
+    cdef uint64_t _done, _msr_value
+    cdef uint32_t _msr
     cdef object _owner
     cdef const uint8_t *_info
     cdef uint64_t _traps[48]
@@ -49,6 +73,10 @@ cdef class Vcpu:
     cdef bint _enter(self) except -1
     cdef object _run_to_trap(self)
     cdef int _decode(self) except -1
+    cdef int _decode_frame(self) except -1
+    cdef bint _in_dispatcher(self, uint64_t rip) noexcept
+    cdef void _load_trap(self, const uint64_t *top) noexcept
+    cdef void _load_frame(self, const shim_frame *frame) noexcept
     cdef void _take_syscall(self, kvm_regs *out, uint64_t rsp)
     cdef void _load(self, const kvm_regs *regs) noexcept
     cdef void _save(self, kvm_regs *regs) noexcept

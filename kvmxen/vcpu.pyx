@@ -67,11 +67,13 @@ cdef extern from *:
     void run_dirty(kvm_run *run) noexcept nogil
     void run_immediate(kvm_run *run, int value) noexcept nogil
     enum:
-        STUB_SIZE, STUB_DONE, STUB_EVENT, TRAP_PAGE_FAULT
+        STUB_SIZE, STUB_DONE, STUB_EVENT, STUB_FRAME, TRAP_PAGE_FAULT
         GATE_STUBS, GATE_OP_RETURN, GATE_IRET, GATE_OP_TOUCH, GATE_OP_INVLPG, GATE_OP_CR3
-        GATE_OP_CR0, GATE_OP_SWAPGS, GATE_OP_HALT, GATE_SIZE
+        GATE_OP_CR0, GATE_OP_SWAPGS, GATE_OP_HALT, GATE_OP_WRMSR
         SYSCALL_ENTRY, SYSCALL32_ENTRY
-        VCPU_WORK, VCPU_WORK_END, VCPU_TRAP_STACK_END
+        DISPATCHER, DISPATCHER_SIZE, DISPATCHER_RESUME, DISPATCHER_RESUMED
+        VCPU_WORK, VCPU_WORK_END, VCPU_TRAP_STACK_END, VCPU_INTERRUPT_STACK_END
+        VCPU_STATE, VCPU_FRAME_END, VCPU_SYSCALL_PAGE
         SEL_RING0_CS, SEL_RING0_SS, SEL_RING3_CS64, SEL_RING3_SS
         _TRAP_SYSCALL "TRAP_SYSCALL"
         _TRAP_SYSCALL32 "TRAP_SYSCALL32"
@@ -120,8 +122,9 @@ cdef class Vcpu:
         self._part = memory.at(part_gpa, part_size)
         self._part_va = SHIM_VA + part_gpa
         self._work = <uint64_t *>(self._part + VCPU_WORK)
-        self._cr0 = self._loaded_cr0 = cr0
-        self.kernel_mode = True
+        self.state = <shim_state *>(self._part + VCPU_STATE)
+        self.state.cr0 = self.state.loaded_cr0 = cr0
+        self.state.kernel_mode = True
         self.cs = SEL_RING3_CS64
         self.ss = SEL_RING3_SS
         self.rflags = 0x202
@@ -130,6 +133,68 @@ cdef class Vcpu:
     def set_info(self, GuestMemory memory, uint64_t gpa):
         """The guest's vcpu_info is at `gpa`; raises GuestFault."""
         self._info = memory.at(gpa, 64)
+        self.state.info_gpa = gpa
+
+    def set_trap(self, unsigned vector, uint64_t address, bint mask_events):
+        """The guest kernel's handler of exception `vector` (0 to 31) is at `address`; 0 for none.
+        """
+        if vector >= 32:
+            raise IndexError(vector)
+        self.state.traps[vector] = shim_handler(address, mask_events)
+
+    def set_event_callback(self, uint64_t address):
+        """Where the guest's kernel takes event upcalls; 0 for none."""
+        self.state.event.address = address
+
+    def set_syscall_callback(self, uint64_t address, bint mask_events):
+        """Where the guest's kernel takes its user code's SYSCALL; 0 for none."""
+        self.state.syscall = shim_handler(address, mask_events)
+
+    def request_look(self):
+        """From any thread: the next interrupt of the guest is to be an exit."""
+        self.state.look = 1
+
+    def take_done(self):
+        """How many operations of the hypercall's list the dispatcher did, told once."""
+        cdef uint64_t done = self._done
+        self._done = 0
+        return done
+
+    @property
+    def kernel_mode(self):
+        """Whether the guest runs its kernel."""
+        return self.state.kernel_mode != 0
+
+    @kernel_mode.setter
+    def kernel_mode(self, bint value):
+        self.state.kernel_mode = value
+
+    @property
+    def kernel_cr3(self):
+        """The gpa of the guest kernel's L4 table, 0 for none."""
+        return self.state.kernel_cr3
+
+    @kernel_cr3.setter
+    def kernel_cr3(self, uint64_t gpa):
+        self.state.kernel_cr3 = gpa
+
+    @property
+    def user_cr3(self):
+        """The gpa of its user code's L4 table, 0 for none."""
+        return self.state.user_cr3
+
+    @user_cr3.setter
+    def user_cr3(self, uint64_t gpa):
+        self.state.user_cr3 = gpa
+
+    @property
+    def kernel_sp(self):
+        """The guest kernel's stack for traps from user code."""
+        return self.state.kernel_sp
+
+    @kernel_sp.setter
+    def kernel_sp(self, uint64_t sp):
+        self.state.kernel_sp = sp
 
     @property
     def upcall_ready(self):
@@ -143,12 +208,14 @@ cdef class Vcpu:
     @property
     def hypercalls(self):
         """How often each hypercall was made, by number; 63 stands for all beyond."""
-        return {i: self._hypercalls[i] for i in range(64) if self._hypercalls[i]}
+        counts = {i: self._hypercalls[i] + self.state.hypercalls[i] for i in range(64)}
+        return {number: count for number, count in counts.items() if count}
 
     @property
     def traps(self):
-        """How often each trap was taken, by what `run` returned."""
-        return {i: self._traps[i] for i in range(48) if self._traps[i]}
+        """How often each trap was taken, by what `run` returns for it."""
+        counts = {i: self._traps[i] + self.state.taken[i] for i in range(48)}
+        return {trap: count for trap, count in counts.items() if count}
 
     # What must happen in the guest before it resumes.
 
@@ -174,21 +241,24 @@ cdef class Vcpu:
 
     def toggle_mode(self):
         """Between guest kernel and guest user: the other cr3 and the other GS base."""
-        self.kernel_mode = not self.kernel_mode
+        self.state.kernel_mode = not self.state.kernel_mode
         self._swapgs = not self._swapgs
         self._load_cr3 = True
 
     def set_task_switched(self, bint ts):
         """CR0.TS as the guest sees it: the next FPU instruction traps."""
-        self._cr0 = (self._cr0 | _CR0_TS) if ts else (self._cr0 & ~_CR0_TS)
+        self.state.cr0 = self.state.cr0 | _CR0_TS if ts else self.state.cr0 & ~_CR0_TS
 
     @property
     def cr0(self):
         """CR0 as the guest resumes with it."""
-        return self._cr0
+        return self.state.cr0
 
     cdef uint64_t _current_cr3(self) noexcept:
-        return self.kernel_cr3 if self.kernel_mode else self.user_cr3
+        # The dispatcher in ring 3 is only in the kernel's address spaces.
+        if self.state.kernel_mode or self.in_dispatcher:
+            return self.state.kernel_cr3
+        return self.state.user_cr3
 
     @property
     def cr3(self):
@@ -209,10 +279,17 @@ cdef class Vcpu:
             work[n] = SHIM_VA + GATE_OP_INVLPG
             work[n + 1] = self._invlpg[i]
             n += 2
-        if self._cr0 != self._loaded_cr0:
+        if self.state.cr0 != self.state.loaded_cr0:
             work[n] = SHIM_VA + GATE_OP_CR0
-            work[n + 1] = self._loaded_cr0 = self._cr0
+            work[n + 1] = self.state.loaded_cr0 = self.state.cr0
             n += 2
+        if self._msr:
+            work[n] = SHIM_VA + GATE_OP_WRMSR
+            work[n + 1] = self._msr
+            work[n + 2] = self._msr_value >> 32
+            work[n + 3] = self._msr_value & 0xffffffff
+            self._msr = 0
+            n += 4
         if self._swapgs:
             work[n] = SHIM_VA + GATE_OP_SWAPGS
             n += 1
@@ -366,15 +443,21 @@ cdef class Vcpu:
     cdef int _decode(self) except -1:
         cdef kvm_run *run = <kvm_run *>self._run
         cdef unsigned stub = run_port(run)
-        cdef uint64_t *top = <uint64_t *>(self._part + VCPU_TRAP_STACK_END)
+        cdef bint interrupt = STUB_EVENT <= stub < STUB_DONE
+        cdef const uint64_t *top = <uint64_t *>(
+            self._part + (VCPU_INTERRUPT_STACK_END if interrupt else VCPU_TRAP_STACK_END))
         cdef kvm_regs *out = run_regs(run)
         cdef uint64_t rip = top[-5]
+        cdef uint64_t page = self._part_va + VCPU_SYSCALL_PAGE
         cdef bint ring0 = not top[-4] & 3
-        if stub == BREAKPOINT and rip == SHIM_VA + GATE_SIZE + SYSCALL_ENTRY + 1:
+        self.in_dispatcher = False
+        if stub == STUB_FRAME:
+            return self._decode_frame()
+        if stub == BREAKPOINT and rip == page + SYSCALL_ENTRY + 1:
             self._take_syscall(out, top[-2])
             self.syscall_ring = top[-4] & 3
             return _TRAP_SYSCALL
-        if stub == BREAKPOINT and rip == SHIM_VA + GATE_SIZE + SYSCALL32_ENTRY + 1:
+        if stub == BREAKPOINT and rip == page + SYSCALL32_ENTRY + 1:
             self._take_syscall(out, top[-2])
             return _TRAP_SYSCALL32
         if ring0 and not self._stepping:
@@ -392,12 +475,88 @@ cdef class Vcpu:
             self.error_code = top[-6]
         else:
             self.error_code = 0
-        self.rip = rip
+        self._load_trap(top)
+        self.in_dispatcher = self._in_dispatcher(rip)
+        return stub
+
+    cdef void _load_trap(self, const uint64_t *top) noexcept:
+        self.rip = top[-5]
         self.cs = <uint16_t>top[-4]
         self.rflags = top[-3]
         self.rsp = top[-2]
         self.ss = <uint16_t>top[-1]
-        return stub
+
+    cdef bint _in_dispatcher(self, uint64_t rip) noexcept:
+        """Whether an interrupt met the dispatcher in ring 3. Its last steps, which may already
+        have missed an event, are then to be begun again."""
+        cdef uint64_t at = rip - SHIM_VA - DISPATCHER
+        cdef uint64_t offset = rip - self._part_va - VCPU_SYSCALL_PAGE
+        if offset < 4096:
+            # User code is on its page behind LSTAR when it makes a system call.
+            return self.state.kernel_mode or offset != SYSCALL_ENTRY
+        if at >= DISPATCHER_SIZE:
+            return False
+        if DISPATCHER_RESUME <= at < DISPATCHER_RESUMED:
+            self.rip = SHIM_VA + DISPATCHER + DISPATCHER_RESUME
+            self.rsp = self._part_va + VCPU_FRAME_END - sizeof(shim_frame)
+        return True
+
+    cdef int _decode_frame(self) except -1:
+        """The trap that the dispatcher left to the host, with the registers in its frame."""
+        cdef shim_frame frame = (
+            <shim_frame *>(self._part + VCPU_FRAME_END - sizeof(shim_frame)))[0]
+        cdef shim_state *state = self.state
+        cdef uint64_t page = self._part_va + VCPU_SYSCALL_PAGE
+        cdef uint64_t trap = frame.vector
+        if state.flush or state.invlpgs:
+            self._load_cr3 = True
+        if state.msr:
+            self._msr = state.msr
+            self._msr_value = state.msr_value
+        if state.loaded_kernel_mode != state.kernel_mode:
+            self._swapgs = not self._swapgs
+            self._load_cr3 = True
+        self._done = frame.done
+        self.error_code = frame.error_code
+        if not frame.cs & 3 and not self._stepping:
+            if trap == BREAKPOINT and frame.rip == page + SYSCALL32_ENTRY + 1:
+                self._load_frame(&frame)
+                self.rip, self.rflags = frame.rcx, frame.r11
+                self.cs, self.ss = SEL_RING3_CS64, SEL_RING3_SS
+                return _TRAP_SYSCALL32
+            if STUB_EVENT <= trap < STUB_DONE:
+                return <int>trap
+            if frame.rip == SHIM_VA + GATE_IRET:
+                return _TRAP_BAD_IRET
+        if trap >= STUB_DONE and trap != _TRAP_SYSCALL:
+            raise GuestCrash(f"the shim left trap {trap} to the host")
+        if frame.rip >> 39 == SHIM_VA >> 39 and trap != _TRAP_SYSCALL:
+            raise GuestCrash(f"exception {trap} inside the shim at {frame.rip:#x}")
+        self._load_frame(&frame)
+        return <int>trap
+
+    cdef void _load_frame(self, const shim_frame *frame) noexcept:
+        self.rax = frame.rax
+        self.rbx = frame.rbx
+        self.rcx = frame.rcx
+        self.rdx = frame.rdx
+        self.rsi = frame.rsi
+        self.rdi = frame.rdi
+        self.rbp = frame.rbp
+        self.r8 = frame.r8
+        self.r9 = frame.r9
+        self.r10 = frame.r10
+        self.r11 = frame.r11
+        self.r12 = frame.r12
+        self.r13 = frame.r13
+        self.r14 = frame.r14
+        self.r15 = frame.r15
+        self.rip = frame.rip
+        self.rflags = frame.rflags
+        self.rsp = frame.rsp
+        self.cs = <uint16_t>frame.cs
+        self.ss = <uint16_t>frame.ss
+        self.cr2 = frame.cr2
 
     cdef void _take_syscall(self, kvm_regs *out, uint64_t rsp):
         self._load(out)

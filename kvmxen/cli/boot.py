@@ -9,7 +9,7 @@ import click
 
 from kvmxen.cli.status import STATUSES
 from kvmxen.config import Config, ConsoleSpec
-from kvmxen.config.domain import OnReboot, Stats
+from kvmxen.config.domain import OnReboot, Shim, Stats
 from kvmxen.config.sizes import parse_size
 
 
@@ -60,7 +60,14 @@ class _Command(click.Command):
     type=click.Choice(["text", "json"]),
     help="At the end, print what the run took (--stats=json for a program).",
 )
-@click.option("--debug", is_flag=True, help="Trace hypercalls and traps.")
+@click.option(
+    "--shim",
+    type=click.Choice(["dispatch", "exits"]),
+    default="dispatch",
+    show_default=True,
+    help="Where hot hypercalls and traps are dealt with: in the guest, or all by exits.",
+)
+@click.option("--debug", is_flag=True, help="Trace hypercalls and traps; with --shim exits.")
 def boot(
     kernel: Path | None,
     ramdisk: Path | None,
@@ -73,6 +80,7 @@ def boot(
     timeout: float | None,
     on_reboot: OnReboot,
     stats: Stats | None,
+    shim: Shim,
     debug: bool,
 ) -> int:
     """Boot KERNEL (a bzImage or ELF file) as a Xen guest, or without one the demo guest."""
@@ -88,6 +96,7 @@ def boot(
         timeout=timeout,
         on_reboot=on_reboot,
         stats=stats,
+        shim=shim,
         debug=debug,
     )
     from kvmxen.boot import boot

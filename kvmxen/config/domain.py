@@ -20,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,63}", re.ASCII)
 
 OnReboot = Literal["restart", "destroy"]
 Stats = Literal["text", "json"]
+Shim = Literal["dispatch", "exits"]
 
 
 def is_name(text: str) -> bool:
@@ -46,6 +47,7 @@ class Config:
     timeout: float | None = None
     on_reboot: OnReboot = "restart"
     stats: Stats | None = None
+    shim: Shim = "dispatch"
     debug: bool = False
 
     def __post_init__(self) -> None:

@@ -61,6 +61,11 @@ def _check_batch(count: int, domid: int) -> int:
     return count
 
 
+def _begun(cpu: Cpu, count: int) -> int:
+    """How many operations of the list the dispatcher in the guest has done already."""
+    return min(cpu.vcpu.take_done(), count)
+
+
 def _tell(cpu: Cpu, done: int, succeeded: int) -> None:
     """Write how many operations succeeded to `done`; a list may have taken it out of sight."""
     if done:
@@ -70,8 +75,10 @@ def _tell(cpu: Cpu, done: int, succeeded: int) -> None:
 
 def mmu_update(cpu: Cpu, requests: int, count: int, done: int, domid: int) -> int:
     """Install `count` page-table or machine-to-physical entries."""
-    succeeded, error = cpu.tables.update_many(cpu.vcpu, requests, _check_batch(count, domid))
-    _tell(cpu, done, succeeded)
+    count = _check_batch(count, domid)
+    begun = _begun(cpu, count)
+    succeeded, error = cpu.tables.update_many(cpu.vcpu, requests + begun * 16, count - begun)
+    _tell(cpu, done, begun + succeeded)
     if error:
         raise HypercallError(error)
     return 0
@@ -104,9 +111,10 @@ def update_va_mapping_otherdomain(cpu: Cpu, va: int, value: int, flags: int, dom
 
 def mmuext_op(cpu: Cpu, operations: int, count: int, done: int, domid: int) -> int:
     """`count` extended page-table operations."""
-    succeeded = 0
+    count = _check_batch(count, domid)
+    succeeded = _begun(cpu, count)
     try:
-        for i in range(_check_batch(count, domid)):
+        for i in range(succeeded, count):
             if cpu.machine.stopping:
                 break
             command, arg1, arg2 = _MMUEXT_OP.unpack(cpu.read(operations + i * 24, 24))

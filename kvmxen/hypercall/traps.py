@@ -33,7 +33,7 @@ _CALLBACKOP_REGISTER = 0
 _CALLBACKOP_UNREGISTER = 1
 _CALLBACKF_MASK_EVENTS = 1
 # Events masked on entry, a flag of struct trap_info.
-_TI_MASK_EVENTS = 4
+TI_MASK_EVENTS = 4
 _NMIOP_REGISTER = 0
 _NMIOP_UNREGISTER = 1
 TRAP_NMI = 2
@@ -42,7 +42,8 @@ TRAP_NMI = 2
 def set_trap_table(cpu: Cpu, table: int) -> int:
     """Replace entries of the trap table; the list ends with address 0, and NULL clears all."""
     if not table:
-        cpu.trap_table.clear()
+        for vector in list(cpu.trap_table):
+            cpu.set_trap(vector, 0, 0)
         return 0
     for index in range(257):
         entry = cpu.read(table + index * _TRAP_INFO.size, _TRAP_INFO.size)
@@ -58,7 +59,7 @@ def set_trap(cpu: Cpu, entry: bytes) -> bool:
         return False
     if not is_canonical(address):
         raise HypercallError(errno.EINVAL)
-    cpu.trap_table[vector] = (flags, address)
+    cpu.set_trap(vector, flags, address)
     return True
 
 
@@ -80,9 +81,9 @@ def register_callback(cpu: Cpu, kind: int, address: int, flags: int) -> None:
     if kind not in list(CallbackType):
         raise HypercallError(errno.ENOSYS)
     if kind == CallbackType.NMI:
-        cpu.trap_table[TRAP_NMI] = (_TI_MASK_EVENTS, address)
+        cpu.set_trap(TRAP_NMI, TI_MASK_EVENTS, address)
     else:
-        cpu.callbacks[CallbackType(kind)] = (address, bool(flags & _CALLBACKF_MASK_EVENTS))
+        cpu.set_callback(CallbackType(kind), address, bool(flags & _CALLBACKF_MASK_EVENTS))
 
 
 def callback_op(cpu: Cpu, command: int, argument: int) -> int:
@@ -95,7 +96,7 @@ def callback_op(cpu: Cpu, command: int, argument: int) -> int:
         if kind != CallbackType.NMI:
             known = kind in list(CallbackType)
             raise HypercallError(errno.EINVAL if known else errno.ENOSYS)
-        cpu.trap_table.pop(TRAP_NMI, None)
+        cpu.set_trap(TRAP_NMI, 0, 0)
     else:
         raise HypercallError(errno.ENOSYS)
     return 0
@@ -115,7 +116,7 @@ def nmi_op(cpu: Cpu, command: int, argument: int) -> int:
         address = int.from_bytes(cpu.read(argument, 8), "little")
         register_callback(cpu, CallbackType.NMI, address, 0)
     elif command == _NMIOP_UNREGISTER:
-        cpu.trap_table.pop(TRAP_NMI, None)
+        cpu.set_trap(TRAP_NMI, 0, 0)
     else:
         raise HypercallError(errno.ENOSYS)
     return 0

@@ -1,31 +1,57 @@
 /* What the gate and the host agree on; shim/image.py reads these lines too.
  * Only "#define NAME number" and comments stand here. */
 
-/* Offsets in the gate's code page, in bytes. */
+/* The shim's code and tables from gpa 0, in bytes. One page of them is the gate, at SHIM_VA: which
+ * one depends on the address space (shim/image.py). */
+#define EXITS_GATE 0x0000
+#define RING0_GATE 0x1000
+#define KERNEL_GATE 0x2000
+#define USER_GATE 0x3000
+#define SYSCALL_TRAP 0x4000
+#define SYSCALL_PAGE 0x5000
+#define DISPATCHER 0x6000
+#define DISPATCHER_SIZE 0x6000
+#define SHIM_IDT 0xc000
+#define SHIM_DOMAIN 0xd000
+#define SHIM_TABLES 0xe000
+
+/* Offsets in the gate, in bytes. */
 #define GATE_STUBS 0x000
-#define STUB_SIZE 8
-#define NR_STUBS 36
-#define GATE_OP_RETURN 0x200
-#define GATE_IRET 0x201
-#define GATE_OP_TOUCH 0x210
-#define GATE_OP_INVLPG 0x220
-#define GATE_OP_CR3 0x230
-#define GATE_OP_CR0 0x240
-#define GATE_OP_SWAPGS 0x250
-#define GATE_OP_HALT 0x260
+#define STUB_SIZE 32
+#define NR_STUBS 37
+#define GATE_OP_RETURN 0x500
+#define GATE_IRET 0x501
+#define GATE_OP_TOUCH 0x510
+#define GATE_OP_INVLPG 0x520
+#define GATE_OP_CR3 0x530
+#define GATE_OP_CR0 0x540
+#define GATE_OP_SWAPGS 0x550
+#define GATE_OP_HALT 0x560
+#define GATE_OP_WRMSR 0x570
+#define GATE_ENTER_KERNEL 0x5a0
 #define GATE_SIZE 0x1000
 
-/* Offsets in the syscall page that follows it. */
+/* Offsets in a syscall page, of which each vCPU sees one at VCPU_SYSCALL_PAGE. */
 #define SYSCALL_ENTRY 0x00
 #define SYSCALL32_ENTRY 0x10
+#define TRAP_ENTRY 0x80
+#define TRAP_ERROR_ENTRY 0x100
+
+/* Offsets in the dispatcher: its traps into the gate, and the code in which it must not be
+ * interrupted for good: what comes between is begun again. */
+#define DISPATCHER_EXIT 0x00
+#define DISPATCHER_RESUME 0x10
+#define DISPATCHER_GATE 0x60
+#define DISPATCHER_RESUMED 0x70
 
 /* Stubs: the CPU's exceptions, then the shim's interrupts, then the end of a list that does not
- * return to the guest. */
+ * return to the guest, and the trap that the dispatcher leaves to the host. */
 #define TRAP_PAGE_FAULT 14
 #define STUB_EVENT 32
 #define STUB_TIMER 33
 #define STUB_SPURIOUS 34
 #define STUB_DONE 35
+#define STUB_FRAME 36
 
 /* The interrupt vectors behind those stubs. */
 #define VECTOR_EVENT 0xe0
@@ -48,12 +74,19 @@
 
 /* Offsets in a vCPU's part of the shim's memory, in bytes. */
 #define VCPU_TSS 0x0000
+#define VCPU_TRAP_FRAME 0x0080
+#define VCPU_TRAP_ERROR_FRAME 0x00b0
 #define VCPU_WORK 0x0100
 #define VCPU_WORK_END 0x1000
-#define VCPU_TRAP_STACK_END 0x2000
+#define VCPU_TRAP_STACK_END 0x1800
+#define VCPU_INTERRUPT_STACK_END 0x2000
 #define VCPU_GDT 0x2000
 #define VCPU_LDT 0x12000
-#define VCPU_SIZE 0x24000
+#define VCPU_STATE 0x22000
+#define VCPU_LIST 0x22c00
+#define VCPU_FRAME_END 0x25000
+#define VCPU_SYSCALL_PAGE 0x25000
+#define VCPU_SIZE 0x26000
 
 /* Selectors in the part of the GDT that is Xen's (xen/include/public/arch-x86). */
 #define SEL_RING0_CS 0xe008

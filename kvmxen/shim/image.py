@@ -1,50 +1,128 @@
-"""The shim's memory: gate, IDT, page tables, and a part for each vCPU, all below the xenheap.
+"""The shim's memory: gates, IDT, page tables, and a part for each vCPU, all below the xenheap.
 
-The guest's L4 tables reach it through three entries (`L4_ENTRIES`): the shim's own part,
-supervisor-only but for the syscall page; all machine memory, supervisor-only, for the gate's
-touches; and the machine-to-physical table, read-only.
+The guest's L4 tables reach it through four entries. Two show the machine-to-physical table,
+read-only; one the shim's own memory; one all machine memory, for the gate's touches and the
+dispatcher. What they show besides depends on where the dispatcher runs, its `Placement`.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
 
-from kvmxen.layout import PAGE_SIZE, SHIM_VCPU_FRAMES, SUPERPAGE, Layout
+from kvmxen.layout import PAGE_SIZE, SHIM_VCPU_FRAMES, SUPERPAGE, XENHEAP_FRAMES, Layout
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants, gate
 
 _C = constants()
-_IDT_GPA = 2 * PAGE_SIZE
-_TABLES_GPA = 3 * PAGE_SIZE
 
 _PRESENT, _WRITE, _USER, _ACCESSED, _DIRTY, _LARGE = 0x1, 0x2, 0x4, 0x20, 0x40, 0x80
 _KERNEL = _PRESENT | _WRITE | _ACCESSED | _DIRTY
+_READ_ONLY = _KERNEL & ~_WRITE
 _NX = 1 << 63
 
 _GIB = 1 << 30
+# The first of the L4 slots that a PV guest leaves to Xen.
+XEN_FIRST_SLOT = 256
+# IF, and the bit that is always set.
+_FLAGS = 0x202
+
+# struct shim_domain of shim/state.h.
+_DOMAIN = struct.Struct("<QQ2Q2QQQQ4Q4Q4Q4Q")
+
+
+class Placement(Enum):
+    """Where the dispatcher runs: nowhere, so that every trap is an exit; in ring 0; or in the
+    guest kernel's ring 3, out of its user code's sight."""
+
+    EXITS = "exits"
+    RING0 = "ring 0"
+    RING3 = "ring 3"
+
+
+# (gpa, flags) of pages of the shim.
+_Pages = Callable[[], Iterator[tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The values of L4 slots 256 to 259 in a table that is pinned and not in use, in the guest
+    kernel's, in its user code's, and in one that is both."""
+
+    pinned: tuple[int, ...]
+    kernel: tuple[int, ...]
+    user: tuple[int, ...]
+    shared: tuple[int, ...]
 
 
 class ShimImage:
-    """Writes the shim for `layout` into `memory`; then knows where its parts are."""
+    """Writes the shim for `layout` into `memory`, for EXITS at first; then knows where its parts
+    are."""
 
     def __init__(self, memory: GuestMemory, layout: Layout) -> None:
         if SHIM_VCPU_FRAMES * PAGE_SIZE != _C["VCPU_SIZE"]:
             raise AssertionError("layout and shim/abi.h disagree on a vCPU's part")
         self._memory = memory
-        self._next_table = _TABLES_GPA
+        self._layout = layout
+        self._next_table = _C["SHIM_TABLES"]
         self._first_vcpu = layout.xenheap_gpa - layout.vcpus * _C["VCPU_SIZE"]
         memory.write(0, gate())
         self._write_idt()
-        self.l4_entries = {
-            _slot("SHIM_VA"): self._map_shim(layout.xenheap_gpa),
-            _slot("PHYSMAP_VA"): self._map_large(0, layout.end, _KERNEL | _NX),
-        }
-        m2p = self._map_large(layout.m2p_gpa, layout.m2p_bytes, (_KERNEL | _USER | _NX) & ~_WRITE)
-        self.l4_entries[_slot("XEN_M2P_VA")] = self.l4_entries[_slot("M2P_VA")] = m2p
-        if self._next_table > self._first_vcpu:
-            raise AssertionError("the shim's page tables overflow their frames")
         for index in range(layout.vcpus):
             self._write_vcpu(index)
+        self._physmap = self._map_large(0, layout.end, _KERNEL | _NX)
+        self._m2p = self._map_large(
+            layout.m2p_gpa, layout.m2p_bytes, (_KERNEL | _USER | _NX) & ~_WRITE
+        )
+        exits = self._map_shim("EXITS_GATE", "SYSCALL_TRAP", self._nothing)
+        self.slots = self._slots(exits, exits, self._physmap)
+
+    def place(self, placement: Placement, *, xen_version: int) -> None:
+        """Have the dispatcher run at `placement`, which no vCPU runs at yet."""
+        if placement is Placement.RING0:
+            inside = self._map_shim("RING0_GATE", "SYSCALL_PAGE", self._nothing)
+            self.slots = self._slots(inside, inside, self._physmap)
+            for index in range(self._layout.vcpus):
+                self._write_tss(index, "VCPU_FRAME_END", "VCPU_FRAME_END")
+        elif placement is Placement.RING3:
+            exits = self.slots.user[2]
+            kernel = self._map_shim("KERNEL_GATE", "SYSCALL_PAGE", self._kernels)
+            user = self._map_shim("USER_GATE", "SYSCALL_TRAP", self._nothing)
+            self.slots = self._slots(kernel, user, self._map_kernels_memory(), exits)
+        self._write_domain(placement, xen_version)
+
+    def _slots(self, kernel: int, user: int, physmap: int, shared: int = 0) -> Slots:
+        return Slots(
+            pinned=(self._m2p, self._m2p, user, self._physmap),
+            kernel=(self._m2p, self._m2p, kernel, physmap),
+            user=(0, 0, user, self._physmap),
+            shared=(0, 0, shared or user, self._physmap),
+        )
+
+    def _write_domain(self, placement: Placement, xen_version: int) -> None:
+        layout = self._layout
+        none = [0] * (2 - len(layout.ram))
+        first = [extent.mfn for extent in layout.ram] + none
+        frames = [extent.frames for extent in layout.ram] + none
+        slots = self.slots
+        self._memory.write(
+            _C["SHIM_DOMAIN"],
+            _DOMAIN.pack(
+                placement is Placement.RING3,
+                layout.vcpus,
+                *first,
+                *frames,
+                layout.m2p_gpa,
+                layout.levels_gpa,
+                xen_version,
+                *slots.pinned,
+                *slots.kernel,
+                *slots.user,
+                *slots.shared,
+            ),
+        )
 
     def vcpu_gpa(self, index: int) -> int:
         """The gpa of vCPU `index`'s part; its virtual address is SHIM_VA more."""
@@ -53,7 +131,7 @@ class ShimImage:
     @property
     def idt_va(self) -> int:
         """The virtual address of the IDT, 256 gates."""
-        return _C["SHIM_VA"] + _IDT_GPA
+        return _C["SHIM_VA"] + _C["SHIM_IDT"]
 
     def _write_idt(self) -> None:
         stubs = {vector: vector for vector in range(32)}
@@ -68,21 +146,34 @@ class ShimImage:
                 "<HHBBHII",
                 target & 0xFFFF,
                 _C["SEL_RING0_CS"],
-                1,
+                1 if stub < _C["STUB_EVENT"] else 2,
                 0x8E | dpl << 5,
                 target >> 16 & 0xFFFF,
                 target >> 32,
                 0,
             )
-            self._memory.write(_IDT_GPA + vector * 16, entry)
+            self._memory.write(_C["SHIM_IDT"] + vector * 16, entry)
+
+    def _write_tss(self, index: int, traps: str, interrupts: str) -> None:
+        """IST 1 is the stack of traps, IST 2 of interrupts; both named by their end."""
+        part = self.vcpu_gpa(index)
+        ist1, ist2 = (_C["SHIM_VA"] + part + _C[name] for name in (traps, interrupts))
+        # The I/O bitmap lies beyond the limit: no ports.
+        tss = struct.pack("<I3QQ7QQHH", 0, ist1, 0, 0, 0, ist1, ist2, *(0,) * 5, 0, 0, 104)
+        self._memory.write(part + _C["VCPU_TSS"], tss)
 
     def _write_vcpu(self, index: int) -> None:
         part = self.vcpu_gpa(index)
         va = _C["SHIM_VA"] + part
-        ist1 = va + _C["VCPU_TRAP_STACK_END"]
-        # rsp0 and IST 1 are the trap stack; the I/O bitmap lies beyond the limit: no ports.
-        tss = struct.pack("<I3QQ7QQHH", 0, ist1, 0, 0, 0, ist1, *(0,) * 6, 0, 0, 104)
-        self._memory.write(part + _C["VCPU_TSS"], tss)
+        self._write_tss(index, "VCPU_TRAP_STACK_END", "VCPU_INTERRUPT_STACK_END")
+        # By these the kernel and user gates go on to the dispatcher.
+        for name, entry in (
+            ("VCPU_TRAP_FRAME", "TRAP_ENTRY"),
+            ("VCPU_TRAP_ERROR_FRAME", "TRAP_ERROR_ENTRY"),
+        ):
+            rip, rsp = va + _C["VCPU_SYSCALL_PAGE"] + _C[entry], va + _C["VCPU_FRAME_END"]
+            frame = rip, _C["SEL_RING3_CS64"], _FLAGS, rsp, _C["SEL_RING3_SS"]
+            self._memory.write(part + _C[name], struct.pack("<5Q", *frame))
         gdt = part + _C["VCPU_GDT"]
         for selector, descriptor in {
             "SEL_RING0_CS": 0x00AF9B000000FFFF,
@@ -110,21 +201,70 @@ class ShimImage:
 
     def _new_table(self) -> int:
         table = self._next_table
+        if table >= self._first_vcpu:
+            raise AssertionError("the shim's page tables overflow their frames")
         self._next_table += PAGE_SIZE
         return table
 
-    def _map_shim(self, size: int) -> int:
+    def _map_shim(self, gate: str, syscall: str, kernels: _Pages) -> int:
+        """The shim's memory for ring 0, the syscall pages for every ring, where the dispatcher
+        is in ring 0 for that alone, and `kernels` for the guest's kernel; an L4 entry."""
+        size = self._layout.xenheap_gpa
         l3, l2 = self._new_table(), self._new_table()
+        first = self._next_table
         self._memory.write_u64(l3, l2 | _KERNEL | _USER)
         for start in range(0, size, SUPERPAGE):
             l1 = self._new_table()
             self._memory.write_u64(l2 + start // SUPERPAGE * 8, l1 | _KERNEL | _USER)
             count = min(512, (size - start) // PAGE_SIZE)
             self._memory.fill_u64(l1, count, start | _KERNEL, PAGE_SIZE)
-            if start == 0:
-                self._memory.write_u64(l1, 0 | _KERNEL & ~_WRITE)
-                self._memory.write_u64(l1 + 8, PAGE_SIZE | _USER | _KERNEL & ~_WRITE)
+
+        def put(gpa: int, value: int) -> None:
+            # The L1 tables lie one behind the other.
+            self._memory.write_u64(first + gpa // PAGE_SIZE * 8, value)
+
+        for gpa in range(0, _C["SHIM_IDT"], PAGE_SIZE):
+            put(gpa, gpa | _READ_ONLY)
+        put(0, _C[gate] | _READ_ONLY)
+        seen_by_all = 0 if gate == "RING0_GATE" else _USER
+        for index in range(self._layout.vcpus):
+            page = self.vcpu_gpa(index) + _C["VCPU_SYSCALL_PAGE"]
+            put(page, _C[syscall] | _READ_ONLY | seen_by_all)
+        for gpa, flags in kernels():
+            put(gpa, gpa | flags)
         return l3 | _KERNEL | _USER
+
+    @staticmethod
+    def _nothing() -> Iterator[tuple[int, int]]:
+        yield from ()
+
+    def _kernels(self) -> Iterator[tuple[int, int]]:
+        """The pages of the shim that a dispatcher in the guest kernel's ring 3 uses."""
+        read, write = _READ_ONLY | _USER, _KERNEL | _USER
+        for offset in range(0, _C["DISPATCHER_SIZE"], PAGE_SIZE):
+            yield _C["DISPATCHER"] + offset, read
+        yield _C["SHIM_DOMAIN"], read
+        for index in range(self._layout.vcpus):
+            part = self.vcpu_gpa(index)
+            yield part + _C["VCPU_TRAP_STACK_END"] & -PAGE_SIZE, write
+            for offset in range(_C["VCPU_GDT"], _C["VCPU_LDT"], PAGE_SIZE):
+                yield part + offset, read
+            for offset in range(_C["VCPU_STATE"], _C["VCPU_FRAME_END"], PAGE_SIZE):
+                yield part + offset, write
+
+    def _map_kernels_memory(self) -> int:
+        """Machine memory less the shim's, for the guest kernel's ring 3; an L4 entry."""
+        layout = self._layout
+        flags = _KERNEL | _USER | _NX
+        entry = self._map_large(0, layout.end, flags)
+        l2 = self._memory.read_u64(entry & -PAGE_SIZE) & -PAGE_SIZE
+        for start in range(0, layout.m2p_gpa, SUPERPAGE):
+            l1 = self._new_table()
+            self._memory.write_u64(l2 + start // SUPERPAGE * 8, l1 | _KERNEL | _USER)
+            end = min(start + SUPERPAGE, layout.xenheap_gpa + XENHEAP_FRAMES * PAGE_SIZE)
+            for gpa in range(max(start, layout.xenheap_gpa), end, PAGE_SIZE):
+                self._memory.write_u64(l1 + (gpa - start) // PAGE_SIZE * 8, gpa | flags)
+        return entry
 
     def _map_large(self, gpa: int, size: int, flags: int) -> int:
         l3 = self._new_table()
@@ -135,7 +275,3 @@ class ShimImage:
             count = min(512, (size - start + SUPERPAGE - 1) // SUPERPAGE)
             self._memory.fill_u64(l2, count, gpa + start | flags | _LARGE, SUPERPAGE)
         return l3 | upper
-
-
-def _slot(name: str) -> int:
-    return _C[name] >> 39 & 511

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvmxen.kvm.structs import Segment, Sregs
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.shim.abi import constants
-from kvmxen.shim.image import ShimImage
+from kvmxen.shim.image import Placement, ShimImage
 
 _C = constants()
 
@@ -18,6 +18,7 @@ _CR4_OSXSAVE = 1 << 18
 _EFER = 0xD01
 # All flags that SYSCALL could leave set and the gate must not run with.
 _SYSCALL_MASK = 0x47FD5
+_IF = 0x200
 
 _MSR_APIC_BASE = 0x1B
 _MSR_PAT = 0x277
@@ -33,7 +34,9 @@ _SVR_ENABLE = 0x100
 _LVT_TSC_DEADLINE = 2 << 17
 
 
-def prepare(fd: VcpuFd, image: ShimImage, *, cr3: int, pat: int, xcr0: int) -> None:
+def prepare(
+    fd: VcpuFd, image: ShimImage, placement: Placement, *, cr3: int, pat: int, xcr0: int
+) -> None:
     """Set every register outside the general ones; CPUID must have been set before.
 
     `cr3` is the gpa of the first L4 table, `pat` and `xcr0` register values.
@@ -58,7 +61,7 @@ def prepare(fd: VcpuFd, image: ShimImage, *, cr3: int, pat: int, xcr0: int) -> N
     fd.set_runnable()
     if xcr0:
         fd.set_xcr0(xcr0)
-    entry = _C["SHIM_VA"] + _C["GATE_SIZE"]
+    entry = part + _C["VCPU_SYSCALL_PAGE"]
     for msr, value in {
         _MSR_X2APIC_SVR: _SVR_ENABLE | _C["VECTOR_SPURIOUS"],
         _MSR_X2APIC_LVT_TIMER: _LVT_TSC_DEADLINE | _C["VECTOR_TIMER"],
@@ -66,7 +69,8 @@ def prepare(fd: VcpuFd, image: ShimImage, *, cr3: int, pat: int, xcr0: int) -> N
         _MSR_STAR: _C["SEL_RING0_CS"] << 32 | _C["SEL_RING3_CS32"] << 48,
         _MSR_LSTAR: entry + _C["SYSCALL_ENTRY"],
         _MSR_CSTAR: entry + _C["SYSCALL32_ENTRY"],
-        _MSR_SYSCALL_MASK: _SYSCALL_MASK,
+        # A dispatcher in ring 3 could not set IF again.
+        _MSR_SYSCALL_MASK: _SYSCALL_MASK & ~(_IF if placement is Placement.RING3 else 0),
     }.items():
         fd.set_msr(msr, value)
 

@@ -25,7 +25,7 @@ from tests.unit.forged import BASE, FREE_PFN, NR_PAGES, PRESENT, SCRATCH, TOP, U
 _C = constants()
 LAYOUT = Domain(2).layout
 MASK64 = (1 << 64) - 1
-XEN_SLOTS = [Domain(2).machine.image.l4_entries.get(slot, 0) for slot in range(256, 272)]
+XEN_SLOTS = [*Domain(2).machine.image.slots.kernel, *[0] * 12]
 EDGES = [
     edge + delta & MASK64
     for edge in (0, 1 << 12, 1 << 16, 1 << 20, 1 << 31, 1 << 32, 1 << 47, 1 << 63, 1 << 64,
@@ -164,7 +164,8 @@ def check(scratch: list[int], script: list[tuple[int, list[int]]]) -> None:
 
 
 def foreign_memory(domain: Domain) -> bytes:
-    """All that is not for the guest to change, less the copies of its descriptor tables."""
+    """All that is not for the guest to change, less what is kept of its vCPUs' state and the
+    copies of their descriptor tables."""
     memory, layout = domain.memory, domain.layout
     shim = bytearray(memory.read(0, layout.xenheap_gpa))
     for cpu in domain.cpus:
@@ -172,6 +173,7 @@ def foreign_memory(domain: Domain) -> bytes:
             (cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE),
             (cpu.gdt_gpa + _C["SEL_LDT"], 16),
             (cpu.ldt_gpa, MAX_LDT_ENTRIES * 8),
+            (cpu.gdt_gpa + _C["VCPU_STATE"] - _C["VCPU_GDT"], PAGE_SIZE),
         ):
             shim[start : start + size] = bytes(size)
     own = layout.m2p_gpa + layout.ram[0].mfn * 8

@@ -11,9 +11,10 @@ import pytest
 from kvmxen.layout import HOLE_END, PAGE_SIZE, SHIM_VCPU_FRAMES, Layout
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants, gate
-from kvmxen.shim.image import ShimImage
+from kvmxen.shim.image import XEN_FIRST_SLOT, Placement, ShimImage
 
 C = constants()
+GATES = ("EXITS_GATE", "RING0_GATE", "KERNEL_GATE", "USER_GATE")
 PRESENT, WRITE, USER, LARGE, NX = 1, 2, 4, 0x80, 1 << 63
 FRAME = 0x000FFFFFFFFFF000
 
@@ -25,7 +26,7 @@ def test_every_line_of_the_header_is_understood() -> None:
 
 @pytest.mark.parametrize("stub", range(C["NR_STUBS"]))
 def test_each_stub_tells_its_number(stub: int) -> None:
-    at = C["GATE_STUBS"] + stub * C["STUB_SIZE"]
+    at = C["EXITS_GATE"] + C["GATE_STUBS"] + stub * C["STUB_SIZE"]
     code = gate()[at : at + C["STUB_SIZE"]]
     # push %rax; mov %cr2, %rax before the page fault's
     expected = bytes.fromhex("500f20d0") if stub == C["TRAP_PAGE_FAULT"] else b""
@@ -43,37 +44,70 @@ def test_each_stub_tells_its_number(stub: int) -> None:
         ("GATE_OP_CR0", "580f22c0c3"),
         ("GATE_OP_SWAPGS", "0f01f8c3"),
         ("GATE_OP_HALT", "fbf4ebfd"),
+        ("GATE_OP_WRMSR", "48870c24488754240 8488b4424100f30595a58c3"),
     ],
 )
-def test_golden_operations(name: str, code: str) -> None:
+@pytest.mark.parametrize("page", GATES)
+def test_golden_operations(page: str, name: str, code: str) -> None:
     expected = bytes.fromhex(code.replace(" ", ""))
-    assert gate()[C[name] : C[name] + len(expected)] == expected
+    at = C[page] + C[name]
+    assert gate()[at : at + len(expected)] == expected
+
+
+def test_the_way_into_the_kernels_address_space_goes_on_there() -> None:
+    def way(page: str) -> bytes:
+        return gate()[C[page] + C["GATE_ENTER_KERNEL"] :][:47]
+
+    assert way("USER_GATE") == way("KERNEL_GATE")
+    assert way("USER_GATE").startswith(bytes.fromhex("0f22d80f01f8"))
 
 
 def test_the_syscall_page_only_traps() -> None:
-    page = gate()[C["GATE_SIZE"] :]
-    assert len(page) == PAGE_SIZE
+    page = gate()[C["SYSCALL_TRAP"] :][:PAGE_SIZE]
     assert page[C["SYSCALL_ENTRY"]] == page[C["SYSCALL32_ENTRY"]] == 0xCC
 
 
 class Built:
-    def __init__(self, memory: int = 64 << 20, vcpus: int = 2) -> None:
+    def __init__(
+        self, memory: int = 64 << 20, vcpus: int = 2, placement: Placement = Placement.EXITS
+    ) -> None:
         self.layout = Layout.plan(memory, vcpus)
         self.memory = GuestMemory(self.layout.end)
         self.image = ShimImage(self.memory, self.layout)
+        self.image.place(placement, xen_version=4 << 16)
 
-    def walk(self, va: int) -> tuple[int, int]:
-        """(gpa, the flags that hold at every level and NX if any has it) of `va`."""
-        entry = self.image.l4_entries[va >> 39 & 511]
+    def find(self, va: int, view: str = "kernel") -> tuple[int, int] | None:
+        """(gpa, the flags that hold at every level and NX if any has it) of `va`, as the tables
+        of `view` have it."""
+        entry = getattr(self.image.slots, view)[(va >> 39 & 511) - XEN_FIRST_SLOT]
         flags, nx = entry & 7, entry & NX
         for level in (3, 2, 1):
             shift = 12 + 9 * (level - 1)
             entry = self.memory.read_u64((entry & FRAME) + (va >> shift & 511) * 8)
-            assert entry & PRESENT, f"va {va:#x} at level {level}"
+            if not entry & PRESENT:
+                return None
             flags, nx = flags & entry & 7, nx | entry & NX
             if entry & LARGE:
                 return entry & FRAME & -(1 << shift) | va & (1 << shift) - 1, flags | nx
         return entry & FRAME | va & 0xFFF, flags | nx
+
+    def walk(self, va: int, view: str = "kernel") -> tuple[int, int]:
+        """As `find`, of what is there."""
+        found = self.find(va, view)
+        assert found, f"va {va:#x}"
+        return found
+
+    def users(self, view: str) -> dict[int, tuple[int, int]]:
+        """Of the shim's own pages those that ring 3 reaches: offset to gpa and flags."""
+        pages = {
+            at: self.walk(C["SHIM_VA"] + at, view)
+            for at in range(0, self.layout.xenheap_gpa, PAGE_SIZE)
+        }
+        return {at: found for at, found in pages.items() if found[1] & USER}
+
+    def syscall_pages(self) -> list[int]:
+        parts = map(self.image.vcpu_gpa, range(self.layout.vcpus))
+        return [part + C["VCPU_SYSCALL_PAGE"] for part in parts]
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +115,76 @@ def built() -> Built:
     return Built()
 
 
-def test_the_gate_is_the_kernels_alone_and_read_only(built: Built) -> None:
-    assert built.walk(C["SHIM_VA"]) == (0, PRESENT)
+@pytest.mark.parametrize("placement", Placement)
+@pytest.mark.parametrize("view", ["pinned", "kernel", "user", "shared"])
+def test_the_gate_is_ring_0s_alone_and_read_only(placement: Placement, view: str) -> None:
+    built = Built(placement=placement)
+    names = {
+        (Placement.EXITS, view): "EXITS_GATE",
+        (Placement.RING0, view): "RING0_GATE",
+        (Placement.RING3, view): "USER_GATE",
+        (Placement.RING3, "kernel"): "KERNEL_GATE",
+        (Placement.RING3, "shared"): "EXITS_GATE",
+    }
+    assert built.walk(C["SHIM_VA"], view) == (C[names[placement, view]], PRESENT)
     assert built.memory.read(0, len(gate())) == gate()
 
 
-def test_the_syscall_page_is_everybodys_and_read_only(built: Built) -> None:
-    assert built.walk(C["SHIM_VA"] + C["GATE_SIZE"]) == (PAGE_SIZE, PRESENT | USER)
+@pytest.mark.parametrize("placement", Placement)
+@pytest.mark.parametrize("view", ["pinned", "user", "shared"])
+def test_user_code_reaches_the_trap_of_a_system_call_at_most(
+    placement: Placement, view: str
+) -> None:
+    built = Built(placement=placement)
+    trap = (C["SYSCALL_TRAP"], PRESENT | USER)
+    expected = {} if placement is Placement.RING0 else dict.fromkeys(built.syscall_pages(), trap)
+    assert built.users(view) == expected
 
 
-def test_the_rest_of_the_shim_is_the_kernels(built: Built) -> None:
-    for gpa in range(2 * PAGE_SIZE, built.layout.xenheap_gpa, PAGE_SIZE):
+def test_the_kernel_reaches_no_more_without_a_dispatcher_in_ring_3(built: Built) -> None:
+    assert built.users("kernel") == built.users("user")
+    assert Built(placement=Placement.RING0).users("kernel") == {}
+
+
+def test_a_dispatcher_in_ring_0_is_behind_the_system_call() -> None:
+    built = Built(placement=Placement.RING0)
+    for at in built.syscall_pages():
+        assert built.walk(C["SHIM_VA"] + at, "user") == (C["SYSCALL_PAGE"], PRESENT)
+
+
+def test_what_the_kernel_reaches_of_a_dispatcher_in_ring_3() -> None:
+    built = Built(placement=Placement.RING3)
+    users = built.users("kernel")
+    writable = {at for at, (_, flags) in users.items() if flags & WRITE}
+    expected = set()
+    for index in range(built.layout.vcpus):
+        part = built.image.vcpu_gpa(index)
+        expected.add(part + C["VCPU_TRAP_STACK_END"] & -PAGE_SIZE)
+        expected.update(range(part + C["VCPU_STATE"], part + C["VCPU_FRAME_END"], PAGE_SIZE))
+    assert writable == expected
+    for at, (gpa, _) in users.items():
+        assert gpa == (C["SYSCALL_PAGE"] if at in built.syscall_pages() else at)
+    assert C["SHIM_IDT"] not in users
+    assert not any(built.image.vcpu_gpa(i) + C["VCPU_TSS"] in users for i in range(2))
+
+
+@pytest.mark.parametrize("memory", [64 << 20, 4 << 30])
+def test_a_dispatcher_in_ring_3_has_all_memory_but_the_shims(memory: int) -> None:
+    built = Built(memory, placement=Placement.RING3)
+    for gpa in range(0, built.layout.xenheap_gpa, PAGE_SIZE):
+        assert built.find(C["PHYSMAP_VA"] + gpa) is None
+    frames = [built.layout.xenheap_gpa, built.layout.m2p_gpa, built.layout.levels_gpa]
+    frames += [extent.mfn * PAGE_SIZE for extent in built.layout.ram]
+    for gpa in frames:
+        assert built.walk(C["PHYSMAP_VA"] + gpa) == (gpa, PRESENT | WRITE | USER | NX)
+        assert built.walk(C["PHYSMAP_VA"] + gpa, "user") == (gpa, PRESENT | WRITE | NX)
+
+
+def test_the_rest_of_the_shim_is_ring_0s(built: Built) -> None:
+    pages = set(range(C["SHIM_IDT"], built.layout.xenheap_gpa, PAGE_SIZE))
+    for gpa in pages - set(built.syscall_pages()):
         assert built.walk(C["SHIM_VA"] + gpa) == (gpa, PRESENT | WRITE)
-    with pytest.raises(AssertionError):
-        built.walk(C["SHIM_VA"] + built.layout.xenheap_gpa)
+    assert built.find(C["SHIM_VA"] + built.layout.xenheap_gpa) is None
 
 
 @pytest.mark.parametrize("memory", [64 << 20, 4 << 30, 64 << 30])
@@ -129,18 +219,24 @@ def test_the_idts_gates_lead_to_their_stubs(built: Built) -> None:
             assert not kind & 0x80
             continue
         assert high << 32 | middle << 16 | low == C["SHIM_VA"] + stub * C["STUB_SIZE"]
-        assert (selector, ist, zero) == (C["SEL_RING0_CS"], 1, 0)
+        assert (selector, zero) == (C["SEL_RING0_CS"], 0)
+        assert ist == (1 if stub == vector else 2)
         assert kind == (0xEE if vector in (3, 4) else 0x8E)
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_vcpus_part(built: Built, index: int) -> None:
+@pytest.mark.parametrize("placement", Placement)
+def test_a_vcpus_part(placement: Placement, index: int) -> None:
+    built = Built(placement=placement)
     part = built.image.vcpu_gpa(index)
     va = C["SHIM_VA"] + part
     assert C["VCPU_SIZE"] == SHIM_VCPU_FRAMES * PAGE_SIZE
     tss = built.memory.read(part + C["VCPU_TSS"], 104)
-    assert struct.unpack_from("<Q", tss, 4)[0] == va + C["VCPU_TRAP_STACK_END"]
-    assert struct.unpack_from("<Q", tss, 36)[0] == va + C["VCPU_TRAP_STACK_END"]
+    stacks = C["VCPU_TRAP_STACK_END"], C["VCPU_INTERRUPT_STACK_END"]
+    if placement is Placement.RING0:
+        stacks = C["VCPU_FRAME_END"], C["VCPU_FRAME_END"]
+    assert struct.unpack_from("<Q", tss, 4)[0] == va + stacks[0]
+    assert struct.unpack_from("<2Q", tss, 36) == (va + stacks[0], va + stacks[1])
     # The I/O bitmap lies beyond the TSS's limit: ring 3 has no port.
     assert struct.unpack_from("<H", tss, 102)[0] >= 104
     low, high = struct.unpack("<QQ", built.memory.read(part + C["VCPU_GDT"] + C["SEL_TSS"], 16))

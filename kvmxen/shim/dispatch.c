@@ -1,0 +1,96 @@
+/* Traps of the guest, from the entries of shim/entry.S. */
+#include "dispatch.h"
+
+#define VECTOR_BREAKPOINT 3
+#define VECTOR_INVALID_OPCODE 6
+#define VECTOR_GENERAL_PROTECTION 13
+#define PF_PRESENT 1ul
+#define PF_USER 4ul
+
+static bool has_error_code(u64 vector)
+{
+    return 0x227d00u >> vector & 1;
+}
+
+static int page_fault(state *s, frame *f)
+{
+    u64 error = f->error_code & ~PF_USER;
+
+    /* What is present may be mended by the host; and ring 3 cannot reach a slot of Xen's on some
+     * hosts. */
+    if (s->kernel_mode && (error & PF_PRESENT || f->cr2 >> 39 == XEN_M2P_VA >> 39))
+        return HOST;
+    if (!s->kernel_mode)
+        error |= PF_USER;
+    const struct shim_handler *handler = &s->traps[TRAP_PAGE_FAULT];
+    if (bounce(s, f, handler, &error))
+        return HOST;
+    *(u64 *)(vcpu_info(s) + INFO_CR2) = f->cr2;
+    return DONE;
+}
+
+static int exception(state *s, frame *f)
+{
+    u64 vector = f->vector;
+
+    switch (vector) {
+    case TRAP_PAGE_FAULT:
+        return page_fault(s, f);
+    case VECTOR_GENERAL_PROTECTION:
+        return general_protection(s, f);
+    case VECTOR_INVALID_OPCODE:
+        return HOST;
+    }
+    return bounce(s, f, &s->traps[vector], has_error_code(vector) ? &f->error_code : NULL);
+}
+
+static int deal(state *s, frame *f)
+{
+    /* A SYSCALL of user code whose page behind LSTAR is the trap. */
+    if (f->vector == VECTOR_BREAKPOINT
+        && f->rip == (u64)part_of(f) + VCPU_SYSCALL_PAGE + SYSCALL_ENTRY + 1) {
+        f->vector = TRAP_SYSCALL;
+        f->rip = f->rcx;
+        f->rflags = f->r11;
+        f->cs = SEL_RING3_CS64;
+        f->ss = SEL_RING3_SS;
+    }
+    if (f->vector == TRAP_SYSCALL)
+        return s->kernel_mode ? hypercall(s, f) : bounce(s, f, &s->syscall, NULL);
+    return f->vector < SHIM_VECTORS ? exception(s, f) : HOST;
+}
+
+/* From every entry; returns HOST where the host is to deal with it. */
+int dispatch(frame *f)
+{
+    state *s = state_of(f);
+
+    s->flush = 0;
+    s->invlpgs = 0;
+    s->msr = 0;
+    s->loaded_kernel_mode = domain()->in_ring3 ? 1 : s->kernel_mode;
+    /* In the shim itself: an iretq of the gate's that faults, the end of a wait, or our fault. */
+    if (!(f->cs & 3) || (f->rip >> 39 == SHIM_VA >> 39 && f->vector != VECTOR_BREAKPOINT))
+        return HOST;
+    if (deal(s, f))
+        return HOST;
+    s->taken[f->vector]++;
+    return DONE;
+}
+
+/* Before the guest goes on: an upcall that is due, and what only ring 0 can do. May be begun again
+ * at any moment in ring 3. Returns how it goes on: 0 by iretq, 1 by the gate, -1 by the host. */
+int finish(frame *f)
+{
+    state *s = state_of(f);
+    const u8 *info = vcpu_info(s);
+
+    if (info[INFO_UPCALL_PENDING] && !info[INFO_UPCALL_MASK]) {
+        const struct shim_handler upcall = { s->event.address, 1 };
+        if (bounce(s, f, &upcall, NULL)) {
+            f->vector = STUB_EVENT;
+            return -1;
+        }
+    }
+    return apply(s, f);
+}

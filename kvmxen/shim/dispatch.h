@@ -1,0 +1,116 @@
+/* The dispatcher: what it is made of. It runs on a vCPU's part of the shim's memory and keeps
+ * nothing anywhere else. Every function that returns `int` returns DONE, or HOST where the host
+ * must deal with the trap or hypercall, from its beginning, by its own way: all that is unusual,
+ * and every error.
+ */
+#ifndef KVMXEN_SHIM_DISPATCH_H
+#define KVMXEN_SHIM_DISPATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "abi.h"
+#include "state.h"
+
+typedef uint64_t u64;
+typedef uint32_t u32;
+typedef uint16_t u16;
+typedef uint8_t u8;
+
+typedef struct shim_frame frame;
+typedef struct shim_state state;
+
+enum { DONE, HOST };
+
+#define PAGE_SIZE 4096ul
+#define PTE_PRESENT 0x1ul
+#define PTE_WRITE 0x2ul
+#define PTE_USER 0x4ul
+#define PTE_ACCESSED 0x20ul
+#define PTE_DIRTY 0x40ul
+#define PTE_LARGE 0x80ul
+#define PTE_FRAME 0x000ffffffffff000ul
+
+/* A guest's L4 slots 256 to 271 are Xen's (xen/include/asm-x86/config.h). */
+#define XEN_FIRST 256u
+#define XEN_SLOTS 16u
+
+/* Of struct vcpu_info (xen/include/public/xen.h). */
+#define INFO_UPCALL_PENDING 0
+#define INFO_UPCALL_MASK 1
+#define INFO_CR2 16
+
+#define MSR_FS_BASE 0xc0000100u
+#define MSR_GS_BASE 0xc0000101u
+#define MSR_KERNEL_GS_BASE 0xc0000102u
+
+static inline char *part_of(const frame *f)
+{
+    return (char *)(f + 1) - VCPU_FRAME_END;
+}
+
+static inline state *state_of(const frame *f)
+{
+    return (state *)(part_of(f) + VCPU_STATE);
+}
+
+static inline const struct shim_domain *domain(void)
+{
+    return (const struct shim_domain *)(SHIM_VA + SHIM_DOMAIN);
+}
+
+/* Of machine memory, which the caller has checked to be the guest's. */
+static inline void *machine(u64 gpa)
+{
+    return (void *)(PHYSMAP_VA + gpa);
+}
+
+static inline bool is_ram(u64 mfn)
+{
+    const struct shim_domain *d = domain();
+    return mfn - d->ram_mfn[0] < d->ram_frames[0] || mfn - d->ram_mfn[1] < d->ram_frames[1];
+}
+
+static inline bool is_canonical(u64 va)
+{
+    return (long)(va << 16) >> 16 == (long)va;
+}
+
+static inline u8 *vcpu_info(const state *s)
+{
+    return machine(s->info_gpa);
+}
+
+/* memory.c: guest memory by the kernel's tables. */
+u64 *leaf(u64 cr3, u64 va);
+void *translate(u64 cr3, u64 va, bool write);
+int load(u64 cr3, u64 va, u64 *value);
+
+/* pagetables.c */
+int hypercall_mmu_update(state *s, frame *f);
+int hypercall_update_va_mapping(state *s, frame *f);
+int pin(state *s, u64 mfn, u32 level);
+int unpin(u64 mfn);
+int set_kernel_base(state *s, u64 mfn);
+int set_user_base(state *s, u64 mfn);
+
+/* mmuext.c */
+int hypercall_mmuext_op(state *s, frame *f);
+
+/* frames.c */
+int bounce(state *s, frame *f, const struct shim_handler *handler, const u64 *error_code);
+int hypercall_iret(state *s, frame *f);
+
+/* hypercalls.c */
+int hypercall(state *s, frame *f);
+
+/* privileged.c */
+int general_protection(state *s, frame *f);
+
+/* pending.c: what must happen in ring 0 before the guest goes on. */
+void flush_page(state *s, u64 va);
+void flush_all(state *s);
+void write_msr(state *s, u32 msr, u64 value);
+int apply(state *s, frame *f);
+
+#endif

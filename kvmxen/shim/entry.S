@@ -1,0 +1,117 @@
+/* The dispatcher's ways in and out. The host leaves it by a gate's list; shim/dispatch.c has what
+ * comes between. Offsets: shim/abi.h.
+ */
+#include "abi.h"
+
+/* An address of the vCPU's part, from the page that stands at its VCPU_SYSCALL_PAGE. */
+#define PART(offset) syscall_page + (offset) - VCPU_SYSCALL_PAGE
+#define TRAPPED(offset) PART(VCPU_TRAP_STACK_END - (offset))(%rip)
+
+        /* One page for all vCPUs: what it refers to is at the same distance for each. */
+        .section .syscall.page, "ax"
+syscall_page:
+        .org SYSCALL_ENTRY
+        jmp     syscall
+        .org SYSCALL32_ENTRY
+        int3
+
+syscall:
+        mov     %rsp, PART(VCPU_FRAME_END - 16)(%rip)
+        lea     PART(VCPU_FRAME_END - 16)(%rip), %rsp
+        movq    $SEL_RING3_SS, 8(%rsp)
+        push    %r11
+        push    $SEL_RING3_CS64
+        push    %rcx
+        push    $0
+        push    $TRAP_SYSCALL
+        push    $0
+        push    %rax
+        jmp     *entry(%rip)
+
+        /* From the kernel and user gates, which come here with an empty stack: take the frame
+         * from theirs. */
+        .org TRAP_ENTRY
+        push    TRAPPED(8)
+        push    TRAPPED(16)
+        push    TRAPPED(24)
+        push    TRAPPED(32)
+        push    TRAPPED(40)
+        push    $0
+        push    TRAPPED(48)
+        push    $0
+        push    TRAPPED(56)
+        jmp     *entry(%rip)
+        .org TRAP_ERROR_ENTRY
+        push    TRAPPED(8)
+        push    TRAPPED(16)
+        push    TRAPPED(24)
+        push    TRAPPED(32)
+        push    TRAPPED(40)
+        push    TRAPPED(48)
+        push    TRAPPED(56)
+        push    TRAPPED(72)
+        push    TRAPPED(64)
+        jmp     *entry(%rip)
+        .balign 8
+entry:  .quad   enter_trap
+        .org GATE_SIZE
+
+        .section .dispatcher.entry, "ax"
+        .org DISPATCHER_EXIT
+exit:   int3
+        .org DISPATCHER_RESUME
+resume:
+        mov     %rsp, %rdi
+        call    finish
+        test    %eax, %eax
+        js      to_host
+        pop     %r15
+        pop     %r15
+        pop     %r14
+        pop     %r13
+        pop     %r12
+        pop     %rbp
+        pop     %rbx
+        pop     %r11
+        pop     %r10
+        pop     %r9
+        pop     %r8
+        pop     %rcx
+        pop     %rdx
+        pop     %rsi
+        pop     %rdi
+        pop     %rax
+        lea     24(%rsp), %rsp
+        jnz     gate
+        iretq
+        .org DISPATCHER_GATE
+gate:   int3
+        .org DISPATCHER_RESUMED
+
+        .globl  enter_trap
+enter_trap:
+        push    %rdi
+        push    %rsi
+        push    %rdx
+        push    %rcx
+        push    %r8
+        push    %r9
+        push    %r10
+        push    %r11
+        push    %rbx
+        push    %rbp
+        push    %r12
+        push    %r13
+        push    %r14
+        push    %r15
+        push    $0
+        cld
+        mov     %rsp, %rdi
+        call    dispatch
+        test    %eax, %eax
+        jz      resume
+to_host:
+        mov     %cs, %eax
+        test    $3, %al
+        jnz     exit
+        out     %al, $STUB_FRAME

@@ -1,0 +1,132 @@
+/* The frames by which the guest's kernel is entered and left, as kvmxen/bounce.pyx makes them:
+ * xen/arch/x86/x86_64/entry.S (create_bounce_frame) and struct iret_context of
+ * xen/include/public/arch-x86/xen-x86_64.h.
+ */
+#include "dispatch.h"
+
+#define EFL_FIXED (1ul << 1)
+#define EFL_TF (1ul << 8)
+#define EFL_IF (1ul << 9)
+#define EFL_IOPL (3ul << 12)
+#define EFL_NT (1ul << 14)
+#define EFL_RF (1ul << 16)
+#define EFL_VM (1ul << 17)
+#define EFL_AC (1ul << 18)
+#define EFL_VIF_VIP (3ul << 19)
+#define EFL_ALL 0x3ffffful
+#define IN_SYSCALL (1ul << 8)
+
+/* Of a segment descriptor. */
+#define DESC_CODE (0x18ul << 40)
+#define DESC_DATA_WRITE (0x12ul << 40)
+#define DESC_DATA_MASK (0x1aul << 40)
+#define DESC_CONFORMING (0x4ul << 40)
+#define DESC_DPL3 (3ul << 45)
+#define DESC_PRESENT (1ul << 47)
+#define DESC_LONG (1ul << 53)
+#define DESC_DB (1ul << 54)
+
+int bounce(state *s, frame *f, const struct shim_handler *handler, const u64 *error_code)
+{
+    u64 words[8];
+    u32 n = 0;
+    u8 *info = vcpu_info(s);
+    u8 masked = info[INFO_UPCALL_MASK];
+    u64 sp = s->kernel_mode ? f->rsp : s->kernel_sp;
+    u64 cs = s->kernel_mode ? f->cs & ~3ul : f->cs;
+
+    if (!handler->address || !is_canonical(handler->address) || !is_ram(s->kernel_cr3 >> 12))
+        return HOST;
+    sp &= ~15ul;
+    words[n++] = f->ss;
+    words[n++] = f->rsp;
+    words[n++] = (f->rflags & ~(EFL_IF | EFL_IOPL)) | (masked ? 0 : EFL_IF);
+    words[n++] = (cs & 0xffff) | (u64)masked << 32;
+    words[n++] = f->rip;
+    if (error_code)
+        words[n++] = *error_code;
+    words[n++] = f->r11;
+    words[n++] = f->rcx;
+
+    /* The frame lies in one page, or in two: both must be there before the first word is. */
+    u64 low = sp - n * 8;
+    char *first = translate(s->kernel_cr3, low, true);
+    char *last = first;
+    if ((low ^ (sp - 8)) >> 12)
+        last = translate(s->kernel_cr3, sp - 8, true);
+    if (!first || !last)
+        return HOST;
+    for (u32 i = 0; i < n; i++) {
+        u64 va = sp - (i + 1) * 8;
+        char *page = (va ^ low) >> 12 ? last : first;
+        *(u64 *)(((u64)page & ~0xffful) + (va & 0xfff)) = words[i];
+    }
+    if (handler->mask_events)
+        info[INFO_UPCALL_MASK] = 1;
+    s->kernel_mode = 1;
+    f->rip = handler->address;
+    f->rsp = low;
+    f->rflags = (f->rflags
+                 & ~(EFL_TF | EFL_NT | EFL_RF | EFL_VM | EFL_AC | EFL_IOPL)) | EFL_IF;
+    f->cs = SEL_RING3_CS64;
+    f->ss = SEL_RING3_SS;
+    return DONE;
+}
+
+/* The descriptor of a ring-3 selector of the GDT that the CPU has, 0 for any other selector. */
+static u64 descriptor(const frame *f, u64 selector)
+{
+    if ((selector & 7) != 3 || selector > 0xffff)
+        return 0;
+    return *(volatile u64 *)(part_of(f) + VCPU_GDT + (selector & ~7ul));
+}
+
+/* Whether an iretq to these cannot fault. */
+static bool may_load(const frame *f, u64 cs, u64 ss)
+{
+    u64 code = descriptor(f, cs), data = descriptor(f, ss);
+
+    return (code & (DESC_CODE | DESC_DPL3 | DESC_PRESENT | DESC_LONG | DESC_DB))
+               == (DESC_CODE | DESC_DPL3 | DESC_PRESENT | DESC_LONG)
+           && !(code & DESC_CONFORMING)
+           && (data & (DESC_DATA_MASK | DESC_DPL3 | DESC_PRESENT))
+                  == (DESC_DATA_WRITE | DESC_DPL3 | DESC_PRESENT);
+}
+
+int hypercall_iret(state *s, frame *f)
+{
+    u64 words[9];
+    u64 at = f->rsp;
+    const u64 *first = at & 7 ? NULL : translate(s->kernel_cr3, at, false);
+    const u64 *page = first;
+
+    if (!first)
+        return HOST;
+    for (u32 i = 0; i < 9; i++, at += 8) {
+        if (i && !(at & 0xfff)) {
+            page = translate(s->kernel_cr3, at, false);
+            if (!page)
+                return HOST;
+        }
+        words[i] = *(const volatile u64 *)(((u64)page & ~0xffful) + (at & 0xfff));
+    }
+    u64 rflags = words[6];
+    bool to_user = (words[5] & 3) == 3;
+    u64 cs = (words[5] & 0xffff) | 3, ss = (words[8] & 0xffff) | 3;
+    if (!is_canonical(words[4]) || !may_load(f, cs, ss)
+        || (to_user && !is_ram(s->user_cr3 >> 12)))
+        return HOST;
+    if (to_user)
+        s->kernel_mode = 0;
+    f->rax = words[0];
+    f->r11 = words[3] & IN_SYSCALL ? rflags : words[1];
+    f->rcx = words[3] & IN_SYSCALL ? words[4] : words[2];
+    f->rip = words[4];
+    f->cs = cs;
+    f->rflags = (rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP | EFL_NT) & EFL_ALL)
+                | EFL_IF | EFL_FIXED;
+    f->rsp = words[7];
+    f->ss = ss;
+    vcpu_info(s)[INFO_UPCALL_MASK] = rflags & EFL_IF ? 0 : 1;
+    return DONE;
+}

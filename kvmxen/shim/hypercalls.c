@@ -1,0 +1,148 @@
+/* The hypercalls that the dispatcher knows; the host has the whole table. */
+#include "dispatch.h"
+
+/* Numbers of xen/include/public/xen.h. */
+enum {
+    HYPERCALL_mmu_update = 1,
+    HYPERCALL_stack_switch = 3,
+    HYPERCALL_fpu_taskswitch = 5,
+    HYPERCALL_multicall = 13,
+    HYPERCALL_update_va_mapping = 14,
+    HYPERCALL_xen_version = 17,
+    HYPERCALL_iret = 23,
+    HYPERCALL_vcpu_op = 24,
+    HYPERCALL_set_segment_base = 25,
+    HYPERCALL_mmuext_op = 26,
+    HYPERCALL_sched_op = 29,
+};
+
+#define XENVER_version 0
+#define XENVER_pagesize 7
+#define VCPUOP_is_up 3
+#define SCHEDOP_yield 0
+#define ENOENT 2
+#define CR0_TS 8ul
+#define MAX_CALLS 0x10000
+
+static int answer(frame *f, u64 result)
+{
+    f->rax = result;
+    return DONE;
+}
+
+static int xen_version(frame *f)
+{
+    switch ((u32)f->rdi) {
+    case XENVER_version:
+        return answer(f, domain()->xen_version);
+    case XENVER_pagesize:
+        return answer(f, PAGE_SIZE);
+    }
+    return HOST;
+}
+
+static int set_segment_base(state *s, frame *f)
+{
+    static const u32 msrs[] = { MSR_FS_BASE, MSR_KERNEL_GS_BASE, MSR_GS_BASE };
+    u32 which = (u32)f->rdi;
+
+    /* One waits for the way back at most. */
+    if (which >= 3 || !is_canonical(f->rsi) || s->msr)
+        return HOST;
+    write_msr(s, msrs[which], f->rsi);
+    return answer(f, 0);
+}
+
+/* Linux asks for every vCPU that it was built for. */
+static int vcpu_op(frame *f)
+{
+    if ((u32)f->rdi == VCPUOP_is_up && (u32)f->rsi >= domain()->vcpus)
+        return answer(f, -(u64)ENOENT);
+    return HOST;
+}
+
+static int multicall(state *s, frame *f);
+
+static int call(state *s, frame *f)
+{
+    switch (f->rax) {
+    case HYPERCALL_mmu_update:
+        return hypercall_mmu_update(s, f);
+    case HYPERCALL_stack_switch:
+        s->kernel_sp = f->rsi;
+        return answer(f, 0);
+    case HYPERCALL_fpu_taskswitch:
+        if (domain()->in_ring3)
+            return HOST;
+        s->cr0 = (u32)f->rdi ? s->cr0 | CR0_TS : s->cr0 & ~CR0_TS;
+        return answer(f, 0);
+    case HYPERCALL_multicall:
+        return multicall(s, f);
+    case HYPERCALL_update_va_mapping:
+        return hypercall_update_va_mapping(s, f);
+    case HYPERCALL_xen_version:
+        return xen_version(f);
+    case HYPERCALL_vcpu_op:
+        return vcpu_op(f);
+    case HYPERCALL_set_segment_base:
+        return set_segment_base(s, f);
+    case HYPERCALL_mmuext_op:
+        return hypercall_mmuext_op(s, f);
+    case HYPERCALL_sched_op:
+        return (u32)f->rdi == SCHEDOP_yield ? answer(f, 0) : HOST;
+    case HYPERCALL_iret:
+        return hypercall_iret(s, f);
+    }
+    return HOST;
+}
+
+/* struct multicall_entry (xen/include/public/xen.h): op, result, six arguments. What the host has
+ * to do goes to it as the rest of the list. */
+static int multicall(state *s, frame *f)
+{
+    u64 calls = f->rdi, count = (u32)f->rsi;
+    frame one = *f;
+
+    one.done = 0;
+    if (count > MAX_CALLS || calls & 7)
+        return HOST;
+    for (u64 i = 0; i < count; i++, calls += 64) {
+        u64 words[8];
+        u64 *result = translate(s->kernel_cr3, calls + 8, true);
+        int done = result ? DONE : HOST;
+        for (u32 word = 0; word < 8 && done == DONE; word++)
+            done = load(s->kernel_cr3, calls + word * 8, &words[word]);
+        if (done == DONE && (words[0] == HYPERCALL_iret || words[0] == HYPERCALL_multicall))
+            done = HOST;
+        if (done == DONE) {
+            one.rax = words[0];
+            one.rdi = words[2];
+            one.rsi = words[3];
+            one.rdx = words[4];
+            one.r10 = words[5];
+            one.r8 = words[6];
+            one.r9 = words[7];
+            one.done = 0;
+            done = call(s, &one);
+        }
+        if (done == HOST) {
+            f->done = one.done;
+            f->rdi = calls;
+            f->rsi = count - i;
+            return HOST;
+        }
+        s->hypercalls[words[0]]++;
+        *result = one.rax;
+    }
+    return answer(f, 0);
+}
+
+int hypercall(state *s, frame *f)
+{
+    u64 number = f->rax;
+
+    if (call(s, f))
+        return HOST;
+    s->hypercalls[number]++;
+    return DONE;
+}

@@ -1,0 +1,67 @@
+/* What the dispatcher and the host share: a part of the state of each vCPU, and what holds for the
+ * whole domain. Where the dispatcher runs in the guest kernel's ring 3, that kernel can write all
+ * of it but the domain's: the host takes none of it for granted.
+ */
+#ifndef KVMXEN_SHIM_STATE_H
+#define KVMXEN_SHIM_STATE_H
+
+#include <stdint.h>
+
+#define SHIM_HYPERCALLS 64
+#define SHIM_TRAPS 48
+#define SHIM_VECTORS 32
+#define SHIM_L4_SLOTS 4
+#define SHIM_INVLPGS 16
+
+/* The registers at a trap, as the entries push them; ends at VCPU_FRAME_END. */
+struct shim_frame {
+    /* Of a list of operations, how many the dispatcher did before it left the rest to the host. */
+    uint64_t done;
+    uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rcx, rdx, rsi, rdi, rax;
+    uint64_t cr2, vector, error_code;
+    uint64_t rip, cs, rflags, rsp, ss;
+};
+
+/* A handler of the guest's kernel; address 0 where there is none. */
+struct shim_handler {
+    uint64_t address;
+    uint64_t mask_events;
+};
+
+/* At VCPU_STATE. The user gate reads kernel_cr3 at offset 0. */
+struct shim_state {
+    uint64_t kernel_cr3, user_cr3;  /* gpa of the L4 tables, 0 for none */
+    uint64_t kernel_sp;
+    uint64_t info_gpa;              /* the vcpu_info */
+    uint64_t cr0, loaded_cr0;
+    uint8_t kernel_mode;            /* what the guest runs in, or was in when it trapped */
+    uint8_t look;                   /* the host wants an exit at the next interrupt */
+    struct shim_handler traps[SHIM_VECTORS];
+    struct shim_handler event, syscall;
+    uint64_t hypercalls[SHIM_HYPERCALLS];   /* done by the dispatcher, by number */
+    uint64_t taken[SHIM_TRAPS];             /* traps likewise */
+    /* Of the entry that is being dealt with: what must happen before the guest goes on. */
+    uint8_t loaded_kernel_mode;     /* whose cr3 and GS base the CPU has */
+    uint8_t flush;
+    uint32_t invlpgs;
+    uint64_t invlpg[SHIM_INVLPGS];
+    uint32_t msr;                   /* 0 for none */
+    uint64_t msr_value;
+};
+
+/* At SHIM_DOMAIN, written before the guest starts. */
+struct shim_domain {
+    uint64_t in_ring3;              /* where the dispatcher runs */
+    uint64_t vcpus;
+    uint64_t ram_mfn[2], ram_frames[2];
+    uint64_t m2p_gpa, levels_gpa;   /* the m2p table; the level at which each frame is pinned */
+    uint64_t xen_version;
+    /* L4 entries from slot 256 on: of a pinned table that is not in use, for the kernel, for user
+     * code, and for both in one table. */
+    uint64_t pinned_slots[SHIM_L4_SLOTS];
+    uint64_t kernel_slots[SHIM_L4_SLOTS];
+    uint64_t user_slots[SHIM_L4_SLOTS];
+    uint64_t shared_slots[SHIM_L4_SLOTS];
+};
+
+#endif
