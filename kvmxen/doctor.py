@@ -236,6 +236,8 @@ def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
         start_info=argument,
         cr3=layout.mfn(0) << PAGE_SHIFT,
     )
+    # The CPU still has the probe's tables.
+    machine.cpus[0].vcpu.flush_tlb()
 
 
 def _exit_ns(machine: Machine) -> float:

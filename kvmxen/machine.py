@@ -112,7 +112,7 @@ class Machine:
             fd = VcpuFd(self._system, self.vm, index)
             self._fds.append(fd)
             fd.set_cpuid(self.cpuid.entries(index))
-        self.probe: Probe = probe(self.memory, layout, self.image, self._fds[0])
+        self.probe: Probe = probe(self.memory, self.image, self._fds[0])
         if not self.probe.filters_cpuid:
             self.cpuid = self._cpuid_policy(host_entries())
         self.m2p_va = _C["XEN_M2P_VA" if self.probe.reaches_xen_m2p else "M2P_VA"]

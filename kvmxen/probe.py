@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kvmxen.errors import GuestCrash, KvmxenError
 from kvmxen.kvm.vcpu import VcpuFd
-from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout
+from kvmxen.layout import PAGE_SIZE
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import XEN_FIRST_SLOT, Placement, ShimImage
@@ -49,13 +49,13 @@ class Probe:
         return Placement.RING0 if self.syscall_enters_ring0 else Placement.RING3
 
 
-def probe(memory: GuestMemory, layout: Layout, image: ShimImage, fd: VcpuFd) -> Probe:
-    """Run the probe on vCPU `fd` in the first frames of RAM, which are zero again afterwards.
+def probe(memory: GuestMemory, image: ShimImage, fd: VcpuFd) -> Probe:
+    """Run the probe on vCPU `fd`, in frames of the shim's: a KVM that shadows page tables may
+    remember those that it has seen here.
 
     Raises KvmxenError where not even these instructions run.
     """
-    frames = [layout.mfn(pfn) << PAGE_SHIFT for pfn in range(8)]
-    l4, l3, l2, l1, code, one, two, stack = frames
+    l4, l3, l2, l1, code, one, two, stack = (image.new_frame() for _ in range(8))
     for slot, entry in enumerate(image.slots.kernel, XEN_FIRST_SLOT):
         memory.write_u64(l4 + slot * 8, entry)
     memory.write_u64(l4 + (_CODE_VA >> 39) * 8, l3 | _ENTRY)
@@ -100,6 +100,4 @@ def probe(memory: GuestMemory, layout: Layout, image: ShimImage, fd: VcpuFd) -> 
         raise KvmxenError(
             f"this host's KVM does not run the shim ({crash}); see 'kvmxen doctor'"
         ) from None
-    for frame in frames:
-        memory.zero(frame, PAGE_SIZE)
     return Probe(seen, ring0, signature == _XEN, reached)

@@ -66,7 +66,7 @@ class ShimImage:
             raise AssertionError("layout and shim/abi.h disagree on a vCPU's part")
         self._memory = memory
         self._layout = layout
-        self._next_table = _C["SHIM_TABLES"]
+        self._next_frame = _C["SHIM_TABLES"]
         self._first_vcpu = layout.xenheap_gpa - layout.vcpus * _C["VCPU_SIZE"]
         memory.write(0, gate())
         self._write_idt()
@@ -199,22 +199,23 @@ class ShimImage:
         where = self.vcpu_gpa(index) + _C["VCPU_GDT"] + _C[selector]
         self._memory.write(where, struct.pack("<QQ", low, base >> 32))
 
-    def _new_table(self) -> int:
-        table = self._next_table
-        if table >= self._first_vcpu:
-            raise AssertionError("the shim's page tables overflow their frames")
-        self._next_table += PAGE_SIZE
-        return table
+    def new_frame(self) -> int:
+        """The gpa of a frame of the shim's that nothing else uses, zero."""
+        frame = self._next_frame
+        if frame >= self._first_vcpu:
+            raise AssertionError("the shim overflows its frames")
+        self._next_frame += PAGE_SIZE
+        return frame
 
     def _map_shim(self, gate: str, syscall: str, kernels: _Pages) -> int:
         """The shim's memory for ring 0, the syscall pages for every ring, where the dispatcher
         is in ring 0 for that alone, and `kernels` for the guest's kernel; an L4 entry."""
         size = self._layout.xenheap_gpa
-        l3, l2 = self._new_table(), self._new_table()
-        first = self._next_table
+        l3, l2 = self.new_frame(), self.new_frame()
+        first = self._next_frame
         self._memory.write_u64(l3, l2 | _KERNEL | _USER)
         for start in range(0, size, SUPERPAGE):
-            l1 = self._new_table()
+            l1 = self.new_frame()
             self._memory.write_u64(l2 + start // SUPERPAGE * 8, l1 | _KERNEL | _USER)
             count = min(512, (size - start) // PAGE_SIZE)
             self._memory.fill_u64(l1, count, start | _KERNEL, PAGE_SIZE)
@@ -259,7 +260,7 @@ class ShimImage:
         entry = self._map_large(0, layout.end, flags)
         l2 = self._memory.read_u64(entry & -PAGE_SIZE) & -PAGE_SIZE
         for start in range(0, layout.m2p_gpa, SUPERPAGE):
-            l1 = self._new_table()
+            l1 = self.new_frame()
             self._memory.write_u64(l2 + start // SUPERPAGE * 8, l1 | _KERNEL | _USER)
             end = min(start + SUPERPAGE, layout.xenheap_gpa + XENHEAP_FRAMES * PAGE_SIZE)
             for gpa in range(max(start, layout.xenheap_gpa), end, PAGE_SIZE):
@@ -267,10 +268,10 @@ class ShimImage:
         return entry
 
     def _map_large(self, gpa: int, size: int, flags: int) -> int:
-        l3 = self._new_table()
+        l3 = self.new_frame()
         upper = (flags | _WRITE) & ~_NX
         for start in range(0, size, _GIB):
-            l2 = self._new_table()
+            l2 = self.new_frame()
             self._memory.write_u64(l3 + start // _GIB * 8, l2 | upper)
             count = min(512, (size - start + SUPERPAGE - 1) // SUPERPAGE)
             self._memory.fill_u64(l2, count, gpa + start | flags | _LARGE, SUPERPAGE)
