@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,13 +54,19 @@ def oxenstored_configuration() -> Path:
     return Suite("bookworm").package("xen-utils-common", "etc/xen/oxenstored.conf")
 
 
-def shared_libraries(program: Path, environment: Mapping[str, str]) -> list[Path]:
-    """The files that `program` loads, its loader included, as ldd finds them."""
-    listed = subprocess.run(
-        ["ldd", program], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    words = [word for line in listed.splitlines() for word in line.split()]
-    return [Path(word) for word in dict.fromkeys(words) if word.startswith("/")]
+def utils_libraries() -> list[Path]:
+    """All that a guest with nothing else needs for xenstore-utils. Raises packages.Unavailable."""
+    suite = Suite("bookworm")
+    return [
+        suite.package(package, f"{folder}/{name}")
+        for package, folder, name in (
+            ("libc6", "lib/x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
+            ("libc6", "lib/x86_64-linux-gnu", "libc.so.6"),
+            ("libgcc-s1", "lib/x86_64-linux-gnu", "libgcc_s.so.1"),
+            ("libxenstore4", "usr/lib/x86_64-linux-gnu", "libxenstore.so.4"),
+            ("libxentoolcore1", "usr/lib/x86_64-linux-gnu", "libxentoolcore.so.1"),
+        )
+    ]
 
 
 def _folder(suite: Suite, package: str, member: str) -> Path:
