@@ -24,9 +24,11 @@ test: $(VENV)/built
 
 # The guests in an emulated machine with a hardware-style KVM: see docs/lab.md.
 lab: $(VENV)/built
+	@.ci/system-packages $(PYTHON) lab
 	@$(BIN)/python -m tests.lab $(ARGS)
 
 lab-shell: $(VENV)/built
+	@.ci/system-packages $(PYTHON) lab
 	@$(BIN)/python -m tests.lab --shell $(ARGS)
 
 bench: $(VENV)/built

@@ -8,11 +8,24 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import packages
+from tests import packages, resources
 
 # The machine may be busy: an example that takes long is no failure.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers that say what a test needs."""
+    for name, what in resources.NEEDS.items():
+        config.addinivalue_line("markers", f"{name}: needs {what}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs what this machine lacks."""
+    for name, what in resources.NEEDS.items():
+        if item.get_closest_marker(name) and name not in resources.found():
+            pytest.skip(f"needs {what}")
 
 
 def _need(what: str, fetch: Callable[[], Path]) -> Path:

@@ -97,12 +97,33 @@ class Suite:
             raise Unavailable(f"Debian's {package} in {self.name} has no {member}")
         return found[0]
 
+    def tree(self, package: str) -> Path:
+        """The folder with all the files of `package` and of what it depends on, unpacked.
+
+        It needs nothing of this host's, not even its C library. Raises Unavailable.
+        """
+        whole = self.folder / "trees" / package
+        with _locked(self.folder):
+            if not whole.exists():
+                self._update()
+                with TemporaryDirectory(dir=self.folder) as temp:
+                    archives = Path(temp, "archives")
+                    (archives / "partial").mkdir(parents=True)
+                    options = ("-q", "-y", "--download-only", "--no-install-recommends")
+                    where = ("-o", f"Dir::Cache::Archives={archives}")
+                    self._apt("apt-get", "install", *options, *where, package)
+                    tree = Path(temp, "tree")
+                    for deb in archives.glob("*.deb"):
+                        subprocess.run(["dpkg-deb", "-x", deb, tree], check=True)
+                    whole.parent.mkdir(exist_ok=True)
+                    tree.rename(whole)
+        return whole
+
     def _deb(self, package: str) -> Path:
         """The package file, fetched if need be."""
         debs = self.folder / "debs" / package
         if not list(debs.glob("*.deb")):
-            self._configure()
-            self._apt("apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any")
+            self._update()
             with TemporaryDirectory(dir=self.folder) as temp:
                 self._apt("apt-get", "download", "-q", self._versioned(package), cwd=Path(temp))
                 _move(Path(temp), debs)
@@ -122,6 +143,10 @@ class Suite:
             ) as package:
                 subprocess.run(tar, stdin=package.stdout, stderr=subprocess.DEVNULL, check=False)
             _move(Path(temp), into)
+
+    def _update(self) -> None:
+        self._configure()
+        self._apt("apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any")
 
     def _configure(self) -> None:
         for folder in ("lists/partial", "cache/archives/partial"):
@@ -210,6 +235,24 @@ def pv_grub() -> Path:
     return Suite("bookworm").package("grub-xen-host", "usr/lib/grub-xen/grub-x86_64-xen.bin")
 
 
+def xen_shim() -> Path:
+    """Xen's pv-shim: the hypervisor that runs one PV guest, as a PVH guest itself."""
+    return Suite("trixie").package("xen-utils-4.20", "usr/lib/xen-4.20/boot/xen-shim")
+
+
+def qemu() -> Path:
+    """The folder of Debian 13's QEMU for x86, with the loader and libraries that it runs with."""
+    return Suite("trixie").tree("qemu-system-x86")
+
+
 def busybox() -> Path:
     """A statically linked busybox."""
     return Suite("bookworm").package("busybox-static", "bin/busybox")
+
+
+def fetch_all() -> None:
+    """Have all that tests of guests need in the cache. Raises Unavailable."""
+    for version in _KERNELS:
+        debian_kernel(version)
+    pv_grub()
+    busybox()

@@ -12,6 +12,7 @@ import pytest
 
 from kvmxen.initramfs import Entry, build_cpio, folder, program
 from tests.e2e.domain import Boot, Domain, Ramdisk
+from tests.resources import has_kvm
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -30,7 +31,7 @@ trap 'poweroff -f' USR2
 @pytest.fixture(scope="session")
 def kvm() -> None:
     """Skips where a guest cannot run here."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not has_kvm():
         pytest.skip("needs /dev/kvm, readable and writable")
 
 

@@ -8,21 +8,30 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 ROOT = Path(__file__).parents[2]
 # The machine may be busy with other tests; what takes seconds gets minutes.
 PATIENCE = 120.0
+# How many times as long all that is waited for may take here: for a machine that is emulated.
+SLOWNESS = int(os.environ.get("KVMXEN_SLOWNESS", "1"))
 _TAIL = 3000
+
+
+def _slowed(arguments: Sequence[str | Path | float]) -> Iterator[str]:
+    """The words of a command line, with the time that --timeout sets made long enough here."""
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        yield str(float(str(word)) * SLOWNESS if before == "--timeout" else word)
 
 
 class Domain:
     """A running `kvmxen boot`; leaving the context kills it if need be.
 
     Its standard input and output are a terminal where `tty`, else pipes; `environment` is the
-    process's whole one. `terminal` is the terminal's descriptor at the process's side.
+    process's whole one. What follows "--timeout" is for a machine of ordinary speed.
+    `terminal` is the terminal's descriptor at the process's side.
     """
 
     def __init__(
@@ -32,7 +41,7 @@ class Domain:
         self.terminal: int | None
         keyboard, self.terminal = os.openpty() if tty else (None, None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kvmxen", "boot", *map(str, arguments)],
+            [sys.executable, "-m", "kvmxen", "boot", *_slowed(arguments)],
             cwd=ROOT,
             env=environment,
             stdin=self.terminal if tty else subprocess.PIPE,
@@ -98,7 +107,7 @@ class Domain:
         return self._expect(self._stderr, pattern, timeout)
 
     def _expect(self, stream: int, pattern: str, timeout: float) -> re.Match[str]:
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * SLOWNESS
         search = re.compile(pattern, re.S).search
         while not (match := search(self._text(stream), self._seen[stream])):
             if not self._wait(end):
@@ -108,7 +117,7 @@ class Domain:
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for the end: the exit status."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * SLOWNESS
         while self._wait(end):
             pass
         if self.process.poll() is None:

@@ -10,8 +10,8 @@ import pytest
 from kvmxen.doctor import load_code
 from kvmxen.layout import Layout
 from kvmxen.machine import End, Machine
+from tests.e2e.domain import PATIENCE, SLOWNESS
 
-PATIENCE = 20.0
 # 1: syscall; jmp 1b - and: 1: jmp 1b
 HYPERCALLS = bytes.fromhex("0f05ebfc")
 SPIN = bytes.fromhex("ebfe")
@@ -35,7 +35,7 @@ def machine(kvm: None, ends: list[End], request: pytest.FixtureRequest) -> Itera
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + PATIENCE * SLOWNESS
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)

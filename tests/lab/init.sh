@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # The lab's init: the host's file system, read-only, with a layer of memory above it, and KVM.
-# What to run there is in /lab/command; its exit status goes to the second serial port.
+# What to run there is in /lab/command, with the first serial port for its terminal. The second
+# is the log: the kernel's, and the command's exit status.
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -15,14 +16,14 @@ mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work ov
 mount -t proc proc /root/proc
 mount -t sysfs sysfs /root/sys
 mount -t devtmpfs devtmpfs /root/dev
-mkdir -p /root/dev/pts /root/dev/shm
+mkdir -p /root/dev/pts /root/dev/shm /root/dev/lab
 mount -t devpts -o ptmxmode=666 devpts /root/dev/pts
-for folder in dev/shm run tmp; do
-    mount -t tmpfs -o mode=1777 tmpfs "/root/$folder"
-done
+mount -t tmpfs -o mode=1777 tmpfs /root/dev/shm
+# The one folder that surely hides nothing of the host's, as the repository may be anywhere.
+mount -t tmpfs tmpfs /root/dev/lab
 ip link set lo up
-cp /lab/command /root/run/lab-command
+cp /lab/command /root/dev/lab/command
 # A terminal of its own, for job control and Ctrl-C.
-setsid -c chroot /root /bin/sh /run/lab-command </dev/ttyS0 >/dev/ttyS0 2>&1
-echo "$?" >/dev/ttyS1
+setsid -c chroot /root /bin/sh /dev/lab/command </dev/ttyS0 >/dev/ttyS0 2>&1
+echo "lab: exit status $?" >/dev/ttyS1
 poweroff -f

@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import lzma
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from elftools.elf.elffile import ELFFile
 
 from tests import packages
-
-# The host's files, a layer above them to write to, and KVM.
-WANTED = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "kvm_amd")
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,8 @@ class Module:
     image: bytes
 
 
-def modules(version: str) -> list[Module]:
-    """The modules of packages.debian_kernel(version), each after those that it depends on.
+def modules(version: str, wanted: Iterable[str]) -> list[Module]:
+    """The modules `wanted` of packages.debian_kernel(version), each after those that it needs.
 
     Raises Unavailable.
     """
@@ -41,7 +39,7 @@ def modules(version: str) -> list[Module]:
             add(needed)
         found[name] = Module(f"{name}.ko", image)
 
-    for name in WANTED:
+    for name in wanted:
         add(name)
     return list(found.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from tests.lab.modules import modules
 _QEMU = "qemu-system-x86_64"
 _INIT = Path(__file__).with_name("init.sh")
 _FILE = 0o100644
+_TAIL = 3000
 _CONSOLE = Entry("dev/console", 0o020600, device=(5, 1))
+# The host's files, a layer above them to write to, and KVM.
+WANTED = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "kvm_amd")
 _CPUS = 2
 # Room for the largest guest of the tests; the host gives what is used.
 _MEMORY = "8G"
@@ -25,7 +29,7 @@ _MEMORY = "8G"
 _CPU = "max,+svm,+npt,-smap"
 # Emulation is too slow for the kernel's check that the CPUs' counters agree, which they do; it
 # would then take a clock that costs an exit, and KVM would not let its guests read the counter.
-_CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable"
+_CMDLINE = "console=ttyS1 quiet panic=-1 mitigations=off tsc=reliable"
 
 
 def run(version: str, command: str, *, limit: float | None = None) -> int:
@@ -39,21 +43,22 @@ def run(version: str, command: str, *, limit: float | None = None) -> int:
     if not shutil.which(_QEMU):
         raise KvmxenError("the lab needs QEMU: apt-get install qemu-system-x86")
     with TemporaryDirectory(prefix="kvmxen-lab-") as temp:
-        image, status = Path(temp, "initramfs"), Path(temp, "status")
+        image, log = Path(temp, "initramfs"), Path(temp, "log")
         image.write_bytes(initramfs(version, command))
         try:
-            subprocess.run(_arguments(version, image, status), timeout=limit, check=False)
+            subprocess.run(_arguments(version, image, log), timeout=limit, check=False)
         except subprocess.TimeoutExpired:
             raise KvmxenError(f"the lab did not end within {limit:.0f} s") from None
-        text = status.read_text() if status.exists() else ""
-    if not text.strip().isdecimal():
-        raise KvmxenError("the lab's machine ended before its command did")
-    return int(text)
+        text = log.read_text(errors="replace") if log.exists() else ""
+    status = re.search(r"^lab: exit status (\d+)", text, re.M)
+    if not status:
+        raise KvmxenError(f"the lab's machine ended before its command did:\n{text[-_TAIL:]}")
+    return int(status[1])
 
 
 def initramfs(version: str, command: str) -> bytes:
     """What the lab boots into: busybox, modules, and `command` for its init to run."""
-    loaded = modules(version)
+    loaded = modules(version, WANTED)
     names = "".join(f"{module.name}\n" for module in loaded)
     return build_cpio(
         [
@@ -68,7 +73,7 @@ def initramfs(version: str, command: str) -> bytes:
     )
 
 
-def _arguments(version: str, image: Path, status: Path) -> list[str]:
+def _arguments(version: str, image: Path, log: Path) -> list[str]:
     terminal = os.isatty(sys.stdin.fileno())
     options = {
         "accel": "tcg,thread=multi",
@@ -84,5 +89,5 @@ def _arguments(version: str, image: Path, status: Path) -> list[str]:
         "virtfs": "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
     }
     flags = [argument for name, value in options.items() for argument in (f"-{name}", value)]
-    serial = ["-serial", "chardev:terminal", "-serial", f"file:{status}"]
+    serial = ["-serial", "chardev:terminal", "-serial", f"file:{log}"]
     return [_QEMU, "-nodefaults", "-no-user-config", "-no-reboot", *flags, *serial]

@@ -38,20 +38,20 @@ def forged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("forged")
 def test_modules_come_once_after_those_they_need() -> None:
-    loaded = modules.modules("6.1")
+    loaded = modules.modules("6.1", qemu.WANTED)
     names = [module.name.removesuffix(".ko") for module in loaded]
     assert len(set(names)) == len(names)
-    assert set(names) == {*modules.WANTED, "virtio_ring", "kvm", "ccp", "irqbypass"} - {"overlay"}
+    assert set(names) == {*qemu.WANTED, "virtio_ring", "kvm", "ccp", "irqbypass"} - {"overlay"}
     for name, needed in NEEDS.items():
         assert all(names.index(other) < names.index(name) for other in needed)
     assert [module.image.decode() for module in loaded] == names
 
 
 def test_the_environment_is_this_pythons() -> None:
-    script = environment() + "pwd; command -v python3"
+    script = environment("6.1") + "pwd; command -v python3"
     result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == [str(ROOT), str(Path(sys.executable).with_name("python3"))]
-    assert all(shlex.split(line) for line in environment().splitlines())
+    assert all(shlex.split(line) for line in environment("6.1").splitlines())
 
 
 def test_a_host_with_no_qemu_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

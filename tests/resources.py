@@ -1,0 +1,40 @@
+"""What a test needs of the machine it runs on: markers, and what is found by trying."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from kvmxen.kvm.system import Cap, System
+from kvmxen.layout import Layout
+from kvmxen.machine import Machine
+
+# Each is a marker of pytest's; a test that has it is skipped where the machine lacks this.
+NEEDS = {
+    "needs_ring0": "a /dev/kvm in which SYSCALL enters ring 0",
+    "needs_kvm_xen": "a /dev/kvm with KVM_XEN (CONFIG_KVM_XEN)",
+}
+
+
+def has_kvm() -> bool:
+    """Whether a guest can run here."""
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+@functools.cache
+def found() -> frozenset[str]:
+    """Those of NEEDS that this machine has."""
+    return frozenset(name for name, has in _probe().items() if has) if has_kvm() else frozenset()
+
+
+def _probe() -> dict[str, bool]:
+    system = System()
+    try:
+        kvm_xen = bool(system.check_extension(Cap.XEN_HVM))
+    finally:
+        system.close()
+    machine = Machine(Layout.plan(32 << 20, 1), ended=lambda _end: None, output=lambda _data: None)
+    try:
+        return {"needs_ring0": machine.probe.syscall_enters_ring0, "needs_kvm_xen": kvm_xen}
+    finally:
+        machine.close()
