@@ -38,6 +38,10 @@ cdef extern from *:
     uint8_t bit_clear(uint8_t *p, uint8_t bit) noexcept nogil
 
 
+# What is worth a call of the system, in bytes.
+cdef uint64_t LARGE = 1 << 16
+
+
 cdef class GuestMemory:
     """`size` bytes of machine address space from gpa 0, less the hole, in a memfd.
 
@@ -91,8 +95,17 @@ cdef class GuestMemory:
     def write(self, uint64_t gpa, const uint8_t[::1] data):
         """Copy `data` to `gpa`; raises GuestFault, and then nothing is written."""
         cdef uint64_t length = data.shape[0]
-        if length:
-            memcpy(self.at(gpa, length), &data[0], length)
+        cdef uint64_t written = 0
+        cdef uint8_t *where
+        if not length:
+            return
+        where = self.at(gpa, length)
+        if length >= LARGE and self.fd >= 0:
+            # The system copies to pages that are not there yet without zeroing them first, and
+            # they need not be mapped here one by one.
+            written = os.pwrite(self.fd, data, gpa)
+        if written < length:
+            memcpy(where + written, &data[written], length - written)
 
     def zero(self, uint64_t gpa, uint64_t length):
         """Zero `length` bytes at `gpa`; raises GuestFault."""

@@ -5,9 +5,8 @@ Source: xen/include/public/elfnote.h; the layout of a note is the ELF specificat
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
-
-from construct import Aligned, Bytes, Int32ul, Struct, this
 
 NOTE_NAME = b"Xen\0"
 
@@ -37,10 +36,6 @@ class NoteType(IntEnum):
     PHYS32_RELOC = 19
 
 
-NOTE = Struct(
-    "namesz" / Int32ul,
-    "descsz" / Int32ul,
-    "type" / Int32ul,
-    "name" / Aligned(4, Bytes(this.namesz)),
-    "desc" / Aligned(4, Bytes(this.descsz)),
-)
+# The sizes of name and descriptor, in bytes, and the type. The name follows, then the descriptor,
+# each padded to four bytes.
+NOTE_HEADER = struct.Struct("<III")

@@ -1,30 +1,44 @@
-"""ELF kernels: pyelftools reads the headers, everything in them is checked here.
+"""ELF kernels: the headers are read and everything in them is checked here.
 
-Every KvmxenError is phrased to follow the kernel's name.
+Source: elf(5). Every KvmxenError is phrased to follow the kernel's name. No library reads them:
+its start would take as long as all the rest of the loader.
 """
 
 from __future__ import annotations
 
-import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
-
-from elftools.common.utils import struct_parse
-from elftools.elf.elffile import ELFFile
+from typing import TYPE_CHECKING
 
 from kvmxen.errors import KvmxenError
 from kvmxen.loader.notes import XenNotes, check, collect, interpret
 from kvmxen.loader.symbols import SymbolTable
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 MAGIC = b"\x7fELF"
 MAX_HEADERS = 4096
 MAX_SPAN = 1 << 30
+# Of both classes: in e_ident the class and the byte order, type, machine.
+_IDENT = struct.Struct("<4xBB10xHH")
+# Of Elf64_Ehdr: entry phoff shoff, phentsize phnum, shentsize shnum.
+_FILE = struct.Struct("<24xQQQ6xHHHH2x")
+# Elf64_Phdr: type flags offset vaddr paddr filesz memsz align.
+_PROGRAM = struct.Struct("<IIQQQQQQ")
+# Elf64_Shdr: name type flags addr offset size link info addralign entsize.
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_CLASS_64, _LITTLE_ENDIAN = 2, 1
+_EM_386, _EM_X86_64 = 3, 62
+_ET_EXEC, _ET_DYN = 2, 3
+_PT_LOAD, _PT_NOTE = 1, 4
+_SHT_SYMTAB, _SHT_NOTE = 2, 7
 _SYMBOL_SIZE = 24
 _PF_RWX = 7
 
-Header = Any  # a pyelftools Container
+Header = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -69,70 +83,83 @@ class ElfKernel:
         return self.symbols.find(va)
 
     @classmethod
-    def parse(cls, image: bytes) -> ElfKernel:
-        """The kernel in the ELF file whose bytes are `image`; raises KvmxenError."""
-        if not image.startswith(MAGIC):
+    def parse(cls, file: Buffer) -> ElfKernel:
+        """The kernel in the ELF file whose bytes are `file`; raises KvmxenError."""
+        image = memoryview(file).cast("B")
+        if image[: len(MAGIC)] != MAGIC:
             raise KvmxenError("holds no ELF kernel; name a bzImage or an ELF kernel")
-        try:
-            elf = ELFFile(io.BytesIO(image))
-            programs = list(_headers(elf, elf.structs.Elf_Phdr, "e_ph"))
-            sections = list(_headers(elf, elf.structs.Elf_Shdr, "e_sh"))
-        except KvmxenError:
-            raise
-        except Exception:
-            # pyelftools answers junk with whatever exception it runs into.
-            raise KvmxenError("is a corrupt ELF file; get it again") from None
-        _check_machine(elf)
+        if len(image) < _IDENT.size:
+            raise _corrupt()
+        _check_machine(*_IDENT.unpack_from(image))
+        if len(image) < _FILE.size:
+            raise _corrupt()
+        entry, programs_at, sections_at, *sizes = _FILE.unpack_from(image)
+        programs = list(_headers(image, _PROGRAM, programs_at, *sizes[:2]))
+        sections = list(_headers(image, _SECTION, sections_at, *sizes[2:]))
         segments = _segments(image, programs)
-        descs = collect(_notes(image, programs, "p_type", "PT_NOTE", "p_offset", "p_filesz"))
+        descs = collect(
+            _slice(image, offset, size)
+            for kind, _, offset, _, _, size, _, _ in programs
+            # Some linkers leave the offset zero where they have no notes, as Xen's loader knows.
+            if kind == _PT_NOTE and offset
+        )
         if not descs:
-            descs = collect(_notes(image, sections, "sh_type", "SHT_NOTE", "sh_offset", "sh_size"))
+            descs = collect(
+                _slice(image, offset, size)
+                for _, kind, _, _, offset, size, *_ in sections
+                if kind == _SHT_NOTE and offset
+            )
         if not descs:
             raise KvmxenError(
                 "has no Xen notes; kvmxen boots 64-bit PV kernels (in Linux: CONFIG_XEN_PV)"
             )
-        notes = interpret(descs, elf["e_entry"])
+        notes = interpret(descs, entry)
         check(notes, segments[0].paddr, segments[-1].paddr + segments[-1].memsz)
         return cls(segments, notes, _symbols(image, sections))
 
 
-def _check_machine(elf: ELFFile) -> None:
-    if elf["e_machine"] == "EM_386" or (elf["e_machine"] == "EM_X86_64" and elf.elfclass == 32):
+def _corrupt() -> KvmxenError:
+    return KvmxenError("is a corrupt ELF file; get it again")
+
+
+def _check_machine(width: int, order: int, kind: int, machine: int) -> None:
+    if machine == _EM_386 or (machine == _EM_X86_64 and width != _CLASS_64):
         raise KvmxenError("is a 32-bit kernel; kvmxen boots 64-bit PV kernels")
-    if elf["e_machine"] != "EM_X86_64" or not elf.little_endian:
+    if machine != _EM_X86_64 or order != _LITTLE_ENDIAN:
         raise KvmxenError("is no x86-64 kernel; kvmxen boots 64-bit PV kernels")
-    if elf["e_type"] not in ("ET_EXEC", "ET_DYN"):
+    if kind not in (_ET_EXEC, _ET_DYN):
         raise KvmxenError("is an ELF file, but no executable; kvmxen boots 64-bit PV kernels")
 
 
-def _headers(elf: ELFFile, layout: Any, field: str) -> Iterator[Header]:
-    count, size = elf[f"{field}num"], elf[f"{field}entsize"]
-    if count > MAX_HEADERS or (count and size != layout.sizeof()):
+def _headers(
+    image: memoryview, layout: struct.Struct, at: int, size: int, count: int
+) -> Iterator[Header]:
+    if count > MAX_HEADERS or (count and size != layout.size):
         raise KvmxenError(f"has {count} ELF headers of {size} bytes; it is no kernel")
-    for index in range(count):
-        yield struct_parse(layout, elf.stream, elf[f"{field}off"] + index * size)
+    if at + count * size > len(image):
+        raise _corrupt()
+    return layout.iter_unpack(image[at : at + count * size])
 
 
-def _slice(image: bytes, offset: int, size: int) -> memoryview:
+def _slice(image: memoryview, offset: int, size: int) -> memoryview:
     if offset + size > len(image):
         raise KvmxenError(
             f"is a truncated ELF file: it has {len(image)} of {offset + size} bytes; get it again"
         )
-    return memoryview(image)[offset : offset + size]
+    return image[offset : offset + size]
 
 
-def _segments(image: bytes, programs: list[Header]) -> tuple[Segment, ...]:
+def _segments(image: memoryview, programs: list[Header]) -> tuple[Segment, ...]:
     segments = []
-    for header in programs:
+    for kind, flags, offset, vaddr, paddr, filesz, memsz, _ in programs:
         # As Xen's loader has it: no access rights, not loaded.
-        if header.p_type != "PT_LOAD" or not header.p_flags & _PF_RWX or not header.p_memsz:
+        if kind != _PT_LOAD or not flags & _PF_RWX or not memsz:
             continue
-        if header.p_filesz > header.p_memsz:
+        if filesz > memsz:
             raise KvmxenError("has a program header with more file than memory; rebuild it")
-        if header.p_paddr + header.p_memsz > 1 << 64:
+        if paddr + memsz > 1 << 64:
             raise KvmxenError("has a program header that wraps around; rebuild it")
-        data = _slice(image, header.p_offset, header.p_filesz)
-        segments.append(Segment(header.p_paddr, header.p_vaddr, header.p_memsz, data))
+        segments.append(Segment(paddr, vaddr, memsz, _slice(image, offset, filesz)))
     if not segments:
         raise KvmxenError("is an ELF file with nothing to load; kvmxen boots 64-bit PV kernels")
     segments.sort(key=lambda segment: segment.paddr)
@@ -148,23 +175,13 @@ def _segments(image: bytes, programs: list[Header]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def _notes(
-    image: bytes, headers: list[Header], kind: str, wanted: str, offset: str, size: str
-) -> Iterator[memoryview]:
-    for header in headers:
-        # Some linkers leave p_offset zero where they have no notes: Xen's loader knows them too.
-        if header[kind] == wanted and header[offset]:
-            yield _slice(image, header[offset], header[size])
-
-
-def _symbols(image: bytes, sections: list[Header]) -> SymbolTable:
-    for header in sections:
-        if header.sh_type != "SHT_SYMTAB" or header.sh_link >= len(sections):
+def _symbols(image: memoryview, sections: list[Header]) -> SymbolTable:
+    for _, kind, _, _, offset, size, link, *_ in sections:
+        if kind != _SHT_SYMTAB or link >= len(sections):
             continue
-        names = sections[header.sh_link]
-        table = _slice(image, header.sh_offset, header.sh_size)
+        _, _, _, _, names_at, names_size, *_ = sections[link]
+        whole = size // _SYMBOL_SIZE * _SYMBOL_SIZE
         return SymbolTable(
-            bytes(table[: len(table) // _SYMBOL_SIZE * _SYMBOL_SIZE]),
-            bytes(_slice(image, names.sh_offset, names.sh_size)),
+            bytes(_slice(image, offset, size)[:whole]), bytes(_slice(image, names_at, names_size))
         )
     return SymbolTable(b"", b"")

@@ -6,13 +6,10 @@ Every KvmxenError here is phrased to follow the kernel's name.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from construct import ConstructError
-
-from kvmxen.abi.elfnote import NOTE, NOTE_NAME, NoteType
+from kvmxen.abi.elfnote import NOTE_HEADER, NOTE_NAME, NoteType
 from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SIZE
 
@@ -78,19 +75,29 @@ def collect(blobs: Iterable[memoryview]) -> dict[int, bytes]:
     for blob in blobs:
         if len(blob) > MAX_NOTE_BYTES:
             raise KvmxenError(f"has {len(blob) >> 20} MiB of ELF notes; it is no kernel")
-        # The last note's padding may be missing.
-        stream = io.BytesIO(bytes(blob) + bytes(3))
-        while stream.tell() < len(blob):
+        at = 0
+        while at < len(blob):
             count += 1
             if count > MAX_NOTES:
                 raise KvmxenError(f"has more than {MAX_NOTES} ELF notes; it is no kernel")
-            try:
-                note = NOTE.parse_stream(stream)
-            except ConstructError:
-                raise KvmxenError("has corrupt ELF notes; get it again") from None
-            if note.name == NOTE_NAME:
-                found[note.type] = note.desc
+            kind, name, desc, at = _note(blob, at)
+            if name == NOTE_NAME:
+                found[kind] = desc
     return found
+
+
+def _note(blob: memoryview, at: int) -> tuple[int, bytes, bytes, int]:
+    """(type, name, descriptor) of the note at offset `at` of `blob`, and where the next one is."""
+    start = at + NOTE_HEADER.size
+    if start > len(blob):
+        raise KvmxenError("has corrupt ELF notes; get it again")
+    name_size, desc_size, kind = NOTE_HEADER.unpack_from(blob, at)
+    desc_at = start + (name_size + 3 & ~3)
+    # The last note's padding may be missing.
+    if desc_at + desc_size > len(blob):
+        raise KvmxenError("has corrupt ELF notes; get it again")
+    name, desc = blob[start : start + name_size], blob[desc_at : desc_at + desc_size]
+    return kind, bytes(name), bytes(desc), desc_at + (desc_size + 3 & ~3)
 
 
 def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:

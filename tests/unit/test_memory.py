@@ -136,3 +136,19 @@ def test_the_descriptor_goes_with_the_object() -> None:
     del memory
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_much_is_written_at_once(released: bool) -> None:
+    memory = GuestMemory(1 << 20)
+    memory.write(0, b"\xff" * 0x1000)
+    if released:
+        memory.release()
+    before = memory.read(0, 0x1000)
+    data = os.urandom(300_001)
+    memory.write(0x123, data)
+    assert memory.read(0, 0x123) == before[:0x123]
+    assert memory.read(0x123, len(data)) == data
+    assert memory.read(0x123 + len(data), 0x10000) == bytes(0x10000)
+    with pytest.raises(GuestFault):
+        memory.write((1 << 20) - 300_000, data)

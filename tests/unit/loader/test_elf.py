@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmxen.abi.elfnote import NoteType as N
 from kvmxen.errors import KvmxenError
+from kvmxen.loader.bzimage import find_payload
+from kvmxen.loader.decompress import decompress
 from kvmxen.loader.elf import ElfKernel
 from tests.unit.loader.images import (
     EM_386,
@@ -125,6 +131,15 @@ def test_headers_of_another_size(field: int) -> None:
     image = bytearray(elf())
     image[field : field + 2] = b"\x08\x00"
     assert "ELF headers of 8 bytes" in refused(bytes(image))
+
+
+def test_headers_are_as_another_reader_has_them(debian_kernel: Callable[[str], Path]) -> None:
+    image = decompress(find_payload(debian_kernel("6.1").read_bytes()))
+    elf_file = ELFFile(io.BytesIO(image))
+    loads = [s.header for s in elf_file.iter_segments() if s.header.p_type == "PT_LOAD"]
+    assert [(s.paddr, s.vaddr, s.memsz, len(s.data)) for s in ElfKernel.parse(image).segments] == [
+        (h.p_paddr, h.p_vaddr, h.p_memsz, h.p_filesz) for h in loads
+    ]
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 12), st.integers(0, 4000))
