@@ -13,6 +13,7 @@ STATS = {
     "exits_total": int,
     "hypercalls": dict,
     "events": dict,
+    "grants": dict,
     "build_ns": int,
     "run_ns": int,
     "guest_ns": int,
