@@ -56,7 +56,9 @@ cdef class Connection:
             try:
                 self._parser.append(data)
                 while self._parser.advance():
-                    self._push(self._answer())
+                    answer = self._answer()
+                    self._state.settle()
+                    self._push(answer)
                     self._replies += 1
                     self._state.deliver()
             finally:

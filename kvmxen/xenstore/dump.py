@@ -15,9 +15,8 @@ from kvmxen.abi.xs_state import Access, ConnectionType, RecordType
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.permissions import DOM0, LETTERS, Permissions
 from kvmxen.xenstore.quota import QUOTA_NAMES, Domain, Quota
-from kvmxen.xenstore.state import INTRODUCE, RELEASE, State
+from kvmxen.xenstore.state import State
 from kvmxen.xenstore.transactions import Transaction
-from kvmxen.xenstore.tree import Node
 from kvmxen.xenstore.watches import Watch
 
 
@@ -62,7 +61,7 @@ def _records(
     for number, domain in enumerate(others, len(numbers) + 1):
         # Dom0 introduced it, but it has no connection here.
         yield _connection(number, ConnectionType.RING, _ring(domain, ports), b"", b"", b"")
-    for path, node in _descend(state):
+    for path, node in state.descend():
         yield _node(path, node.value, node.permissions)
     for _, domain in sorted(state.domains.items()):
         values, names = _quota(domain.quota)
@@ -121,17 +120,6 @@ def _watch(watch: Watch, conn_id: int) -> bytes:
         return _record(RecordType.WATCH, xs_state.WATCH, record)
     record["depth"] = min(watch.depth, xs_state.UNLIMITED_DEPTH - 1)
     return _record(RecordType.WATCH_EXTENDED, xs_state.WATCH_EXTENDED, record)
-
-
-def _descend(state: State) -> Iterator[tuple[str, Node]]:
-    """All nodes, parents before children, children in the order of their making."""
-    pending = [(path, state.tree.get(path)) for path in (INTRODUCE, RELEASE, "/")]
-    while pending:
-        path, node = pending.pop()
-        assert node is not None
-        yield path, node
-        base = path.rstrip("/")
-        pending += [(f"{base}/{name}", n) for name, n in reversed(node.children.items())]
 
 
 def _node(

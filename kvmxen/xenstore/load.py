@@ -19,7 +19,7 @@ from kvmxen.abi.xs_wire import PAYLOAD_MAX
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.errors import DumpError, ProtocolError, XenstoreError
 from kvmxen.xenstore.paths import canonical, parent
-from kvmxen.xenstore.permissions import DOM0, LETTERS, Permission, Permissions
+from kvmxen.xenstore.permissions import ACCESS_OF, DOM0, Permission, Permissions
 from kvmxen.xenstore.quota import FEATURES, QUOTA_NAMES, Quota
 from kvmxen.xenstore.state import INTRODUCE, RELEASE
 from kvmxen.xenstore.store import Store
@@ -27,7 +27,7 @@ from kvmxen.xenstore.transactions import Transaction
 from kvmxen.xenstore.watches import UNLIMITED
 from kvmxen.xenstore.wire import Parser
 
-_ACCESS = {ord(letter): access for access, letter in LETTERS.items()}
+_ACCESS = {ord(letter): access for letter, access in ACCESS_OF.items()}
 _SPECIAL = ("/", INTRODUCE, RELEASE)
 
 
@@ -152,7 +152,8 @@ def _node(loading: _Loading, body: bytes) -> None:
     path = canonical(_text(record.path), DOM0, special=True)
     if len(record.data) > PAYLOAD_MAX:
         raise DumpError(f"the state of the xenstore has too long a value at {path}")
-    if path[0] == "@" and path not in _SPECIAL:
+    missed = record.conn_id and not record.perms and record.ta_access & Access.READ
+    if path[0] == "@" and path not in _SPECIAL and not missed:
         raise DumpError(f"the state of the xenstore has a special node {path}")
     if record.conn_id:
         key = record.conn_id, record.ta_id

@@ -21,7 +21,7 @@ DOM0 = 0
 DOMID_ANY = 0x7FF5  # xen/include/public/xen.h
 
 LETTERS = {NONE: b"n", READ: b"r", WRITE: b"w", READ | WRITE: b"b"}
-_ACCESS_OF = {letter: access for access, letter in LETTERS.items()}
+ACCESS_OF = {letter: access for access, letter in LETTERS.items()}
 _TEXT = re.compile(rb"([nrwb])([0-9]{1,5})").fullmatch
 
 
@@ -42,7 +42,7 @@ class Permission(NamedTuple):
         match = _TEXT(text)
         if not match or int(match[2]) > 0xFFFF:
             raise XenstoreError(errno.EINVAL)
-        return cls(int(match[2]), _ACCESS_OF[match[1]])
+        return cls(int(match[2]), ACCESS_OF[match[1]])
 
 
 Permissions = tuple[Permission, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kvmxen.xenstore.orphans import disown
 from kvmxen.xenstore.paths import parent
@@ -21,6 +21,13 @@ INTRODUCE = "@introduceDomain"
 RELEASE = "@releaseDomain"
 
 
+class Recorder(Protocol):
+    """Who keeps what happens to the nodes: note() each change, commit() before it is answered."""
+
+    def note(self, path: str, value: bytes, permissions: Permissions) -> None: ...
+    def commit(self) -> None: ...
+
+
 class State:
     """The live store. What a transaction offers too is what View asks of both."""
 
@@ -31,6 +38,7 @@ class State:
         self.quota = quota or Quota()
         self.domains: dict[int, Domain] = {}
         self.clients: list[Connection] = []
+        self.recorder: Recorder | None = None
         self._generation = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._delivering = False
@@ -85,6 +93,13 @@ class State:
             self._fire_special(RELEASE, domid)
             self.deliver()
 
+    def forget_guests(self) -> None:
+        """Rid the nodes of all domains but dom0, none of which may have a connection."""
+        found = {p.domid for _, node in self.descend() for p in node.permissions}
+        for domid in found - {DOM0, DOMID_ANY}:
+            disown(self, self.domain(DOM0), domid, (INTRODUCE, RELEASE))
+            self.domains.pop(domid, None)
+
     def shut_down(self, domid: int) -> None:
         """Say that `domid` has shut down: @releaseDomain fires, once until it is resumed."""
         with self.lock:
@@ -112,16 +127,30 @@ class State:
         self._account(path, tree.get(path), -1)
         node = tree.put(path, value, permissions, self.next_generation())
         self._account(path, node, +1)
+        if self.recorder is not None:
+            self.recorder.note(path, value, permissions)
 
     def remove(self, path: str) -> None:
         """Take out the node at `path`, which must be, and all below it."""
         for where, node in self.tree.walk(path):
             self._account(where, node, -1)
         self.tree.remove(path, self.next_generation())
+        if self.recorder is not None:
+            self.recorder.note(path, b"", ())
 
     def walk(self, path: str) -> Iterator[tuple[str, Node]]:
         """The nodes below `path` and itself, children before parents."""
         return self.tree.walk(path)
+
+    def descend(self) -> Iterator[tuple[str, Node]]:
+        """All nodes, parents before children, children in the order of their making."""
+        pending = [(path, self.tree.get(path)) for path in (INTRODUCE, RELEASE, "/")]
+        while pending:
+            path, node = pending.pop()
+            assert node is not None
+            yield path, node
+            base = path.rstrip("/")
+            pending += [(f"{base}/{name}", n) for name, n in reversed(node.children.items())]
 
     def nodes(self, domid: int) -> int:
         """The number of nodes that `domid` owns."""
@@ -154,14 +183,21 @@ class State:
         """Have `action` run when the request under way is done and answered."""
         self._deferred.append(action)
 
+    def settle(self) -> None:
+        """Have what was changed kept, so that it can be acknowledged."""
+        if self.recorder is not None:
+            self.recorder.commit()
+
     def deliver(self) -> None:
         """Run what was deferred, in order, and what that defers in turn."""
+        self.settle()
         if self._delivering or not self._deferred:
             return
         self._delivering = True
         try:
             while self._deferred:
                 self._deferred.popleft()()
+                self.settle()
         finally:
             self._delivering = False
 

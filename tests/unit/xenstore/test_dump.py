@@ -164,6 +164,7 @@ def test_a_transaction_goes_on() -> None:
     guest.ask(Op.WRITE, b"data/b\0new", tx)
     guest.ask(Op.RM, b"data/a\0", tx)
     guest.ask(Op.READ, b"data/none\0", tx)
+    guest.ask(Op.GET_PERMS, b"@none\0", tx)
     again, clients = restart(store)
     client = clients[1]
     assert client.ask(Op.READ, b"data/b\0", tx) == b"new"
