@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,6 +31,7 @@ from kvmxen.rundir import RunDirectory, cache_directory
 from kvmxen.stats import Stats
 from kvmxen.trace import Trace
 from kvmxen.xenstored.client import SOCKET
+from kvmxen.xenstored.journal import Journal
 from kvmxen.xenstored.server import Server
 
 EXIT_POWEROFF = 0
@@ -123,11 +124,12 @@ def boot(config: Config) -> Outcome:
             RunDirectory(config.name) as folder,
             supervisor.signals(),
             open_terminal(config.console, supervisor.interrupt) as terminal,
+            Journal(config.xenstore) if config.xenstore else nullcontext() as journal,
         ):
             kernel = read_kernel(config)
             ramdisk = read_ramdisk(config)
             while True:
-                status = pv(config, kernel, ramdisk, terminal, supervisor, folder.path)
+                status = pv(config, kernel, ramdisk, terminal, supervisor, folder.path, journal)
                 if status is not None:
                     return Outcome(status)
     finally:
@@ -141,6 +143,7 @@ def pv(
     terminal: PlainTerminal,
     supervisor: Supervisor,
     folder: Path,
+    journal: Journal | None = None,
 ) -> int | None:
     """One run of a 64-bit PV domain: its exit status, None when it is to be booted again."""
     loop = supervisor.loop
@@ -174,6 +177,8 @@ def pv(
             start.store_mfn << PAGE_SHIFT,
             lambda: machine.events.notify(store_port),
         )
+        if journal is not None:
+            journal.attach(xenstore.store)
         xenstore.populate(
             name=config.name,
             uuid=str(machine.uuid),

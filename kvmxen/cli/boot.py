@@ -67,6 +67,12 @@ class _Command(click.Command):
     show_default=True,
     help="Where hot hypercalls and traps are dealt with: in the guest, or all by exits.",
 )
+@click.option(
+    "--xenstore",
+    metavar="FILE",
+    type=Path,
+    help="Keep in FILE what the xenstore has beside the guest's own nodes.",
+)
 @click.option("--debug", is_flag=True, help="Trace hypercalls and traps; with --shim exits.")
 def boot(
     kernel: Path | None,
@@ -81,6 +87,7 @@ def boot(
     on_reboot: OnReboot,
     stats: Stats | None,
     shim: Shim,
+    xenstore: Path | None,
     debug: bool,
 ) -> int:
     """Boot KERNEL (a bzImage or ELF file) as a Xen guest, or without one the demo guest."""
@@ -97,6 +104,7 @@ def boot(
         on_reboot=on_reboot,
         stats=stats,
         shim=shim,
+        xenstore=xenstore,
         debug=debug,
     )
     from kvmxen.boot import boot

@@ -48,6 +48,7 @@ class Config:
     on_reboot: OnReboot = "restart"
     stats: Stats | None = None
     shim: Shim = "dispatch"
+    xenstore: Path | None = None
     debug: bool = False
 
     def __post_init__(self) -> None:

@@ -63,9 +63,11 @@ def populate(
             store.write(f"{base}/{key}", str(value).encode())
 
     write(home(DOM0), {"name": "Domain-0", "domid": DOM0})
-    for path in (here, vm, backend):
+    # There is one domain, so what others before it left is of no use.
+    for path in (here, "/vm", f"{home(DOM0)}/backend"):
         if store.get(path):
             store.rm(path)
+    for path in (here, vm, backend):
         make(path, *reads)
     for key in _GUEST_OWNS:
         make(f"{here}/{key}", *owns)

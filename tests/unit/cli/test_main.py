@@ -50,7 +50,7 @@ def test_no_option(booted: Booted) -> None:
 def test_every_option(booted: Booted) -> None:
     arguments = (
         "boot vmlinuz --ramdisk rd --cmdline quiet --name web --memory 64 --vcpus 4 "
-        "--console file:log --timeout 1.5 --on-reboot destroy --stats=json --debug"
+        "--console file:log --timeout 1.5 --on-reboot destroy --stats=json --xenstore kept --debug"
     )
     assert main(arguments.split()) == 0
     assert booted.configs == [
@@ -65,6 +65,7 @@ def test_every_option(booted: Booted) -> None:
             timeout=1.5,
             on_reboot="destroy",
             stats="json",
+            xenstore=Path("kept"),
             debug=True,
         )
     ]
