@@ -1,0 +1,48 @@
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+cdef enum:
+    # XEN_NETIF_GSO_TYPE_*
+    GSO_NONE = 0
+    GSO_TCPV4 = 1
+    GSO_TCPV6 = 2
+
+    # The longest packet, in bytes: a request's size is 16 bits.
+    MAX_PACKET = 0xffff
+    # Smaller ones than any TCP sends (TCP_MIN_SND_MSS) would only multiply headers.
+    MIN_GSO_SIZE = 48
+
+
+# A packet in memory of our own.
+cdef struct Packet:
+    uint8_t *data
+    uint32_t length
+    # The transport's checksum is still to be made: the field counts for nothing.
+    bint blank
+    # Known to be right.
+    bint validated
+    uint8_t gso_type
+    uint16_t gso_size
+    # By `locate`: where the headers are, in bytes; TCP or UDP, 0 for others; where its segment
+    # ends, as a link may have padded the packet.
+    uint8_t ip_version
+    uint8_t protocol
+    uint32_t network
+    uint32_t transport
+    uint32_t end
+
+
+# What is left to cut of a packet of TCP.
+cdef struct Cut:
+    uint32_t header
+    uint32_t at
+    uint32_t count
+
+
+cdef bint locate(Packet *packet) noexcept nogil
+cdef bint is_sound(Packet *packet) noexcept nogil
+cdef uint32_t checksum_field(const Packet *packet) noexcept nogil
+cdef void start_checksum(Packet *packet) noexcept nogil
+cdef void finish_checksum(Packet *packet) noexcept nogil
+cdef void begin_cut(const Packet *packet, Cut *cut) noexcept nogil
+cdef uint32_t next_segment(const Packet *packet, Cut *cut, uint8_t *out) noexcept nogil
+cdef uint32_t flow_hash(Packet *packet) noexcept nogil
