@@ -22,6 +22,6 @@ cdef class BackRing:
     cdef uint8_t *entry(self, uint32_t index) noexcept nogil
     cdef int waiting(self) noexcept nogil
     cdef int take(self, void *request) noexcept nogil
-    cdef int more(self) noexcept nogil
+    cdef int more(self, uint32_t wanted=*) noexcept nogil
     cdef void put(self, const void *response) noexcept nogil
     cdef bint push(self) noexcept nogil

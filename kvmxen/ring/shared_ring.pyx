@@ -84,12 +84,13 @@ cdef class BackRing:
         self.req_cons += 1
         return RING_TAKEN
 
-    cdef int more(self) noexcept nogil:
-        """As `waiting`; where it is none, the frontend is asked for an event with its next."""
+    cdef int more(self, uint32_t wanted=1) noexcept nogil:
+        """As `waiting`; where it is less than `wanted`, the frontend is asked for an event with its
+        next."""
         cdef int count = self.waiting()
-        if count:
+        if count < 0 or <uint32_t>count >= wanted:
             return count
-        index_store(self.shared, _REQ_EVENT, self.req_cons + 1)
+        index_store(self.shared, _REQ_EVENT, self.req_cons + <uint32_t>count + 1)
         return self.waiting()
 
     cdef void put(self, const void *response) noexcept nogil:

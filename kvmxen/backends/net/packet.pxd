@@ -10,6 +10,8 @@ cdef enum:
     MAX_PACKET = 0xffff
     # Smaller ones than any TCP sends (TCP_MIN_SND_MSS) would only multiply headers.
     MIN_GSO_SIZE = 48
+    # Those of Ethernet, IPv6, TCP with all its options, and more than any sender puts between.
+    MAX_GSO_HEADER = 256
 
 
 # A packet in memory of our own.

@@ -150,11 +150,15 @@ cdef bint locate(Packet *packet) noexcept nogil:
 cdef bint is_sound(Packet *packet) noexcept nogil:
     """Whether a guest's packet is what its flags say; `locate` is done where they say much."""
     cdef uint8_t version
+    cdef Cut cut
     if packet.length < ETHERNET:
         return False
     if packet.gso_type == GSO_NONE:
         return not packet.blank or locate(packet)
     if not locate(packet) or packet.protocol != TCP or packet.gso_size < MIN_GSO_SIZE:
+        return False
+    begin_cut(packet, &cut)
+    if cut.header > MAX_GSO_HEADER:
         return False
     version = 4 if packet.gso_type == GSO_TCPV4 else 6
     # Whatever the guest said: each segment needs a checksum of its own.
@@ -200,7 +204,7 @@ cdef void finish_checksum(Packet *packet) noexcept nogil:
 
 
 cdef void begin_cut(const Packet *packet, Cut *cut) noexcept nogil:
-    """Start to cut a packet of TCP, which `is_sound` had found sound."""
+    """Start to cut a packet of TCP, whose headers were located."""
     cut.header = packet.transport + (packet.data[packet.transport + 12] >> 4) * 4
     cut.at = cut.header
     cut.count = 0

@@ -133,7 +133,13 @@ def test_segments_are_not_tiny(size: int) -> None:
         segments(V4, size)
 
 
-@pytest.mark.parametrize("frame", [udp(4, b"data"), V4 + b"padding"])
+# As many options as fill the headers that a segment may have, and one more.
+MANY = [bytes([TCP, count, *bytes(6 + count * 8)]) for count in (21, 22)]
+
+
+@pytest.mark.parametrize(
+    "frame", [udp(4, b"data"), V4 + b"padding", tcp(6, b"payload!", more=MANY[1])]
+)
 def test_only_a_whole_packet_of_tcp_is_cut(frame: bytes) -> None:
     with pytest.raises(ValueError, match="no whole packet"):
         segments(frame, 100)
@@ -147,6 +153,12 @@ def test_whatever_comes_is_cut_or_refused(data: bytes, kind: bytes, size: int) -
             use(frame)
         except ValueError:
             continue
+
+
+def test_a_segments_headers_can_be_long() -> None:
+    assert segments(tcp(6, bytes(99), more=MANY[0]), 50)[1] == tcp(
+        6, bytes(49), seq=1050, more=MANY[0]
+    )
 
 
 def test_a_flow_stays_together() -> None:

@@ -1,0 +1,37 @@
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from kvmxen.backends.net.packet cimport Packet
+
+cdef enum:
+    LINK_SENT = 1
+    # Not now: `wants_out` until there is room.
+    LINK_FULL = 0
+    # Not this packet.
+    LINK_DROPPED = -1
+
+    LINK_PACKET = 1
+    LINK_NONE = 0
+    LINK_ENDED = -1
+
+
+cdef class Link:
+    cdef readonly int fd
+    cdef readonly uint64_t syscalls
+    cdef readonly uint64_t segments
+    cdef readonly bint ended
+    cdef int send(self, Packet *packet) noexcept nogil
+    cdef bint flush(self) noexcept nogil
+    cdef int receive(self, Packet *packet) noexcept nogil
+
+
+cdef class StreamLink(Link):
+    cdef uint8_t *_out
+    cdef uint8_t *_in
+    # Bytes [begin, end) of each buffer are in use.
+    cdef uint32_t _out_begin, _out_end, _in_begin, _in_end
+    cdef void _append(self, const uint8_t *frame, uint32_t length) noexcept nogil
+    cdef bint _fill(self) noexcept nogil
+
+
+cdef class TapLink(Link):
+    cdef uint8_t *_buffer

@@ -1,0 +1,253 @@
+"""Where a network interface's packets go to and come from: a stream of frames, or a tap device.
+
+None of it blocks: the file descriptors do not, and who calls waits for them.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove
+
+from kvmxen.backends.net.packet cimport (
+    GSO_NONE, GSO_TCPV4, GSO_TCPV6, MAX_GSO_HEADER, MAX_PACKET, MIN_GSO_SIZE, Cut, Packet, begin_cut, checksum_field,
+    finish_checksum, next_segment, start_checksum,
+)
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t readv(int fd, const iovec *vector, int count) noexcept
+    ssize_t writev(int fd, const iovec *vector, int count) noexcept
+
+cdef extern from "<sys/socket.h>" nogil:
+    const int MSG_NOSIGNAL
+    const int MSG_DONTWAIT
+    ssize_t send(int fd, const void *data, size_t length, int flags) noexcept
+    ssize_t recv(int fd, void *data, size_t length, int flags) noexcept
+
+cdef enum:
+    # A frame's length comes before it, in four bytes, big-endian.
+    PREFIX = 4
+    ETHERNET = 14
+    # What is gathered before it is sent; then there is room for the segments of one more packet.
+    GATHERED = 128 << 10
+    OUT_SIZE = 1 << 20
+    IN_SIZE = 256 << 10
+
+assert OUT_SIZE > GATHERED + (MAX_PACKET // MIN_GSO_SIZE + 1) * (
+    PREFIX + MAX_GSO_HEADER + MIN_GSO_SIZE)
+assert OUT_SIZE > GATHERED + PREFIX + MAX_PACKET and IN_SIZE > PREFIX + MAX_PACKET
+
+
+cdef class Link:
+    """One end of a wire. `fd` becomes readable when there is a packet; `segments` counts what was
+    cut of larger ones, `ended` says that the other end is gone."""
+
+    cdef int send(self, Packet *packet) noexcept nogil:
+        """Take `packet`, which is sound: LINK_SENT, LINK_FULL or LINK_DROPPED."""
+        return LINK_DROPPED
+
+    cdef bint flush(self) noexcept nogil:
+        """Pass on what was taken; whether some of it is left for when `fd` is writable."""
+        return False
+
+    cdef int receive(self, Packet *packet) noexcept nogil:
+        """The next packet, whose `data` is good until the next call: LINK_PACKET, LINK_NONE or
+        LINK_ENDED."""
+        return LINK_ENDED
+
+
+cdef class StreamLink(Link):
+    """Frames over a stream socket, as passt(1) and QEMU's "-netdev stream" have them.
+
+    The other end makes no use of offloads: checksums are made, and large packets cut, here.
+    """
+
+    def __cinit__(self, int fd):
+        self.fd = fd
+        self._out = <uint8_t *>malloc(OUT_SIZE)
+        self._in = <uint8_t *>malloc(IN_SIZE)
+        if self._out == NULL or self._in == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self._out)
+        free(self._in)
+
+    cdef void _append(self, const uint8_t *frame, uint32_t length) noexcept nogil:
+        cdef uint8_t *to = self._out + self._out_end
+        to[0], to[1] = <uint8_t>(length >> 24), <uint8_t>(length >> 16)
+        to[2], to[3] = <uint8_t>(length >> 8), <uint8_t>length
+        if frame != NULL:
+            memcpy(to + PREFIX, frame, length)
+        self._out_end += PREFIX + length
+
+    cdef int send(self, Packet *packet) noexcept nogil:
+        cdef Cut cut
+        cdef uint32_t length
+        if self.ended:
+            return LINK_DROPPED
+        if self._out_end > GATHERED and (self.flush() or self.ended):
+            return LINK_DROPPED if self.ended else LINK_FULL
+        if packet.gso_type == GSO_NONE:
+            if packet.blank:
+                finish_checksum(packet)
+            self._append(packet.data, packet.length)
+            return LINK_SENT
+        begin_cut(packet, &cut)
+        while True:
+            length = next_segment(packet, &cut, self._out + self._out_end + PREFIX)
+            if not length:
+                return LINK_SENT
+            self._append(NULL, length)
+            self.segments += 1
+
+    cdef bint flush(self) noexcept nogil:
+        cdef ssize_t done
+        while self._out_begin < self._out_end:
+            self.syscalls += 1
+            done = send(self.fd, self._out + self._out_begin, self._out_end - self._out_begin,
+                        MSG_DONTWAIT | MSG_NOSIGNAL)
+            if done < 0:
+                if errno == EINTR:
+                    continue
+                if errno == EAGAIN or errno == ENOBUFS:
+                    return True
+                self.ended = True
+                break
+            self._out_begin += <uint32_t>done
+        self._out_begin = self._out_end = 0
+        return False
+
+    cdef bint _fill(self) noexcept nogil:
+        """Receive what there is room for: whether that was something."""
+        cdef ssize_t got
+        memmove(self._in, self._in + self._in_begin, self._in_end - self._in_begin)
+        self._in_end -= self._in_begin
+        self._in_begin = 0
+        while True:
+            self.syscalls += 1
+            got = recv(self.fd, self._in + self._in_end, IN_SIZE - self._in_end, MSG_DONTWAIT)
+            if got > 0:
+                self._in_end += <uint32_t>got
+                return True
+            if got < 0 and errno == EINTR:
+                continue
+            if got == 0 or errno != EAGAIN:
+                self.ended = True
+            return False
+
+    cdef int receive(self, Packet *packet) noexcept nogil:
+        cdef uint8_t *at
+        cdef uint32_t length
+        while not self.ended:
+            at = self._in + self._in_begin
+            if self._in_end - self._in_begin >= PREFIX:
+                length = (<uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8
+                          | at[3])
+                # Frames that cannot be: whatever follows, it is not known where.
+                if length < ETHERNET or length > MAX_PACKET:
+                    self.ended = True
+                    break
+                if self._in_end - self._in_begin >= PREFIX + length:
+                    self._in_begin += PREFIX + length
+                    packet.data, packet.length = at + PREFIX, length
+                    packet.blank, packet.validated = False, True
+                    packet.gso_type, packet.gso_size = GSO_NONE, 0
+                    return LINK_PACKET
+            if not self._fill() and not self.ended:
+                return LINK_NONE
+        return LINK_ENDED
+
+
+# struct virtio_net_hdr (linux/virtio_net.h), in the host's byte order.
+cdef struct VnetHeader:
+    uint8_t flags
+    uint8_t gso_type
+    uint16_t hdr_len
+    uint16_t gso_size
+    uint16_t csum_start
+    uint16_t csum_offset
+
+cdef enum:
+    NEEDS_CSUM = 1
+    DATA_VALID = 2
+    VNET_GSO_TCPV4 = 1
+    VNET_GSO_TCPV6 = 4
+    VNET_GSO_ECN = 0x80
+    TCP_CWR = 0x80
+
+
+cdef class TapLink(Link):
+    """A tap device with IFF_VNET_HDR (linux/if_tun.h): offloads go on as they come.
+
+    What the kernel hands over is as TUNSETOFFLOAD allowed.
+    """
+
+    def __cinit__(self, int fd):
+        self.fd = fd
+        self._buffer = <uint8_t *>malloc(MAX_PACKET + 1)
+        if self._buffer == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self._buffer)
+
+    cdef int send(self, Packet *packet) noexcept nogil:
+        cdef VnetHeader header
+        cdef iovec parts[2]
+        cdef Cut cut
+        header.flags = DATA_VALID if packet.validated else 0
+        header.gso_type = header.hdr_len = header.gso_size = 0
+        header.csum_start = header.csum_offset = 0
+        if packet.blank:
+            start_checksum(packet)
+            header.flags = NEEDS_CSUM
+            header.csum_start = <uint16_t>packet.transport
+            header.csum_offset = <uint16_t>checksum_field(packet)
+        if packet.gso_type != GSO_NONE:
+            begin_cut(packet, &cut)
+            header.gso_type = VNET_GSO_TCPV4 if packet.gso_type == GSO_TCPV4 else VNET_GSO_TCPV6
+            if packet.data[packet.transport + 13] & TCP_CWR:
+                header.gso_type |= VNET_GSO_ECN
+            header.hdr_len, header.gso_size = <uint16_t>cut.header, packet.gso_size
+        parts[0].iov_base, parts[0].iov_len = &header, sizeof(VnetHeader)
+        parts[1].iov_base, parts[1].iov_len = packet.data, packet.length
+        while True:
+            self.syscalls += 1
+            if writev(self.fd, parts, 2) >= 0:
+                return LINK_SENT
+            if errno != EINTR:
+                return LINK_FULL if errno == EAGAIN else LINK_DROPPED
+
+    cdef int receive(self, Packet *packet) noexcept nogil:
+        cdef VnetHeader header
+        cdef iovec parts[2]
+        cdef ssize_t got
+        cdef uint8_t kind
+        parts[0].iov_base, parts[0].iov_len = &header, sizeof(VnetHeader)
+        parts[1].iov_base, parts[1].iov_len = self._buffer, MAX_PACKET + 1
+        while True:
+            self.syscalls += 1
+            got = readv(self.fd, parts, 2)
+            if got < 0 and errno == EINTR:
+                continue
+            if got < 0 and errno == EAGAIN:
+                return LINK_NONE
+            if got <= 0:
+                self.ended = True
+                return LINK_ENDED
+            got -= sizeof(VnetHeader)
+            if got < ETHERNET or got > MAX_PACKET:
+                continue
+            packet.data, packet.length = self._buffer, <uint32_t>got
+            packet.blank = header.flags & NEEDS_CSUM != 0
+            packet.validated = header.flags & DATA_VALID != 0
+            packet.gso_type, packet.gso_size = GSO_NONE, header.gso_size
+            kind = header.gso_type & <uint8_t>~VNET_GSO_ECN
+            if kind == VNET_GSO_TCPV4:
+                packet.gso_type = GSO_TCPV4
+            elif kind == VNET_GSO_TCPV6:
+                packet.gso_type = GSO_TCPV6
+            return LINK_PACKET

@@ -1,0 +1,22 @@
+from collections.abc import Callable
+
+from kvmxen.grants import GrantTable
+from kvmxen.ring.shared_ring import BackRing
+
+class MulticastFilter:
+    enabled: bool
+    @property
+    def count(self) -> int: ...
+
+class NetQueue:
+    notify_tx: Callable[[], None]
+    notify_rx: Callable[[], None]
+    def __init__(
+        self,
+        grants: GrantTable,
+        tx: BackRing,
+        rx: BackRing,
+        filter: MulticastFilter,
+        notify_tx: Callable[[], None],
+        notify_rx: Callable[[], None],
+    ) -> None: ...

@@ -1,0 +1,285 @@
+"""A queue of a network interface: packets out of one ring, and into another.
+
+A packet is made of slots, each with a grant of a page, and may have extra information in slots of
+its own. A slot is copied once, then checked, then used; so is the packet. What is malformed is
+answered with an error and dropped; only a ring that lies, or a packet without an end, breaks the
+queue.
+
+Source: xen/include/public/io/netif.h; what is refused, and how, is Linux's drivers/net/xen-netback.
+"""
+
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+from kvmxen.backends.net.packet cimport (
+    GSO_NONE, GSO_TCPV4, GSO_TCPV6, MAX_PACKET, Packet, is_sound,
+)
+from kvmxen.grants cimport GNTST_OKAY, GrantTable
+from kvmxen.ring.shared_ring cimport RING_TAKEN, BackRing
+
+from kvmxen.layout import PAGE_SIZE
+
+cdef enum:
+    PAGE = 4096
+    ETHERNET = 14
+    # Of older frontends; today's need at most XEN_NETIF_NR_SLOTS_MIN (18).
+    MAX_SLOTS = 20
+
+    # NETTXF_*
+    TX_CSUM_BLANK = 1 << 0
+    TX_DATA_VALIDATED = 1 << 1
+    TX_MORE_DATA = 1 << 2
+    TX_EXTRA_INFO = 1 << 3
+    # NETRXF_*
+    RX_DATA_VALIDATED = 1 << 0
+    RX_CSUM_BLANK = 1 << 1
+    RX_MORE_DATA = 1 << 2
+    RX_EXTRA_INFO = 1 << 3
+    # XEN_NETIF_EXTRA_*
+    EXTRA_GSO = 1
+    EXTRA_MCAST_ADD = 2
+    EXTRA_MCAST_DEL = 3
+    EXTRA_HASH = 4
+    EXTRA_MORE = 1
+    # NETIF_RSP_*
+    RSP_NULL = 1
+    RSP_OKAY = 0
+    RSP_ERROR = -1
+
+assert PAGE == PAGE_SIZE
+
+
+cdef struct Extra:
+    uint8_t type
+    uint8_t flags
+    # For EXTRA_GSO; the six bytes from here on are an address for EXTRA_MCAST_*.
+    uint16_t gso_size
+    uint8_t gso_type
+    uint8_t pad
+    uint16_t features
+
+
+# An extra takes the place of a request.
+cdef union Entry:
+    Slot slot
+    Extra extra
+
+
+cdef struct RxRequest:
+    uint16_t id
+    uint16_t pad
+    uint32_t gref
+
+
+cdef struct RxResponse:
+    uint16_t id
+    uint16_t offset
+    uint16_t flags
+    int16_t status
+
+
+cdef union RxEntry:
+    RxResponse response
+    Extra extra
+
+
+cdef class MulticastFilter:
+    """The multicast addresses that the guest wants, once it asked for less than all."""
+
+    cdef bint passes(self, const uint8_t *address) noexcept nogil:
+        """Whether a packet for `address` is for the guest; a broadcast always is."""
+        cdef uint8_t *broadcast = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff]
+        if not self.enabled or not address[0] & 1 or memcmp(address, broadcast, 6) == 0:
+            return True
+        return self.find(address) >= 0
+
+    cdef int find(self, const uint8_t *address) noexcept nogil:
+        cdef int i
+        for i in range(self.count):
+            if memcmp(self._addresses[i], address, 6) == 0:
+                return i
+        return -1
+
+    cdef int16_t add(self, const uint8_t *address) noexcept nogil:
+        if self.find(address) < 0:
+            if self.count == MAX_ADDRESSES:
+                return RSP_ERROR
+            memcpy(self._addresses[self.count], address, 6)
+            self.count += 1
+        return RSP_OKAY
+
+    cdef int16_t remove(self, const uint8_t *address) noexcept nogil:
+        cdef int at = self.find(address)
+        if at >= 0:
+            self.count -= 1
+            memcpy(self._addresses[at], self._addresses[self.count], 6)
+        return RSP_OKAY
+
+
+cdef class NetQueue:
+    """The rings `tx` and `rx` over `grants`; `notify_tx()` and `notify_rx()` send their events.
+
+    One thread at a time.
+    """
+
+    def __cinit__(self, GrantTable grants, BackRing tx, BackRing rx, MulticastFilter filter,
+                  notify_tx, notify_rx):
+        # The answers are counted by it.
+        assert tx.size <= RING_ENTRIES
+        self.grants = grants
+        self.tx, self.rx = tx, rx
+        self.filter = filter
+        self.notify_tx, self.notify_rx = notify_tx, notify_rx
+
+    # From the guest.
+
+    cdef int fetch(self, Packet *packet) noexcept nogil:
+        """Copy the guest's next packet to `packet.data`, which has MAX_PACKET bytes: FETCH_*.
+
+        It is answered, and the guest sees that after `push`.
+        """
+        cdef Slot slots[MAX_SLOTS]
+        cdef Slot slot
+        cdef uint32_t count = 1
+        cdef uint32_t i
+        cdef int16_t status = RSP_OKAY
+        cdef int kind = FETCH_PACKET
+        cdef bint sound = True
+        self._taken = 0
+        if self.tx.take(&slots[0]) != RING_TAKEN:
+            return FETCH_BROKEN if self.tx.broken else FETCH_NONE
+        self._answer(slots[0].id, RSP_OKAY)
+        packet.gso_type, packet.gso_size = GSO_NONE, 0
+        if slots[0].flags & TX_EXTRA_INFO:
+            kind = self._extras(packet, &sound)
+        slot = slots[0]
+        while kind != FETCH_BROKEN and slot.flags & TX_MORE_DATA:
+            if self.tx.take(&slot) != RING_TAKEN:
+                kind = FETCH_BROKEN
+                break
+            self._answer(slot.id, RSP_OKAY)
+            if count < MAX_SLOTS:
+                slots[count] = slot
+            count += 1
+        if kind == FETCH_BROKEN:
+            self.counters.tx_errors += 1
+            return kind
+        packet.blank = slots[0].flags & TX_CSUM_BLANK != 0
+        packet.validated = slots[0].flags & TX_DATA_VALIDATED != 0
+        if not sound or kind == FETCH_PACKET and not (
+                count <= MAX_SLOTS and self._gather(packet, slots, count) and is_sound(packet)):
+            kind, status = FETCH_OTHER, RSP_ERROR
+            self.counters.tx_errors += 1
+        elif kind == FETCH_PACKET:
+            self.counters.tx_packets += 1
+            self.counters.tx_bytes += packet.length
+            self.counters.tx_gso += packet.gso_type != GSO_NONE
+        for i in range(self._taken):
+            if self._answers[i].status != RSP_NULL:
+                self._answers[i].status = status
+            self.tx.put(&self._answers[i])
+        return kind
+
+    cdef bint _answer(self, uint16_t id_, int16_t status) noexcept nogil:
+        # The ring gives no more than its entries.
+        self._answers[self._taken].id, self._answers[self._taken].status = id_, status
+        self._taken += 1
+        return True
+
+    cdef int _extras(self, Packet *packet, bint *sound) noexcept nogil:
+        """Take a packet's extra information: FETCH_*; `sound` is cleared where it makes no sense."""
+        cdef Entry entry
+        cdef int kind = FETCH_PACKET
+        while True:
+            if self.tx.take(&entry) != RING_TAKEN:
+                return FETCH_BROKEN
+            self._answer(0, RSP_NULL)
+            if entry.extra.type == EXTRA_GSO:
+                packet.gso_type, packet.gso_size = entry.extra.gso_type, entry.extra.gso_size
+                if packet.gso_type not in (GSO_TCPV4, GSO_TCPV6):
+                    sound[0] = False
+            elif entry.extra.type in (EXTRA_MCAST_ADD, EXTRA_MCAST_DEL):
+                # A message, not a packet.
+                kind = FETCH_OTHER
+                if entry.extra.type == EXTRA_MCAST_DEL:
+                    self.filter.remove(<uint8_t *>&entry + 2)
+                elif self.filter.add(<uint8_t *>&entry + 2) != RSP_OKAY:
+                    sound[0] = False
+            elif entry.extra.type != EXTRA_HASH:
+                sound[0] = False
+            if not entry.extra.flags & EXTRA_MORE:
+                return kind
+
+    cdef bint _gather(self, Packet *packet, const Slot *slots, uint32_t count) noexcept nogil:
+        """Copy what `slots` grant, one behind the other: whether all of it could be.
+
+        The first one's size is the whole packet's.
+        """
+        cdef uint32_t left = slots[0].size
+        cdef uint32_t size, i
+        for i in range(1, count):
+            if slots[i].size > left:
+                return False
+            left -= slots[i].size
+        packet.length = 0
+        for i in range(count):
+            size = slots[i].size if i else left
+            if <uint32_t>slots[i].offset + size > PAGE or self.grants.copy_from(
+                    slots[i].gref, slots[i].offset, size,
+                    packet.data + packet.length) != GNTST_OKAY:
+                return False
+            packet.length += size
+        return packet.length >= ETHERNET
+
+    # To the guest.
+
+    cdef int room(self, const Packet *packet) noexcept nogil:
+        """Whether the guest has posted buffers for all of `packet`, -1 where the ring is broken.
+
+        Where it has not, it is asked for an event with the next.
+        """
+        cdef uint32_t wanted = (packet.length + PAGE - 1) // PAGE + (packet.gso_type != GSO_NONE)
+        cdef int found = self.rx.more(wanted)
+        return -1 if found < 0 else <uint32_t>found >= wanted
+
+    cdef void deliver(self, const Packet *packet) noexcept nogil:
+        """Copy `packet` to the guest's buffers, for which there is `room`."""
+        cdef RxRequest request
+        cdef RxEntry entry
+        cdef uint32_t at = 0
+        cdef uint32_t size
+        cdef uint16_t flags = 0
+        if packet.blank:
+            flags = RX_CSUM_BLANK | RX_DATA_VALIDATED
+        elif packet.validated:
+            flags = RX_DATA_VALIDATED
+        if packet.gso_type != GSO_NONE:
+            flags |= RX_EXTRA_INFO
+        while at < packet.length:
+            if self.rx.take(&request) != RING_TAKEN:
+                return
+            size = min(packet.length - at, <uint32_t>PAGE)
+            entry.response.id, entry.response.offset = request.id, 0
+            entry.response.flags = flags | (RX_MORE_DATA if at + size < packet.length else 0)
+            entry.response.status = <int16_t>size
+            if self.grants.copy_to(request.gref, 0, size, packet.data + at) != GNTST_OKAY:
+                entry.response.status = RSP_ERROR
+                self.counters.rx_errors += 1
+            self.rx.put(&entry)
+            if flags & RX_EXTRA_INFO:
+                if self.rx.take(&request) != RING_TAKEN:
+                    return
+                entry.extra.type, entry.extra.flags = EXTRA_GSO, 0
+                entry.extra.gso_size, entry.extra.gso_type = packet.gso_size, packet.gso_type
+                entry.extra.pad = entry.extra.features = 0
+                self.rx.put(&entry)
+                self.counters.rx_gso += 1
+            flags = 0
+            at += size
+        self.counters.rx_packets += 1
+        self.counters.rx_bytes += packet.length
+
+    cdef void push(self) noexcept nogil:
+        """Show the guest what was answered; `tx_event` and `rx_event` say what it wants to know."""
+        self.tx_event |= self.tx.push()
+        self.rx_event |= self.rx.push()
