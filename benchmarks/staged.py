@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,11 @@ class _Stats(Stats):
         super().built()
         _mark("domain")
 
-    def figures(self, machine: Machine) -> dict[str, object]:
+    def figures(
+        self, machine: Machine, devices: Mapping[str, Mapping[str, int]]
+    ) -> dict[str, object]:
         memory = resident(Path("/proc/self/smaps").read_text())
-        return super().figures(machine) | {"stages_ns": _stages, "memory_kib": memory}
+        return super().figures(machine, devices) | {"stages_ns": _stages, "memory_kib": memory}
 
 
 _mark("python")

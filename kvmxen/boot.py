@@ -14,7 +14,10 @@ from uuid import uuid4
 
 from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.backends.console import Console
+from kvmxen.backends.devices import net_device
+from kvmxen.backends.guest import Guest
 from kvmxen.backends.terminal import PlainTerminal, open_terminal
+from kvmxen.backends.xenbus import Xenbus
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.config import Config
 from kvmxen.errors import KvmxenError
@@ -207,15 +210,19 @@ def pv(
         )
         supervisor.attach(lambda: xenstore.request_shutdown("poweroff"))
         stats.built()
-        with Server(xenstore.store, folder / SOCKET, machine.fail):
+        guest = Guest(machine.memory, machine.grants, machine.events, xenstore.store, machine.fail)
+        with Server(xenstore.store, folder / SOCKET, machine.fail), Xenbus(guest) as bus:
+            for index, net in enumerate(config.nets):
+                bus.attach(net_device(guest, index, net, domain=config.name, vcpus=config.vcpus))
             machine.start()
             supervisor.wait()
             machine.stop()
             machine.join()
-        if machine.trace:
-            machine.trace.grants(machine.grants)
+            figures = stats.figures(machine, bus.figures())
+            if machine.trace:
+                machine.trace.grants(machine.grants)
         console.close()
-        stats.report(machine)
+        stats.report(figures)
         return conclude(config, machine, kernel, supervisor, console.tail)
     finally:
         machine.close()

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kvmxen.config import Config
@@ -28,18 +29,22 @@ class Stats:
         """The domain is built and about to start."""
         self._built = time.monotonic_ns()
 
-    def report(self, machine: Machine) -> None:
-        """Print what `machine` did, now that its threads have ended."""
+    def report(self, figures: dict[str, object]) -> None:
+        """Print `figures` where that was asked for."""
         if self._kind is None:
             return
-        figures = self.figures(machine)
         if self._kind == "json":
             print(json.dumps(figures), file=sys.stderr, flush=True)
         else:
             print(_table(figures), file=sys.stderr, flush=True)
 
-    def figures(self, machine: Machine) -> dict[str, object]:
-        """All counts; times in ns, memory in KiB."""
+    def figures(
+        self, machine: Machine, devices: Mapping[str, Mapping[str, int]]
+    ) -> dict[str, object]:
+        """What `machine` did, whose vCPUs have ended, and its `devices`, which are still there.
+
+        Counts, times in ns, memory in KiB.
+        """
         now = time.monotonic_ns()
         traps: Counter[str] = Counter()
         hypercalls: Counter[str] = Counter()
@@ -60,6 +65,7 @@ class Stats:
                 "pinned": len(machine.grants.pinned()),
                 "mapped_by_guest": len(machine.maptrack),
             },
+            **devices,
             "build_ns": self._built - self._begin,
             "run_ns": now - self._built,
             "guest_ns": guest,

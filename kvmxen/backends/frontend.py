@@ -88,17 +88,22 @@ class RingPages:
 
 
 class Channel:
-    """The event channel to a frontend's `port`; what the guest sends rings `doorbell`.
+    """The event channel to a frontend's `port`; what the guest sends rings `doorbell`, one of the
+    channel's own where none is given.
 
     Raises FrontendError for a port that does not wait for dom0.
     """
 
-    def __init__(self, guest: Guest, port: int) -> None:
-        self.doorbell = Doorbell()
+    def __init__(self, guest: Guest, port: int, doorbell: Doorbell | None = None) -> None:
+        self.doorbell = doorbell or Doorbell()
+        self._owned = doorbell is None
         try:
-            self._port: BackendPort = guest.events.connect_backend(port, self.doorbell.ring)
+            # A callable of this channel's only.
+            self._port: BackendPort = guest.events.connect_backend(
+                port, lambda: self.doorbell.ring()
+            )
         except HypercallError:
-            self.doorbell.close()
+            self._release()
             raise FrontendError(
                 errno.EINVAL, f"event-channel {port} is not waiting for the backend"
             ) from None
@@ -110,4 +115,8 @@ class Channel:
     def close(self) -> None:
         """Let go of the port."""
         self._port.close()
-        self.doorbell.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._owned:
+            self.doorbell.close()

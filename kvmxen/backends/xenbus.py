@@ -109,6 +109,12 @@ class Xenbus:
         self._thread = threading.Thread(target=self._run, name="xenbus", daemon=True)
         self._thread.start()
 
+    def __enter__(self) -> Xenbus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Stop serving every device, whatever state its frontend is in; the nodes stay."""
         self._work.put(None)

@@ -10,6 +10,7 @@ import click
 from kvmxen.cli.status import STATUSES
 from kvmxen.config import Config, ConsoleSpec
 from kvmxen.config.domain import OnReboot, Shim, Stats
+from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import parse_size
 
 
@@ -45,6 +46,14 @@ class _Command(click.Command):
     default="stdio",
     show_default=True,
     help="stdio, pty, file:PATH or none.",
+)
+@click.option(
+    "--net",
+    "nets",
+    metavar="NET",
+    multiple=True,
+    help="A network card: user (by passt), tap, tap=NAME or none, then ,bridge=BRIDGE ,mac=MAC "
+    ",rate=10Mb/s; repeatable.",
 )
 @click.option("--timeout", metavar="SECONDS", type=float, help="Destroy the guest after that time.")
 @click.option(
@@ -83,6 +92,7 @@ def boot(
     memory: str,
     vcpus: int,
     console: str,
+    nets: tuple[str, ...],
     timeout: float | None,
     on_reboot: OnReboot,
     stats: Stats | None,
@@ -100,6 +110,7 @@ def boot(
         memory=parse_size(memory),
         vcpus=vcpus,
         console=ConsoleSpec.parse(console),
+        nets=tuple(spec for text in nets if (spec := NetSpec.parse(text))),
         timeout=timeout,
         on_reboot=on_reboot,
         stats=stats,

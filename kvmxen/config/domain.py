@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from kvmxen.config.console import ConsoleSpec
+from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import MIB, host_memory
 from kvmxen.errors import UsageError
 from kvmxen.layout import MAX_VCPUS, PAGE_SIZE
@@ -44,6 +45,7 @@ class Config:
     memory: int = 512 * MIB
     vcpus: int = 1
     console: ConsoleSpec = field(default_factory=lambda: ConsoleSpec("stdio"))
+    nets: tuple[NetSpec, ...] = ()
     timeout: float | None = None
     on_reboot: OnReboot = "restart"
     stats: Stats | None = None

@@ -32,7 +32,7 @@ def domain() -> Iterator[Domain]:
 def report(domain: Domain, kind: Literal["text", "json"] | None) -> None:
     stats = Stats(Config(name="one", stats=kind))
     stats.built()
-    stats.report(domain.machine)
+    stats.report(stats.figures(domain.machine, {"vif/0": {"kicks": 3}}))
 
 
 def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +46,7 @@ def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["exits_total"] == 0
     assert figures["events"] == {"sent": 0, "delivered": 1}
     assert figures["grants"] == {"version": 1, "frames": 1, "pinned": 1, "mapped_by_guest": 0}
+    assert figures["vif/0"] == {"kicks": 3}
     assert figures["max_rss_kib"] > 0
     assert figures["run_ns"] >= 0
 

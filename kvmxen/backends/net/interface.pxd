@@ -1,5 +1,5 @@
 from cpython.ref cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from kvmxen.backends.net.link cimport Link
 from kvmxen.backends.net.packet cimport Packet
@@ -21,10 +21,11 @@ cdef class Interface:
     cdef readonly Link link
     cdef readonly list queues
     cdef Credit _credit
-    cdef object _broken
+    cdef object _doorbell, _broken
     cdef PyObject *_queues[MAX_QUEUES]
     cdef int _count
     cdef int _event
+    cdef public uint32_t longest
     cdef uint8_t *_buffer
     # The packet on its way to the link, if `_holding`; and the one to the queue `_target`, if that
     # is not -1.
@@ -36,7 +37,6 @@ cdef class Interface:
     # What a round found in its way.
     cdef bint _link_full
     cdef int64_t _throttled
-    cdef readonly uint64_t kicks
     cdef readonly uint64_t wakeups
     cdef readonly uint64_t notifications
     cdef readonly uint64_t filtered

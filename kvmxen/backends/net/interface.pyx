@@ -10,10 +10,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from kvmxen.backends.net.link cimport LINK_DROPPED, LINK_FULL, LINK_PACKET, Link
-from kvmxen.backends.net.packet cimport MAX_PACKET, Packet, flow_hash
+from kvmxen.backends.net.packet cimport MAX_PACKET, flow_hash
 from kvmxen.backends.net.queue cimport FETCH_BROKEN, FETCH_NONE, FETCH_PACKET, NetQueue
-
-import os
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -92,42 +90,37 @@ cdef class Credit:
 cdef class Interface:
     """Moves packets between `queues` (NetQueue, at most MAX_QUEUES) and `link`.
 
-    `broken()` is called, in the thread of `run`, when a ring of the guest's is.
+    The guest rings `doorbell` (ring.doorbell.Doorbell). Of what the link has, packets longer than
+    `longest` bytes are not for the guest. `broken()` is called, in the thread of `run`, when a
+    ring of the guest's is.
     """
 
-    def __cinit__(self, Link link, list queues, Credit credit, broken):
-        self._event = -1
+    def __cinit__(self, Link link, list queues, Credit credit, doorbell, broken):
         self._buffer = NULL
         if not 0 < len(queues) <= MAX_QUEUES:
             raise ValueError(f"{len(queues)} queues")
         self.link, self.queues, self._credit, self._broken = link, queues, credit, broken
+        self._doorbell, self._event = doorbell, doorbell.fd
+        self.longest = MAX_PACKET
         for queue in queues:
             self._queues[self._count] = <PyObject *><NetQueue?>queue
             self._count += 1
         self._target = -1
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._buffer = self._outbound.data = <uint8_t *>malloc(MAX_PACKET)
         if self._buffer == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self._buffer)
-        if self._event >= 0:
-            os.close(self._event)
-
-    def kick(self):
-        """From any thread: the guest rang."""
-        self.kicks += 1
-        os.eventfd_write(self._event, 1)
 
     def stop(self):
         """From any thread: have `run` return."""
         net_store(&self._stopping, True)
-        os.eventfd_write(self._event, 1)
+        self._doorbell.ring()
 
     def run(self):
         """Work until `stop`, or until the guest breaks a ring."""
-        cdef int moved
+        cdef int moved = 0
         cdef bint events = False
         cdef int i
         while not net_load(&self._stopping):
@@ -229,7 +222,8 @@ cdef class Interface:
         while self._target < 0:
             if self.link.receive(&self._inbound) != LINK_PACKET:
                 return False
-            if not (<NetQueue>self._queues[0]).filter.passes(self._inbound.data):
+            if (self._inbound.length > self.longest
+                    or not (<NetQueue>self._queues[0]).filter.passes(self._inbound.data)):
                 self.filtered += 1
                 continue
             self._target = 0
@@ -256,7 +250,7 @@ cdef class Interface:
         """Until the guest rings, the link has a packet or room, or there is credit again."""
         cdef pollfd fds[2]
         cdef timespec timeout
-        cdef uint64_t count
+        cdef uint64_t count = 0
         fds[0].fd, fds[0].events, fds[0].revents = self._event, POLLIN, 0
         fds[1].fd, fds[1].events, fds[1].revents = self.link.fd, 0, 0
         if self._target < 0:
@@ -282,6 +276,6 @@ cdef class Interface:
             for name, value in (<dict>queue.counters).items():
                 total[name] += value
         return {**total, "tx_dropped": self.dropped, "rx_filtered": self.filtered,
-                "segments": self.link.segments, "kicks": self.kicks,
+                "segments": self.link.segments, "kicks": self._doorbell.rung,
                 "notifications": self.notifications, "wakeups": self.wakeups,
                 "syscalls": self.link.syscalls + self.wakeups}

@@ -9,8 +9,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
 from kvmxen.backends.net.packet cimport (
-    GSO_NONE, GSO_TCPV4, GSO_TCPV6, MAX_GSO_HEADER, MAX_PACKET, MIN_GSO_SIZE, Cut, Packet, begin_cut, checksum_field,
-    finish_checksum, next_segment, start_checksum,
+    GSO_NONE, GSO_TCPV4, GSO_TCPV6, MAX_GSO_HEADER, MAX_PACKET, MIN_GSO_SIZE, Cut, Packet,
+    begin_cut, checksum_field, finish_checksum, next_segment, start_checksum,
 )
 
 cdef extern from "<sys/uio.h>" nogil:

@@ -16,7 +16,7 @@ class NetQueue:
         grants: GrantTable,
         tx: BackRing,
         rx: BackRing,
-        filter: MulticastFilter,
+        multicast: MulticastFilter,
         notify_tx: Callable[[], None],
         notify_rx: Callable[[], None],
     ) -> None: ...

@@ -11,9 +11,7 @@ Source: xen/include/public/io/netif.h; what is refused, and how, is Linux's driv
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from kvmxen.backends.net.packet cimport (
-    GSO_NONE, GSO_TCPV4, GSO_TCPV6, MAX_PACKET, Packet, is_sound,
-)
+from kvmxen.backends.net.packet cimport GSO_NONE, GSO_TCPV4, GSO_TCPV6, Packet, is_sound
 from kvmxen.grants cimport GNTST_OKAY, GrantTable
 from kvmxen.ring.shared_ring cimport RING_TAKEN, BackRing
 
@@ -122,13 +120,13 @@ cdef class NetQueue:
     One thread at a time.
     """
 
-    def __cinit__(self, GrantTable grants, BackRing tx, BackRing rx, MulticastFilter filter,
+    def __cinit__(self, GrantTable grants, BackRing tx, BackRing rx, MulticastFilter multicast,
                   notify_tx, notify_rx):
         # The answers are counted by it.
         assert tx.size <= RING_ENTRIES
         self.grants = grants
         self.tx, self.rx = tx, rx
-        self.filter = filter
+        self.filter = multicast
         self.notify_tx, self.notify_rx = notify_tx, notify_rx
 
     # From the guest.
@@ -187,7 +185,7 @@ cdef class NetQueue:
         return True
 
     cdef int _extras(self, Packet *packet, bint *sound) noexcept nogil:
-        """Take a packet's extra information: FETCH_*; `sound` is cleared where it makes no sense."""
+        """Take a packet's extra information: FETCH_*; clears `sound` where it makes no sense."""
         cdef Entry entry
         cdef int kind = FETCH_PACKET
         while True:

@@ -1,0 +1,19 @@
+"""The devices that a configuration asks for, ready for the bus."""
+
+from __future__ import annotations
+
+from kvmxen.backends.guest import Guest
+from kvmxen.backends.xenbus import Device
+from kvmxen.config.net import NetSpec, generate_mac
+
+
+def net_device(guest: Guest, index: int, spec: NetSpec, *, domain: str, vcpus: int) -> Device:
+    """Network interface `index` of the domain of that name; raises KvmxenError."""
+    # Who asks for no network waits for none of this.
+    from kvmxen.backends.net.passt import Passt
+    from kvmxen.backends.net.tap import Tap
+    from kvmxen.backends.net.vif import Vif
+
+    wire = Passt(f"vif{index}") if spec.kind == "user" else Tap(spec.name, spec.bridge)
+    mac = spec.mac or generate_mac(domain, index)
+    return Vif(guest, index, wire, mac=mac, queues=vcpus, rate=spec.rate)

@@ -1,0 +1,108 @@
+"""Networking as any user: passt, a process that turns frames into sockets of the host.
+
+The guest has an address of its own by DHCP, and by IPv6's router advertisements; whatever it
+connects to, passt connects to from the host. The gateway's address is the host's loopback. All of
+it is told to passt, so that nothing depends on the host's interfaces. See passt(1).
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from kvmxen.backends.net.link import StreamLink
+from kvmxen.backends.net.vif import Offloads, Wire
+from kvmxen.errors import KvmxenError
+
+# What QEMU's and others' user networking has, and a unique local prefix (RFC 4193).
+ADDRESS, PREFIX, GATEWAY = "10.0.2.15", 24, "10.0.2.2"
+ADDRESS6, GATEWAY6 = "fd6b:766d:7865::15", "fd6b:766d:7865::2"
+GATEWAY_MAC = "52:55:0a:00:02:02"
+
+# It has seconds to end before it is killed.
+_PATIENCE = 10.0
+
+
+class Passt(Wire):
+    """A passt of our own; it ends when our end of its socket is closed, however we end.
+
+    Raises KvmxenError where the host has none.
+    """
+
+    def __init__(self, name: str) -> None:
+        program = shutil.which("passt")
+        if program is None:
+            raise KvmxenError(
+                "--net user needs passt, which this host has not: install it (Debian's package "
+                "passt), or give --net tap"
+            )
+        self._name = name
+        self._closing = False
+        self._socket, theirs = socket.socketpair()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        with theirs:
+            self._process = subprocess.Popen(
+                [program, *_arguments(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                # Ctrl-C is for the guest.
+                start_new_session=True,
+            )
+        self._socket.setblocking(False)
+        self.link = StreamLink(self._socket.fileno())
+        self._watcher = threading.Thread(target=self._watch, name=f"passt-{name}", daemon=True)
+        self._watcher.start()
+
+    def _watch(self) -> None:
+        status = self._process.wait()
+        if not self._closing:
+            self._log.seek(0)
+            lines = self._log.read().decode(errors="replace").split("\n")
+            said = [line for line in lines if line and "syslog" not in line][-1:]
+            why = f": {said[0]}" if said else ""
+            print(
+                f"\rkvmxen: passt ended with status {status}, {self._name} has no network any more"
+                f"{why}\r",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def set_offloads(self, offloads: Offloads) -> None:
+        """Nothing: packets come whole."""
+
+    def close(self) -> None:
+        """See Wire."""
+        self._closing = True
+        self._socket.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._watcher.join()
+        self._log.close()
+
+
+def _arguments(fd: int) -> list[str]:
+    # The template has to have a link-local address for IPv6; of nothing else of it there is use.
+    template = _link_local_interface()
+    ipv4 = ["--address", ADDRESS, "--netmask", str(PREFIX), "--gateway", GATEWAY]
+    ipv6 = ["--address", ADDRESS6, "--gateway", GATEWAY6] if template else ["--ipv4-only"]
+    options = ["--interface", template or "lo", "--mac-addr", GATEWAY_MAC, *ipv4, *ipv6]
+    return ["--foreground", "--quiet", "--stderr", "--fd", str(fd), *options]
+
+
+def _link_local_interface(table: Path = Path("/proc/net/if_inet6")) -> str | None:
+    """An interface with a link-local address of IPv6, None where the host has none."""
+    try:
+        rows = [row.split() for row in table.read_text().splitlines()]
+    except FileNotFoundError:
+        return None
+    # Address, index, prefix length, scope, flags, name: Linux's net/ipv6/addrconf.c.
+    return next((name for *_, scope, _flags, name in rows if int(scope, 16) == 0x20), None)

@@ -1,0 +1,110 @@
+"""A tap device of the host: a network card of the host's whose other end is the guest's.
+
+Source: linux/if_tun.h, Linux's Documentation/networking/tuntap.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+from kvmxen.backends.net.link import TapLink
+from kvmxen.backends.net.vif import Offloads, Wire
+from kvmxen.errors import KvmxenError
+
+_TUNSETIFF = 0x400454CA
+_TUNSETOFFLOAD = 0x400454D0
+_TUNSETVNETHDRSZ = 0x400454D8
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6 = 0x01, 0x02, 0x04
+_IFREQ = struct.Struct("16sH22x")
+# struct virtio_net_hdr, in bytes.
+_VNET_HEADER = 10
+_ADVICE = (
+    "run as root, or have root make one for you (ip tuntap add NAME mode tap user YOU vnet_hdr) "
+    "and give --net tap=NAME, or give --net user"
+)
+
+
+class Tap(Wire):
+    """The tap device `name`, made if there is none; where it is empty, the host chooses.
+
+    With `bridge` it is put on that. What was made here goes when it is closed, what was there
+    stays. Raises KvmxenError.
+    """
+
+    def __init__(self, name: str = "", bridge: str = "") -> None:
+        found = bool(name) and Path("/sys/class/net", name).exists()
+        try:
+            self._fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise KvmxenError(
+                f"/dev/net/tun cannot be opened ({error.strerror}): {_ADVICE}"
+            ) from None
+        try:
+            self.name = self._make(name)
+            if bridge or not found:
+                _bring_up(self.name, bridge)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.link = TapLink(self._fd)
+
+    def _make(self, name: str) -> str:
+        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+        request = _IFREQ.pack((name or "kvmxen%d").encode(), flags)
+        try:
+            answer = fcntl.ioctl(self._fd, _TUNSETIFF, request)
+            fcntl.ioctl(self._fd, _TUNSETVNETHDRSZ, struct.pack("i", _VNET_HEADER))
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                raise KvmxenError(f"no right to a tap device: {_ADVICE}") from None
+            if error.errno == errno.EBUSY:
+                raise KvmxenError(
+                    f"the tap device {name} is in use; give another, or end who uses it"
+                ) from None
+            raise KvmxenError(
+                f"the tap device {name or 'of a new name'} cannot be had ({error.strerror}); a "
+                "device that was there must be a tap device with vnet_hdr"
+            ) from None
+        return str(_IFREQ.unpack(answer)[0].rstrip(b"\0").decode())
+
+    def set_offloads(self, offloads: Offloads) -> None:
+        """What the guest does not take, the host's kernel does before it hands a packet over."""
+        # One flag for both versions: a frontend with less has its checksums made.
+        csum = offloads.csum and offloads.csum6
+        flags = _TUN_F_CSUM if csum else 0
+        if csum and offloads.tso4:
+            flags |= _TUN_F_TSO4
+        if csum and offloads.tso6:
+            flags |= _TUN_F_TSO6
+        fcntl.ioctl(self._fd, _TUNSETOFFLOAD, flags)
+
+    def close(self) -> None:
+        """See Wire."""
+        os.close(self._fd)
+
+
+def _bring_up(name: str, bridge: str) -> None:
+    # Not before it is needed: it takes long to import.
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with IPRoute() as ip:
+        try:
+            index = ip.link_lookup(ifname=name)[0]
+            if bridge:
+                master = ip.link_lookup(ifname=bridge)
+                if not master:
+                    raise KvmxenError(
+                        f"there is no bridge {bridge}; make it (ip link add {bridge} type bridge), "
+                        "or name another"
+                    )
+                ip.link("set", index=index, master=master[0])
+            ip.link("set", index=index, state="up")
+        except NetlinkError as error:
+            what = f"put {name} on the bridge {bridge}" if bridge else f"bring {name} up"
+            raise KvmxenError(f"cannot {what} ({os.strerror(error.code)}): {_ADVICE}") from None
