@@ -27,7 +27,7 @@ class Ring:
         self.gpa = domain.page()
         self.ref = domain.grant(self.gpa)
         self.request_layout, self.response_layout = request, response
-        self.entry_size = max(request.sizeof(), response.sizeof())
+        self.entry_size: int = max(request.sizeof(), response.sizeof())
         self.req_prod = self.rsp_cons = start % WRAP
         for field, value in (
             (REQ_PROD, start),

@@ -107,7 +107,12 @@ class Guest:
 
     def receive(self, queue: int = 0) -> bytes:
         got: list[bytes] = []
-        wait_until(lambda: bool(got.extend(d for d, _, _ in self.fronts[queue].receive()) or got))
+
+        def one_is_there() -> bool:
+            got.extend(data for data, _, _ in self.fronts[queue].receive())
+            return bool(got)
+
+        wait_until(one_is_there)
         [data] = got
         return data
 
