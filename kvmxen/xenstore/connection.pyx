@@ -25,10 +25,11 @@ cdef inline bint _is_event(bytes message):
 cdef class Connection:
     """Domain `domid`'s connection to `state`; dom0's are privileged. Safe for threads.
 
-    `wake()`, which may be replaced, is called, under the store's lock, when an event comes while nothing waited and
-    nobody feeds: somebody else's change is then to be taken. It must not call back in.
-    `renewed()`, which may be replaced, is called after dom0 began the connection anew or ended
-    it: then `released` is set, and bytes are neither taken in nor given out.
+    `wake()`, which may be replaced, is called, under the store's lock, when an event comes while
+    nothing waited and nobody feeds: somebody else's change is then to be taken. It must not
+    call back in. `renewed()`, which may be replaced too, is called after dom0 began the
+    connection anew or ended it: then `released` is set, and bytes are neither taken in nor
+    given out.
     """
 
     def __init__(self, state, domid, wake=lambda: None):

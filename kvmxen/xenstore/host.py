@@ -40,7 +40,7 @@ class HostNodes:
     def directory(self, path: str) -> list[str]:
         """The names of the children of `path`, in the order of their making."""
         with self._state.lock:
-            return list(self._access.directory(canonical(path, DOM0)).children)
+            return self._access.directory(canonical(path, DOM0)).names
 
     def permissions(self, path: str) -> Permissions:
         """The permissions of `path`."""

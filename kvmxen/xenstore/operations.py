@@ -46,8 +46,10 @@ def execute(session: Session, operation: int, tx_id: int, payload: bytes) -> byt
 
 
 def _directory(request: Request) -> bytes:
-    path = request.path(request.one)
-    return request.access.directory(path).listing
+    node = request.access.directory(request.path(request.one))
+    if node.listing_size > PAYLOAD_MAX:
+        raise XenstoreError(errno.E2BIG)
+    return node.listing
 
 
 def _directory_part(request: Request) -> bytes:

@@ -150,7 +150,7 @@ class State:
             assert node is not None
             yield path, node
             base = path.rstrip("/")
-            pending += [(f"{base}/{name}", n) for name, n in reversed(node.children.items())]
+            pending += [(f"{base}/{name}", n) for name, n in reversed(node.items())]
 
     def nodes(self, domid: int) -> int:
         """The number of nodes that `domid` owns."""

@@ -1,9 +1,13 @@
+from kvmxen.xenstore.children cimport Children
+
+
 cdef class Node:
     cdef readonly bytes value
     cdef readonly tuple permissions
     cdef readonly unsigned long long generation
     cdef readonly unsigned long long altered
-    cdef readonly dict children
+    cdef readonly unsigned long long born
+    cdef Children children
     cdef readonly Py_ssize_t listing_size
     cdef object edit
     cdef bytes _listing

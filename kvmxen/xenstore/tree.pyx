@@ -6,6 +6,7 @@ change. Taking a snapshot gives both trees new marks. So with no snapshot about,
 copies nothing, and after one, each directory on the way is copied once.
 """
 
+from kvmxen.xenstore.children cimport Children
 from kvmxen.xenstore.paths cimport names
 
 from kvmxen.xenstore.permissions import DOM0, Permission
@@ -18,12 +19,13 @@ cdef class Node:
     the last change to its value or permissions.
     """
 
-    def __cinit__(self, bytes value, tuple permissions, generation, dict children, edit):
+    def __cinit__(self, bytes value, tuple permissions, generation, edit):
         self.value = value
         self.permissions = permissions
         self.generation = generation
         self.altered = generation
-        self.children = children
+        self.born = generation
+        self.children = Children()
         self.edit = edit
 
     @property
@@ -38,14 +40,23 @@ cdef class Node:
         `listing_size` is its length in bytes.
         """
         if self._listing is None:
-            self._listing = b"".join([name.encode() + b"\0" for name in self.children])
+            self._listing = b"".join([name.encode() + b"\0" for name in self.names])
         return self._listing
+
+    @property
+    def names(self):
+        """The children's names in the order of their making."""
+        return [name for name, _ in self.children.items()]
+
+    def items(self):
+        """The children with their names, in the order of their making."""
+        return self.children.items()
 
     cdef Node copy(self, object edit):
         """A node like this one, with children of its own, that `edit` may change."""
-        cdef Node twin = Node(
-            self.value, self.permissions, self.generation, self.children.copy(), edit
-        )
+        cdef Node twin = Node(self.value, self.permissions, self.generation, edit)
+        twin.children = self.children.copy()
+        twin.born = self.born
         twin.altered = self.altered
         twin.listing_size = self.listing_size
         twin._listing = self._listing
@@ -54,10 +65,10 @@ cdef class Node:
     cdef int adopt(self, str name, Node child, unsigned long long generation) except -1:
         """Add the child `name`, or with None take it away, as of `generation`."""
         if child is None:
-            del self.children[name]
+            self.children.remove(name, self.edit)
             self.listing_size -= len(name) + 1
         else:
-            self.children[name] = child
+            self.children.put(name, child, self.edit)
             self.listing_size += len(name) + 1
         self.generation = generation
         self._listing = None
@@ -69,7 +80,7 @@ cdef class Tree:
 
     def __cinit__(self):
         self._edit = object()
-        self._top = Node(b"", (Permission(DOM0),), 0, {}, self._edit)
+        self._top = Node(b"", (Permission(DOM0),), 0, self._edit)
 
     def snapshot(self):
         """Another tree with the same content, which neither tree's later changes reach."""
@@ -82,7 +93,7 @@ cdef class Tree:
         """The node at `path`, None where there is none."""
         cdef Node node = self._top
         for name in names(path):
-            node = node.children.get(name)
+            node = <Node>node.children.get(name)
             if node is None:
                 break
         return node
@@ -96,13 +107,13 @@ cdef class Tree:
         cdef str name = above.pop()
         cdef Node parent = self._own(above)
         cdef Node node
-        if name in parent.children:
+        if parent.children.get(name) is not None:
             node = self._own_child(parent, name)
             node.value = value
             node.permissions = permissions
             node.generation = node.altered = generation
         else:
-            node = Node(value, permissions, generation, {}, self._edit)
+            node = Node(value, permissions, generation, self._edit)
             parent.adopt(name, node, generation)
         return node
 
@@ -118,12 +129,13 @@ cdef class Tree:
         pending = [] if node is None else [(path, node, False)]
         while pending:
             where, node, seen = pending.pop()
-            if seen or not node.children:
+            children = [] if seen else node.items()
+            if not children:
                 yield where, node
                 continue
             pending.append((where, node, True))
             base = where.rstrip("/")
-            pending += [(f"{base}/{k}", c, False) for k, c in reversed(node.children.items())]
+            pending += [(f"{base}/{name}", child, False) for name, child in reversed(children)]
 
     cdef Node _own(self, list path):
         if self._top.edit is not self._edit:
@@ -134,8 +146,8 @@ cdef class Tree:
         return node
 
     cdef Node _own_child(self, Node parent, str name):
-        cdef Node child = parent.children[name]
+        cdef Node child = <Node>parent.children.get(name)
         if child.edit is not self._edit:
             child = child.copy(self._edit)
-            parent.children[name] = child
+            parent.children.put(name, child, self._edit)
         return child

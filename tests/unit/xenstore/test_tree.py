@@ -70,7 +70,7 @@ class Snapshots(RuleBasedStateMachine):
                 assert node is not None
                 assert node.value == value
                 listed = node.listing.decode().split("\0")[:-1]
-                assert listed == list(node.children)
+                assert listed == node.names
                 assert node.listing_size == len(node.listing)
                 base = path.rstrip("/") + "/"
                 below = {p[len(base) :] for p in model if p.startswith(base) and p != "/"}
@@ -124,3 +124,31 @@ def test_a_very_deep_tree_can_be_walked_and_dropped() -> None:
     assert sum(1 for _ in tree.walk("/")) == 1501
     tree.remove("/a", 1)
     assert sum(1 for _ in tree.walk("/")) == 1
+
+
+def test_a_wide_directory_and_its_snapshots() -> None:
+    """Many enough for several buckets, in the order of their making, whoever changes what."""
+    tree, names = Tree(), list[str]()
+    tree.put("/", b"", PERMISSIONS, 0)
+    trees: list[tuple[Tree, list[str]]] = []
+    for i in range(3000):
+        tree.put(f"/{i}", b"", PERMISSIONS, i + 1)
+        names.append(str(i))
+        if i % 500 == 250:
+            trees.append((tree.snapshot(), list(names)))
+        if i % 3 == 0:
+            gone = names.pop(i // 7 % len(names))
+            tree.remove(f"/{gone}", 10_000 + i)
+    for number, (snapshot, expected) in enumerate(trees):
+        snapshot.put("/own", b"", PERMISSIONS, 20_000 + number)
+        snapshot.put(f"/{expected[0]}", b"new", PERMISSIONS, 30_000 + number)
+        expected.append("own")
+    for twin, expected in [*trees, (tree, names)]:
+        root = twin.get("/")
+        assert root is not None
+        assert root.names == expected
+        assert root.listing == "".join(f"{name}\0" for name in expected).encode()
+        assert root.listing_size == len(root.listing)
+        assert all(twin.get(f"/{name}") is not None for name in expected)
+        assert twin.get("/none") is None
+        assert [path for path, _ in twin.walk("/")] == [f"/{name}" for name in expected] + ["/"]
