@@ -90,7 +90,7 @@ cdef class Access:
         Who has no right to a node's closest ancestor is not told whether the node is there
         (errno_from_parents()).
         """
-        cdef Node node = self._view.get(path)
+        cdef Node node = self._view.look(path)
         if node is not None:
             if <int>self._domain.rights(node.permissions) & right != right:
                 raise XenstoreError(errno.EACCES)
@@ -126,8 +126,9 @@ cdef class Access:
         owned = self._view.nodes(domain.domid) + len(missing)
         if not domain.allows("nodes", owned):
             raise XenstoreError(errno.ENOSPC)
-        for where in reversed(missing):
-            self._view.put(where, value if where == path else b"", permissions)
+        for where in reversed(missing[1:]):
+            self._view.imply(where, permissions)
+        self._view.put(path, value, permissions)
         return 0
 
     cdef int _check_room(self, bytes value, tuple permissions, Py_ssize_t listing,

@@ -118,6 +118,10 @@ class State:
         """The node at `path`, None where there is none."""
         return self.tree.get(path)
 
+    def look(self, path: str) -> Node | None:
+        """As get(); it makes a difference to a Transaction."""
+        return self.tree.get(path)
+
     def listed(self, path: str) -> None:
         """Of no consequence here; see Transaction."""
 
@@ -129,6 +133,10 @@ class State:
         self._account(path, node, +1)
         if self.recorder is not None:
             self.recorder.note(path, value, permissions)
+
+    def imply(self, path: str, permissions: Permissions) -> None:
+        """Make the node at `path` for the sake of one below it; its parent must be."""
+        self.put(path, b"", permissions)
 
     def remove(self, path: str) -> None:
         """Take out the node at `path`, which must be, and all below it."""

@@ -2,16 +2,16 @@
 
 A commit fails with EAGAIN if any node that the transaction looked at, for reading or writing
 or to find it absent, has changed since the transaction began. That children came or went is a
-change for those who listed or removed them. So two transactions that make their nodes in one
-directory both go through, as with Xen's oxenstored, which replays the later one to that end;
-its C xenstored (tools/xenstored/transaction.c) refuses it. All else is as there, but that there
-a node counts from the first look at it.
+change for those who listed or removed them; that a directory is there now which the transaction
+too had to make for a node in it is none. So transactions that make their nodes in the same
+directories all go through, as with Xen's oxenstored, which replays the later ones to that end;
+its C xenstored (tools/xenstored/transaction.c) refuses them. All else is as there, but that
+there a node counts from the first look at it.
 """
 
 from __future__ import annotations
 
 import errno
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,13 +29,15 @@ from kvmxen.xenstore.watches import Match
 class _Seen:
     """A node as the transaction met it, absent where `permissions` is None.
 
-    `listed`: its children matter too.
+    `listed`: its children matter too. `implied`: the transaction made it, only for the sake of
+    one below it, so that it does not matter who does.
     """
 
     generation: int | None
     altered: int | None
     permissions: Permissions | None
     listed: bool = False
+    implied: bool = False
     changed: bool = False
     event: Match | None = None
 
@@ -63,6 +65,12 @@ class Transaction:
         self._note(path, node)
         return node
 
+    def look(self, path: str) -> Node | None:
+        """As get(), where what is at `path` becomes known to the client."""
+        node = self._tree.get(path)
+        self._note(path, node).implied = False
+        return node
+
     def listed(self, path: str) -> None:
         """Have the children of `path`, which the transaction looked at, matter for the commit."""
         self._seen[path].listed = True
@@ -79,12 +87,18 @@ class Transaction:
         self._count(node, +1)
         self._memory += node_memory(path, node)
 
+    def imply(self, path: str, permissions: Permissions) -> None:
+        """Make the node at `path` for the sake of one below it; its parent must be."""
+        self.put(path, b"", permissions)
+        self._seen[path].implied = True
+
     def remove(self, path: str) -> None:
         """Take out the node at `path`, which must be, and all below it."""
         self.get(parent(path))
         for where, node in self._tree.walk(path):
             seen = self._note(where, node)
             seen.changed = seen.listed = True
+            seen.implied = False
             self._count(node, -1)
         self._tree.remove(path, self._state.next_generation())
 
@@ -165,7 +179,9 @@ class Transaction:
         for path in sorted(changed, key=lambda path: path.count("/")):
             node = self._tree.get(path)
             if node is not None:
-                state.put(path, node.value, node.permissions)
+                # What is implied may be there by now.
+                if not self._seen[path].implied or state.get(path) is None:
+                    state.put(path, node.value, node.permissions)
             elif state.get(path) is not None:
                 state.remove(path)
         for path, seen in self._seen.items():
@@ -178,6 +194,10 @@ class Transaction:
             if live is None:
                 if seen.altered is not None:
                     return True
+            elif seen.implied:
+                node = self._tree.get(path)
+                if node is None or node.permissions != live.permissions:
+                    return True
             elif live.altered != seen.altered or (
                 seen.listed and live.generation != seen.generation
             ):
@@ -186,11 +206,11 @@ class Transaction:
 
     def _crowds(self, changed: list[str]) -> bool:
         """Whether a directory would be too large with what others made in it meanwhile."""
-        growth: Counter[str] = Counter()
+        growth: dict[str, int] = {}
         for path in changed:
             if self._tree.get(path) is not None and self._state.get(path) is None:
                 above = parent(path)
-                growth[above] += len(path) - len(above) + (above == "/")
+                growth[above] = growth.get(above, 0) + len(path) - len(above) + (above == "/")
         for path, more in growth.items():
             live = self._state.get(path)
             if live is not None and live.generation != self._seen[path].generation:

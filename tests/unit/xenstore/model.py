@@ -43,6 +43,7 @@ class View:
     touched: dict[str, Node | None] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
+    implied: set[str] = field(default_factory=set)
     events: dict[str, bool] = field(default_factory=dict)
     is_live: bool = False
 
@@ -125,6 +126,7 @@ class Model:
             self._touch(view, gone)
             view.listed.add(gone)
             view.changed.add(gone)
+            view.implied.discard(gone)
             self._event(view, gone, gone == path)
         self._drop(view, path)
 
@@ -162,6 +164,9 @@ class Model:
             return
         for path, was in view.touched.items():
             now = self.live.nodes.get(path)
+            if now and path in view.implied and now.perms == view.nodes[path].perms:
+                view.changed.discard(path)
+                continue
             if (was and was.changed) != (now and now.changed):
                 raise Refused("EAGAIN")
             if was and now and path in view.listed and was.listed != now.listed:
@@ -187,6 +192,7 @@ class Model:
         return node
 
     def _find(self, client: Client, view: View, path: str, right: int) -> Node | None:
+        view.implied.discard(path)
         node = found = self._touch(view, path)
         while found is None:
             path = above(path)
@@ -211,6 +217,8 @@ class Model:
             perms = (f"{perms[0][0]}{client.domid}", *perms[1:])
         for where in reversed(missing):
             self._set(view, where, value if where == path else b"", perms)
+            if where != path:
+                view.implied.add(where)
 
     def _set(self, view: View, path: str, value: bytes, perms: tuple[str, ...]) -> None:
         self.time += 1

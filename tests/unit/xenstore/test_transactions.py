@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xenstore.control import inconsistencies
 from kvmxen.xenstore.store import Store
 from tests.unit.xenstore.client import Client
 
@@ -39,6 +40,15 @@ CONFLICTS = [
     ([(W, b"data/new\0mine")], [(P, b"data\0n1\0r0\0")], False),
     ([(W, b"data/new\0mine")], [(D, b"data\0")], False),
     ([(W, b"data/new\0mine")], [(D, b"data\0"), (M, b"data\0")], False),
+    ([(W, b"data/new/deep\0mine")], [(W, b"data/new/other\0new")], True),
+    ([(W, b"data/new/deep\0mine")], [(W, b"data/new\0new")], True),
+    ([(W, b"data/new/deep\0mine")], [(W, b"data/new/deep/er\0new")], False),
+    ([(W, b"data/new/deep\0"), (P, b"data/new\0n1\0")], [(M, b"data/new\0")], False),
+    ([(W, b"data/new/deep\0"), (R, b"data/new\0")], [(M, b"data/new\0")], False),
+    ([(W, b"data/new/deep\0"), (L, b"data/new\0")], [(M, b"data/new\0")], False),
+    ([(W, b"data/new/deep\0"), (D, b"data/new\0")], [(M, b"data/new\0")], False),
+    ([(M, b"data/new\0"), (W, b"data/new/deep\0")], [(M, b"data/new\0")], False),
+    ([(W, b"data/n/deep\0")], [(M, b"data/n\0"), (P, b"data/n\0n1\0r0\0")], False),
     ([(L, b"data\0"), (W, b"data/new\0mine")], [(W, b"data/other\0new")], False),
     ([(R, b"data\0")], [(W, b"data/other\0new")], True),
     ([(W, b"data/new\0mine")], [(W, b"data/a\0new")], True),
@@ -174,6 +184,43 @@ def test_a_node_made_and_removed_inside_is_no_news(guest: Client, other: Client)
     guest.ask(D, b"data/c\0", tx)
     assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == OK
     assert guest.drain() == []
+
+
+def test_three_hundred_domains_start_at_once(store: Store) -> None:
+    """None has to start again for another, though they all make nodes in the same directories."""
+    store.mkdir("/vm")
+    client = Client(store, 0)
+    opened = [client.start() for _ in range(300)]
+    for step in range(3):
+        for domid, tx in enumerate(opened, 10):
+            base, path = b"/local/domain/%d" % domid, b"/vm/%d" % domid
+            requests = [
+                [(M, base + b"\0"), (P, base + b"\0n0\0r1\0"), (W, base + b"/vm\0" + path)],
+                [(W, path + b"/name\0guest"), (W, base + b"/device/vif/0/state\x001")],
+                [(W, b"/local/domain/0/backend/vif/%d/0/state\x001" % domid), (R, path + b"\0")],
+            ][step]
+            for operation, payload in requests:
+                assert client.ask(operation, payload, tx) in (OK, b"")
+    for tx in opened:
+        assert client.ask(Op.TRANSACTION_END, b"T\0", tx) == OK
+    assert len(store.directory("/vm")) == 300
+    assert len(store.directory("/local/domain/0/backend/vif")) == 300
+    assert inconsistencies(store) == []
+
+
+def test_a_directory_that_two_fill_stays_within_its_size(store: Store) -> None:
+    """Each alone would fit; the second to end has to look again, and is refused then."""
+    guest = Client(store, 1)
+    one, two = guest.start(), guest.start()
+    for tx, letter in ((one, b"a"), (two, b"b")):
+        for i in range(11):
+            assert guest.ask(M, b"data/" + letter * 97 + b"%02d\0" % i, tx) == OK
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", one) == OK
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", two) == "EAGAIN"
+    again = guest.start()
+    answers = [guest.ask(M, b"data/" + b"b" * 97 + b"%02d\0" % i, again) for i in range(11)]
+    assert answers[-1] == "ENOSPC"
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", again) == "ENOMEM"
 
 
 NAMES = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=3)
