@@ -216,6 +216,7 @@ def pv(
                 bus.attach(net_device(guest, index, net, domain=config.name, vcpus=config.vcpus))
             machine.start()
             supervisor.wait()
+            xenstore.shut_down()
             machine.stop()
             machine.join()
             figures = stats.figures(machine, bus.figures())

@@ -53,6 +53,10 @@ class XenstoreBackend:
         """Ask the guest to end itself: "poweroff", "reboot" or "halt"."""
         self.store.write(f"{home(DOMID_GUEST)}/control/shutdown", how.encode())
 
+    def shut_down(self) -> None:
+        """The guest has ended: @releaseDomain fires."""
+        self.store.shut_down(DOMID_GUEST)
+
     def dump(self, port: int) -> bytes:
         """The whole state, in Xen's own format; `port` is the host's end of the event channel."""
         from kvmxen.xenstore.dump import dump

@@ -83,6 +83,14 @@ def test_a_request_to_shut_down_is_an_event(guest: Guest) -> None:
     assert guest.answer() == (Operation.READ, b"poweroff")
 
 
+def test_the_end_of_the_guest_is_told(guest: Guest) -> None:
+    told: list[str] = []
+    guest.backend.store.watch("@releaseDomain", told.append)
+    guest.backend.shut_down()
+    guest.backend.shut_down()
+    assert told == ["@releaseDomain", "@releaseDomain"]
+
+
 def test_what_others_change_reaches_the_guest(guest: Guest) -> None:
     guest.ask(Operation.WATCH, b"control/shutdown\0", b"token\0")
     guest.backend.pump()
