@@ -220,6 +220,7 @@ class Machine:
         self.stopping = True
         self.wake()
         for cpu in self.cpus:
+            cpu.vcpu.ending = True
             cpu.interrupt()
 
     def join(self) -> None:

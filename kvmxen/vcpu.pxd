@@ -56,7 +56,7 @@ cdef class Vcpu:
     cdef bint _stepping
     cdef bint _swapgs
     cdef readonly bint entered
-    cdef public bint attention, flush_pending
+    cdef public bint attention, flush_pending, ending
     cdef uint64_t _done, _msr_value
     cdef uint32_t _msr
     cdef object _owner
@@ -73,7 +73,8 @@ cdef class Vcpu:
     cdef bint _enter(self) except -1
     cdef object _run_to_trap(self)
     cdef int _decode(self) except -1
-    cdef int _decode_frame(self) except -1
+    cdef int _decode_frame(self, bint in_ring3) except -1
+    cdef int _enter_to_exit(self) except -1
     cdef bint _in_dispatcher(self, uint64_t rip) noexcept
     cdef void _load_trap(self, const uint64_t *top) noexcept
     cdef void _load_frame(self, const shim_frame *frame) noexcept

@@ -43,6 +43,7 @@ class Vcpu:
     ss: int
     attention: bool
     flush_pending: bool
+    ending: bool
     rax: int
     rbx: int
     rcx: int

@@ -34,7 +34,7 @@ cdef extern from *:
     static inline int run_is_gate_exit(const struct kvm_run *run)
     {
         return run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT
-               && run->io.port < NR_STUBS;
+               && (run->io.port < NR_STUBS || run->io.port - (unsigned)STUB_KERNEL < NR_STUBS);
     }
     static inline unsigned run_port(const struct kvm_run *run) { return run->io.port; }
     static inline unsigned run_reason(const struct kvm_run *run) { return run->exit_reason; }
@@ -67,7 +67,7 @@ cdef extern from *:
     void run_dirty(kvm_run *run) noexcept nogil
     void run_immediate(kvm_run *run, int value) noexcept nogil
     enum:
-        STUB_SIZE, STUB_DONE, STUB_EVENT, STUB_FRAME, TRAP_PAGE_FAULT
+        STUB_SIZE, STUB_DONE, STUB_EVENT, STUB_FRAME, STUB_KERNEL, TRAP_PAGE_FAULT
         GATE_STUBS, GATE_OP_RETURN, GATE_IRET, GATE_OP_TOUCH, GATE_OP_INVLPG, GATE_OP_CR3
         GATE_OP_CR0, GATE_OP_SWAPGS, GATE_OP_HALT, GATE_OP_WRMSR
         SYSCALL_ENTRY, SYSCALL32_ENTRY
@@ -91,6 +91,8 @@ cdef uint32_t _HAS_ERROR_CODE = (
 cdef uint64_t _CR0_TS = 1 << 3
 cdef uint64_t _TF = 1 << 8
 cdef uint64_t _IF = 1 << 9
+# What user code may have set when it makes a system call: ID AC OF DF TF SF ZF AF PF CF.
+cdef uint64_t _USER_FLAGS = 0x240dd5
 # Room for touches: the list's end and the other operations need the rest.
 cdef int _MAX_TOUCHES = (VCPU_WORK_END - VCPU_WORK) // 16 - 48
 
@@ -321,9 +323,7 @@ cdef class Vcpu:
             return
         self._work[n] = SHIM_VA + GATE_STUBS + STUB_DONE * STUB_SIZE
         self._start()
-        while not self._enter():
-            # `attention`, which came with it, still stops the next run.
-            run_immediate(<kvm_run *>self._run, 0)
+        self._enter_to_exit()
         if run_port(<kvm_run *>self._run) != STUB_DONE:
             raise GuestCrash("the shim faulted while it updated page tables")
 
@@ -362,8 +362,7 @@ cdef class Vcpu:
         cdef uint64_t traced = self.rflags & _TF
         cdef int trap
         self._start_guest(SEL_RING0_CS, SEL_RING0_SS, (self.rflags | _TF) & ~_IF)
-        while not self._enter():
-            run_immediate(<kvm_run *>self._run, 0)
+        self._enter_to_exit()
         self._stepping = True
         try:
             trap = self._decode()
@@ -425,6 +424,14 @@ cdef class Vcpu:
             return False
         raise GuestCrash(f"KVM_RUN failed: {os.strerror(error)}")
 
+    cdef int _enter_to_exit(self) except -1:
+        """KVM_RUN, whatever signals come, until the guest comes out or `ending` is set."""
+        while not self._enter():
+            # `attention`, which came with it, still stops the next run.
+            run_immediate(<kvm_run *>self._run, 0)
+            if self.ending:
+                raise GuestCrash("stopped in the shim")
+
     cdef object _run_to_trap(self):
         cdef kvm_run *run = <kvm_run *>self._run
         self.entered = True
@@ -442,7 +449,8 @@ cdef class Vcpu:
 
     cdef int _decode(self) except -1:
         cdef kvm_run *run = <kvm_run *>self._run
-        cdef unsigned stub = run_port(run)
+        cdef bint kernel_gate = run_port(run) >= STUB_KERNEL
+        cdef unsigned stub = run_port(run) - STUB_KERNEL if kernel_gate else run_port(run)
         cdef bint interrupt = STUB_EVENT <= stub < STUB_DONE
         cdef const uint64_t *top = <uint64_t *>(
             self._part + (VCPU_INTERRUPT_STACK_END if interrupt else VCPU_TRAP_STACK_END))
@@ -452,7 +460,7 @@ cdef class Vcpu:
         cdef bint ring0 = not top[-4] & 3
         self.in_dispatcher = False
         if stub == STUB_FRAME:
-            return self._decode_frame()
+            return self._decode_frame(kernel_gate)
         if stub == BREAKPOINT and rip == page + SYSCALL_ENTRY + 1:
             self._take_syscall(out, top[-2])
             self.syscall_ring = top[-4] & 3
@@ -476,7 +484,12 @@ cdef class Vcpu:
         else:
             self.error_code = 0
         self._load_trap(top)
-        self.in_dispatcher = self._in_dispatcher(rip)
+        if kernel_gate:
+            self.in_dispatcher = self._in_dispatcher(rip)
+        elif interrupt and rip == page + SYSCALL_ENTRY:
+            # A SYSCALL that is not a trap yet, and would be none on another vCPU.
+            self.rip = self.rcx - 2
+            self.rflags = self.r11 & _USER_FLAGS | _IF | 2
         return stub
 
     cdef void _load_trap(self, const uint64_t *top) noexcept:
@@ -492,8 +505,7 @@ cdef class Vcpu:
         cdef uint64_t at = rip - SHIM_VA - DISPATCHER
         cdef uint64_t offset = rip - self._part_va - VCPU_SYSCALL_PAGE
         if offset < 4096:
-            # User code is on its page behind LSTAR when it makes a system call.
-            return self.state.kernel_mode or offset != SYSCALL_ENTRY
+            return True
         if at >= DISPATCHER_SIZE:
             return False
         if DISPATCHER_RESUME <= at < DISPATCHER_RESUMED:
@@ -501,7 +513,7 @@ cdef class Vcpu:
             self.rsp = self._part_va + VCPU_FRAME_END - sizeof(shim_frame)
         return True
 
-    cdef int _decode_frame(self) except -1:
+    cdef int _decode_frame(self, bint in_ring3) except -1:
         """The trap that the dispatcher left to the host, with the registers in its frame."""
         cdef shim_frame frame = (
             <shim_frame *>(self._part + VCPU_FRAME_END - sizeof(shim_frame)))[0]
@@ -518,19 +530,21 @@ cdef class Vcpu:
             self._load_cr3 = True
         self._done = frame.done
         self.error_code = frame.error_code
-        if not frame.cs & 3 and not self._stepping:
-            if trap == BREAKPOINT and frame.rip == page + SYSCALL32_ENTRY + 1:
-                self._load_frame(&frame)
-                self.rip, self.rflags = frame.rcx, frame.r11
-                self.cs, self.ss = SEL_RING3_CS64, SEL_RING3_SS
-                return _TRAP_SYSCALL32
+        cdef bint inside = not frame.cs & 3 and not self._stepping
+        if trap == BREAKPOINT and frame.rip == page + SYSCALL32_ENTRY + 1:
+            self._load_frame(&frame)
+            self.rip, self.rflags = frame.rcx, frame.r11
+            self.cs, self.ss = SEL_RING3_CS64, SEL_RING3_SS
+            return _TRAP_SYSCALL32
+        if inside:
             if STUB_EVENT <= trap < STUB_DONE:
                 return <int>trap
             if frame.rip == SHIM_VA + GATE_IRET:
                 return _TRAP_BAD_IRET
         if trap >= STUB_DONE and trap != _TRAP_SYSCALL:
             raise GuestCrash(f"the shim left trap {trap} to the host")
-        if frame.rip >> 39 == SHIM_VA >> 39 and trap != _TRAP_SYSCALL:
+        if inside or (in_ring3 and state.kernel_mode and frame.rip >> 39 == SHIM_VA >> 39
+                      and trap != _TRAP_SYSCALL):
             raise GuestCrash(f"exception {trap} inside the shim at {frame.rip:#x}")
         self._load_frame(&frame)
         return <int>trap

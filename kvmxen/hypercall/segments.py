@@ -111,6 +111,8 @@ def update_descriptor(cpu: Cpu, address: int, descriptor: int) -> int:
 def set_segment_base(cpu: Cpu, which: int, base: int) -> int:
     """Set FS's or one of GS's bases; or load the user's GS by a selector."""
     which &= 0xFFFFFFFF
+    # The dispatcher may have left one of them to be written on the way back.
+    cpu.vcpu.flush()
     if which == _GS_USER_SELECTOR:
         cpu.load_user_gs(base & 0xFFFF)
         return 0

@@ -52,6 +52,9 @@
 #define STUB_SPURIOUS 34
 #define STUB_DONE 35
 #define STUB_FRAME 36
+/* What the kernel gate adds to the port of an interrupt, which it alone may have met in the
+ * dispatcher, and of the dispatcher's traps. */
+#define STUB_KERNEL 64
 
 /* The interrupt vectors behind those stubs. */
 #define VECTOR_EVENT 0xe0

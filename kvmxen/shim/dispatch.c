@@ -46,15 +46,18 @@ static int exception(state *s, frame *f)
 
 static int deal(state *s, frame *f)
 {
+    u64 entry = (u64)part_of(f) + VCPU_SYSCALL_PAGE;
+
     /* A SYSCALL of user code whose page behind LSTAR is the trap. */
-    if (f->vector == VECTOR_BREAKPOINT
-        && f->rip == (u64)part_of(f) + VCPU_SYSCALL_PAGE + SYSCALL_ENTRY + 1) {
+    if (f->vector == VECTOR_BREAKPOINT && f->rip == entry + SYSCALL_ENTRY + 1) {
         f->vector = TRAP_SYSCALL;
         f->rip = f->rcx;
         f->rflags = f->r11;
         f->cs = SEL_RING3_CS64;
         f->ss = SEL_RING3_SS;
     }
+    if (f->vector == VECTOR_BREAKPOINT && f->rip == entry + SYSCALL32_ENTRY + 1)
+        return HOST;
     if (f->vector == TRAP_SYSCALL)
         return s->kernel_mode ? hypercall(s, f) : bounce(s, f, &s->syscall, NULL);
     return f->vector < SHIM_VECTORS ? exception(s, f) : HOST;
@@ -69,8 +72,10 @@ int dispatch(frame *f)
     s->invlpgs = 0;
     s->msr = 0;
     s->loaded_kernel_mode = domain()->in_ring3 ? 1 : s->kernel_mode;
-    /* In the shim itself: an iretq of the gate's that faults, the end of a wait, or our fault. */
-    if (!(f->cs & 3) || (f->rip >> 39 == SHIM_VA >> 39 && f->vector != VECTOR_BREAKPOINT))
+    /* In the shim itself: an iretq of the gate's that faults, the end of a wait, or our fault.
+     * User code that goes there faults as it does anywhere. */
+    if (!(f->cs & 3) || (domain()->in_ring3 && s->kernel_mode && f->rip >> 39 == SHIM_VA >> 39
+                         && f->vector != VECTOR_BREAKPOINT))
         return HOST;
     if (deal(s, f))
         return HOST;

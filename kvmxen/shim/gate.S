@@ -148,8 +148,11 @@
         .set vector, 0
         .rept NR_STUBS
         .org GATE_STUBS + vector * STUB_SIZE
-        .if vector >= STUB_EVENT
+        .if vector >= STUB_DONE
         tell_host vector
+        .else
+        .if vector >= STUB_EVENT
+        tell_host (vector + STUB_KERNEL)
         .else
         .if vector == 3
         jmp     breakpoint
@@ -165,6 +168,7 @@
         .endif
         .endif
         iretq
+        .endif
         .endif
         .endif
         .set vector, vector + 1
@@ -185,7 +189,7 @@ breakpoint:
         iretq
 1:      add     $(VCPU_LIST - (VCPU_TRAP_STACK_END - 40)), %rsp
         ret
-2:      tell_host STUB_FRAME
+2:      tell_host (STUB_FRAME + STUB_KERNEL)
         .org GATE_SIZE
 
         .section .gate.user, "ax"

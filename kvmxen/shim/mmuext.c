@@ -57,10 +57,10 @@ int hypercall_mmuext_op(state *s, frame *f)
     if (f->rdx && (f->rdx & 3 || !translate(s->kernel_cr3, f->rdx, true)))
         return HOST;
     for (; f->done < count; f->done++) {
-        u64 command, argument;
+        u64 command, argument, unused;
         u64 at = f->rdi + f->done * 24;
         if (load(s->kernel_cr3, at, &command) || load(s->kernel_cr3, at + 8, &argument)
-            || operation(s, (u32)command, argument))
+            || load(s->kernel_cr3, at + 16, &unused) || operation(s, (u32)command, argument))
             return HOST;
     }
     if (f->rdx) {

@@ -1,0 +1,30 @@
+"""User code reaches neither the shim nor its kernel, wherever the dispatcher runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvmxen.layout import Layout
+from kvmxen.shim.abi import constants
+from tests.e2e.domain import Boot
+
+MIB = 1 << 20
+MEMORY = 64
+
+
+@pytest.mark.parametrize("shim", ["dispatch", "exits"])
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_confined(boot: Boot, guest: Callable[[str], Path], shim: str, vcpus: int) -> None:
+    xenheap = Layout.plan(MEMORY * MIB, vcpus).xenheap_gpa
+    parts = xenheap - vcpus * constants()["VCPU_SIZE"]
+    domain = boot(
+        guest("confined"),
+        *("--memory", f"{MEMORY}M", "--vcpus", vcpus, "--shim", shim, "--timeout", 110),
+        *("--cmdline", f"parts={parts} xenheap={xenheap}"),
+    )
+    assert domain.wait() == 0, domain.stderr + domain.output
+    assert domain.output.endswith("SUCCESS\n")
+    assert domain.stderr == ""
