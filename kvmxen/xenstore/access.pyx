@@ -46,7 +46,9 @@ cdef class Access:
         if node is None:
             self._create(path, value)
         else:
-            self._check_room(value, node.permissions, node.listing_size, 0)
+            self._check_size(value, node.permissions, node.listing_size)
+            if node.owner == self._domain.domid:
+                self._check_memory(len(value) - len(node.value))
             self._view.put(path, value, node.permissions)
         self._view.changed(path, None)
 
@@ -79,7 +81,7 @@ cdef class Access:
         cdef Node node = self.look(path, WRITE | OWNER)
         if self._domain.domid != DOM0 and permissions[0].domid != node.owner:
             raise XenstoreError(errno.EPERM)
-        self._check_room(node.value, permissions, node.listing_size, 0)
+        self._check_size(node.value, permissions, node.listing_size)
         cdef tuple old = node.permissions
         self._view.put(path, node.value, permissions)
         self._view.changed(path, old)
@@ -119,10 +121,12 @@ cdef class Access:
         if domain.domid != DOM0:
             permissions = (permissions[0]._replace(domid=domain.domid), *permissions[1:])
         top = missing[-1]
-        self._check_room(
-            above.value, above.permissions, above.listing_size + len(top) - top.rfind("/"), 0
+        self._check_size(
+            above.value, above.permissions, above.listing_size + len(top) - top.rfind("/")
         )
-        self._check_room(value, permissions, 0, sum([len(where) for where in missing]))
+        self._check_size(value, permissions, 0)
+        empty = node_size(b"", len(permissions), 0)
+        self._check_memory(len(value) + sum([len(where) + empty for where in missing]))
         owned = self._view.nodes(domain.domid) + len(missing)
         if not domain.allows("nodes", owned):
             raise XenstoreError(errno.ENOSPC)
@@ -131,12 +135,13 @@ cdef class Access:
         self._view.put(path, value, permissions)
         return 0
 
-    cdef int _check_room(self, bytes value, tuple permissions, Py_ssize_t listing,
-                         Py_ssize_t more) except -1:
-        cdef Py_ssize_t size = node_size(value, len(permissions), listing)
-        domain = self._domain
-        if not domain.allows("node_size", size):
+    cdef int _check_size(self, bytes value, tuple permissions, Py_ssize_t listing) except -1:
+        if not self._domain.allows("node_size", node_size(value, len(permissions), listing)):
             raise XenstoreError(errno.ENOSPC)
-        if not domain.allows("memory", self._view.memory(domain.domid) + size + more):
+        return 0
+
+    cdef int _check_memory(self, Py_ssize_t more) except -1:
+        domain = self._domain
+        if more > 0 and not domain.allows("memory", domain.memory + more):
             raise XenstoreError(errno.ENOMEM)
         return 0

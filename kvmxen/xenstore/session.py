@@ -36,11 +36,14 @@ class Session:
     def watch(self, text: str, token: bytes, depth: int = UNLIMITED) -> Watch:
         """Watch the path `text`; fires once as soon as the request is answered.
 
-        Raises XenstoreError: EINVAL, EEXIST, ENOSPC.
+        Raises XenstoreError: EINVAL, EEXIST, ENOSPC, ENOMEM.
         """
+        path = self.path(text, special=True)
+        self._check_new(path, token)
         if not self.domain.allows("watches", self.domain.watches + 1):
-            self._check_new(self.path(text, special=True), token)
             raise XenstoreError(errno.ENOSPC)
+        if not self.domain.allows("memory", self.domain.memory + len(path) + len(token)):
+            raise XenstoreError(errno.ENOMEM)
         watch = self.resume_watch(text, token, depth)
         self.state.defer(lambda: self._deliver(watch, watch.path))
         return watch
@@ -86,6 +89,7 @@ class Session:
         transaction = self.transaction(number)
         del self.transactions[number]
         self.domain.transactions -= 1
+        transaction.close()
         if commit:
             transaction.commit()
 
@@ -103,6 +107,8 @@ class Session:
         for watch in self.watches.values():
             self._forget(watch)
         self.watches.clear()
+        for transaction in self.transactions.values():
+            transaction.close()
         self.domain.transactions -= len(self.transactions)
         self.transactions.clear()
 

@@ -164,10 +164,6 @@ class State:
         """The number of nodes that `domid` owns."""
         return self.domain(domid).nodes
 
-    def memory(self, domid: int) -> int:
-        """The bytes that `domid` uses."""
-        return self.domain(domid).memory
-
     def changed(self, path: str, old: Permissions | None) -> None:
         """Tell of a change to the node at `path`, which had the permissions `old` before."""
         readable = [] if old is None else [old]

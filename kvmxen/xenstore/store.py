@@ -40,7 +40,10 @@ class Store(State, HostNodes):
         """Several changes as one, with nobody else's in between; an exception undoes them all."""
         with self.lock:
             transaction = Transaction(self, DOM0)
-            yield HostNodes(self, transaction.access)
+            try:
+                yield HostNodes(self, transaction.access)
+            finally:
+                transaction.close()
             transaction.commit()
             self.deliver()
 

@@ -76,16 +76,25 @@ class Transaction:
         self._seen[path].listed = True
 
     def put(self, path: str, value: bytes, permissions: Permissions) -> None:
-        """Make or change the node at `path`; its parent must be."""
+        """Make or change the node at `path`; its parent must be.
+
+        Raises XenstoreError(ENOMEM) where the domain has no memory for it.
+        """
         old = self._tree.get(path)
         if old is None:
             self.get(parent(path))
-        else:
+        seen = self._note(path, old)
+        size = len(path) + node_size(value, len(permissions), 0)
+        if old is not None and seen.changed:
+            size -= node_memory(path, old)
+        if size > 0 and not self._domain.allows("memory", self._domain.memory + size):
+            raise XenstoreError(errno.ENOMEM)
+        self._hold(size)
+        if old is not None:
             self._count(old, -1)
-        self._note(path, old).changed = True
+        seen.changed = True
         node = self._tree.put(path, value, permissions, self._state.next_generation())
         self._count(node, +1)
-        self._memory += node_memory(path, node)
 
     def imply(self, path: str, permissions: Permissions) -> None:
         """Make the node at `path` for the sake of one below it; its parent must be."""
@@ -97,6 +106,8 @@ class Transaction:
         self.get(parent(path))
         for where, node in self._tree.walk(path):
             seen = self._note(where, node)
+            if seen.changed:
+                self._hold(-node_memory(where, node))
             seen.changed = seen.listed = True
             seen.implied = False
             self._count(node, -1)
@@ -105,10 +116,6 @@ class Transaction:
     def nodes(self, domid: int) -> int:
         """The number of nodes that `domid` would own."""
         return self._state.nodes(domid) + self._nodes.get(domid, 0)
-
-    def memory(self, domid: int) -> int:
-        """The bytes that `domid` uses, with all that the transaction wrote."""
-        return self._state.memory(domid) + self._memory
 
     def walk(self, path: str) -> Iterator[tuple[str, Node]]:
         """The nodes below `path` and itself, children before parents."""
@@ -159,6 +166,10 @@ class Transaction:
     def doom(self) -> None:
         """Let no commit succeed: a request in it was refused for lack of room."""
         self._failed = True
+
+    def close(self) -> None:
+        """Give back what the transaction took of its domain's memory; it is over."""
+        self._hold(-self._memory)
 
     def commit(self) -> None:
         """Make the changes in the live store, all or, raising XenstoreError, none.
@@ -233,6 +244,10 @@ class Transaction:
             )
             self._seen[path] = seen
         return seen
+
+    def _hold(self, size: int) -> None:
+        self._memory += size
+        self._domain.memory += size
 
     def _count(self, node: Node, sign: int) -> None:
         self._nodes[node.owner] = self._nodes.get(node.owner, 0) + sign

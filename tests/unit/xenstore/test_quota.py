@@ -117,11 +117,45 @@ def test_memory_is_bounded_and_comes_back() -> None:
     assert store.domain(1).memory == before
 
 
-def test_memory_in_a_transaction() -> None:
+def test_a_node_can_be_written_again_where_there_is_no_more_memory() -> None:
     _, guest = small(memory=20_000)
-    tx = guest.start()
-    answers = [guest.ask(Op.WRITE, b"n\0" + bytes(1900), tx) for _ in range(20)]
-    assert "ENOMEM" in answers
+    made = 0
+    while guest.ask(Op.WRITE, b"n%d\0" % made + bytes(1000)) == OK:
+        made += 1
+    assert guest.ask(Op.WRITE, b"n0\0" + bytes(1000)) == OK
+    assert guest.ask(Op.WRITE, b"n0\0" + bytes(2000)) == "ENOMEM"
+    assert guest.ask(Op.WRITE, b"n0\0") == OK
+    assert guest.ask(Op.WRITE, b"n0\0" + bytes(900)) == OK
+
+
+def test_memory_in_transactions() -> None:
+    """All that a domain's open transactions hold counts together, until they end."""
+    store, guest = small(memory=20_000)
+    before = store.domain(1).memory
+    opened = [guest.start() for _ in range(5)]
+    for _ in range(3):
+        answers = [guest.ask(Op.WRITE, b"n\0" + bytes(1900), tx) for tx in opened]
+        assert answers == [OK] * 5
+    assert guest.ask(Op.RM, b"n\0", opened[0]) == OK
+    assert store.domain(1).memory < before + 4 * 2000
+    answers = [guest.ask(Op.WRITE, b"m\0" + bytes(1900), tx) for tx in opened]
+    assert answers == [OK] * 5
+    assert guest.ask(Op.WRITE, b"o\0" + bytes(1900), opened[0]) == OK
+    assert guest.ask(Op.WRITE, b"p\0" + bytes(1900), opened[0]) == "ENOMEM"
+    assert 15_000 < store.domain(1).memory <= 20_000
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", opened[0]) == "ENOMEM"
+    for tx in opened[1:4]:
+        guest.ask(Op.TRANSACTION_END, b"F\0", tx)
+    guest.connection.reset()
+    assert store.domain(1).memory == before
+
+
+def test_memory_of_watches() -> None:
+    _, guest = small(memory=10_000)
+    answers = [guest.ask(Op.WATCH, b"w\0" + b"t" * 2000 + b"%d\0" % i) for i in range(8)]
+    guest.drain()
+    assert answers[0] == OK
+    assert answers[-1] == "ENOMEM"
 
 
 def test_unread_replies_stall_the_client() -> None:
