@@ -91,14 +91,19 @@ class Passt(Wire):
 
 def _arguments(fd: int) -> list[str]:
     # The template has to have a link-local address for IPv6; of nothing else of it there is use.
-    template = _link_local_interface()
+    template = link_local_interface()
     ipv4 = ["--address", ADDRESS, "--netmask", str(PREFIX), "--gateway", GATEWAY]
     ipv6 = ["--address", ADDRESS6, "--gateway", GATEWAY6] if template else ["--ipv4-only"]
     options = ["--interface", template or "lo", "--mac-addr", GATEWAY_MAC, *ipv4, *ipv6]
     return ["--foreground", "--quiet", "--stderr", "--fd", str(fd), *options]
 
 
-def _link_local_interface(table: Path = Path("/proc/net/if_inet6")) -> str | None:
+def has_ipv6() -> bool:
+    """Whether guests get IPv6 by passt here."""
+    return link_local_interface() is not None
+
+
+def link_local_interface(table: Path = Path("/proc/net/if_inet6")) -> str | None:
     """An interface with a link-local address of IPv6, None where the host has none."""
     try:
         rows = [row.split() for row in table.read_text().splitlines()]

@@ -103,6 +103,9 @@ def _bring_up(name: str, bridge: str) -> None:
                         f"there is no bridge {bridge}; make it (ip link add {bridge} type bridge), "
                         "or name another"
                     )
+                # As Xen's vif-bridge script has it: what the bridge carries, its ports do.
+                mtu = ip.get_links(master[0])[0].get_attr("IFLA_MTU")
+                ip.link("set", index=index, mtu=mtu)
                 ip.link("set", index=index, master=master[0])
             ip.link("set", index=index, state="up")
         except NetlinkError as error:

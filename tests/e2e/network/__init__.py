@@ -1,0 +1,1 @@
+"""What the network tests need on the host's side, and the guest's client."""

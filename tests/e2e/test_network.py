@@ -1,0 +1,207 @@
+"""Debian's kernel with its own xen-netfront, over passt and over a tap device on a bridge."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kvmxen.backends.net.passt import ADDRESS, GATEWAY, GATEWAY6, has_ipv6
+from tests import packages
+from tests.e2e.domain import Boot, Domain, Ramdisk
+from tests.e2e.network import namespace, passt, servers
+from tests.e2e.network.servers import Servers
+from tests.lab.modules import modules
+
+MIB = 1 << 20
+# KVMXEN_TEST_FULL=1 for a GiB each way and ten thousand connections.
+FULL = bool(os.environ.get("KVMXEN_TEST_FULL"))
+SIZE = (1024 if FULL else 32) * MIB
+CONNECTIONS = 10_000 if FULL else 300
+TIMEOUT = 1200 if FULL else 300
+SOURCE = Path(__file__).parent / "network" / "client.c"
+
+# What udhcpc runs: busybox has no other.
+DHCP = """\
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip address add $ip/$mask dev $interface
+ip link set $interface mtu $mtu
+ip route add default via $router
+echo "[dhcp $ip/$mask $router mtu $mtu]"
+"""
+# No address is another guest's.
+START = """
+echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
+insmod /bin/xen_netfront.ko
+ip link set lo up
+ip link set eth0 up
+"""
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The client, DHCP's script, and the driver, for the guest."""
+    folder = tmp_path_factory.mktemp("network")
+    client = folder / "client"
+    flags = ("-O2", "-static", "-Wall", "-Wextra", "-Werror")
+    try:
+        subprocess.run(
+            ["gcc", *flags, "-o", str(client), str(SOURCE)],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        loaded = modules("6.1", ("xen_netfront",))
+    except FileNotFoundError:
+        pytest.skip("needs gcc")
+    except subprocess.CalledProcessError as error:
+        if "cannot find -lc" in error.stderr:
+            pytest.skip("needs a static C library (Debian's libc6-dev)")
+        raise AssertionError(error.stderr) from error
+    except packages.Unavailable as error:
+        pytest.skip(f"needs Debian's xen-netfront: {error}")
+    (folder / "dhcp").write_text(DHCP)
+    for module in loaded:
+        (folder / module.name).write_bytes(module.image)
+    return [client, folder / "dhcp", *(folder / module.name for module in loaded)]
+
+
+@pytest.fixture
+def kernel(debian_kernel: Callable[[str], Path]) -> Path:
+    return debian_kernel("6.1")
+
+
+@pytest.fixture
+def bridged() -> Iterator[namespace.Namespace]:
+    """A namespace with a bridge, for a guest on a tap device."""
+    try:
+        made = namespace.Namespace()
+    except namespace.Unavailable as error:
+        pytest.skip(f"needs {error}")
+    with made:
+        yield made
+
+
+def figures(domain: Domain) -> dict[str, int]:
+    """What the interface counted, once the guest has powered off."""
+    assert domain.wait(TIMEOUT) == 0, domain.stderr + domain.output
+    counted: dict[str, int] = json.loads(domain.stderr.splitlines()[-1])["vif/0"]
+    assert counted["tx_errors"] == counted["rx_errors"] == counted["tx_dropped"] == 0
+    return counted
+
+
+def assert_moved(domain: Domain, served: Servers) -> int:
+    """That both ends saw the same bytes, whatever the direction; TCP's segment size."""
+    match = domain.expect(r"(sent|received) (\d+) crc ([0-9a-f]{8})\n", TIMEOUT)
+    what, size, total, segment = served.done.get(timeout=TIMEOUT)
+    assert what == {"sent": "sink", "received": "source"}[match[1]]
+    assert (size, total) == (int(match[2]), int(match[3], 16))
+    assert size == SIZE
+    return segment
+
+
+def test_passt(boot: Boot, kernel: Path, ramdisk: Ramdisk, programs: list[Path]) -> None:
+    """DHCP, a name, data both ways, many connections, and the driver's coming back."""
+    if lack := passt.why_not():
+        pytest.skip(f"needs {lack}")
+    has_six = has_ipv6()
+    lease = rf"\[dhcp {ADDRESS}/24 {GATEWAY} mtu (\d+)\]"
+    with Servers("127.0.0.1", "::1" if has_six else None, SIZE) as served:
+        ports = served.ports
+        six = f"""
+            until ip address show dev eth0 scope global | grep -q inet6; do sleep 1; done
+            client connect {GATEWAY6} {ports.get("hello6")} 20
+        """
+        script = f"""
+            {START}
+            lease() {{ udhcpc -i eth0 -f -n -q -t 20 -T 5 -s /bin/dhcp 2>/dev/null; }}
+            lease
+            nslookup -type=a {servers.NAME} {GATEWAY}:{ports["names"]}
+            client receive {GATEWAY} {ports["source"]}
+            client send {GATEWAY} {ports["sink"]} {SIZE}
+            client connect {GATEWAY} {ports["hello"]} {CONNECTIONS}
+            ip link set eth0 mtu 1500
+            client send {GATEWAY} {ports["sink"]} {SIZE}
+            {six if has_six else ""}
+            # The driver counts its device as a use of the module.
+            echo vif-0 >/sys/bus/xen/drivers/vif/unbind
+            rmmod xen_netfront
+            echo "[gone: $(ls /sys/class/net)]"
+            {START}
+            lease
+            client connect {GATEWAY} {ports["hello"]} 3
+            poweroff -f
+        """
+        domain = boot(
+            kernel, "--ramdisk", ramdisk(script, *programs), "--cmdline", "console=hvc0 quiet",
+            "--net", "user", "--stats=json", "--timeout", TIMEOUT,
+        )  # fmt: skip
+        # The largest that IPv4 and passt have.
+        assert int(domain.expect(lease)[1]) == 65520
+        domain.expect(rf"Name:\s+{servers.NAME}\s+Address: {servers.ADDRESS}\s")
+        assert assert_moved(domain, served) > 0
+        assert assert_moved(domain, served) > 0
+        domain.expect(rf"connected {CONNECTIONS} times\n", TIMEOUT)
+        assert assert_moved(domain, served) > 0
+        if has_six:
+            domain.expect(r"connected 20 times\n")
+        domain.expect(r"\[gone: lo\]")
+        domain.expect(lease)
+        domain.expect(r"connected 3 times\n")
+        counted = figures(domain)
+    # Large packets of the guest's, cut by us.
+    assert counted["tx_gso"] > 0
+    assert counted["segments"] > counted["tx_gso"]
+    assert counted["rx_bytes"] > SIZE
+    assert "passt ended" not in domain.stderr
+
+
+def test_tap(
+    boot: Boot,
+    kernel: Path,
+    ramdisk: Ramdisk,
+    programs: list[Path],
+    bridged: namespace.Namespace,
+) -> None:
+    """Jumbo frames, IPv6, offloads both ways and two queues, with a bridge of a namespace."""
+    host, host6 = namespace.ADDRESS, namespace.ADDRESS6
+    with bridged.run(lambda: Servers(host, host6, SIZE)) as served:
+        ports = served.ports
+        script = f"""
+            {START}
+            ip link set eth0 mtu {namespace.MTU}
+            ip address add 192.0.2.2/24 dev eth0
+            ip address add 2001:db8::2/64 dev eth0
+            echo "[queues: $(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)]"
+            ping -c 3 -s {namespace.MTU - 28} {host}
+            client receive {host} {ports["source"]}
+            client send {host} {ports["sink"]} {SIZE}
+            client receive {host6} {ports["source6"]}
+            client send {host6} {ports["sink6"]} {SIZE}
+            client connect {host} {ports["hello"]} {CONNECTIONS}
+            client connect {host6} {ports["hello6"]} {CONNECTIONS}
+            poweroff -f
+        """
+        image = ramdisk(script, *programs)
+        domain = bridged.run(
+            lambda: boot(
+                kernel, "--ramdisk", image, "--cmdline", "console=hvc0 quiet", "--vcpus", 2,
+                "--net", f"tap=kx0,bridge={namespace.BRIDGE},mac=00:16:3e:00:11:22",
+                "--stats=json", "--timeout", TIMEOUT,
+            )
+        )  # fmt: skip
+        domain.expect(r"\[queues: 2\]")
+        domain.expect(r"3 packets transmitted, 3 packets received, 0% packet loss", TIMEOUT)
+        for headers in (20, 20, 40, 40):
+            # A frame's, less those of IP and TCP, and TCP's timestamps.
+            assert assert_moved(domain, served) == namespace.MTU - headers - 20 - 12
+        for _ in range(2):
+            domain.expect(rf"connected {CONNECTIONS} times\n", TIMEOUT)
+        counted = figures(domain)
+    assert counted["tx_gso"] > 0
+    assert counted["rx_gso"] > 0
+    # Both went on whole, and were not cut here.
+    assert counted["segments"] == 0

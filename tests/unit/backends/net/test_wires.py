@@ -1,0 +1,119 @@
+"""passt and tap devices: what a person is told where the host has not what it takes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from kvmxen.backends.net import passt, tap
+from kvmxen.backends.net.passt import Passt
+from kvmxen.backends.net.tap import Tap
+from kvmxen.backends.net.vif import Offloads
+from kvmxen.errors import KvmxenError
+from tests.unit.backends.guest import wait_until
+
+WHOLE = Offloads(csum=True, csum6=True, tso4=True, tso6=True)
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A passt that a test writes."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    path = tmp_path / "passt"
+    path.touch(0o755)
+    return path
+
+
+def test_no_passt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KvmxenError, match="needs passt, which this host has not: install it"):
+        Passt("vif0")
+
+
+def test_passt_gets_its_socket_and_ends_with_it(program: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >{log}\n'
+        'while [ "$1" != --fd ]; do shift; done\neval "exec cat <&$2 >/dev/null"\n'
+    )
+    wire = Passt("vif0")
+    wait_until(lambda: log.exists() and bool(log.read_text()))
+    wire.set_offloads(WHOLE)
+    wire.close()
+    arguments = log.read_text().split()
+    assert "--foreground" in arguments
+    assert arguments[arguments.index("--address") + 1] == passt.ADDRESS
+    assert arguments[arguments.index("--gateway") + 1] == passt.GATEWAY
+
+
+def test_a_passt_that_ends_is_told_of(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program.write_text("#!/bin/sh\necho one line >&2\necho the reason >&2\nexit 7\n")
+    wire = Passt("vif3")
+    said: list[str] = []
+
+    def is_told() -> bool:
+        said.append(capsys.readouterr().err)
+        return "vif3" in "".join(said)
+
+    wait_until(is_told)
+    wire.close()
+    assert "".join(said).strip() == (
+        "kvmxen: passt ended with status 7, vif3 has no network any more: the reason"
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("", None),
+        ("00000000000000000000000000000001 01 80 10 80       lo\n", None),
+        (
+            "00000000000000000000000000000001 01 80 10 80       lo\n"
+            "fd000000000000000000000000000002 04 40 00 82     eth0\n"
+            "fe8000000000000000fc00fffe000001 04 40 20 80     eth1\n",
+            "eth1",
+        ),
+    ],
+)
+def test_the_template_for_ipv6(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, name: str | None
+) -> None:
+    path = tmp_path / "if_inet6"
+    assert passt.link_local_interface(path) is None
+    path.write_text(table)
+    assert passt.link_local_interface(path) == name
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (errno.EPERM, r"no right to a tap device: run as root, or have root make one"),
+        (errno.EBUSY, r"the tap device tap7 is in use; give another, or end who uses it"),
+        (errno.EINVAL, r"the tap device tap7 cannot be had .*must be a tap device with vnet_hdr"),
+    ],
+)
+def test_no_tap_device(monkeypatch: pytest.MonkeyPatch, code: int, sentence: str) -> None:
+    def ioctl(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    opened = os.open
+
+    def open_null(_path: str, flags: int) -> int:
+        return opened("/dev/null", flags)
+
+    monkeypatch.setattr(tap.fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(tap.os, "open", open_null)
+    with pytest.raises(KvmxenError, match=sentence):
+        Tap("tap7")
+
+
+def test_no_tun(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tap.os, "open", refuse)
+    with pytest.raises(KvmxenError, match="/dev/net/tun cannot be opened .Permission denied."):
+        Tap()
