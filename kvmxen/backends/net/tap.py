@@ -15,6 +15,7 @@ from kvmxen.backends.net.link import TapLink
 from kvmxen.backends.net.vif import Offloads, Wire
 from kvmxen.errors import KvmxenError
 
+DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _TUNSETVNETHDRSZ = 0x400454D8
@@ -39,11 +40,9 @@ class Tap(Wire):
     def __init__(self, name: str = "", bridge: str = "") -> None:
         found = bool(name) and Path("/sys/class/net", name).exists()
         try:
-            self._fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise KvmxenError(
-                f"/dev/net/tun cannot be opened ({error.strerror}): {_ADVICE}"
-            ) from None
+            raise KvmxenError(f"{DEVICE} cannot be opened ({error.strerror}): {_ADVICE}") from None
         try:
             self.name = self._make(name)
             if bridge or not found:
