@@ -1,0 +1,218 @@
+"""Bytes from the clients' sockets to their connections and back: epoll(7), no step in Python.
+
+The GIL is held but for the wait: no call on a socket blocks.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint32_t
+
+from kvmxen.xenstore.connection cimport Connection
+
+import os
+import select
+from collections import deque
+from functools import partial
+
+from kvmxen.xenstore.errors import ProtocolError
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLLIN
+        EPOLLOUT
+        EPOLL_CTL_MOD
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_ctl(int poll, int operation, int fd, epoll_event *event)
+    int epoll_wait(int poll, epoll_event *events, int room, int timeout)
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+    Py_ssize_t recv(int fd, void *buffer, size_t size, int flags)
+    Py_ssize_t send(int fd, const void *buffer, size_t size, int flags)
+
+cdef enum:
+    # A reply may be 200 times its request, so requests are taken in small portions.
+    PORTION = 4096
+    # From so many unread bytes on, no more requests are taken.
+    ENOUGH = 65536
+    ALL = 1 << 30
+    EVENTS = 64
+
+
+cdef class Channel:
+    """A client: the descriptor of its socket, and its connection to the store.
+
+    `lost` is set when there is no going on with it: it left, talked nonsense, or left more than
+    `limit` bytes unread.
+    """
+
+    cdef readonly int descriptor
+    cdef readonly bint lost
+    cdef Py_ssize_t _limit
+    cdef uint32_t _interest
+    cdef readonly Connection connection
+    # What is to be sent, but for the first `_sent` bytes.
+    cdef bytes _held
+    cdef Py_ssize_t _sent
+
+    def __init__(self, int descriptor, Py_ssize_t limit):
+        self.descriptor = descriptor
+        self._limit = limit
+        self._held = b""
+
+    cdef Py_ssize_t _unread(self):
+        return PyBytes_GET_SIZE(self._held) - self._sent
+
+    cdef int _receive(self) except -1:
+        """Do what the client asked for, as far as it has read what it was answered."""
+        cdef char[PORTION] buffer
+        cdef Py_ssize_t got
+        if self._unread() >= ENOUGH:
+            return 0
+        got = recv(self.descriptor, buffer, PORTION, MSG_DONTWAIT)
+        if got > 0:
+            try:
+                self.connection.feed(buffer[:got])
+            except ProtocolError:
+                self.lost = True
+        elif got == 0 or errno not in (EAGAIN, EINTR):
+            self.lost = True
+        return 0
+
+    cdef int _send(self) except -1:
+        """Hand the client what it takes of what waits for it."""
+        cdef bytes more = self.connection.take(ALL)
+        cdef Py_ssize_t sent
+        if more:
+            self._held = self._held[self._sent:] + more if self._unread() else more
+            self._sent = 0
+        if self._unread():
+            sent = send(
+                self.descriptor,
+                PyBytes_AS_STRING(self._held) + self._sent,
+                self._unread(),
+                MSG_DONTWAIT | MSG_NOSIGNAL,
+            )
+            if sent >= 0:
+                self._sent += sent
+            elif errno not in (EAGAIN, EINTR):
+                self.lost = True
+        if self._unread() > self._limit:
+            self.lost = True
+        return 0
+
+    cdef uint32_t _wanted(self):
+        """What is to be waited for."""
+        cdef Py_ssize_t unread = self._unread()
+        return (EPOLLIN if unread < ENOUGH else 0) | (EPOLLOUT if unread else 0)
+
+
+cdef class Pump:
+    """Serves channels in the one thread that calls turn() and add(); wake() is for any."""
+
+    cdef object _epoll
+    cdef int _poll
+    cdef int _wakeup
+    cdef unsigned long _thread
+    cdef dict _channels
+    cdef object _woken
+
+    def __init__(self):
+        self._epoll = select.epoll()
+        self._poll = self._epoll.fileno()
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._channels = {}
+        self._woken = deque()
+        self.watch(self._wakeup)
+
+    def close(self):
+        """Close what was opened here; the channels' sockets are not ours."""
+        self._epoll.close()
+        os.close(self._wakeup)
+
+    def watch(self, int descriptor):
+        """Have turn() tell when `descriptor` is readable."""
+        self._epoll.register(descriptor, EPOLLIN)
+
+    def unwatch(self, int descriptor):
+        """No longer."""
+        self._epoll.unregister(descriptor)
+
+    def add(self, int descriptor, connect, Py_ssize_t limit):
+        """Serve a client at the socket `descriptor`, which may leave `limit` bytes unread.
+
+        `connect(wake)` gives the connection.
+        """
+        cdef Channel channel = Channel(descriptor, limit)
+        channel.connection = connect(partial(self._wake, channel))
+        channel._interest = EPOLLIN
+        self._channels[descriptor] = channel
+        self.watch(descriptor)
+
+    def remove(self, int descriptor):
+        """End the connection of the client at `descriptor`, whose socket is still open."""
+        cdef Channel channel = self._channels.pop(descriptor)
+        channel.connection.close()
+        channel.lost = True
+        self.unwatch(descriptor)
+
+    def wake(self):
+        """From any thread: have turn() return soon."""
+        os.eventfd_write(self._wakeup, 1)
+
+    def turn(self, int timeout):
+        """Wait, `timeout` ms at most or with -1 as long as it takes, and serve who is ready.
+
+        Returns the descriptors that are to be looked at: those watched that are readable, and
+        those of clients that are lost, to be removed.
+        """
+        cdef epoll_event[EVENTS] events
+        cdef Channel channel
+        cdef list left = []
+        cdef int index, ready, descriptor
+        self._thread = PyThread_get_thread_ident()
+        with nogil:
+            ready = epoll_wait(self._poll, events, EVENTS, timeout)
+        for index in range(ready):
+            descriptor = events[index].data.fd
+            channel = self._channels.get(descriptor)
+            if channel is not None:
+                self._serve(channel, events[index].events != EPOLLOUT, left)
+            elif descriptor == self._wakeup:
+                os.eventfd_read(self._wakeup)
+            else:
+                left.append(descriptor)
+        while self._woken:
+            channel = self._woken.popleft()
+            if not channel.lost:
+                self._serve(channel, False, left)
+        return left
+
+    def _wake(self, Channel channel):
+        """From any thread, under the store's lock: there is something for `channel`."""
+        self._woken.append(channel)
+        if PyThread_get_thread_ident() != self._thread:
+            os.eventfd_write(self._wakeup, 1)
+
+    cdef int _serve(self, Channel channel, bint readable, list left) except -1:
+        cdef epoll_event event
+        if readable:
+            channel._receive()
+        if not channel.lost:
+            channel._send()
+        if channel.lost:
+            left.append(channel.descriptor)
+            return 0
+        event.events = channel._wanted()
+        if event.events != channel._interest:
+            event.data.fd = channel.descriptor
+            epoll_ctl(self._poll, EPOLL_CTL_MOD, channel.descriptor, &event)
+            channel._interest = event.events
+        return 0
