@@ -66,6 +66,7 @@ cdef class Credit:
     def __cinit__(self, int64_t bytes_, int64_t period):
         self.bytes, self.period = bytes_, period
         self._left = bytes_
+        self._renewed = now_ns()
 
     cdef int64_t wait(self) noexcept nogil:
         """How many ns there is nothing to spend, 0 when there is."""
