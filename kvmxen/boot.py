@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.backends.console import Console
-from kvmxen.backends.devices import net_device
+from kvmxen.backends.devices import block_device, net_device
 from kvmxen.backends.guest import Guest
 from kvmxen.backends.terminal import PlainTerminal, open_terminal
 from kvmxen.backends.xenbus import Xenbus
@@ -212,6 +212,8 @@ def pv(
         stats.built()
         guest = Guest(machine.memory, machine.grants, machine.events, xenstore.store, machine.fail)
         with Server(xenstore.store, folder / SOCKET, machine.fail), Xenbus(guest) as bus:
+            for disk in config.disks:
+                bus.attach(block_device(guest, disk))
             for index, net in enumerate(config.nets):
                 bus.attach(net_device(guest, index, net, domain=config.name, vcpus=config.vcpus))
             machine.start()

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from kvmxen.backends.guest import Guest
 from kvmxen.backends.xenbus import Device
+from kvmxen.config.disk import DiskSpec
 from kvmxen.config.net import NetSpec, generate_mac
+
+
+def block_device(guest: Guest, spec: DiskSpec) -> Device:
+    """The disk that `spec`, which has a target, describes; raises KvmxenError."""
+    # Who asks for no disk waits for none of this.
+    from kvmxen.backends.block.vbd import Vbd
+
+    return Vbd(guest, spec)
 
 
 def net_device(guest: Guest, index: int, spec: NetSpec, *, domain: str, vcpus: int) -> Device:

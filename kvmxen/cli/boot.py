@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kvmxen.cli.status import STATUSES
-from kvmxen.config import Config, ConsoleSpec
+from kvmxen.config import Config, ConsoleSpec, DiskSpec
 from kvmxen.config.domain import OnReboot, Shim, Stats
 from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import parse_size
@@ -39,6 +39,15 @@ class _Command(click.Command):
 )
 @click.option(
     "--vcpus", metavar="N", type=int, default=1, show_default=True, help="Virtual CPUs, 1 to 64."
+)
+@click.option(
+    "--disk",
+    "disks",
+    metavar="FILE[,KEY=VALUE]...",
+    multiple=True,
+    help="A disk: a file or block device; ro, target=xvda, format=raw|qcow2, devtype=cdrom, "
+    "cache=writeback|writethrough|none|directsync|unsafe, no-discard, sector-size=512|4096. "
+    "Can be given several times, and understands xl's way to write it.",
 )
 @click.option(
     "--console",
@@ -91,6 +100,7 @@ def boot(
     name: str | None,
     memory: str,
     vcpus: int,
+    disks: tuple[str, ...],
     console: str,
     nets: tuple[str, ...],
     timeout: float | None,
@@ -109,6 +119,7 @@ def boot(
         name=name or f"domain-{os.getpid()}",
         memory=parse_size(memory),
         vcpus=vcpus,
+        disks=tuple(map(DiskSpec.parse, disks)),
         console=ConsoleSpec.parse(console),
         nets=tuple(spec for text in nets if (spec := NetSpec.parse(text))),
         timeout=timeout,

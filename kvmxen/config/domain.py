@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from kvmxen.config.console import ConsoleSpec
+from kvmxen.config.disk import DiskSpec, with_targets
 from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import MIB, host_memory
 from kvmxen.errors import UsageError
@@ -34,7 +35,7 @@ class Config:
     """What to boot, and how; making one raises UsageError where it makes no sense.
 
     With no `kernel` it is the embedded demo guest. `memory` is in bytes, `timeout` in seconds
-    of the host's time.
+    of the host's time. Each of `disks` has a target once it is here.
     """
 
     kernel: Path | None = None
@@ -44,6 +45,7 @@ class Config:
     name: str
     memory: int = 512 * MIB
     vcpus: int = 1
+    disks: tuple[DiskSpec, ...] = ()
     console: ConsoleSpec = field(default_factory=lambda: ConsoleSpec("stdio"))
     nets: tuple[NetSpec, ...] = ()
     timeout: float | None = None
@@ -56,6 +58,7 @@ class Config:
     def __post_init__(self) -> None:
         self._check_images()
         self._check_size()
+        object.__setattr__(self, "disks", tuple(with_targets(self.disks)))
         if not is_name(self.name):
             raise UsageError(
                 f"{self.name!r} cannot name a domain: give 1 to 64 letters, digits or . _ + -, "

@@ -1,0 +1,91 @@
+"""The block device's protocol. Source: xen/include/public/io/blkif.h.
+
+Sectors are of 512 bytes, whatever the device's own. A 32-bit frontend's requests and responses
+are those of a 64-bit one without the padding that aligns 64-bit fields.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from construct import Array, Const, Int8ul, Int16sl, Int16ul, Int32ul, Int64ul, Padding, Struct
+
+SECTOR = 512
+MAX_SEGMENTS_PER_REQUEST = 11
+MAX_INDIRECT_PAGES_PER_REQUEST = 8
+
+
+class BlkifOp(IntEnum):
+    """BLKIF_OP_*"""
+
+    READ = 0
+    WRITE = 1
+    WRITE_BARRIER = 2
+    FLUSH_DISKCACHE = 3
+    DISCARD = 5
+    INDIRECT = 6
+
+
+class BlkifStatus(IntEnum):
+    """BLKIF_RSP_*"""
+
+    OKAY = 0
+    ERROR = -1
+    EOPNOTSUPP = -2
+
+
+# BLKIF_DISCARD_SECURE, of a discard's flag.
+DISCARD_SECURE = 1
+# VDISK_*, of the node "info".
+VDISK_CDROM = 1
+VDISK_READONLY = 4
+
+SEGMENT = Struct("gref" / Int32ul, "first_sect" / Int8ul, "last_sect" / Int8ul, Padding(2))
+
+
+def _layouts(padding: int) -> dict[str, Struct]:
+    """The structures with `padding` bytes of it where a 64-bit field comes after 32 bits."""
+    return {
+        "request": Struct(
+            "operation" / Int8ul,
+            "nr_segments" / Int8ul,
+            "handle" / Int16ul,
+            Padding(padding),
+            "id" / Int64ul,
+            "sector_number" / Int64ul,
+            "seg" / Array(MAX_SEGMENTS_PER_REQUEST, SEGMENT),
+        ),
+        "discard": Struct(
+            "operation" / Const(BlkifOp.DISCARD, Int8ul),
+            "flag" / Int8ul,
+            "handle" / Int16ul,
+            Padding(padding),
+            "id" / Int64ul,
+            "sector_number" / Int64ul,
+            "nr_sectors" / Int64ul,
+        ),
+        "indirect": Struct(
+            "operation" / Const(BlkifOp.INDIRECT, Int8ul),
+            "indirect_op" / Int8ul,
+            "nr_segments" / Int16ul,
+            Padding(padding),
+            "id" / Int64ul,
+            "sector_number" / Int64ul,
+            "handle" / Int16ul,
+            Padding(2),
+            "indirect_grefs" / Array(MAX_INDIRECT_PAGES_PER_REQUEST, Int32ul),
+            Padding(padding),
+        ),
+        "response": Struct(
+            "id" / Int64ul,
+            "operation" / Int8ul,
+            Padding(1),
+            "status" / Int16sl,
+            Padding(padding),
+        ),
+    }
+
+
+# By the node "protocol" (io/protocols.h).
+PROTOCOLS = {"x86_64-abi": _layouts(4), "x86_32-abi": _layouts(0)}
+NATIVE = "x86_64-abi"

@@ -1,0 +1,1 @@
+"""The block backend: disks for the guest, on files, block devices and qemu's images."""

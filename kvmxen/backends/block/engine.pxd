@@ -1,0 +1,43 @@
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef enum:
+    # What one request can name, with its segments in a page of their own.
+    MAX_SEGMENTS = 256
+
+cdef enum:
+    OP_READ
+    OP_WRITE
+    OP_FLUSH
+    OP_DISCARD
+
+
+# One thing to do. `offset` and `left` are in bytes; an engine moves them, and the first of the
+# iovecs, on as it goes. `error` is an errno, 0 where all is done.
+cdef struct Op:
+    Op *next
+    int kind
+    int error
+    uint64_t offset
+    uint64_t left
+    uint32_t iov_first
+    uint32_t iov_count
+    iovec iov[MAX_SEGMENTS]
+
+
+cdef void advance(Op *op, uint64_t count) noexcept nogil
+
+
+cdef class Engine:
+    cdef int doorbell
+    cdef uint64_t calls
+    cdef Op *done
+    cdef void submit(self, Op *op) noexcept nogil
+    cdef Op *reap(self, bint wait) noexcept nogil
+    cdef void finish(self, Op *op, int error) noexcept nogil
+    cdef Op *finished(self) noexcept nogil
+    cdef void drain_doorbell(self) noexcept nogil

@@ -1,0 +1,119 @@
+"""What is behind a disk: a file or a block device, as it is; nothing is guessed from its bytes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+from typing import Protocol
+
+from kvmxen.abi.blkif import SECTOR
+from kvmxen.backends.block.engine import Engine
+from kvmxen.backends.block.pool import PoolEngine
+from kvmxen.backends.block.uring import UringEngine
+from kvmxen.config.disk import DiskSpec
+from kvmxen.errors import KvmxenError
+
+POOL_THREADS = 8
+_BLKSSZGET = 0x1268
+_DIRECT = ("none", "directsync")
+_SYNCHRONOUS = ("writethrough", "directsync")
+
+
+class Image(Protocol):
+    """`sectors` of 512 bytes; `sector_size`, in bytes, is the unit of every access."""
+
+    sectors: int
+    sector_size: int
+    discards: bool
+
+    def engine(self, doorbell: int, depth: int) -> Engine:
+        """An engine for one queue, of `depth` operations at a time and the eventfd `doorbell`."""
+
+    def close(self) -> None:
+        """Let go of it, when no engine is in use any more."""
+
+
+class RawImage:
+    """The file or block device that `spec` names, locked against another domain's use.
+
+    Raises KvmxenError where it cannot be used.
+    """
+
+    def __init__(self, spec: DiskSpec) -> None:
+        self._path = spec.path
+        flags = os.O_CLOEXEC | (os.O_RDONLY if spec.readonly else os.O_RDWR)
+        flags |= os.O_DIRECT if spec.cache in _DIRECT else 0
+        flags |= os.O_DSYNC if spec.cache in _SYNCHRONOUS else 0
+        try:
+            self._fd = os.open(spec.path, flags)
+        except OSError as error:
+            raise self._refusal(error, spec) from None
+        try:
+            self._examine(spec)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _refusal(self, error: OSError, spec: DiskSpec) -> KvmxenError:
+        advice = "name another file"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and not spec.readonly:
+            advice = "make it writable, or give ,ro"
+        elif error.errno == errno.EINVAL:
+            advice = "give another cache="
+        return KvmxenError(f"the disk {self._path} cannot be opened: {error.strerror}; {advice}")
+
+    def _examine(self, spec: DiskSpec) -> None:
+        mode = os.fstat(self._fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise KvmxenError(f"the disk {self._path} is neither a file nor a block device")
+        try:
+            how = fcntl.LOCK_SH if spec.readonly else fcntl.LOCK_EX
+            fcntl.flock(self._fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KvmxenError(
+                f"the disk {self._path} is in use: end who uses it, or give both ,ro"
+            ) from None
+        self.sector_size = spec.sector_size
+        if stat.S_ISBLK(mode):
+            answer = fcntl.ioctl(self._fd, _BLKSSZGET, bytes(4))
+            self.sector_size = max(self.sector_size, struct.unpack("i", answer)[0])
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        self.sectors = size // self.sector_size * (self.sector_size // SECTOR)
+        if not self.sectors:
+            raise KvmxenError(
+                f"the disk {self._path} has no sector: make it larger (truncate --size 1G)"
+            )
+        self.discards = spec.discard and not spec.readonly
+        if spec.cache in _DIRECT:
+            self._try_direct()
+
+    def _try_direct(self) -> None:
+        """Direct access may ask for larger units than the disk's sectors are."""
+        with mmap.mmap(-1, mmap.PAGESIZE) as buffer, memoryview(buffer) as view:
+            try:
+                os.preadv(self._fd, [view[: self.sector_size]], 0)
+            except OSError:
+                raise KvmxenError(
+                    f"the disk {self._path} has no direct access to sectors of "
+                    f"{self.sector_size} bytes: give sector-size=4096, or cache=writeback"
+                ) from None
+
+    def engine(self, doorbell: int, depth: int) -> Engine:
+        """On io_uring where the host has it, else on threads."""
+        try:
+            return UringEngine(self._fd, doorbell, depth)
+        except OSError:
+            return PoolEngine(self._fd, doorbell, POOL_THREADS)
+
+    def close(self) -> None:
+        """Close the file, which unlocks it."""
+        os.close(self._fd)
+
+
+def open_image(spec: DiskSpec) -> Image:
+    """What `spec` names, by its format; raises KvmxenError."""
+    return RawImage(spec)

@@ -1,0 +1,32 @@
+from collections.abc import Callable
+
+from kvmxen.backends.block.engine import Engine
+from kvmxen.grants import GrantTable
+from kvmxen.ring.shared_ring import BackRing
+
+MAX_INDIRECT_SEGMENTS: int
+
+class BlockQueue:
+    def __init__(
+        self,
+        ring: BackRing,
+        grants: GrantTable,
+        engine: Engine,
+        notify: Callable[[], None],
+        failed: Callable[[BaseException], None],
+        *,
+        sectors: int,
+        sector_size: int,
+        readonly: bool,
+        discard: bool,
+        flush: bool,
+        persistent: bool,
+    ) -> None: ...
+    def serve(self) -> None: ...
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def broken(self) -> bool: ...
+    def figures(self) -> dict[str, int]: ...
+
+def layouts() -> dict[str, tuple[int, dict[str, int]]]: ...

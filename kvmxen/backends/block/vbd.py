@@ -1,0 +1,199 @@
+"""The block device on the bus: its nodes, its queues and their threads."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from kvmxen.abi.blkif import NATIVE, PROTOCOLS, VDISK_CDROM, VDISK_READONLY
+from kvmxen.backends.block.image import Image, open_image
+from kvmxen.backends.block.queue import MAX_INDIRECT_SEGMENTS, BlockQueue
+from kvmxen.backends.frontend import Channel, FrontendError, FrontendNodes, RingPages
+from kvmxen.backends.guest import Guest
+from kvmxen.backends.xenbus import Device, Nodes
+from kvmxen.config.disk import DiskSpec
+from kvmxen.ring.shared_ring import BackRing
+
+MAX_RING_ORDER = 4
+MAX_QUEUES = 8
+_MAX_REF = _MAX_PORT = (1 << 32) - 1
+
+
+class Vbd(Device):
+    """The disk that `spec`, which has a target, describes; KvmxenError where it cannot be used."""
+
+    kind = "vbd"
+
+    def __init__(self, guest: Guest, spec: DiskSpec, image: Image | None = None) -> None:
+        self.index = spec.number
+        self._guest = guest
+        self._spec = spec
+        self._image = image or open_image(spec)
+        self._served: list[_Served] = []
+        self._past: Counter[str] = Counter()
+
+    def describe(self) -> tuple[Nodes, Nodes]:
+        """As libxl writes them (libxl_disk.c)."""
+        spec = self._spec
+        device_type = "cdrom" if spec.cdrom else "disk"
+        ours = {
+            "params": spec.path.absolute(),
+            "type": "qdisk" if spec.format == "qcow2" else "file",
+            "dev": spec.target,
+            "mode": "r" if spec.readonly else "w",
+            "device-type": device_type,
+            "removable": int(spec.cdrom),
+            "bootable": 1,
+            "discard-enable": int(spec.discard),
+        }
+        return ours, {"virtual-device": self.index, "device-type": device_type}
+
+    def offer(self) -> Nodes:
+        """What the backend can do."""
+        nodes: dict[str, object] = {
+            "feature-flush-cache": 1,
+            "feature-barrier": 1,
+            "feature-persistent": 1,
+            "feature-max-indirect-segments": MAX_INDIRECT_SEGMENTS,
+            "multi-queue-max-queues": MAX_QUEUES,
+            "max-ring-page-order": MAX_RING_ORDER,
+            "max-ring-pages": 1 << MAX_RING_ORDER,
+            "feature-discard": int(self._image.discards),
+            **self._size(),
+        }
+        if self._image.discards:
+            nodes |= {
+                "discard-granularity": self._image.sector_size,
+                "discard-alignment": 0,
+                "discard-secure": 0,
+            }
+        return nodes
+
+    def _size(self) -> dict[str, object]:
+        info = (VDISK_CDROM if self._spec.cdrom else 0) | (
+            VDISK_READONLY if self._spec.readonly else 0
+        )
+        return {
+            "sectors": self._image.sectors,
+            "sector-size": self._image.sector_size,
+            "physical-sector-size": self._image.sector_size,
+            "info": info,
+        }
+
+    def connect(self, frontend: FrontendNodes, broken: Callable[[FrontendError], None]) -> Nodes:
+        """Serve each ring that the frontend names in a thread of its own."""
+        protocol = frontend.text("protocol") or NATIVE
+        layouts = PROTOCOLS.get(protocol)
+        if layouts is None:
+            raise FrontendError(errno.EINVAL, f"no protocol is called {protocol[:40]}")
+        order = frontend.number("ring-page-order", MAX_RING_ORDER, 0)
+        pages = frontend.number("num-ring-pages", 1 << MAX_RING_ORDER, 1 << order)
+        if pages not in (1 << n for n in range(MAX_RING_ORDER + 1)):
+            raise FrontendError(errno.EINVAL, "num-ring-pages is no power of two")
+        count = frontend.number("multi-queue-num-queues", MAX_QUEUES, 1)
+        if count < 1:
+            raise FrontendError(errno.EINVAL, "multi-queue-num-queues is 0")
+        persistent = frontend.flag("feature-persistent")
+        with ExitStack() as undo:
+            served = []
+            for n in range(count):
+                prefix = f"queue-{n}/" if count > 1 else ""
+                keys = [f"ring-ref{page}" for page in range(pages)] if pages > 1 else ["ring-ref"]
+                refs = [frontend.number(prefix + key, _MAX_REF) for key in keys]
+                port = frontend.number(f"{prefix}event-channel", _MAX_PORT)
+                served.append(_Served(self._guest, refs, port))
+                undo.callback(served[-1].close)
+                served[-1].open(self._image, self._spec, layouts, persistent, broken)
+            undo.pop_all()
+        self._served = served
+        for one in served:
+            one.thread.start()
+        return self._size()
+
+    def disconnect(self) -> None:
+        """Finish what was begun, and give all grants and ports back."""
+        served, self._served = self._served, []
+        for one in served:
+            one.stop()
+        for one in served:
+            one.thread.join()
+            self._past.update(one.figures())
+            one.close()
+
+    def close(self) -> None:
+        """Let go of the image."""
+        self._image.close()
+
+    def figures(self) -> dict[str, int]:
+        """Requests, bytes and the rest, of all queues that there have been."""
+        total = Counter(self._past)
+        for one in self._served:
+            total.update(one.figures())
+        return dict(total)
+
+
+class _Served:
+    """One queue: the ring's pages, the event channel, the engine and the thread."""
+
+    def __init__(self, guest: Guest, refs: list[int], port: int) -> None:
+        self._guest = guest
+        self._undo = ExitStack()
+        try:
+            self._pages = RingPages(guest, refs)
+            self._undo.callback(self._pages.close)
+            self._channel = Channel(guest, port)
+            self._undo.callback(self._channel.close)
+        except BaseException:
+            self.close()
+            raise
+
+    def open(
+        self,
+        image: Image,
+        spec: DiskSpec,
+        layouts: dict[str, object],
+        persistent: bool,
+        broken: Callable[[FrontendError], None],
+    ) -> None:
+        """Make all that serves the ring; `thread` is then ready to start."""
+        sizes = {name: layout.sizeof() for name, layout in layouts.items()}  # type: ignore[attr-defined]
+        ring = BackRing(self._pages.window, sizes["request"], sizes["response"])
+        engine = image.engine(self._channel.doorbell.fd, ring.size)
+        self._undo.callback(engine.close)
+        self._queue = BlockQueue(
+            ring,
+            self._guest.grants,
+            engine,
+            self._channel.notify,
+            self._guest.fail,
+            sectors=image.sectors,
+            sector_size=image.sector_size,
+            readonly=spec.readonly,
+            discard=image.discards,
+            flush=spec.cache != "unsafe",
+            persistent=persistent,
+        )
+        self._undo.callback(self._queue.close)
+        self._broken = broken
+        self.thread = threading.Thread(target=self._serve, name="block", daemon=True)
+
+    def _serve(self) -> None:
+        self._queue.serve()
+        if self._queue.broken:
+            self._broken(FrontendError(errno.EIO, "the ring has more requests than it has room"))
+
+    def stop(self) -> None:
+        """Have the thread end."""
+        self._queue.stop()
+        self._channel.doorbell.ring()
+
+    def close(self) -> None:
+        """Give all back; the thread has ended, or was not started."""
+        self._undo.close()
+
+    def figures(self) -> dict[str, int]:
+        """The queue's, and how often the guest rang."""
+        return {**self._queue.figures(), "kicks": self._channel.doorbell.rung}

@@ -1,0 +1,184 @@
+"""One disk of a domain, as --disk and xl's configuration files write it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from kvmxen.errors import UsageError
+
+DiskFormat = Literal["raw", "qcow2"]
+DiskCache = Literal["writeback", "writethrough", "none", "directsync", "unsafe"]
+
+FORMATS = ("raw", "qcow2")
+CACHES = ("writeback", "writethrough", "none", "directsync", "unsafe")
+_ACCESS = {"r": True, "ro": True, "w": False, "rw": False}
+_VDEV = re.compile(r"(xvd|hd|sd)([a-z]{1,5})([0-9]{0,3})|d([0-9]{1,5})(?:p([0-9]{1,3}))?", re.ASCII)
+_OLD_PREFIX = re.compile(r"(?:file|phy|tap2?:aio|aio|raw):(?=/)")
+
+
+def device_number(name: str) -> int:
+    """The number of the virtual device `name` (docs/misc/vbd-interface.txt in Xen).
+
+    xvda, xvdb1, d0p1, hda and sda are such names; UsageError for others.
+    """
+    match = _VDEV.fullmatch(name)
+    if match is None:
+        raise UsageError(f"{name!r} cannot name a disk: give xvda, xvdb and so on")
+    kind = match[1] or "xvd"
+    disk = int(match[4]) if match[4] else _letters(match[2])
+    partition = int(match[3] or match[5] or 0)
+    if kind == "hd" and disk < 4 and partition < 64:
+        return (3, 22)[disk >> 1] << 8 | (disk & 1) << 6 | partition
+    if kind == "sd" and disk < 16 and partition < 16:
+        return 8 << 8 | disk << 4 | partition
+    if kind == "xvd" and disk < 16 and partition < 16:
+        return 202 << 8 | disk << 4 | partition
+    if kind == "xvd" and disk < 1 << 20 and partition < 256:
+        return 1 << 28 | disk << 8 | partition
+    raise UsageError(f"{name!r} is beyond the disks that there can be: give xvda, xvdb and so on")
+
+
+def _letters(text: str) -> int:
+    """a is 0, z is 25, aa is 26."""
+    number = 0
+    for letter in text:
+        number = number * 26 + ord(letter) - ord("a") + 1
+    return number - 1
+
+
+def _name(disk: int) -> str:
+    text = ""
+    while disk >= 0:
+        disk, letter = divmod(disk, 26)
+        text, disk = chr(ord("a") + letter) + text, disk - 1
+    return f"xvd{text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskSpec:
+    """What is behind a disk and how the guest sees it; `target` is the device's name in the
+    guest, empty for the first that is free. `sector_size` is in bytes."""
+
+    path: Path
+    format: DiskFormat = "raw"
+    target: str = ""
+    readonly: bool = False
+    cdrom: bool = False
+    cache: DiskCache = "writeback"
+    discard: bool = True
+    sector_size: int = 512
+
+    def __post_init__(self) -> None:
+        if self.target:
+            device_number(self.target)
+
+    @property
+    def number(self) -> int:
+        """The number of the virtual device."""
+        return device_number(self.target)
+
+    @classmethod
+    def parse(cls, text: str) -> DiskSpec:
+        """Read `FILE[,format][,vdev][,access][,key=value]...`; raises UsageError.
+
+        Positions may be empty, and what stands in them is told by what it is; keys are xl's
+        (vdev, format, access, devtype) and our own. FILE can also come last, as target=FILE.
+        """
+        fields: dict[str, object] = {}
+        first, _, rest = text.partition(",")
+        if "=" in first and first.partition("=")[0] in _KEYS:
+            first, rest = "", text
+        elif first:
+            fields["path"] = Path(_OLD_PREFIX.sub("", first))
+        while rest:
+            if not first and rest.startswith("target="):
+                # xl's way: to the end, commas and all.
+                fields["path"] = Path(rest.removeprefix("target="))
+                break
+            part, _, rest = rest.partition(",")
+            if part:
+                _apply(fields, part, text)
+        if not fields.get("path") or str(fields["path"]) == ".":
+            raise UsageError(f"--disk {text!r} names no file: give FILE[,KEY=VALUE]...")
+        if fields.get("cdrom"):
+            fields.setdefault("readonly", True)
+        return cls(**fields)  # type: ignore[arg-type]
+
+
+def _apply(fields: dict[str, object], part: str, text: str) -> None:
+    key, equals, value = part.partition("=")
+    if not equals:
+        key, value = _position(part, text)
+    if key not in _KEYS:
+        keys = ", ".join(_KEYS)
+        raise UsageError(f"--disk {text!r}: unknown key {key!r}: give one of {keys}")
+    name, convert = _KEYS[key]
+    fields[name] = convert(value, text)
+
+
+def _position(part: str, text: str) -> tuple[str, str]:
+    """The key and the value of what came without an `=`."""
+    if part in _ACCESS:
+        return "access", part
+    if part in FORMATS or part in ("qcow", "vhd", "vmdk", "qed"):
+        return "format", part
+    if part in ("discard", "no-discard"):
+        return "discard", str(int(part == "discard"))
+    if part in ("cdrom", "disk"):
+        return "devtype", part
+    if _VDEV.fullmatch(part):
+        return "vdev", part
+    raise UsageError(
+        f"--disk {text!r}: what is {part!r}? Give FILE, then a format, a device such as xvda, "
+        "ro or rw, or KEY=VALUE"
+    )
+
+
+def _one_of(value: str, values: Iterable[str], what: str, text: str) -> str:
+    if value not in values:
+        raise UsageError(f"--disk {text!r}: no {what} {value!r}: give {' or '.join(values)}")
+    return value
+
+
+_KEYS: dict[str, tuple[str, Callable[[str, str], object]]] = {
+    "vdev": ("target", lambda value, _text: value),
+    "target": ("target", lambda value, _text: value),
+    "format": ("format", lambda value, text: _one_of(value, FORMATS, "format", text)),
+    "access": ("readonly", lambda value, text: _ACCESS[_one_of(value, _ACCESS, "access", text)]),
+    "devtype": (
+        "cdrom",
+        lambda value, text: _one_of(value, ("disk", "cdrom"), "devtype", text) == "cdrom",
+    ),
+    "cache": ("cache", lambda value, text: _one_of(value, CACHES, "cache", text)),
+    "discard": ("discard", lambda value, text: _one_of(value, ("0", "1"), "discard", text) == "1"),
+    "sector-size": (
+        "sector_size",
+        lambda value, text: int(_one_of(value, ("512", "4096"), "sector-size", text)),
+    ),
+}
+
+
+def with_targets(disks: Iterable[DiskSpec], taken: Iterable[int] = ()) -> list[DiskSpec]:
+    """`disks`, each with its target: those without get the first that is free.
+
+    `taken` are device numbers that are in use; raises UsageError for one that is used twice.
+    """
+    disks = list(disks)
+    used = set(taken)
+    for disk in disks:
+        if disk.target:
+            if disk.number in used:
+                raise UsageError(f"two disks are {disk.target}: give each another target")
+            used.add(disk.number)
+    named = []
+    for disk in disks:
+        if not disk.target:
+            free = next(name for n in range(1 << 20) if device_number(name := _name(n)) not in used)
+            disk = replace(disk, target=free)
+            used.add(disk.number)
+        named.append(disk)
+    return named
