@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from kvmxen.abi.xs_wire import Operation as Op
-from kvmxen.xenstore.permissions import Permission
+from kvmxen.xenstore.permissions import DOMID_ANY, Permission
 from kvmxen.xenstore.quota import FEATURES
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import HEADER
@@ -268,6 +268,52 @@ def test_answer_in_a_transaction(
     elif operation == Op.TRANSACTION_END and payload in (b"T\0", b"F\0"):
         answer = OK
     assert client.ask(operation, payload, tx) == answer
+
+
+# The letter that each wants of a node, of its parent where the node is to be made; the owner's.
+WANTS = [
+    (Op.READ, b"/it\0", "r"),
+    (Op.DIRECTORY, b"/it\0", "r"),
+    (Op.DIRECTORY_PART, b"/it\x000\0", "r"),
+    (Op.GET_PERMS, b"/it\0", "r"),
+    (Op.WRITE, b"/it\0value", "w"),
+    (Op.WRITE, b"/it/new\0value", "w"),
+    (Op.WRITE, b"/it/very/new\0value", "w"),
+    (Op.MKDIR, b"/it\0", "w"),
+    (Op.MKDIR, b"/it/new\0", "w"),
+    (Op.RM, b"/it\0", "w"),
+    (Op.RM, b"/it/new\0", "w"),
+    (Op.SET_PERMS, b"/it\0n1\0", "owner"),
+]
+HAVING = {"n": "", "r": "r", "w": "w", "b": "rw"}
+
+
+@pytest.mark.parametrize(("operation", "payload", "wanted"), WANTS)
+@pytest.mark.parametrize("letter", HAVING)
+@pytest.mark.parametrize("inside", [False, True])
+def test_who_may_do_what(
+    store: Store, operation: Op, payload: bytes, wanted: str, letter: str, inside: bool
+) -> None:
+    allowed = {
+        f"{letter}0": wanted in HAVING[letter],
+        f"n0 {letter}1": wanted in HAVING[letter],
+        f"n0 {letter}{DOMID_ANY}": wanted in HAVING[letter],
+        f"b0 n1 {letter}1": False,
+        f"{letter}0 n1": False,
+        f"n0 {letter}7": False,
+        f"{letter}1": True,
+        f"{letter}1 n0 n1": True,
+    }
+    for permissions, may in allowed.items():
+        store.write("/it", b"")
+        store.set_permissions("/it", *(Permission.decode(p.encode()) for p in permissions.split()))
+        client = Client(store, 1)
+        tx = client.start() if inside else 0
+        answer = client.ask(operation, payload, tx)
+        assert (answer != "EACCES") == may, permissions
+        assert isinstance(answer, bytes) == may, permissions
+        client.connection.close()
+        store.rm("/it")
 
 
 @pytest.mark.parametrize("operation", sorted(set(Op) - {Op.WATCH_EVENT, Op.ERROR}))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvmxen.abi.xs_wire import Feature, RingError, xenstore_domain_interface
 from kvmxen.abi.xs_wire import Operation as Op
-from kvmxen.abi.xs_wire import RingError, xenstore_domain_interface
 from kvmxen.memory import GuestMemory
 from kvmxen.xenstore import ring
 from kvmxen.xenstore.connection import Connection
@@ -186,6 +186,35 @@ def test_a_bad_index_breaks_this_connection_only(field: int, value: int) -> None
     before = guest.memory.read(GPA, 4096)
     assert guest.transport.pump() is False
     assert guest.memory.read(GPA, 4096) == before
+
+
+def test_an_error_is_told_only_to_those_who_know_of_that() -> None:
+    guest = Guest()
+    guest.store.domain(1).features = int(Feature.WATCHDEPTH)
+    guest.set(ring.REQ_PROD, 5000)
+    guest.transport.pump()
+    assert guest.transport.broken
+    assert guest.get(ring.ERROR) == RingError.NONE
+    assert guest.kicks == 1
+
+
+def test_dom0_begins_a_ring_anew_and_ends_it() -> None:
+    guest = Guest(1000)
+    guest.ask(Message(Op.WATCH, 1, 0, b"x\0t\0"))
+    guest.store.domain(1).features = int(Feature.ERROR)
+    guest.set(ring.CONNECTION, 1)
+    guest.store.introduce(1)
+    for field in (*range(ring.REQ_CONS, ring.SERVER_FEATURES, 4), ring.CONNECTION):
+        assert guest.get(field) == 0
+    assert guest.get(ring.SERVER_FEATURES) == Feature.ERROR
+    assert guest.ask(Message(Op.READ, 1, 0, b"y\0")) == [Message(Op.ERROR, 1, 0, b"ENOENT\0")]
+    guest.store.release(1)
+    guest.put(Message(Op.READ, 1, 0, b"x\0").encode())
+    assert guest.transport.pump() is False
+    guest.transport.push()
+    assert guest.take() == []
+    guest.store.introduce(1)
+    assert guest.ask(Message(Op.READ, 1, 0, b"y\0")) == [Message(Op.ERROR, 1, 0, b"EACCES\0")]
 
 
 def test_a_payload_too_long_breaks_the_connection() -> None:
