@@ -56,8 +56,9 @@ class RingTransport:
         """
         if self._connection.released:
             return False
-        if self._memory.read_u32(self._gpa + CONNECTION) == ConnectionState.RECONNECT:
-            self._reconnect()
+        if self._wants_reconnection():
+            self._connection.reset()
+            self._start()
         if self._broken:
             return False
         moved = False
@@ -104,18 +105,19 @@ class RingTransport:
             self._offer()
             self._start()
 
-    def _reconnect(self) -> None:
-        self._connection.reset()
-        self._start()
-
     def _start(self) -> None:
         self._requests.reset()
         self._replies.reset()
         self._broken = False
         self._memory.write_u32(self._gpa + ERROR, RingError.NONE)
-        if self._memory.read_u32(self._gpa + CONNECTION) == ConnectionState.RECONNECT:
+        if self._wants_reconnection():
             self._memory.write_u32(self._gpa + CONNECTION, ConnectionState.CONNECTED)
             self._notify()
+
+    def _wants_reconnection(self) -> bool:
+        offered = self._connection.domain.features & Feature.RECONNECTION
+        state = self._memory.read_u32(self._gpa + CONNECTION)
+        return bool(offered) and state == ConnectionState.RECONNECT
 
     def _fail(self, error: RingError) -> None:
         self._broken = True

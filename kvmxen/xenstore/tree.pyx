@@ -11,6 +11,9 @@ from kvmxen.xenstore.paths cimport names
 
 from kvmxen.xenstore.permissions import DOM0, Permission
 
+# Most nodes have no children; nobody puts any into these.
+cdef Children _CHILDLESS = Children()
+
 
 cdef class Node:
     """One node; what a tree hands out is to be read before that tree's next change.
@@ -25,7 +28,7 @@ cdef class Node:
         self.generation = generation
         self.altered = generation
         self.born = generation
-        self.children = Children()
+        self.children = _CHILDLESS
         self.edit = edit
 
     @property
@@ -55,7 +58,8 @@ cdef class Node:
     cdef Node copy(self, object edit):
         """A node like this one, with children of its own, that `edit` may change."""
         cdef Node twin = Node(self.value, self.permissions, self.generation, edit)
-        twin.children = self.children.copy()
+        if self.children is not _CHILDLESS:
+            twin.children = self.children.copy()
         twin.born = self.born
         twin.altered = self.altered
         twin.listing_size = self.listing_size
@@ -68,6 +72,8 @@ cdef class Node:
             self.children.remove(name, self.edit)
             self.listing_size -= len(name) + 1
         else:
+            if self.children is _CHILDLESS:
+                self.children = Children()
             self.children.put(name, child, self.edit)
             self.listing_size += len(name) + 1
         self.generation = generation

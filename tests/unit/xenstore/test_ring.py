@@ -196,17 +196,21 @@ def test_an_error_is_told_only_to_those_who_know_of_that() -> None:
     assert guest.transport.broken
     assert guest.get(ring.ERROR) == RingError.NONE
     assert guest.kicks == 1
+    guest.set(ring.CONNECTION, 1)
+    guest.transport.pump()
+    assert guest.transport.broken
+    assert guest.get(ring.CONNECTION) == 1
 
 
 def test_dom0_begins_a_ring_anew_and_ends_it() -> None:
     guest = Guest(1000)
     guest.ask(Message(Op.WATCH, 1, 0, b"x\0t\0"))
-    guest.store.domain(1).features = int(Feature.ERROR)
+    guest.store.domain(1).features = int(Feature.RECONNECTION)
     guest.set(ring.CONNECTION, 1)
     guest.store.introduce(1)
     for field in (*range(ring.REQ_CONS, ring.SERVER_FEATURES, 4), ring.CONNECTION):
         assert guest.get(field) == 0
-    assert guest.get(ring.SERVER_FEATURES) == Feature.ERROR
+    assert guest.get(ring.SERVER_FEATURES) == Feature.RECONNECTION
     assert guest.ask(Message(Op.READ, 1, 0, b"y\0")) == [Message(Op.ERROR, 1, 0, b"ENOENT\0")]
     guest.store.release(1)
     guest.put(Message(Op.READ, 1, 0, b"x\0").encode())
