@@ -1,0 +1,153 @@
+"""Disks: Debian's kernel and its own blkfront, file systems that the host looks at afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import packages
+from tests.e2e import disks
+from tests.e2e.disks import DiskRamdisk
+from tests.e2e.domain import Boot
+
+VERSION = "6.1"
+QUIET = ("--cmdline", "console=hvc0 quiet", "--timeout", 250)
+WAIT = 240.0
+# Each takes a boot.
+KILLS = int(os.environ.get("KVMXEN_TEST_KILLS", "2"))
+
+
+@pytest.fixture
+def kernel(debian_kernel: Callable[[str], Path]) -> Path:
+    return debian_kernel(VERSION)
+
+
+@pytest.fixture(scope="session")
+def diskload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return disks.compile_diskload(tmp_path_factory.mktemp("diskload"))
+
+
+@pytest.fixture
+def disk_ramdisk(tmp_path: Path, diskload: Path) -> DiskRamdisk:
+    def make(script: str) -> Path:
+        try:
+            return disks.make_ramdisk(tmp_path / "ramdisk", VERSION, script, diskload)
+        except packages.Unavailable as error:
+            pytest.skip(f"needs Debian's kernel and busybox: {error}")
+
+    return make
+
+
+FILES = 5000
+FILE_SYSTEM = f"""
+grep -H . /sys/block/*/size /sys/block/*/ro
+mkfs.ext4 -q -t ext4 /dev/xvda && mount /dev/xvda /mnt && mkdir /mnt/tree || echo "[failed]"
+diskload tree /mnt/tree {FILES} || echo "[failed]"
+cd /mnt/tree
+find . -type f | xargs sha256sum >/tmp/SUMS && mv /tmp/SUMS SUMS
+sync
+echo 3 >/proc/sys/vm/drop_caches
+sha256sum -c SUMS >/tmp/checked || echo "[failed]"
+echo "[right: $(grep -c OK /tmp/checked)]"
+cd /
+umount /mnt
+dd if=/dev/zero of=/dev/xvdb bs=4k count=1 conv=fsync 2>&1 | sed 's/.*/[&]/'
+sha256sum /dev/xvdb
+poweroff -f
+"""
+
+
+def test_a_file_system(boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, tmp_path: Path) -> None:
+    """mkfs in the guest, 5,000 files with checksums, on the host clean and as they were; and a
+    second disk, which cannot be written."""
+    image = disks.empty_image(tmp_path / "image", 128)
+    other = tmp_path / "other"
+    other.write_bytes(b"only to be read\n" * 4096)
+    ramdisk = disk_ramdisk(FILE_SYSTEM)
+    domain = boot(kernel, "--ramdisk", ramdisk, "--disk", image, "--disk", f"{other},ro", *QUIET)
+    domain.expect(rf"xvda/size:{128 << 11}\n.*xvdb/size:128\n.*xvda/ro:0\n.*xvdb/ro:1\n", WAIT)
+    domain.expect(rf"\[right: {FILES}\]", WAIT)
+    domain.expect(r"\[dd: [^\]]*(?:read-only|not permitted)[^\]]*\]", WAIT)
+    assert domain.expect(r"([0-9a-f]{64})  /dev/xvdb", WAIT)[1] == disks.sha256(other)
+    assert domain.wait(WAIT) == 0
+    assert "[failed]" not in domain.output
+    disks.assert_clean(image)
+    tree = disks.dump(image, "/tree", tmp_path / "dump")
+    assert disks.check_sums(tree) == FILES
+    assert other.read_bytes() == b"only to be read\n" * 4096
+
+
+ROOT_INIT = """\
+#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox grep ' / ' /proc/mounts
+echo "[from the disk: $(/bin/busybox cat /etc/name)]"
+/bin/busybox mount -o remount,rw / && echo was here >/etc/visit
+/bin/busybox mount -o remount,ro /
+/bin/busybox poweroff -f
+"""
+SWITCH_ROOT = """
+mount -o ro /dev/xvda /mnt && exec switch_root /mnt /init
+echo "[failed]"
+poweroff -f
+"""
+
+
+def test_a_root_file_system(
+    boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, busybox: Path, tmp_path: Path
+) -> None:
+    """ext4 made by mke2fs -d on the host: the guest's root, up to its init."""
+    tree = tmp_path / "root"
+    for name in ("bin", "dev", "etc", "proc"):
+        (tree / name).mkdir(parents=True)
+    (tree / "bin/busybox").write_bytes(busybox.read_bytes())
+    (tree / "init").write_text(ROOT_INIT)
+    (tree / "etc/name").write_text("a root of its own\n")
+    for path in (tree / "init", tree / "bin/busybox"):
+        path.chmod(0o755)
+    image = disks.make_file_system(tmp_path / "image", 64, tree)
+    domain = boot(kernel, "--ramdisk", disk_ramdisk(SWITCH_ROOT), "--disk", image, *QUIET)
+    domain.expect(r"/dev/(?:xvda|root) / ext4 ro", WAIT)
+    domain.expect(r"\[from the disk: a root of its own\]", WAIT)
+    assert domain.wait(WAIT) == 0
+    assert "[failed]" not in domain.output
+    disks.assert_clean(image)
+    assert disks.dump(image, "/etc", tmp_path / "dump").joinpath("visit").read_text() == (
+        "was here\n"
+    )
+
+
+SYNCS = """
+mount /dev/xvda /mnt && diskload syncs /mnt/records
+"""
+
+
+@pytest.mark.parametrize("round_", range(KILLS))
+def test_what_was_synced_survives_a_kill(
+    boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, tmp_path: Path, round_: int
+) -> None:
+    """SIGKILL amid writes: every record whose fsync returned in the guest is on the disk."""
+    image = disks.make_file_system(tmp_path / "image", 64)
+    domain = boot(kernel, "--ramdisk", disk_ramdisk(SYNCS), "--disk", image, *QUIET)
+    domain.expect(rf"\[synced {20 + 7 * round_}\]", WAIT)
+    domain.process.send_signal(signal.SIGKILL)
+    assert domain.wait() == -signal.SIGKILL
+    # What a killed process leaves, the next one would remove.
+    shutil.rmtree(tmp_path / "run")
+    synced = [int(number) for number in re.findall(r"\[synced (\d+)\]", domain.output)]
+    disks.replay(image)
+    disks.assert_clean(image)
+    (tmp_path / "dump").mkdir()
+    disks.run("debugfs", "-R", f"dump /records {tmp_path / 'dump/records'}", image)
+    records = (tmp_path / "dump/records").read_bytes()
+    assert len(records) >= (synced[-1] + 1) * 512
+    for number in synced:
+        record = records[number * 512 : (number + 1) * 512]
+        expected = str(number).encode() + b"\0"
+        assert record == expected + bytes([ord("a") + number % 26]) * (512 - len(expected))
