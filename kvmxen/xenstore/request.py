@@ -40,7 +40,9 @@ class Request:
     @property
     def access(self) -> Access:
         """The nodes as the client may use them."""
-        return self.transaction.access if self.transaction else self.session.access
+        if self.transaction is None:
+            return self.session.access
+        return Access(self.transaction, self.session.domain)
 
     def path(self, text: str, *, special: bool = False) -> str:
         """`text` as a canonical path; raises XenstoreError(EINVAL)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
+from kvmxen.xenstore.access import Access
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.host import HostNodes
 from kvmxen.xenstore.permissions import DOM0
@@ -41,7 +42,7 @@ class Store(State, HostNodes):
         with self.lock:
             transaction = Transaction(self, DOM0)
             try:
-                yield HostNodes(self, transaction.access)
+                yield HostNodes(self, Access(transaction, self.domain(DOM0)))
             finally:
                 transaction.close()
             transaction.commit()

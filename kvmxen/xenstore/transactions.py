@@ -15,7 +15,6 @@ import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvmxen.xenstore.access import Access
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import parent
 from kvmxen.xenstore.permissions import Permissions
@@ -47,7 +46,6 @@ class Transaction:
 
     def __init__(self, state: State, domid: int) -> None:
         self._state = state
-        self.access = Access(self, state.domain(domid))
         self._domain = state.domain(domid)
         self._tree = state.tree.snapshot()
         self._seen: dict[str, _Seen] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -150,6 +152,15 @@ def test_two_transactions_that_cross(guest: Client, other: Client) -> None:
     other.ask(W, b"data/a\0two", two)
     assert guest.ask(Op.TRANSACTION_END, b"T\0", one) == OK
     assert other.ask(Op.TRANSACTION_END, b"T\0", two) == "EAGAIN"
+
+
+def test_what_a_transaction_held_is_free_at_its_end(guest: Client) -> None:
+    """A snapshot that waited for the garbage collector would cost the transactions after it."""
+    tx = guest.start()
+    guest.ask(W, b"data/a\0mine", tx)
+    held = weakref.ref(guest.connection.session.transactions[tx])
+    guest.ask(Op.TRANSACTION_END, b"T\0", tx)
+    assert held() is None
 
 
 def test_ids_are_a_connection_s_own(guest: Client, other: Client) -> None:
