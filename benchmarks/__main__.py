@@ -1,4 +1,4 @@
-"""`python -m benchmarks [exits] [guest] [boot]`: run the benchmarks, all by default.
+"""`python -m benchmarks [exits] [guest] [boot] [net]`: run the benchmarks, all by default.
 
 Each rewrites its sections of docs/performance.md. Nothing else should run meanwhile.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import boot, exits, guest
+from benchmarks import boot, exits, guest, net
 from benchmarks.page import PAGE, replace
 
 _BENCHMARKS = {
     "exits": lambda: {"exits": exits.measure()},
     "guest": lambda: {"guest": guest.measure()},
     "boot": boot.measure,
+    "net": lambda: {"net": net.measure()},
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import boot, exits, guest
+from benchmarks import boot, exits, guest, net
 from benchmarks.memory import resident
 from benchmarks.page import PAGE, replace, table
 from benchmarks.sample import Pair, Sample, in_turn
@@ -61,7 +61,7 @@ def test_a_page_has_each_section_once(text: str) -> None:
         replace(text, "x", "new")
 
 
-@pytest.mark.parametrize("section", ["exits", "guest", "boot", "counts", "memory"])
+@pytest.mark.parametrize("section", ["exits", "guest", "boot", "counts", "memory", "net"])
 def test_the_page_has_every_section(section: str) -> None:
     page = Path(__file__).parents[2] / PAGE
     replace(page.read_text(), section, "new")
@@ -140,3 +140,13 @@ def test_memory_is_in_mebibytes() -> None:
         "| the process's own | 1.0 (1.0-1.0) |",
         "| of which shared with no other process | 0.5 (0.5-0.5) |",
     ]
+
+
+def test_packets_are_by_the_second_and_costs_by_the_packet() -> None:
+    times = Pair(Sample((0.5, 1.0, 2.0)), Sample((0.25, 1.0, 1.0)))
+    result = net.Result("out", 1514, 10_000, times, kicks=100, notifications=50, syscalls=400)
+    row = net.report([result]).splitlines()[-1]
+    assert row == (
+        "| out, 1,514 bytes | 10,000 (5,000-20,000) | 15 (8-30) | 2.00 (1.00-2.00) "
+        "| 0.0100 | 0.0050 | 0.0400 |"
+    )

@@ -1,0 +1,240 @@
+"""Packets over a network interface's rings, driven by a frontend in this process, without a VM,
+against the same bytes copied through a socket pair."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.page import table
+from benchmarks.sample import Pair, Sample, in_turn
+from kvmxen.abi import netif
+from kvmxen.abi.ring import REQ_PROD, RSP_EVENT
+from kvmxen.backends.net.interface import Credit, Interface
+from kvmxen.backends.net.link import StreamLink
+from kvmxen.backends.net.queue import MulticastFilter, NetQueue
+from kvmxen.layout import PAGE_SIZE
+from kvmxen.ring.doorbell import Doorbell
+from tests.unit.backends.guest import FakeDomain
+from tests.unit.backends.net.frontend import SIZE, Ring
+
+# A frame of TCP without data and of Ethernet's most, a jumbo frame, and as much as a packet has.
+LENGTHS = (60, 1514, 9014, 65_226)
+_PAIRS = 9
+# About as many bytes in each measurement, and no fewer packets than are worth it.
+_BYTES, _LEAST = 64 << 20, 20_000
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """One direction and length: seconds of `packets` packets over the ring and by the socket pair,
+    and what the ring took of kicks (of the guest's), notifications (to it) and system calls."""
+
+    direction: str
+    length: int
+    packets: int
+    times: Pair
+    kicks: int
+    notifications: int
+    syscalls: int
+
+
+class _Drain:
+    """Takes what comes out of a socket, in a thread; `wait(n)` until it was `n` bytes in all."""
+
+    def __init__(self, source: socket.socket) -> None:
+        self._source = source
+        self._taken = 0
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        buffer = bytearray(_BUFFER)
+        while count := self._source.recv_into(buffer):
+            with self._changed:
+                self._taken += count
+                self._changed.notify()
+
+    def wait(self, total: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken >= total)
+
+
+class Bench:
+    """An interface with rings full of packets of `length` bytes, in a thread of its own."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.slots = -(-length // PAGE_SIZE)
+        self.batch = SIZE // self.slots
+        domain = FakeDomain()
+        self._domain = domain
+        self.tx = Ring(domain, netif.TX_REQUEST, netif.TX_RESPONSE, 0)
+        self.rx = Ring(domain, netif.RX_REQUEST, netif.RX_RESPONSE, 0)
+        self.peer, self._ours = socket.socketpair()
+        for end in (self.peer, self._ours):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        self._ours.setblocking(False)
+        self._done = {"tx": threading.Semaphore(0), "rx": threading.Semaphore(0)}
+        self._doorbell = Doorbell()
+        queue = NetQueue(
+            domain.grants, self.tx.back(), self.rx.back(), MulticastFilter(),
+            self._done["tx"].release, self._done["rx"].release,
+        )  # fmt: skip
+        self.interface = Interface(
+            StreamLink(self._ours.fileno()), [queue], Credit(0, 1), self._doorbell, lambda: None
+        )
+        self._pages = [domain.grant(domain.page()) for _ in range(self.slots * self.batch)]
+        self._requests = {"tx": self._tx_requests(), "rx": self._rx_requests()}
+        self._thread = threading.Thread(target=self.interface.run)
+        self._thread.start()
+
+    def _tx_requests(self) -> bytes:
+        requests = []
+        for index, ref in enumerate(self._pages):
+            slot = index % self.slots
+            left = self.length - slot * PAGE_SIZE
+            last = slot == self.slots - 1
+            requests.append(
+                netif.TX_REQUEST.build(
+                    {
+                        "gref": ref,
+                        "offset": 0,
+                        "flags": 0 if last else netif.TX_MORE_DATA,
+                        "id": index,
+                        "size": self.length if slot == 0 else min(left, PAGE_SIZE),
+                    }
+                )
+            )
+        return b"".join(requests)
+
+    def _rx_requests(self) -> bytes:
+        return b"".join(
+            netif.RX_REQUEST.build({"id": index, "gref": ref})
+            for index, ref in enumerate(self._pages)
+        )
+
+    def fill(self, ring: Ring, which: str) -> None:
+        """A batch of requests, and one event when all of them are answered."""
+        requests = self._requests[which]
+        first = (SIZE - ring.req_prod % SIZE) * ring.entry_size
+        self._domain.memory.write(ring.entry(ring.req_prod), requests[:first])
+        self._domain.memory.write(ring.entry(0), requests[first:])
+        ring.req_prod += len(self._pages)
+        ring.store(RSP_EVENT, ring.req_prod)
+        ring.store(REQ_PROD, ring.req_prod)
+        self._doorbell.ring()
+
+    def wait(self, which: str) -> None:
+        """Until the batch is answered."""
+        self._done[which].acquire()
+
+    def close(self) -> None:
+        self.interface.stop()
+        self._thread.join()
+        self.peer.close()
+        self._ours.close()
+        self._doorbell.close()
+
+
+def _transmit(length: int) -> Result:
+    bench = Bench(length)
+    drain = _Drain(bench.peer)
+    plain = _plain_copy(length, bench.batch)
+    batches = max(_BYTES // length, _LEAST) // bench.batch
+    sent = 0
+
+    def ring() -> float:
+        nonlocal sent
+        begin = time.perf_counter()
+        for _ in range(batches):
+            bench.fill(bench.tx, "tx")
+            bench.wait("tx")
+        sent += batches * bench.batch * (4 + length)
+        drain.wait(sent)
+        return time.perf_counter() - begin
+
+    times = in_turn(ring, lambda: plain(batches), _PAIRS)
+    return _result("guest to link", bench, batches, times)
+
+
+def _receive(length: int) -> Result:
+    bench = Bench(length)
+    plain = _plain_copy(length, bench.batch)
+    batches = max(_BYTES // length, _LEAST) // bench.batch
+    frames = (length.to_bytes(4, "big") + bytes(length)) * bench.batch
+
+    def ring() -> float:
+        begin = time.perf_counter()
+        for _ in range(batches):
+            bench.fill(bench.rx, "rx")
+            bench.peer.sendall(frames)
+            bench.wait("rx")
+        return time.perf_counter() - begin
+
+    times = in_turn(ring, lambda: plain(batches), _PAIRS)
+    return _result("link to guest", bench, batches, times)
+
+
+def _result(direction: str, bench: Bench, batches: int, times: Pair) -> Result:
+    figures = bench.interface.figures()
+    bench.close()
+    packets = figures["tx_packets"] + figures["rx_packets"]
+    assert packets == batches * bench.batch * (_PAIRS + 1)
+    assert figures["tx_errors"] == figures["rx_errors"] == figures["tx_dropped"] == 0
+    return Result(
+        direction, bench.length, batches * bench.batch, times,
+        *(figures[name] // (_PAIRS + 1) for name in ("kicks", "notifications", "syscalls")),
+    )  # fmt: skip
+
+
+def _plain_copy(length: int, batch: int) -> Callable[[int], float]:
+    """The seconds that as many frames take from one end of a socket pair to the other."""
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+    drain = _Drain(far)
+    frames = (length.to_bytes(4, "big") + bytes(length)) * batch
+    sent = 0
+
+    def copy(batches: int) -> float:
+        nonlocal sent
+        begin = time.perf_counter()
+        for _ in range(batches):
+            near.sendall(frames)
+        sent += batches * len(frames)
+        drain.wait(sent)
+        return time.perf_counter() - begin
+
+    return copy
+
+
+def measure() -> str:
+    """The table."""
+    return report([run(length) for run in (_transmit, _receive) for length in LENGTHS])
+
+
+def report(results: list[Result]) -> str:
+    """The table of `results`."""
+    rows = []
+    for each in results:
+        rate = Sample.of([each.packets / seconds for seconds in each.times.first.values])
+        speed = Sample.of([value * each.length / 1e6 for value in rate.values])
+        rows.append(
+            [
+                f"{each.direction}, {each.length:,} bytes",
+                rate.show(",.0f"),
+                speed.show(",.0f"),
+                each.times.ratio.show(".2f"),
+                *(f"{count / each.packets:.4f}" for count in
+                  (each.kicks, each.notifications, each.syscalls)),
+            ]
+        )  # fmt: skip
+    return table(
+        ["packets", "packets/s", "MB/s", "time ratio", "kicks", "notifications", "system calls"],
+        rows,
+    )
