@@ -6,11 +6,12 @@ Each rewrites its sections of docs/performance.md. Nothing else should run meanw
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from benchmarks import boot, exits, guest, net
 from benchmarks.page import PAGE, replace
 
-_BENCHMARKS = {
+_BENCHMARKS: dict[str, Callable[[], dict[str, str]]] = {
     "exits": lambda: {"exits": exits.measure()},
     "guest": lambda: {"guest": guest.measure()},
     "boot": boot.measure,
