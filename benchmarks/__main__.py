@@ -1,4 +1,4 @@
-"""`python -m benchmarks [exits] [guest] [boot] [net]`: run the benchmarks, all by default.
+"""`python -m benchmarks [NAME]...`: run the benchmarks of those names, all by default.
 
 Each rewrites its sections of docs/performance.md. Nothing else should run meanwhile.
 """
@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 from benchmarks import boot, exits, guest, net
 from benchmarks.page import PAGE, replace
+from benchmarks.xenstored import measure as xenstore
 
 _BENCHMARKS: dict[str, Callable[[], dict[str, str]]] = {
     "exits": lambda: {"exits": exits.measure()},
     "guest": lambda: {"guest": guest.measure()},
     "boot": boot.measure,
     "net": lambda: {"net": net.measure()},
+    "xenstore": xenstore.measure,
 }
 
 

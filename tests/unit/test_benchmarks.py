@@ -10,6 +10,8 @@ from benchmarks import boot, exits, guest, net
 from benchmarks.memory import resident
 from benchmarks.page import PAGE, replace, table
 from benchmarks.sample import Pair, Sample, in_turn
+from benchmarks.xenstored import measure
+from tests.packages import Unavailable
 
 SMAPS = """\
 55d0e5a3c000-55d0e5a3d000 r--p 00000000 fe:00 1234                       /usr/bin/python3
@@ -61,7 +63,12 @@ def test_a_page_has_each_section_once(text: str) -> None:
         replace(text, "x", "new")
 
 
-@pytest.mark.parametrize("section", ["exits", "guest", "boot", "counts", "memory", "net"])
+XENSTORE = ("xenstore 1", "xenstore 32", "xenstore start", "xenstore before")
+
+
+@pytest.mark.parametrize(
+    "section", ["exits", "guest", "boot", "counts", "memory", "net", *XENSTORE]
+)
 def test_the_page_has_every_section(section: str) -> None:
     page = Path(__file__).parents[2] / PAGE
     replace(page.read_text(), section, "new")
@@ -150,3 +157,35 @@ def test_packets_are_by_the_second_and_costs_by_the_packet() -> None:
         "| out, 1,514 bytes | 10,000 (5,000-20,000) | 15 (8-30) | 2.00 (1.00-2.00) "
         "| 0.0100 | 0.0050 | 0.0400 |"
     )
+
+
+def test_the_client_of_the_xenstore_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_SECONDS", 0.01)
+    monkeypatch.setattr(measure, "DOMAINS", 3)
+    try:
+        client = measure.Client.build(tmp_path)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    with measure.ours(tmp_path) as path:
+        client.fill(path, range(120))
+        for operation in measure.OPERATIONS:
+            for clients in (1, 5):
+                assert client.rate(path, operation, 120, clients) > 0
+        seconds, again = client.start(path)
+        assert seconds > 0
+        assert again == 0
+
+
+def test_xenstores_are_compared() -> None:
+    ours, other = Sample.of([2000.0, 3000.0]), Sample.of([1000.0, 3000.0])
+    rates = {
+        (operation, nodes, 1): {"kvmxen": ours, "other": other}
+        for operation in measure.OPERATIONS
+        for nodes in measure.NODES
+    }
+    lines = measure.rate_table(rates, 1, ["other"]).splitlines()
+    assert lines[0] == "| one client, thousands/s | kvmxen | other | to other |"
+    assert lines[2] == "| read, 10 nodes | 2.5 | 2.0 | 1.50 (1.00-2.00) |"
+    assert len(lines) == 2 + len(rates)

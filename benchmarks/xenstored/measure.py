@@ -1,0 +1,187 @@
+"""Our xenstore on its socket against Debian's own daemons, by the same client, in turn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.page import table
+from benchmarks.sample import Pair, Sample
+from benchmarks.xenstored import daemons
+from tests.packages import Unavailable
+
+OPERATIONS = ("read", "write", "directory", "transaction", "watch")
+NODES = (10, 1000, 100_000)
+CLIENTS = (1, 32)
+DOMAINS = 300
+_ROUNDS = 5
+_SECONDS = 0.2
+_STARTS = 3
+_START_LIMIT = 10.0
+_HERE = Path(__file__).parent
+_PATIENCE_SECONDS = 60.0
+# Another checkout, with its own environment built in it, to compare with.
+_BASELINE = "KVMXEN_BASELINE"
+
+# A server in an empty folder: its socket.
+Server = Callable[[Path], AbstractContextManager[Path]]
+
+
+@dataclass(frozen=True)
+class Client:
+    """The measuring client: see client.c."""
+
+    program: Path
+
+    @classmethod
+    def build(cls, folder: Path) -> Client:
+        """Compile it into `folder`; raises Unavailable."""
+        compiler = shutil.which("gcc")
+        if compiler is None:
+            raise Unavailable("this host has no gcc")
+        program = folder / "client"
+        flags = ("-O2", "-Wall", "-Wextra", "-Werror")
+        subprocess.run([compiler, *flags, "-o", program, _HERE / "client.c"], check=True)
+        return cls(program)
+
+    def fill(self, path: Path, nodes: range) -> None:
+        """Make the nodes with those numbers."""
+        self._run(path, "fill", nodes.start, nodes.stop)
+
+    def rate(self, path: Path, operation: str, nodes: int, clients: int) -> float:
+        """Operations a second."""
+        return float(self._run(path, operation, nodes, clients, _SECONDS)[0])
+
+    def start(self, path: Path) -> tuple[float, int]:
+        """Seconds until DOMAINS have started at once, and transactions that had to be made again.
+
+        More than _START_LIMIT seconds are infinitely many.
+        """
+        try:
+            seconds, again = self._run(path, "start", DOMAINS, timeout=_START_LIMIT)
+        except subprocess.TimeoutExpired:
+            return float("inf"), 0
+        return float(seconds), int(again)
+
+    def _run(self, path: Path, *arguments: object, timeout: float | None = None) -> list[str]:
+        return subprocess.run(
+            [self.program, path.name, *map(str, arguments)],
+            cwd=path.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=timeout,
+        ).stdout.split()
+
+
+@contextmanager
+def ours(folder: Path, checkout: Path | None = None) -> Iterator[Path]:
+    """The socket of a store of ours, or of another checkout's."""
+    python = str(checkout / ".venv/bin/python") if checkout else sys.executable
+    path = folder / "socket"
+    with subprocess.Popen([python, _HERE / "serve.py", path]) as process:
+        try:
+            end = time.monotonic() + _PATIENCE_SECONDS
+            while not path.exists():
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"{python} does not serve")
+                time.sleep(0.01)
+            yield path
+        finally:
+            process.kill()
+
+
+def measure() -> dict[str, str]:
+    """The sections: operations a second by clients, starts, and the same against a baseline."""
+    with TemporaryDirectory() as name:
+        client = Client.build(Path(name))
+        rates = _rates(client, {"kvmxen": ours, **_debians()})
+        sections = {
+            f"xenstore {clients}": rate_table(rates, clients, ["oxenstored", "xenstored"])
+            for clients in CLIENTS
+        } | {"xenstore start": _starts(client)}
+        if checkout := os.environ.get(_BASELINE):
+
+            def before(folder: Path) -> AbstractContextManager[Path]:
+                return ours(folder, Path(checkout))
+
+            rates = _rates(client, {"kvmxen": ours, "before": before})
+            both = [rate_table(rates, clients, ["before"]) for clients in CLIENTS]
+            sections["xenstore before"] = "\n\n".join(both)
+    return sections
+
+
+def _debians() -> dict[str, Server]:
+    def of(name: str) -> Server:
+        return lambda folder: daemons.running(name, folder)
+
+    return {name: of(name) for name in daemons.NAMES}
+
+
+# By operation, nodes, clients: a sample of each server's rates, taken in turn.
+Rates = dict[tuple[str, int, int], dict[str, Sample]]
+
+
+def _rates(client: Client, servers: dict[str, Server]) -> Rates:
+    rates: Rates = {}
+    with ExitStack() as stack:
+        paths = {name: _started(stack, server) for name, server in servers.items()}
+        made = 0
+        for nodes in NODES:
+            for path in paths.values():
+                client.fill(path, range(made, nodes))
+            made = nodes
+            for operation in OPERATIONS:
+                for clients in CLIENTS:
+                    taken = [
+                        [client.rate(path, operation, nodes, clients) for path in paths.values()]
+                        for _ in range(_ROUNDS + 1)
+                    ][1:]
+                    columns = map(Sample.of, zip(*taken, strict=True))
+                    rates[operation, nodes, clients] = dict(zip(paths, columns, strict=True))
+    return rates
+
+
+def _started(stack: ExitStack, server: Server) -> Path:
+    folder = Path(stack.enter_context(TemporaryDirectory()))
+    return stack.enter_context(server(folder))
+
+
+def rate_table(rates: Rates, clients: int, others: list[str]) -> str:
+    """The table of thousands of operations a second, and of our ratios to the others'."""
+    rows = []
+    for operation in OPERATIONS:
+        for nodes in NODES:
+            of = rates[operation, nodes, clients]
+            ratios = [Pair(of["kvmxen"], of[other]).ratio.show(".2f") for other in others]
+            shown = [f"{of[name].median / 1000:.1f}" for name in ("kvmxen", *others)]
+            rows.append([f"{operation}, {nodes:,} nodes", *shown, *ratios])
+    of_clients = "one client" if clients == 1 else f"{clients} clients"
+    head = [f"{of_clients}, thousands/s", "kvmxen", *others, *(f"to {name}" for name in others)]
+    return table(head, rows)
+
+
+def _starts(client: Client) -> str:
+    servers = {"kvmxen": ours, **_debians()}
+    taken: dict[str, list[tuple[float, int]]] = {name: [] for name in servers}
+    for _ in range(_STARTS):
+        for name, server in servers.items():
+            with ExitStack() as stack:
+                taken[name].append(client.start(_started(stack, server)))
+    rows = []
+    for name, starts in taken.items():
+        seconds = Sample.of([start[0] for start in starts])
+        again = Sample.of([start[1] for start in starts])
+        if seconds.median == float("inf"):
+            rows.append([name, f"more than {_START_LIMIT:.0f}", "without end"])
+        else:
+            rows.append([name, seconds.show(".2f"), again.show(".0f")])
+    return table([f"{DOMAINS} domains start", "seconds", "transactions made again"], rows)
