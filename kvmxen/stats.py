@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from kvmxen.config import Config
@@ -48,16 +48,18 @@ class Stats:
         now = time.monotonic_ns()
         traps: Counter[str] = Counter()
         hypercalls: Counter[str] = Counter()
-        for cpu in machine.cpus:
-            traps.update({trap_name(trap): count for trap, count in cpu.vcpu.traps.items()})
-            hypercalls.update(
-                {hypercall_name(number): count for number, count in cpu.vcpu.hypercalls.items()}
-            )
+        dispatched: Counter[str] = Counter()
+        for vcpu in (cpu.vcpu for cpu in machine.cpus):
+            traps.update(_named(trap_name, vcpu.traps))
+            hypercalls.update(_named(hypercall_name, vcpu.hypercalls))
+            dispatched.update(_named(trap_name, vcpu.dispatched_traps))
+            dispatched.update(_named(hypercall_name, vcpu.dispatched_hypercalls))
         guest = sum(cpu.vcpu.guest_ns for cpu in machine.cpus)
         return {
             "exits": dict(traps.most_common()),
             "exits_total": sum(cpu.vcpu.exits for cpu in machine.cpus),
             "hypercalls": dict(hypercalls.most_common()),
+            "dispatched_in_guest": dict(dispatched.most_common()),
             "events": {"sent": machine.events.sent, "delivered": machine.events.delivered},
             "grants": {
                 "version": machine.grants.version,
@@ -72,6 +74,10 @@ class Stats:
             "process_cpu_ns": time.process_time_ns(),
             "max_rss_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         }
+
+
+def _named(name: Callable[[int], str], counts: Mapping[int, int]) -> dict[str, int]:
+    return {name(number): count for number, count in counts.items()}
 
 
 def _table(figures: dict[str, object]) -> str:

@@ -209,15 +209,23 @@ cdef class Vcpu:
 
     @property
     def hypercalls(self):
-        """How often each hypercall was made, by number; 63 stands for all beyond."""
-        counts = {i: self._hypercalls[i] + self.state.hypercalls[i] for i in range(64)}
-        return {number: count for number, count in counts.items() if count}
+        """How often each hypercall came out, by number; 63 stands for all beyond."""
+        return {i: self._hypercalls[i] for i in range(64) if self._hypercalls[i]}
 
     @property
     def traps(self):
-        """How often each trap was taken, by what `run` returns for it."""
-        counts = {i: self._traps[i] + self.state.taken[i] for i in range(48)}
-        return {trap: count for trap, count in counts.items() if count}
+        """How often each trap came out, by what `run` returns for it."""
+        return {i: self._traps[i] for i in range(48) if self._traps[i]}
+
+    @property
+    def dispatched_hypercalls(self):
+        """How often the dispatcher dealt with each hypercall in the guest, by number."""
+        return {i: self.state.hypercalls[i] for i in range(64) if self.state.hypercalls[i]}
+
+    @property
+    def dispatched_traps(self):
+        """How often it dealt with each trap."""
+        return {i: self.state.taken[i] for i in range(48) if self.state.taken[i]}
 
     # What must happen in the guest before it resumes.
 

@@ -12,6 +12,7 @@ STATS = {
     "exits": dict,
     "exits_total": int,
     "hypercalls": dict,
+    "dispatched_in_guest": dict,
     "events": dict,
     "grants": dict,
     "build_ns": int,
