@@ -21,6 +21,8 @@ from kvmxen.xenstored.pump import Pump
 
 CLIENTS = 512
 HELD_BYTES = 4 << 20
+# What the kernel holds for a client beside that, whatever this host's default is.
+_KERNEL_BYTES = 128 << 10
 _RETRY_MS = 1000
 _FOREVER = -1
 
@@ -101,6 +103,7 @@ class Server:
         if not may_connect(connected):
             connected.close()
             return
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
         self._pump.add(connected.fileno(), partial(self._store.connect, DOM0), self._held)
         self._clients[connected.fileno()] = connected
         self._accept(len(self._clients) < CLIENTS)
