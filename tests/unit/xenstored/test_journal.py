@@ -66,6 +66,20 @@ def test_what_was_written_is_there_again(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_reboot_goes_on_with_the_file(path: Path) -> None:
+    """Each run of a domain has a store of its own, and the file is one."""
+    with Journal(path) as journal:
+        first, second = Store(), Store()
+        journal.attach(first)
+        first.write("/first", b"1")
+        journal.attach(second)
+        assert second.read("/first") == b"1"
+        first.write("/too/late", b"")
+        second.write("/second", b"2")
+        expected = nodes(second)
+    assert kept(path) == expected
+
+
 def test_what_was_a_guest_s_goes_with_it(path: Path) -> None:
     store = Store()
     with Journal(path) as journal:
