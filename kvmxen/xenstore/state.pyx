@@ -1,68 +1,58 @@
 """What one xenstore knows: the tree, the domains, the watches, and what is still to deliver."""
 
-from __future__ import annotations
+from kvmxen.xenstore.paths cimport parent
+from kvmxen.xenstore.quota cimport Domain, node_memory
+from kvmxen.xenstore.tree cimport Node, Tree
+from kvmxen.xenstore.watches cimport Watch, Watches
 
 from collections import deque
-from collections.abc import Callable, Iterator
 from threading import RLock
-from typing import TYPE_CHECKING, Protocol
 
 from kvmxen.xenstore.orphans import disown
-from kvmxen.xenstore.paths import parent
-from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, READ, Permission, Permissions
-from kvmxen.xenstore.quota import Domain, Quota, node_memory
-from kvmxen.xenstore.tree import Node, Tree
-from kvmxen.xenstore.watches import Match, Watches
-
-if TYPE_CHECKING:
-    from kvmxen.xenstore.connection import Connection
+from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, READ, Permission
+from kvmxen.xenstore.quota import Quota
+from kvmxen.xenstore.watches import Match
 
 INTRODUCE = "@introduceDomain"
 RELEASE = "@releaseDomain"
 
-
-class Recorder(Protocol):
-    """Who keeps what happens to the nodes: note() each change, commit() before it is answered."""
-
-    def note(self, path: str, value: bytes, permissions: Permissions) -> None: ...
-    def commit(self) -> None: ...
+cdef int _READ = READ
+cdef object _SUBTREE = Match.SUBTREE
 
 
-class State:
+cdef class State:
     """The live store. What a transaction offers too is what View asks of both."""
 
-    def __init__(self, quota: Quota | None = None) -> None:
+    def __init__(self, quota=None):
         self.lock = RLock()
         self.tree = Tree()
         self.watches = Watches()
         self.quota = quota or Quota()
-        self.domains: dict[int, Domain] = {}
-        self.clients: list[Connection] = []
-        self.recorder: Recorder | None = None
-        self._generation = 0
-        self._deferred: deque[Callable[[], None]] = deque()
-        self._delivering = False
+        self.domains = {}
+        self.clients = []
+        self._deferred = deque()
         self.domain(DOM0).introduced = True
         private = (Permission(DOM0),)
         for path in ("/", "/tool", "/tool/xenstored", INTRODUCE):
             self.put(path, b"", private)
         self.put(RELEASE, b"", (*private, Permission(DOMID_ANY, READ)))
 
-    def domain(self, domid: int) -> Domain:
+    cpdef Domain domain(self, int domid):
         """The domain `domid`, which is known from now on."""
-        if domid not in self.domains:
-            self.domains[domid] = Domain(domid, self.quota)
-        return self.domains[domid]
+        cdef Domain domain = self.domains.get(domid)
+        if domain is None:
+            domain = self.domains[domid] = Domain(domid, self.quota)
+        return domain
 
-    def knows(self, domid: int) -> bool:
+    def knows(self, domid):
         """Whether `domid` may stand in a permission: it is a domain's, or everybody's."""
         return domid in self.domains or domid == DOMID_ANY
 
-    def is_introduced(self, domid: int) -> bool:
+    def is_introduced(self, domid):
         """Whether xenstore talks to `domid`."""
         return domid in self.domains and self.domains[domid].introduced
 
-    def introduce(self, domid: int) -> None:
+    def introduce(self, domid):
         """Say that `domid` is there now; @introduceDomain fires unless it was.
 
         What its connections had under way is over: their guest starts afresh.
@@ -76,7 +66,7 @@ class State:
                 client.renew()
             self.deliver()
 
-    def release(self, domid: int) -> None:
+    def release(self, domid):
         """Forget the introduced domain `domid`: its connections, its nodes, what it was allowed.
 
         @releaseDomain fires.
@@ -93,14 +83,14 @@ class State:
             self._fire_special(RELEASE, domid)
             self.deliver()
 
-    def forget_guests(self) -> None:
+    def forget_guests(self):
         """Rid the nodes of all domains but dom0, none of which may have a connection."""
         found = {p.domid for _, node in self.descend() for p in node.permissions}
         for domid in found - {DOM0, DOMID_ANY}:
             disown(self, self.domain(DOM0), domid, (INTRODUCE, RELEASE))
             self.domains.pop(domid, None)
 
-    def shut_down(self, domid: int) -> None:
+    def shut_down(self, domid):
         """Say that `domid` has shut down: @releaseDomain fires, once until it is resumed."""
         with self.lock:
             domain = self.domains[domid]
@@ -109,36 +99,37 @@ class State:
                 self._fire_special(RELEASE, domid)
                 self.deliver()
 
-    def next_generation(self) -> int:
+    cpdef unsigned long long next_generation(self) noexcept:
         """A number that no change has had yet."""
         self._generation += 1
         return self._generation
 
-    def get(self, path: str) -> Node | None:
+    cpdef Node get(self, str path):
         """The node at `path`, None where there is none."""
         return self.tree.get(path)
 
-    def look(self, path: str) -> Node | None:
+    cpdef Node look(self, str path):
         """As get(); it makes a difference to a Transaction."""
         return self.tree.get(path)
 
-    def listed(self, path: str) -> None:
+    def listed(self, path):
         """Of no consequence here; see Transaction."""
 
-    def put(self, path: str, value: bytes, permissions: Permissions) -> None:
+    cpdef put(self, str path, bytes value, tuple permissions):
         """Make or change the node at `path`; its parent must be."""
-        tree = self.tree
-        self._account(path, tree.get(path), -1)
-        node = tree.put(path, value, permissions, self.next_generation())
+        cdef Node node = self.tree.get(path)
+        if node is not None:
+            self._account(path, node, -1)
+        node = self.tree.put(path, value, permissions, self.next_generation())
         self._account(path, node, +1)
         if self.recorder is not None:
             self.recorder.note(path, value, permissions)
 
-    def imply(self, path: str, permissions: Permissions) -> None:
+    def imply(self, path, permissions):
         """Make the node at `path` for the sake of one below it; its parent must be."""
         self.put(path, b"", permissions)
 
-    def remove(self, path: str) -> None:
+    def remove(self, path):
         """Take out the node at `path`, which must be, and all below it."""
         for where, node in self.tree.walk(path):
             self._account(where, node, -1)
@@ -146,11 +137,11 @@ class State:
         if self.recorder is not None:
             self.recorder.note(path, b"", ())
 
-    def walk(self, path: str) -> Iterator[tuple[str, Node]]:
+    def walk(self, path):
         """The nodes below `path` and itself, children before parents."""
         return self.tree.walk(path)
 
-    def descend(self) -> Iterator[tuple[str, Node]]:
+    def descend(self):
         """All nodes, parents before children, children in the order of their making."""
         pending = [(path, self.tree.get(path)) for path in (INTRODUCE, RELEASE, "/")]
         while pending:
@@ -160,39 +151,40 @@ class State:
             base = path.rstrip("/")
             pending += [(f"{base}/{name}", n) for name, n in reversed(node.items())]
 
-    def nodes(self, domid: int) -> int:
+    cpdef Py_ssize_t nodes(self, int domid) except -1:
         """The number of nodes that `domid` owns."""
         return self.domain(domid).nodes
 
-    def changed(self, path: str, old: Permissions | None) -> None:
+    cpdef changed(self, str path, tuple old):
         """Tell of a change to the node at `path`, which had the permissions `old` before."""
-        readable = [] if old is None else [old]
-        for where in (path, parent(path)):
-            node = self.tree.get(where)
-            assert node is not None
-            readable.append(node.permissions)
-        self.fire(path, Match.SUBTREE, readable)
+        cdef list watches = self.watches.matching(path, _SUBTREE)
+        if not watches:
+            return
+        cdef list readable = [
+            self.tree.get(path).permissions, self.tree.get(parent(path)).permissions
+        ]
+        if old is not None:
+            readable.append(old)
+        self._tell(watches, path, readable)
 
-    def fire(self, path: str, match: Match, readable: list[Permissions]) -> None:
+    cpdef fire(self, str path, object match, list readable):
         """Tell the watches that a change at `path` concerns, as far as they may know.
 
         A watcher may know if any of `readable` lets it read: the node's permissions, those it
         had, its parent's (watch_permitted() in tools/xenstored/watch.c).
         """
-        for watch in self.watches.matching(path, match):
-            if any(watch.domain.rights(permissions) & READ for permissions in readable):
-                watch.deliver(watch, path)
+        self._tell(self.watches.matching(path, match), path, readable)
 
-    def defer(self, action: Callable[[], None]) -> None:
+    def defer(self, action):
         """Have `action` run when the request under way is done and answered."""
         self._deferred.append(action)
 
-    def settle(self) -> None:
+    cpdef settle(self):
         """Have what was changed kept, so that it can be acknowledged."""
         if self.recorder is not None:
             self.recorder.commit()
 
-    def deliver(self) -> None:
+    cpdef deliver(self):
         """Run what was deferred, in order, and what that defers in turn."""
         self.settle()
         if self._delivering or not self._deferred:
@@ -205,16 +197,25 @@ class State:
         finally:
             self._delivering = False
 
-    def _clients_of(self, domid: int) -> list[Connection]:
+    def _clients_of(self, domid):
         return [client for client in self.clients if client.domain.domid == domid]
 
-    def _account(self, path: str, node: Node | None, sign: int) -> None:
-        if node is not None:
-            owner = self.domain(node.owner)
-            owner.nodes += sign
-            owner.memory += sign * node_memory(path, node)
+    cdef int _tell(self, list watches, str path, list readable) except -1:
+        cdef Watch watch
+        for watch in watches:
+            for permissions in readable:
+                if watch.domain.rights(permissions) & _READ:
+                    watch.deliver(watch, path)
+                    break
+        return 0
 
-    def _fire_special(self, name: str, domid: int) -> None:
+    cdef int _account(self, str path, Node node, int sign) except -1:
+        cdef Domain owner = self.domain(node.owner)
+        owner.nodes += sign
+        owner.memory += sign * node_memory(path, node)
+        return 0
+
+    def _fire_special(self, name, domid):
         node = self.tree.get(name)
         assert node is not None
         self.fire(name, Match.ANONYMOUS, [node.permissions])

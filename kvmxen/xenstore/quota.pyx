@@ -1,18 +1,22 @@
 """How much of xenstore one unprivileged domain may use (quotas[] in tools/xenstored/domain.c)."""
 
-from __future__ import annotations
+from kvmxen.xenstore.tree cimport Node
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 from kvmxen.abi.xs_wire import REL_PATH_MAX, Feature
-from kvmxen.xenstore.permissions import DOM0, Permissions, rights
-from kvmxen.xenstore.tree import Node
+from kvmxen.xenstore.permissions import DOM0
+from kvmxen.xenstore.permissions import rights as rights_of
 
 FEATURES = Feature.RECONNECTION | Feature.ERROR | Feature.WATCHDEPTH | Feature.DOMID_ANY
 
 # What Xen counts for a node beside its content: struct node_hdr and struct xs_permissions.
-_HEADER_BYTES = 16
-_PERMISSION_BYTES = 8
+cdef enum:
+    HEADER_BYTES = 16
+    PERMISSION_BYTES = 8
+
+cdef int _DOM0 = DOM0
+cdef int _FEATURES = FEATURES
 
 
 @dataclass(frozen=True)
@@ -30,59 +34,52 @@ class Quota:
     path_max: int = REL_PATH_MAX
     node_size: int = 2048
 
-    def with_limit(self, name: str, limit: int) -> Quota:
+    def with_limit(self, name, limit):
         """Another quota with the limit that the wire calls `name`, one of QUOTA_NAMES."""
         return replace(self, **{name.replace("-", "_"): limit})
 
-    def limit(self, name: str) -> int:
+    def limit(self, name):
         """The limit that the wire calls `name`, one of QUOTA_NAMES."""
-        value: int = getattr(self, name.replace("-", "_"))
-        return value
+        return getattr(self, name.replace("-", "_"))
 
 
-QUOTA_NAMES = tuple(item.name.replace("_", "-") for item in fields(Quota))
+QUOTA_NAMES = tuple([item.name.replace("_", "-") for item in fields(Quota)])
 
 
-@dataclass(slots=True, eq=False)
-class Domain:
+cdef class Domain:
     """A domain that xenstore knows of, and what it uses.
 
     `target` is the domain that it may act as (SET_TARGET); `shutdown` says that its end was
     told; `peaks` has the most that it used of each quota.
     """
 
-    domid: int
-    quota: Quota = field(default_factory=Quota)
-    introduced: bool = False
-    shutdown: bool = False
-    features: int = int(FEATURES)
-    target: Domain | None = None
-    nodes: int = 0
-    watches: int = 0
-    transactions: int = 0
-    memory: int = 0
-    peaks: dict[str, int] = field(default_factory=dict)
+    def __init__(self, domid, quota=None):
+        self.domid = domid
+        self.quota = Quota() if quota is None else quota
+        self.features = _FEATURES
+        self.peaks = {}
 
-    def allows(self, what: str, amount: int) -> bool:
+    cpdef bint allows(self, str what, Py_ssize_t amount) except -1:
         """Whether the domain may have `amount` of `what`, a field of Quota; dom0 always may."""
-        limit = getattr(self.quota, what)
-        if limit and amount > limit and self.domid != DOM0:
+        cdef Py_ssize_t limit = getattr(self.quota, what)
+        if limit and amount > limit and self.domid != _DOM0:
             return False
-        if amount > self.peaks.get(what, 0):
+        peak = self.peaks.get(what)
+        if peak is None or amount > <Py_ssize_t>peak:
             self.peaks[what] = amount
         return True
 
-    def rights(self, permissions: Permissions) -> int:
+    cpdef int rights(self, tuple permissions) except -1:
         """The READ, WRITE and OWNER bits that the domain has by `permissions`."""
-        target = self.target
-        return rights(permissions, self.domid, target.domid if target else self.domid)
+        cdef int target = self.domid if self.target is None else self.target.domid
+        return rights_of(permissions, self.domid, target)
 
 
-def node_size(value: bytes, permissions: int, listing: int) -> int:
+cpdef Py_ssize_t node_size(bytes value, Py_ssize_t permissions, Py_ssize_t listing):
     """Bytes that count against a node's size: `listing` is the length of its children's names."""
-    return _HEADER_BYTES + permissions * _PERMISSION_BYTES + len(value) + listing
+    return HEADER_BYTES + permissions * PERMISSION_BYTES + len(value) + listing
 
 
-def node_memory(path: str, node: Node) -> int:
+cpdef Py_ssize_t node_memory(str path, Node node):
     """Bytes that count against its owner's memory: its name is counted here, not its parent's."""
     return len(path) + node_size(node.value, len(node.permissions), 0)

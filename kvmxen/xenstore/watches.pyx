@@ -1,14 +1,10 @@
 """Watches and which of them an event concerns (tools/xenstored/watch.c)."""
 
-from __future__ import annotations
+from kvmxen.xenstore.paths cimport ancestry
+from kvmxen.xenstore.quota cimport Domain
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import count
-
-from kvmxen.xenstore.paths import ancestry
-from kvmxen.xenstore.quota import Domain
+from operator import attrgetter
 
 UNLIMITED = -1
 
@@ -26,57 +22,69 @@ class Match(Enum):
     """A special event without: those that set no depth."""
 
 
-@dataclass(eq=False, slots=True)
-class Watch:
+cdef object _SERIAL = attrgetter("serial")
+cdef object _EXACT = Match.EXACT
+cdef object _SUBTREE = Match.SUBTREE
+cdef object _ANONYMOUS = Match.ANONYMOUS
+
+
+cdef class Watch:
     """`depth` levels below `path`, or UNLIMITED; `deliver(watch, path)` takes the event.
 
     `prefix` is the number of leading characters that the watcher did not say, for a relative
     path. `domain` is whose right to read decides.
     """
 
-    path: str
-    token: bytes
-    domain: Domain
-    deliver: Callable[[Watch, str], None]
-    depth: int = UNLIMITED
-    prefix: int = 0
-    serial: int = 0
+    def __init__(self, str path, bytes token, Domain domain, deliver, depth=UNLIMITED, prefix=0):
+        self.path = path
+        self.token = token
+        self.domain = domain
+        self.deliver = deliver
+        self.depth = depth
+        self.prefix = prefix
 
-    def wants(self, match: Match, below: int) -> bool:
+    cdef bint wants(self, object match, int below):
         """Whether an event `below` levels under its path is news for this watch."""
-        if match is Match.ANONYMOUS:
+        if match is _ANONYMOUS:
             return self.depth < 0
-        if match is Match.SUBTREE and self.depth < 0:
+        if match is _SUBTREE and self.depth < 0:
             return True
         return below == 0 or self.depth >= below
 
 
-class Watches:
+cdef class Watches:
     """All watches by path, so that an event costs its depth and not their number."""
 
-    def __init__(self) -> None:
-        self._by_path: dict[str, list[Watch]] = {}
-        self._serials = count()
+    def __cinit__(self):
+        self._by_path = {}
 
-    def add(self, watch: Watch) -> None:
+    def add(self, Watch watch):
         """Have `watch` take part from now on."""
-        watch.serial = next(self._serials)
+        watch.serial = self._added
+        self._added += 1
         self._by_path.setdefault(watch.path, []).append(watch)
 
-    def remove(self, watch: Watch) -> None:
+    def remove(self, Watch watch):
         """Have `watch`, which must be here, no longer take part."""
         here = self._by_path[watch.path]
         here.remove(watch)
         if not here:
             del self._by_path[watch.path]
 
-    def matching(self, path: str, match: Match) -> list[Watch]:
+    cpdef list matching(self, str path, object match):
         """The watches that a change at `path` concerns, oldest first."""
-        exact = match is Match.EXACT or match is Match.ANONYMOUS
-        found: list[Watch] = []
+        cdef list found = []
+        cdef Watch watch
+        cdef int below
+        if not self._by_path:
+            return found
+        exact = match is _EXACT or match is _ANONYMOUS
         for below, where in enumerate([path] if exact else ancestry(path)):
-            if here := self._by_path.get(where):
-                found += [watch for watch in here if watch.wants(match, below)]
+            here = self._by_path.get(where)
+            if here is not None:
+                for watch in here:
+                    if watch.wants(match, below):
+                        found.append(watch)
         if len(found) > 1:
-            found.sort(key=lambda watch: watch.serial)
+            found.sort(key=_SERIAL)
         return found
