@@ -14,12 +14,13 @@ from uuid import uuid4
 
 from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.backends.console import Console
-from kvmxen.backends.devices import block_device, net_device
 from kvmxen.backends.guest import Guest
 from kvmxen.backends.terminal import PlainTerminal, open_terminal
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.config import Config
+from kvmxen.control.hotplug import Hotplug
+from kvmxen.control.server import ControlServer
 from kvmxen.errors import KvmxenError
 from kvmxen.initramfs import shell_initramfs
 from kvmxen.layout import PAGE_SHIFT, Layout
@@ -212,12 +213,11 @@ def pv(
         stats.built()
         guest = Guest(machine.memory, machine.grants, machine.events, xenstore.store, machine.fail)
         with Server(xenstore.store, folder / SOCKET, machine.fail), Xenbus(guest) as bus:
-            for disk in config.disks:
-                bus.attach(block_device(guest, disk))
-            for index, net in enumerate(config.nets):
-                bus.attach(net_device(guest, index, net, domain=config.name, vcpus=config.vcpus))
+            hotplug = Hotplug(guest, bus, config)
+            hotplug.start()
             machine.start()
-            supervisor.wait()
+            with ControlServer(folder, hotplug.commands(), machine.fail):
+                supervisor.wait()
             xenstore.shut_down()
             machine.stop()
             machine.join()

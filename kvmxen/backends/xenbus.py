@@ -142,6 +142,10 @@ class Xenbus:
         """Take a device away, whether the guest has let go of it or not; KvmxenError as above."""
         self._do(lambda: self._remove(self._slot(kind, index)))
 
+    def numbers(self, kind: str) -> set[int]:
+        """The numbers of the devices of that kind that there are."""
+        return {index for slot_kind, index in list(self._slots) if slot_kind == kind}
+
     def figures(self) -> dict[str, dict[str, int]]:
         """Each device's figures, by "kind/index"."""
         slots = list(self._slots.items())

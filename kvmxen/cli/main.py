@@ -12,7 +12,9 @@ import click
 from kvmxen import __version__
 from kvmxen.cli.boot import boot
 from kvmxen.cli.doctor import doctor
+from kvmxen.cli.hotplug import COMMANDS as HOTPLUG
 from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
+from kvmxen.cli.top import top
 from kvmxen.cli.xenstore import xenstore
 from kvmxen.errors import KvmxenError
 
@@ -30,6 +32,9 @@ def kvmxen() -> None:
 kvmxen.add_command(boot)
 kvmxen.add_command(doctor)
 kvmxen.add_command(xenstore)
+kvmxen.add_command(top)
+for command in HOTPLUG:
+    kvmxen.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

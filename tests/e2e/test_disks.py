@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +17,12 @@ import pytest
 from tests import packages
 from tests.e2e import disks
 from tests.e2e.disks import DiskRamdisk
-from tests.e2e.domain import Boot
+from tests.e2e.domain import ROOT, Boot
 
 VERSION = "6.1"
 QUIET = ("--cmdline", "console=hvc0 quiet", "--timeout", 250)
 WAIT = 240.0
+Kvmxen = Callable[..., str]
 # Each takes a boot.
 KILLS = int(os.environ.get("KVMXEN_TEST_KILLS", "2"))
 
@@ -42,6 +46,21 @@ def disk_ramdisk(tmp_path: Path, diskload: Path) -> DiskRamdisk:
             pytest.skip(f"needs Debian's kernel and busybox: {error}")
 
     return make
+
+
+@pytest.fixture
+def kvmxen(environment: dict[str, str]) -> Kvmxen:
+    """kvmxen(*arguments): what the command prints; it must succeed."""
+
+    def call(*arguments: str) -> str:
+        command = [sys.executable, "-m", "kvmxen", *arguments]
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=WAIT
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return call
 
 
 FILES = 5000
@@ -151,3 +170,68 @@ def test_what_was_synced_survives_a_kill(
         record = records[number * 512 : (number + 1) * 512]
         expected = str(number).encode() + b"\0"
         assert record == expected + bytes([ord("a") + number % 26]) * (512 - len(expected))
+
+
+PLUG = f"""
+echo "[queues: $(ls /sys/block/xvda/mq | wc -l)]"
+diskload hammer /dev/xvda {64 << 20} &
+mkfs.ext4 -q -t ext4 /dev/xvdb && mount -o discard /dev/xvdb /mnt || echo "[failed]"
+dd if=/dev/urandom of=/mnt/big bs=1M count=24 2>/dev/null
+sync
+echo "[full]"
+read go
+rm /mnt/big
+sync
+fstrim /mnt
+umount /mnt
+echo "[trimmed]"
+while [ ! -e /sys/block/xvdc ]; do sleep 0.1; done
+echo "[plugged: $(sha256sum /dev/xvdc)]"
+while [ -e /sys/block/xvdc ]; do sleep 0.1; done
+echo "[unplugged]"
+wait
+while [ -e /sys/block/xvda ]; do sleep 0.1; done
+echo vbd-51728 >/sys/bus/xen/drivers/vbd/unbind
+rmmod xen_blkfront && insmod /mod/xen_blkfront.ko && echo "[loaded]" || echo "[failed]"
+while [ ! -e /sys/block/xvdb ]; do sleep 0.1; done
+mount /dev/xvdb /mnt && umount /mnt && echo "[again]"
+poweroff -f
+"""
+
+
+def test_disks_that_come_and_go(
+    boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, tmp_path: Path, kvmxen: Kvmxen
+) -> None:
+    """4 vCPUs and 4 queues; discard that shrinks a file; plugged, unplugged, that under load too;
+    and a driver that is loaded again."""
+    images = [disks.empty_image(tmp_path / f"image{n}", 64) for n in range(3)]
+    images[2].write_bytes(b"plugged in\n" * 4096 * 8)
+    attached = [word for image in images[:2] for word in ("--disk", image)]
+    options = ("--ramdisk", disk_ramdisk(PLUG), "--vcpus", 4, "--name", "plug", *attached)
+    domain = boot(kernel, *options, *QUIET)
+    domain.expect(r"\[queues: 4\]", WAIT)
+    domain.expect(r"\[full\]", WAIT)
+    full = images[1].stat().st_blocks
+    domain.send("go\n")
+    domain.expect(r"\[trimmed\]", WAIT)
+    assert images[1].stat().st_blocks < full - (20 << 11)
+    assert kvmxen("block-attach", "plug", f"{images[2]},ro") == "xvdc\n"
+    assert disks.sha256(images[2]) in domain.expect(r"\[plugged: (.*)\]", WAIT)[1]
+    figures = json.loads(kvmxen("top", "plug", "--json"))
+    assert set(figures) == {"vbd/51712", "vbd/51728", "vbd/51744"}
+    assert figures["vbd/51712"]["reads"] > 0 < figures["vbd/51712"]["writes"]
+    assert figures["vbd/51728"]["bytes_discarded"] > 20 << 20
+    assert figures["vbd/51744"]["bytes_read"] >= images[2].stat().st_size
+    assert kvmxen("block-detach", "plug", "xvdc") == ""
+    domain.expect(r"\[unplugged\]", WAIT)
+    # Under load: every process of it gets an error, and the rest goes on.
+    assert kvmxen("block-detach", "plug", "xvda") == ""
+    domain.expect(r"(?:\[ended after \d+: [^\]]*\].*){4}", WAIT)
+    # Linux's blkfront does not itself take up again a device that it let go of.
+    domain.expect(r"\[loaded\]", WAIT)
+    assert kvmxen("block-detach", "plug", "xvdb") == ""
+    assert kvmxen("block-attach", "plug", f"{images[1]},target=xvdb") == "xvdb\n"
+    domain.expect(r"\[again\]", WAIT)
+    assert domain.wait(WAIT) == 0
+    assert "[failed]" not in domain.output
+    disks.assert_clean(images[1])

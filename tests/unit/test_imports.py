@@ -20,7 +20,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"boot", "doctor"},
-    {"machine", "report", "stats"},
+    {"machine", "report", "stats", "control"},
     {"cpu"},
     {"exceptions"},
     {"emulate"},
@@ -41,6 +41,7 @@ _MACHINERY = {"kvm", "vcpu", "cpu", "paging", "bounce", "shim"}
 KEPT_FROM = {
     "backends": _MACHINERY,
     "xenstored": _MACHINERY,
+    "control": _MACHINERY,
     "loader": _MACHINERY | {"events", "grants", "xenstore", "ring"},
 }
 

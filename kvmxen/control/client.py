@@ -1,0 +1,41 @@
+"""The side of whoever asks something of a running domain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kvmxen.control.protocol import (
+    MAX_REPLY,
+    SOCKET,
+    ProtocolError,
+    parse_reply,
+    read_line,
+    write_line,
+)
+from kvmxen.errors import KvmxenError
+from kvmxen.xenstored.listener import connect
+
+
+def ask(root: Path, name: str, command: str, *arguments: str) -> Any:
+    """Have the domain `name`, whose run directory is in `root`, do `command`: what it answers.
+
+    Raises KvmxenError where there is no such domain, or it could not do it.
+    """
+    try:
+        connected = connect(root / name / SOCKET)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        raise KvmxenError(
+            f"no domain named {name} runs here; give the --name that it was started with"
+        ) from None
+    except OSError as error:
+        raise KvmxenError(
+            f"cannot reach the domain {name}: {error.strerror}; "
+            "only the user who started it can, and root"
+        ) from None
+    with connected:
+        try:
+            write_line(connected, {"command": command, "arguments": list(arguments)})
+            return parse_reply(read_line(connected, MAX_REPLY))
+        except (OSError, ProtocolError):
+            raise KvmxenError(f"the domain {name} ended before it answered") from None
