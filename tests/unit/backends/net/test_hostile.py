@@ -7,6 +7,8 @@ import struct
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvmxen.abi import netif
 from kvmxen.abi.grant_table import READONLY
@@ -179,6 +181,37 @@ def test_extras_without_end_until_they_end(path: Path) -> None:
 def test_headers_smaller_than_claimed(path: Path, frame: bytes) -> None:
     path.front.send(frame, flags=BLANK)
     refused(path)
+
+
+REQUEST = st.builds(
+    dict,
+    gref=st.integers(0, 300),
+    offset=st.integers(0, 0xFFFF) | st.integers(0, 64),
+    flags=st.integers(0, 15),
+    id=st.integers(0, 0xFFFF),
+    size=st.integers(0, 0xFFFF) | st.integers(0, 100),
+)
+ENTRY = st.binary(min_size=12, max_size=12) | REQUEST.map(
+    lambda fields: bytes(netif.TX_REQUEST.build(fields))
+)
+
+
+@given(st.lists(st.lists(ENTRY, min_size=1, max_size=40), max_size=5))
+def test_whatever_is_in_the_ring(batches: list[list[bytes]]) -> None:
+    """It is answered, entry by entry, or the ring is broken."""
+    path = Path(socket.SOCK_STREAM)
+    for batch in batches:
+        for entry in batch:
+            path.front.tx.put(entry)
+        path.front.tx.push()
+        path.run()
+        path.frames()
+        if path.broken:
+            break
+        answers = [netif.TX_RESPONSE.parse(entry) for entry in path.front.tx.take()]
+        assert len(answers) == len(batch)
+        assert {each["status"] for each in answers} <= {-1, 0, 1}
+    path.close()
 
 
 @pytest.mark.parametrize("ahead", [SIZE + 1, 1000, 1 << 31, (1 << 32) - 1])
