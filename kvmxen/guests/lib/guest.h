@@ -176,6 +176,13 @@ long new_baseptr(u32 cmd, u64 mfn);      /* MMUEXT_NEW_BASEPTR or _NEW_USER_BASE
 long make_read_only(void *page);
 long make_writable(void *page);
 
+/* ---- grants.c ---- */
+extern volatile struct grant_entry_v1 *grants; /* 512 of them; the first 8 are reserved */
+void grants_init(void);
+/* Entry `ref` says that `domid` may use the page, with GTF_* `flags`. */
+void grant_page(u32 ref, u32 domid, const void *page, u32 flags);
+long grant_table_op(u32 op, void *args, u32 count);
+
 /* ---- smp.c ---- */
 u32 cpu_count(void);                                 /* vCPUs that exist, at most MAX_CPUS */
 long cpu_start(u32 cpu, void (*function)(u32 cpu));  /* 0 or -errno; upcalls masked there */

@@ -23,6 +23,7 @@
 #define HYPERVISOR_set_timer_op 15
 #define HYPERVISOR_event_channel_op_compat 16
 #define HYPERVISOR_xen_version 17
+#define HYPERVISOR_grant_table_op 20
 #define HYPERVISOR_update_va_mapping_otherdomain 22
 #define HYPERVISOR_iret 23
 #define HYPERVISOR_vcpu_op 24
@@ -250,6 +251,23 @@ enum xenver {
     XENVER_guest_handle = 8,
 };
 struct xen_feature_info { u32 submap_idx, submap; };
+
+/* ---- grant_table.h ---- */
+
+#define GTF_permit_access 1
+#define GTF_readonly 4
+#define GTF_reading 8
+#define GTF_writing 16
+enum grant_table_op {
+    GNTTABOP_map_grant_ref = 0,
+    GNTTABOP_unmap_grant_ref = 1,
+    GNTTABOP_setup_table = 2,
+    GNTTABOP_copy = 5,
+    GNTTABOP_set_version = 8,
+    GNTTABOP_get_status_frames = 9,
+};
+struct grant_entry_v1 { u16 flags, domid; u32 frame; };
+struct gnttab_setup_table { u16 dom; u32 nr_frames; short status; u64 *frame_list; };
 
 /* ---- console and xenstore rings ---- */
 

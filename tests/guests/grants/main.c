@@ -3,27 +3,11 @@
 #include "guest.h"
 
 #define PF 14
-#define HYPERVISOR_grant_table_op 20
-#define GNTTABOP_map_grant_ref 0
-#define GNTTABOP_unmap_grant_ref 1
-#define GNTTABOP_setup_table 2
-#define GNTTABOP_copy 5
-#define GNTTABOP_set_version 8
-#define GNTTABOP_get_status_frames 9
-#define GTF_permit_access 1
-#define GTF_readonly 4
-#define GTF_reading 8
-#define GTF_writing 16
 #define GNTMAP_host_map 2
 #define GNTMAP_readonly 4
 #define GNTMAP_contains_pte 16
 #define GNTST_general_error (-1)
 #define REF 9
-
-struct grant_v1 {
-    u16 flags, domid;
-    u32 frame;
-};
 
 struct grant_v2 {
     u16 flags, domid;
@@ -57,35 +41,19 @@ struct copy {
     short status;
 };
 
-static u64 table[512] __attribute__((aligned(PAGE_SIZE)));
 static u64 words[512] __attribute__((aligned(PAGE_SIZE)));
 static u64 shared[512] __attribute__((aligned(PAGE_SIZE)));
 static u64 window[512] __attribute__((aligned(PAGE_SIZE)));
-static volatile struct grant_v1 *const v1 = (void *)table;
-static volatile struct grant_v2 *const v2 = (void *)table;
+#define v2 ((volatile struct grant_v2 *)grants)
 static volatile u16 *const status_words = (void *)words;
 static u16 own;
-
-static long grant_table_op(u32 op, void *args, u32 count)
-{
-    return hypercall(HYPERVISOR_grant_table_op, op, (u64)args, count, 0, 0);
-}
 
 static void setup(void)
 {
     char domid[16];
     check(xs_read(XS_NO_TRANSACTION, "domid", domid, sizeof domid) > 0);
     own = (u16)(domid[0] - '0');
-    u64 frame = 0;
-    struct {
-        u16 dom;
-        u32 nr_frames;
-        short status;
-        u64 *frame_list;
-    } op = {DOMID_SELF, 1, 77, &frame};
-    check_equal(grant_table_op(GNTTABOP_setup_table, &op, 1), 0);
-    check_equal(op.status, 0);
-    check_equal(map_page((u64)table, pte(frame, PTE_RW)), 0);
+    grants_init();
 }
 
 static struct map_grant_ref map(u64 address, u32 flags)
@@ -111,16 +79,13 @@ static void gone(void)
 /* The grant's flags, the status word's among them. */
 static u16 flags(u32 version)
 {
-    return version == 1 ? v1[REF].flags : (u16)(v2[REF].flags | status_words[REF]);
+    return version == 1 ? grants[REF].flags : (u16)(v2[REF].flags | status_words[REF]);
 }
 
 static void grant(u32 version, u16 wanted)
 {
     if (version == 1) {
-        v1[REF].domid = own;
-        v1[REF].frame = (u32)va_to_mfn(shared);
-        barrier();
-        v1[REF].flags = wanted;
+        grant_page(REF, own, shared, wanted);
     } else {
         v2[REF].domid = own;
         v2[REF].frame = va_to_mfn(shared);

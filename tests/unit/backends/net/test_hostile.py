@@ -183,7 +183,7 @@ def test_headers_smaller_than_claimed(path: Path, frame: bytes) -> None:
     refused(path)
 
 
-REQUEST = st.builds(
+REQUEST: st.SearchStrategy[dict[str, int]] = st.builds(
     dict,
     gref=st.integers(0, 300),
     offset=st.integers(0, 0xFFFF) | st.integers(0, 64),

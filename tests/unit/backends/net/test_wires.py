@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ from kvmxen.backends.net.vif import Offloads
 from kvmxen.errors import KvmxenError
 from tests.unit.backends.guest import wait_until
 
+# Says what it was given, and takes all that comes until its socket is closed.
+SINK = """\
+#!{python}
+import os, sys
+with open("{log}", "w") as log:
+    print(*sys.argv, file=log)
+while os.read(int(sys.argv[sys.argv.index("--fd") + 1]), 1 << 16):
+    pass
+"""
 WHOLE = Offloads(csum=True, csum6=True, tso4=True, tso6=True)
 
 
@@ -35,10 +45,7 @@ def test_no_passt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_passt_gets_its_socket_and_ends_with_it(program: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    program.write_text(
-        f'#!/bin/sh\necho "$@" >{log}\n'
-        'while [ "$1" != --fd ]; do shift; done\neval "exec cat <&$2 >/dev/null"\n'
-    )
+    program.write_text(SINK.format(python=sys.executable, log=log))
     wire = Passt("vif0")
     wait_until(lambda: log.exists() and bool(log.read_text()))
     wire.set_offloads(WHOLE)
