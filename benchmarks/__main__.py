@@ -18,6 +18,7 @@ _BENCHMARKS: dict[str, Callable[[], dict[str, str]]] = {
     "boot": boot.measure,
     "net": lambda: {"net": net.measure()},
     "xenstore": xenstore.measure,
+    "xenstore-before": xenstore.compare,
 }
 
 

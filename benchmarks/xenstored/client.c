@@ -3,7 +3,7 @@
  * under way, so one connection is a ping-pong. Usage:
  *
  *   client SOCKET fill FIRST LAST                  make the nodes FIRST to LAST - 1
- *   client SOCKET OPERATION NODES CLIENTS SECONDS  print the operations a second
+ *   client SOCKET OPERATION NODES CLIENTS SECONDS  print the operations a second, and their number
  *   client SOCKET start DOMAINS                    print the seconds, and the transactions made
  *                                                  again, of so many domains that start at once
  *
@@ -318,7 +318,7 @@ static void run(const char *path, unsigned count, double seconds)
     if (once_each)
         printf("%f %lu\n", now() - start, again);
     else
-        printf("%f %lu\n", (double)done / (now() - start), again);
+        printf("%f %lu\n", (double)done / (now() - start), done);
 }
 
 int main(int count, char **arguments)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from struct import Struct
 from tempfile import TemporaryDirectory
 
 from benchmarks.page import table
 from benchmarks.sample import Pair, Sample
-from benchmarks.xenstored import daemons
+from benchmarks.xenstored import daemons, plot
+from kvmxen.xenstored.listener import connect
 from tests.packages import Unavailable
 
 OPERATIONS = ("read", "write", "directory", "transaction", "watch")
@@ -26,6 +30,7 @@ _ROUNDS = 5
 _SECONDS = 0.2
 _STARTS = 3
 _START_LIMIT = 10.0
+_UCRED = Struct("iII")
 _HERE = Path(__file__).parent
 _PATIENCE_SECONDS = 60.0
 # Another checkout, with its own environment built in it, to compare with.
@@ -56,9 +61,12 @@ class Client:
         """Make the nodes with those numbers."""
         self._run(path, "fill", nodes.start, nodes.stop)
 
-    def rate(self, path: Path, operation: str, nodes: int, clients: int) -> float:
-        """Operations a second."""
-        return float(self._run(path, operation, nodes, clients, _SECONDS)[0])
+    def rate(self, path: Path, operation: str, nodes: int, clients: int) -> tuple[float, float]:
+        """Operations a second, and the us of a CPU that the server took for each."""
+        server = _listener(path)
+        before = _cpu_ns(server)
+        rate, count = self._run(path, operation, nodes, clients, _SECONDS)
+        return float(rate), (_cpu_ns(server) - before) / 1000 / int(count)
 
     def start(self, path: Path) -> tuple[float, int]:
         """Seconds until DOMAINS have started at once, and transactions that had to be made again.
@@ -100,23 +108,31 @@ def ours(folder: Path, checkout: Path | None = None) -> Iterator[Path]:
 
 
 def measure() -> dict[str, str]:
-    """The sections: operations a second by clients, starts, and the same against a baseline."""
+    """The sections of operations a second, by clients, and of starts; the plot, if it can be."""
     with TemporaryDirectory() as name:
         client = Client.build(Path(name))
         rates = _rates(client, {"kvmxen": ours, **_debians()})
-        sections = {
-            f"xenstore {clients}": rate_table(rates, clients, ["oxenstored", "xenstored"])
-            for clients in CLIENTS
-        } | {"xenstore start": _starts(client)}
-        if checkout := os.environ.get(_BASELINE):
+        if find_spec("matplotlib"):
+            plot.draw(rates, NODES[1])
+        return {
+            **{f"xenstore {n}": rate_table(rates, n, ["oxenstored", "xenstored"]) for n in CLIENTS},
+            "xenstore start": _starts(client),
+        }
 
-            def before(folder: Path) -> AbstractContextManager[Path]:
-                return ours(folder, Path(checkout))
 
-            rates = _rates(client, {"kvmxen": ours, "before": before})
-            both = [rate_table(rates, clients, ["before"]) for clients in CLIENTS]
-            sections["xenstore before"] = "\n\n".join(both)
-    return sections
+def compare() -> dict[str, str]:
+    """The section of operations a second against a baseline; none where there is none."""
+    checkout = os.environ.get(_BASELINE)
+    if not checkout:
+        return {}
+
+    def before(folder: Path) -> AbstractContextManager[Path]:
+        return ours(folder, Path(checkout))
+
+    with TemporaryDirectory() as name:
+        rates = _rates(Client.build(Path(name)), {"kvmxen": ours, "before": before})
+    both = [rate_table(rates, clients, ["before"]) for clients in CLIENTS]
+    return {"xenstore before": "\n\n".join(both)}
 
 
 def _debians() -> dict[str, Server]:
@@ -126,8 +142,34 @@ def _debians() -> dict[str, Server]:
     return {name: of(name) for name in daemons.NAMES}
 
 
-# By operation, nodes, clients: a sample of each server's rates, taken in turn.
-Rates = dict[tuple[str, int, int], dict[str, Sample]]
+def _listener(path: Path) -> int:
+    """The process that listens at `path` (SO_PEERCRED, unix(7))."""
+    with connect(path) as probe:
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        return int(_UCRED.unpack(credentials)[0])
+
+
+def _cpu_ns(process: int) -> int:
+    """The CPU time of a process's threads, in ns (Linux's Documentation/scheduler/sched-stats)."""
+    threads = Path(f"/proc/{process}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was measured of one server: operations a second, and us of its CPU for each."""
+
+    rate: Sample
+    cost: Sample
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[float, float]]) -> Taken:
+        """From pairs of both."""
+        return cls(*map(Sample.of, zip(*pairs, strict=True)))
+
+
+# By operation, nodes, clients: each server's, taken in turn.
+Rates = dict[tuple[str, int, int], dict[str, Taken]]
 
 
 def _rates(client: Client, servers: dict[str, Server]) -> Rates:
@@ -145,7 +187,7 @@ def _rates(client: Client, servers: dict[str, Server]) -> Rates:
                         [client.rate(path, operation, nodes, clients) for path in paths.values()]
                         for _ in range(_ROUNDS + 1)
                     ][1:]
-                    columns = map(Sample.of, zip(*taken, strict=True))
+                    columns = map(Taken.of, zip(*taken, strict=True))
                     rates[operation, nodes, clients] = dict(zip(paths, columns, strict=True))
     return rates
 
@@ -157,15 +199,18 @@ def _started(stack: ExitStack, server: Server) -> Path:
 
 def rate_table(rates: Rates, clients: int, others: list[str]) -> str:
     """The table of thousands of operations a second, and of our ratios to the others'."""
+    names = ("kvmxen", *others)
     rows = []
     for operation in OPERATIONS:
         for nodes in NODES:
             of = rates[operation, nodes, clients]
-            ratios = [Pair(of["kvmxen"], of[other]).ratio.show(".2f") for other in others]
-            shown = [f"{of[name].median / 1000:.1f}" for name in ("kvmxen", *others)]
-            rows.append([f"{operation}, {nodes:,} nodes", *shown, *ratios])
+            ratios = [Pair(of["kvmxen"].rate, of[other].rate).ratio.show(".2f") for other in others]
+            shown = [f"{of[name].rate.median / 1000:.1f}" for name in names]
+            costs = [f"{of[name].cost.median:.1f}" for name in names]
+            rows.append([f"{operation}, {nodes:,} nodes", *shown, *ratios, " / ".join(costs)])
     of_clients = "one client" if clients == 1 else f"{clients} clients"
-    head = [f"{of_clients}, thousands/s", "kvmxen", *others, *(f"to {name}" for name in others)]
+    ratios = [f"to {name}" for name in others]
+    head = [f"{of_clients}, thousands/s", *names, *ratios, f"us of CPU: {' / '.join(names)}"]
     return table(head, rows)
 
 

@@ -172,20 +172,23 @@ def test_the_client_of_the_xenstore_measures(
         client.fill(path, range(120))
         for operation in measure.OPERATIONS:
             for clients in (1, 5):
-                assert client.rate(path, operation, 120, clients) > 0
+                rate, cost = client.rate(path, operation, 120, clients)
+                assert rate > 0
+                assert cost > 0
         seconds, again = client.start(path)
         assert seconds > 0
         assert again == 0
 
 
 def test_xenstores_are_compared() -> None:
-    ours, other = Sample.of([2000.0, 3000.0]), Sample.of([1000.0, 3000.0])
+    ours = measure.Taken.of([(2000.0, 7.5), (3000.0, 7.5)])
+    other = measure.Taken.of([(1000.0, 11.25), (3000.0, 9.25)])
     rates = {
         (operation, nodes, 1): {"kvmxen": ours, "other": other}
         for operation in measure.OPERATIONS
         for nodes in measure.NODES
     }
     lines = measure.rate_table(rates, 1, ["other"]).splitlines()
-    assert lines[0] == "| one client, thousands/s | kvmxen | other | to other |"
-    assert lines[2] == "| read, 10 nodes | 2.5 | 2.0 | 1.50 (1.00-2.00) |"
+    assert lines[0].startswith("| one client, thousands/s | kvmxen | other | to other | us of CPU")
+    assert lines[2] == "| read, 10 nodes | 2.5 | 2.0 | 1.50 (1.00-2.00) | 7.5 / 10.2 |"
     assert len(lines) == 2 + len(rates)
