@@ -114,6 +114,11 @@ class RawImage:
         os.close(self._fd)
 
 
-def open_image(spec: DiskSpec) -> Image:
-    """What `spec` names, by its format; raises KvmxenError."""
-    return RawImage(spec)
+def open_image(spec: DiskSpec, queues: int) -> Image:
+    """What `spec` names, by its format, for `queues` engines; raises KvmxenError."""
+    if spec.format == "raw":
+        return RawImage(spec)
+    # A domain whose disks are all raw needs no process for them.
+    from kvmxen.backends.block.qemu import QemuImage
+
+    return QemuImage(spec, queues)

@@ -31,7 +31,7 @@ class Vbd(Device):
         self.index = spec.number
         self._guest = guest
         self._spec = spec
-        self._image = image or open_image(spec)
+        self._image = image or open_image(spec, MAX_QUEUES)
         self._served: list[_Served] = []
         self._past: Counter[str] = Counter()
 

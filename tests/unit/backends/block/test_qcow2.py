@@ -1,0 +1,231 @@
+"""qcow2 images by qemu-nbd: data, backing files, discard, and a server that dies."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvmxen.abi.blkif import BlkifOp, BlkifStatus
+from kvmxen.abi.xenbus import XenbusState
+from kvmxen.backends.block.qcow2 import check_chain
+from kvmxen.errors import KvmxenError
+from kvmxen.layout import PAGE_SIZE
+from tests.e2e.disks import run, tool
+from tests.unit.backends.block.frontend import Disk, Seg
+
+OKAY, ERROR = BlkifStatus.OKAY, BlkifStatus.ERROR
+PATTERN = bytes(range(256)) * 16
+SIZE = 16 << 20
+
+
+@pytest.fixture(autouse=True)
+def _needs_qemu() -> None:
+    tool("qemu-nbd")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, str(SIZE))
+    return path
+
+
+def contents(image: Path) -> bytes:
+    """What a guest would read of it all."""
+    run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, image.with_suffix(".raw"))
+    return image.with_suffix(".raw").read_bytes()
+
+
+@pytest.fixture
+def disk(image: Path) -> Iterator[Disk]:
+    disk = Disk(image, "format=qcow2")
+    yield disk
+    disk.end()
+
+
+def test_there_and_back(disk: Disk, image: Path) -> None:
+    assert disk.node("sectors") == str(SIZE // 512)
+    for n in range(2):
+        disk.connect(queues=4, persistent=bool(n))
+        for number, ring in enumerate(disk.queues):
+            gpas = [disk.page(bytes([number + 1]) * PAGE_SIZE) for _ in range(8)]
+            ids = [
+                ring.rw(BlkifOp.WRITE, 64 * number + 8 * k, [Seg(ref)])
+                for k, (_, ref) in enumerate(gpas)
+            ]
+            ring.push()
+            assert ring.wait(8) == dict.fromkeys(ids, OKAY)
+            assert ring.flush() is OKAY
+            gpa, ref = disk.page()
+            assert ring.do(BlkifOp.READ, 64 * number + 1, Seg(ref, 1, 7)) is OKAY
+            assert disk.domain.memory.read(gpa + 512, 3584) == bytes([number + 1]) * 3584
+        disk.close_frontend()
+        disk.domain.set(f"{disk.front}/state", 1)
+        disk.become(XenbusState.INIT_WAIT)
+    disk.end()
+    expected = b"".join(bytes([n + 1]) * 32768 for n in range(4))
+    assert contents(image)[: len(expected)] == expected
+    run("qemu-img", "check", "-q", image)
+
+
+def test_large_requests(disk: Disk) -> None:
+    ring = disk.connect(persistent=True)
+    pages = [disk.page(bytes([n]) * PAGE_SIZE) for n in range(256)]
+    ids = [ring.indirect(BlkifOp.WRITE, n * 2048, [Seg(ref) for _, ref in pages]) for n in range(8)]
+    ring.push()
+    assert ring.wait(8) == dict.fromkeys(ids, OKAY)
+    for gpa, _ in pages:
+        disk.domain.memory.zero(gpa, PAGE_SIZE)
+    ids = [ring.indirect(BlkifOp.READ, n * 2048, [Seg(ref) for _, ref in pages]) for n in range(8)]
+    ring.push()
+    assert ring.wait(8) == dict.fromkeys(ids, OKAY)
+    for n, (gpa, _) in enumerate(pages):
+        assert disk.domain.memory.read(gpa, PAGE_SIZE) == bytes([n]) * PAGE_SIZE
+
+
+def test_a_backing_file_is_only_read(image: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.write_bytes(PATTERN * (SIZE // len(PATTERN)))
+    image.unlink()
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, image)
+    disk = Disk(image, "format=qcow2")
+    ring = disk.connect()
+    gpa, ref = disk.page()
+    assert ring.do(BlkifOp.READ, 80, Seg(ref)) is OKAY
+    assert disk.domain.memory.read(gpa, PAGE_SIZE) == PATTERN
+    disk.domain.memory.zero(gpa, PAGE_SIZE)
+    assert ring.do(BlkifOp.WRITE, 80, Seg(ref)) is OKAY
+    disk.end()
+    assert base.read_bytes() == PATTERN * (SIZE // len(PATTERN))
+    assert contents(image)[80 * 512 : 80 * 512 + PAGE_SIZE] == bytes(PAGE_SIZE)
+
+
+def test_discard_shrinks_the_image(disk: Disk, image: Path) -> None:
+    ring = disk.connect(persistent=True)
+    assert disk.node("feature-discard") == "1"
+    _, ref = disk.page(PATTERN)
+    ids = [ring.rw(BlkifOp.WRITE, n * 128, [Seg(ref)] * 11) for n in range(31)]
+    ring.push()
+    assert ring.wait(31) == dict.fromkeys(ids, OKAY)
+    assert ring.flush() is OKAY
+    before = image.stat().st_blocks
+    id_ = ring.discard(0, SIZE // 512)
+    ring.push()
+    assert ring.wait() == {id_: OKAY}
+    assert ring.flush() is OKAY
+    assert image.stat().st_blocks < before - 2000
+
+
+def test_a_server_that_dies(disk: Disk) -> None:
+    """Every request then is an error, those in the air too; the disk can still be taken away."""
+    ring = disk.connect()
+    _, ref = disk.page(PATTERN)
+    assert ring.do(BlkifOp.WRITE, 0, Seg(ref)) is OKAY
+    disk.vbd._image._process.send_signal(signal.SIGKILL)  # type: ignore[attr-defined]
+    disk.vbd._image._process.wait()  # type: ignore[attr-defined]
+    ids = [ring.rw(BlkifOp.WRITE, 8 * n, [Seg(ref)]) for n in range(8)]
+    ring.push()
+    assert ring.wait(8) == dict.fromkeys(ids, ERROR)
+    assert ring.flush() is ERROR
+    disk.bus.remove("vbd", disk.spec.number)
+
+
+def test_a_readonly_image(image: Path) -> None:
+    image.chmod(0o444)
+    disk = Disk(image, "format=qcow2,ro")
+    ring = disk.connect()
+    _, ref = disk.page()
+    assert ring.do(BlkifOp.READ, 0, Seg(ref)) is OKAY
+    assert ring.do(BlkifOp.WRITE, 0, Seg(ref)) is ERROR
+    disk.end()
+
+
+def test_qemus_own_complaint(image: Path) -> None:
+    disk = Disk(image, "format=qcow2")
+    with pytest.raises(KvmxenError, match=r"cannot be used: .*another process"):
+        Disk(image, "format=qcow2")
+    disk.end()
+
+
+# Before qemu sees it.
+
+
+def test_what_is_no_qcow2(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for data in (b"", b"QFI", b"raw" * 1000):
+        path.write_bytes(data)
+        with pytest.raises(KvmxenError, match="no qcow2 image"):
+            check_chain(path)
+    with pytest.raises(KvmxenError, match="cannot be opened"):
+        check_chain(tmp_path / "nothing")
+
+
+def test_a_backing_file_of_no_said_format(image: Path, tmp_path: Path) -> None:
+    check_chain(image)
+    (tmp_path / "base").write_bytes(b"QFI\xfb" + bytes(1000))
+    over = tmp_path / "over"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", tmp_path / "base", over)
+    check_chain(over)
+    # The format's extension has another type: one that nobody knows, which qemu skips.
+    data = bytearray(over.read_bytes())
+    where = data.index(struct.pack(">I", 0xE2792ACA))
+    data[where : where + 4] = b"none"
+    over.write_bytes(data)
+    with pytest.raises(KvmxenError, match="does not say of which format"):
+        check_chain(over)
+    top = tmp_path / "top"
+    command = ("create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "over", top, "1M")
+    run("qemu-img", *command)
+    with pytest.raises(KvmxenError, match=r"over does not say"):
+        check_chain(top)
+
+
+@given(st.binary(max_size=200))
+def test_any_header(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("header") / "a"
+    path.write_bytes(b"QFI\xfb\0\0\0\3" + data)
+    try:
+        check_chain(path)
+    except KvmxenError as error:
+        assert str(path) in str(error)  # noqa: PT017
+
+
+def test_no_qemu(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvmxen.backends.block.qemu.shutil.which", lambda _: None)
+    with pytest.raises(KvmxenError, match="install Debian's package qemu-utils"):
+        Disk(image, "format=qcow2")
+
+
+def test_nothing_is_left_of_a_killed_process(image: Path, tmp_path: Path) -> None:
+    """qemu-nbd ends with its last connection, however that ends."""
+    program = (
+        "import sys, time\n"
+        "from kvmxen.backends.block.qemu import QemuImage\n"
+        "from kvmxen.config import DiskSpec\n"
+        "image = QemuImage(DiskSpec.parse(sys.argv[1] + ',format=qcow2'), 2)\n"
+        "print(image._process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(image)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert child.stdout
+    server = os.pidfd_open(int(child.stdout.readline()))
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    assert select.select([server], [], [], 120)[0]
+    os.close(server)
+    assert [path.name for path in tmp_path.iterdir()] == ["image.qcow2"]
