@@ -19,7 +19,7 @@ cdef class State:
     cpdef Node get(self, str path)
     cpdef Node look(self, str path)
     cpdef put(self, str path, bytes value, tuple permissions)
-    cpdef Py_ssize_t nodes(self, int domid) except -1
+    cpdef Py_ssize_t nodes(self, int domid) except? -1
     cpdef changed(self, str path, tuple old)
     cpdef fire(self, str path, object match, list readable)
     cpdef settle(self)

@@ -151,7 +151,7 @@ cdef class State:
             base = path.rstrip("/")
             pending += [(f"{base}/{name}", n) for name, n in reversed(node.items())]
 
-    cpdef Py_ssize_t nodes(self, int domid) except -1:
+    cpdef Py_ssize_t nodes(self, int domid) except? -1:
         """The number of nodes that `domid` owns."""
         return self.domain(domid).nodes
 

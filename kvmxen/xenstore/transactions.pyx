@@ -9,80 +9,74 @@ its C xenstored (tools/xenstored/transaction.c) refuses them. All else is as the
 there a node counts from the first look at it.
 """
 
-from __future__ import annotations
+from kvmxen.xenstore.paths cimport parent
+from kvmxen.xenstore.quota cimport node_memory, node_size
+from kvmxen.xenstore.state cimport State
+from kvmxen.xenstore.tree cimport Node
 
 import errno
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kvmxen.xenstore.errors import XenstoreError
-from kvmxen.xenstore.paths import parent
-from kvmxen.xenstore.permissions import Permissions
-from kvmxen.xenstore.quota import node_memory, node_size
-from kvmxen.xenstore.state import State
-from kvmxen.xenstore.tree import Node
 from kvmxen.xenstore.watches import Match
 
+cdef object _SUBTREE = Match.SUBTREE
+cdef object _EXACT = Match.EXACT
 
-@dataclass(slots=True)
-class _Seen:
+
+cdef class _Seen:
     """A node as the transaction met it, absent where `permissions` is None.
 
     `listed`: its children matter too. `implied`: the transaction made it, only for the sake of
     one below it, so that it does not matter who does.
     """
 
-    generation: int | None
-    altered: int | None
-    permissions: Permissions | None
-    listed: bool = False
-    implied: bool = False
-    changed: bool = False
-    event: Match | None = None
+    def __cinit__(self, Node node):
+        if node is not None:
+            self.generation = node.generation
+            self.altered = node.altered
+            self.permissions = node.permissions
 
 
-class Transaction:
+cdef class Transaction:
     """Offers what State offers, on the snapshot, and remembers what was looked at."""
 
-    def __init__(self, state: State, domid: int) -> None:
+    def __cinit__(self, State state, int domid):
         self._state = state
         self._domain = state.domain(domid)
         self._tree = state.tree.snapshot()
-        self._seen: dict[str, _Seen] = {}
-        self._nodes: dict[int, int] = {}
-        self._memory = 0
-        self._failed = False
+        self._seen = {}
+        self._nodes = {}
 
-    def get(self, path: str) -> Node | None:
+    cpdef Node get(self, str path):
         """The node at `path`, None where there is none.
 
         Raises XenstoreError(ENOSPC) where the transaction has looked at too many nodes; it can
         then no longer be committed.
         """
-        node = self._tree.get(path)
+        cdef Node node = self._tree.get(path)
         self._note(path, node)
         return node
 
-    def look(self, path: str) -> Node | None:
+    cpdef Node look(self, str path):
         """As get(), where what is at `path` becomes known to the client."""
-        node = self._tree.get(path)
+        cdef Node node = self._tree.get(path)
         self._note(path, node).implied = False
         return node
 
-    def listed(self, path: str) -> None:
+    def listed(self, str path):
         """Have the children of `path`, which the transaction looked at, matter for the commit."""
-        self._seen[path].listed = True
+        (<_Seen>self._seen[path]).listed = True
 
-    def put(self, path: str, value: bytes, permissions: Permissions) -> None:
+    cpdef put(self, str path, bytes value, tuple permissions):
         """Make or change the node at `path`; its parent must be.
 
         Raises XenstoreError(ENOMEM) where the domain has no memory for it.
         """
-        old = self._tree.get(path)
+        cdef Node old = self._tree.get(path)
         if old is None:
             self.get(parent(path))
-        seen = self._note(path, old)
-        size = len(path) + node_size(value, len(permissions), 0)
+        cdef _Seen seen = self._note(path, old)
+        cdef Py_ssize_t size = len(path) + node_size(value, len(permissions), 0)
         if old is not None and seen.changed:
             size -= node_memory(path, old)
         if size > 0 and not self._domain.allows("memory", self._domain.memory + size):
@@ -94,13 +88,14 @@ class Transaction:
         node = self._tree.put(path, value, permissions, self._state.next_generation())
         self._count(node, +1)
 
-    def imply(self, path: str, permissions: Permissions) -> None:
+    def imply(self, str path, tuple permissions):
         """Make the node at `path` for the sake of one below it; its parent must be."""
         self.put(path, b"", permissions)
-        self._seen[path].implied = True
+        (<_Seen>self._seen[path]).implied = True
 
-    def remove(self, path: str) -> None:
+    def remove(self, str path):
         """Take out the node at `path`, which must be, and all below it."""
+        cdef _Seen seen
         self.get(parent(path))
         for where, node in self._tree.walk(path):
             seen = self._note(where, node)
@@ -111,85 +106,88 @@ class Transaction:
             self._count(node, -1)
         self._tree.remove(path, self._state.next_generation())
 
-    def nodes(self, domid: int) -> int:
+    cpdef Py_ssize_t nodes(self, int domid) except? -1:
         """The number of nodes that `domid` would own."""
         return self._state.nodes(domid) + self._nodes.get(domid, 0)
 
-    def walk(self, path: str) -> Iterator[tuple[str, Node]]:
+    def walk(self, path):
         """The nodes below `path` and itself, children before parents."""
         return self._tree.walk(path)
 
-    def changed(self, path: str, old: Permissions | None) -> None:
+    cpdef changed(self, str path, tuple old):
         """Remember to tell of a change to the node at `path`."""
-        self.fire(path, Match.SUBTREE, [])
+        self.fire(path, _SUBTREE, None)
 
-    def fire(self, path: str, match: Match, readable: list[Permissions]) -> None:
+    cpdef fire(self, str path, object match, list readable):
         """Remember the event for the commit; one for the subtree outdoes an exact one."""
-        seen = self._seen[path]
-        if seen.event is not Match.SUBTREE:
+        cdef _Seen seen = self._seen[path]
+        if seen.event is not _SUBTREE:
             seen.event = match
 
-    def touched(self) -> Iterator[tuple[str, Node | None, bool, bool]]:
+    def touched(self):
         """What the transaction looked at: each path, the node as it is there now, whether there
         was one when it began, and whether it changed it."""
+        cdef _Seen seen
         for path, seen in self._seen.items():
-            yield path, self._tree.get(path), seen.altered is not None, seen.changed
+            yield path, self._tree.get(path), seen.permissions is not None, seen.changed
 
     @property
-    def hopeless(self) -> bool:
+    def hopeless(self):
         """Whether a commit can only fail."""
         return self._failed or self._conflicts()
 
-    def missed(self, path: str) -> None:
+    def missed(self, str path):
         """Note that the transaction found nothing at `path`, whatever is there now."""
-        self._seen[path] = _Seen(None, None, None)
+        self._seen[path] = _Seen(None)
 
-    def redo(self, path: str, value: bytes | None, permissions: Permissions) -> None:
+    def redo(self, str path, bytes value, tuple permissions):
         """Make or change the node at `path`, or with no value remove it, and have that be news.
 
         Raises XenstoreError(ENOENT) where it has no parent.
         """
-        above = self.get(parent(path))
-        if above is None and (value is not None or parent(path) not in self._seen):
-            raise XenstoreError(errno.ENOENT)
+        cdef str above = parent(path)
+        orphan = self.get(above) is None
         if value is not None:
+            if orphan:
+                raise XenstoreError(errno.ENOENT)
             self.put(path, value, permissions)
             self.changed(path, None)
-        else:
-            if self.get(path) is not None:
-                self.remove(path)
-            exact = self._seen[parent(path)].changed and above is None
-            self.fire(path, Match.EXACT if exact else Match.SUBTREE, [])
+            return
+        if self.get(path) is not None:
+            self.remove(path)
+        exact = orphan and (<_Seen>self._seen[above]).changed
+        self.fire(path, _EXACT if exact else _SUBTREE, None)
 
-    def doom(self) -> None:
+    def doom(self):
         """Let no commit succeed: a request in it was refused for lack of room."""
         self._failed = True
 
-    def close(self) -> None:
+    def close(self):
         """Give back what the transaction took of its domain's memory; it is over."""
         self._hold(-self._memory)
 
-    def commit(self) -> None:
+    def commit(self):
         """Make the changes in the live store, all or, raising XenstoreError, none.
 
         EAGAIN: somebody else changed what this transaction looked at; ENOSPC: its domain would
         own too many nodes; ENOMEM: it met a limit on its way.
         """
+        cdef State state = self._state
+        cdef Node node
+        cdef _Seen seen
         if self._failed:
             raise XenstoreError(errno.ENOMEM)
         grown = self._nodes.get(self._domain.domid, 0)
         if grown > 0 and not self._domain.allows("nodes", self._domain.nodes + grown):
             raise XenstoreError(errno.ENOSPC)
-        state = self._state
-        changed = [path for path, seen in self._seen.items() if seen.changed]
+        changed = self._changed()
         if self._conflicts() or self._crowds(changed):
             raise XenstoreError(errno.EAGAIN)
-        # Parents before children; the sort is stable, so siblings keep their order.
-        for path in sorted(changed, key=lambda path: path.count("/")):
+        for path in changed:
             node = self._tree.get(path)
             if node is not None:
                 # What is implied may be there by now.
-                if not self._seen[path].implied or state.get(path) is None:
+                if not (<_Seen>self._seen[path]).implied or state.get(path) is None:
                     state.put(path, node.value, node.permissions)
             elif state.get(path) is not None:
                 state.remove(path)
@@ -197,11 +195,25 @@ class Transaction:
             if seen.event is not None:
                 state.fire(path, seen.event, self._readable(path, seen))
 
-    def _conflicts(self) -> bool:
+    cdef list _changed(self):
+        """The paths that were changed, parents before children, else in the order of the first
+        look."""
+        cdef _Seen seen
+        cdef list changed = []
+        for path, seen in self._seen.items():
+            if seen.changed:
+                changed.append(path)
+        if len(changed) > 1:
+            changed.sort(key=_depth)
+        return changed
+
+    cdef bint _conflicts(self) except -1:
+        cdef Node live, node
+        cdef _Seen seen
         for path, seen in self._seen.items():
             live = self._state.get(path)
             if live is None:
-                if seen.altered is not None:
+                if seen.permissions is not None:
                     return True
             elif seen.implied:
                 node = self._tree.get(path)
@@ -213,46 +225,50 @@ class Transaction:
                 return True
         return False
 
-    def _crowds(self, changed: list[str]) -> bool:
+    cdef bint _crowds(self, list changed) except -1:
         """Whether a directory would be too large with what others made in it meanwhile."""
-        growth: dict[str, int] = {}
+        cdef Node live
+        cdef dict growth = {}
         for path in changed:
             if self._tree.get(path) is not None and self._state.get(path) is None:
                 above = parent(path)
                 growth[above] = growth.get(above, 0) + len(path) - len(above) + (above == "/")
         for path, more in growth.items():
             live = self._state.get(path)
-            if live is not None and live.generation != self._seen[path].generation:
-                listing = live.listing_size + more
-                size = node_size(live.value, len(live.permissions), listing)
+            if live is not None and live.generation != (<_Seen>self._seen[path]).generation:
+                size = node_size(live.value, len(live.permissions), live.listing_size + more)
                 if not self._domain.allows("node_size", size):
                     return True
         return False
 
-    def _note(self, path: str, node: Node | None) -> _Seen:
-        seen = self._seen.get(path)
+    cdef _Seen _note(self, str path, Node node):
+        cdef _Seen seen = self._seen.get(path)
         if seen is None:
             if not self._domain.allows("transaction_nodes", len(self._seen) + 1):
                 self._failed = True
                 raise XenstoreError(errno.ENOSPC)
-            seen = (
-                _Seen(node.generation, node.altered, node.permissions)
-                if node
-                else _Seen(None, None, None)
-            )
-            self._seen[path] = seen
+            seen = self._seen[path] = _Seen(node)
         return seen
 
-    def _hold(self, size: int) -> None:
+    cdef int _hold(self, Py_ssize_t size) except -1:
         self._memory += size
         self._domain.memory += size
+        return 0
 
-    def _count(self, node: Node, sign: int) -> None:
-        self._nodes[node.owner] = self._nodes.get(node.owner, 0) + sign
+    cdef int _count(self, Node node, int sign) except -1:
+        owner = node.owner
+        self._nodes[owner] = self._nodes.get(owner, 0) + sign
+        return 0
 
-    def _readable(self, path: str, seen: _Seen) -> list[Permissions]:
-        readable = [] if seen.permissions is None else [seen.permissions]
-        live, above = self._state.get(path), self._state.get(parent(path))
+    cdef list _readable(self, str path, _Seen seen):
+        cdef list readable = [] if seen.permissions is None else [seen.permissions]
+        cdef Node live = self._state.get(path)
+        cdef Node above = self._state.get(parent(path))
         if live is not None and above is not None:
-            readable += [live.permissions, above.permissions]
+            readable.append(live.permissions)
+            readable.append(above.permissions)
         return readable
+
+
+def _depth(str path):
+    return path.count("/")
