@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import termios
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ def test_what_is_no_terminal_is_left_alone() -> None:
 
 
 def test_a_pty_for_another_program(capsys: pytest.CaptureFixture[str]) -> None:
+    # What other tests left to the collector would close meanwhile.
+    gc.collect()
     fds = set(Path("/proc/self/fd").iterdir())
     with open_terminal(ConsoleSpec("pty"), lambda: None) as terminal:
         assert isinstance(terminal, PtyTerminal)
