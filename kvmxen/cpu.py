@@ -87,12 +87,14 @@ class Cpu:
         self._prepared = False
         self.initial_msrs: dict[int, int] = {}
         self.runstate_va = 0
-        self.time_va = 0
+        self._time_va = 0
         self._time_version = 0
         self.runstate = Runstate(machine.now())
-        self.timer = Timer(machine.now, self._arm, self._has_timer)
+        self.timer = Timer(self.vcpu, machine.now, self._arm, self._has_timer)
         # Set, by any thread, to have the loop ask the machine whether to go on.
         self.look_up = False
+        # CPUID's leaves and sub-leaves that the dispatcher has the answers of.
+        self.remembered: set[tuple[int, int]] = set()
         self._trace = machine.trace
         self._debug = {6: _DR6_FIXED, 7: _DR7_FIXED}
         self._blocked = False
@@ -148,6 +150,7 @@ class Cpu:
     def _step(self) -> None:
         vcpu = self.vcpu
         if not vcpu.entered:
+            vcpu.looked()
             if self._deferred:
                 self._run_deferred()
             if self.timer.dirty:
@@ -183,6 +186,11 @@ class Cpu:
         self.kick()
 
     def kick(self) -> None:
+        """From any thread: have the vCPU come out and look what it is to do."""
+        self.vcpu.request_look()
+        self.notify()
+
+    def notify(self) -> None:
         """From any thread: have the vCPU look for events before it goes on in the guest."""
         self.vcpu.attention = True
         if self.vcpu.in_guest:
@@ -300,23 +308,28 @@ class Cpu:
             except GuestFault:
                 self.runstate_va = 0
 
+    def show_time_at(self, va: int) -> None:
+        """From any thread: keep a copy of the vcpu_info's time at `va` too; 0 for none."""
+        self._time_va, self._time_version = va, 0
+        self.defer(self.publish_time)
+
     def publish_time(self) -> None:
         """Copy the time of the vcpu_info to where the guest wants it too, for its user code."""
-        if not self.time_va:
-            return
         memory = self.machine.memory
         version = memory.read_u32(self.info_gpa + TIME)
         if version & 1 or version == self._time_version:
             return
-        time = memory.read(self.info_gpa + TIME, TIME_SIZE)
-        try:
-            # An odd version while the rest changes, as readers expect of pvclock.
-            self.write(self.time_va, (version | 1).to_bytes(4, "little"))
-            self.write(self.time_va + 4, time[4:])
-            self.write(self.time_va, version.to_bytes(4, "little"))
-        except GuestFault:
-            self.time_va = 0
+        if self._time_va:
+            time = memory.read(self.info_gpa + TIME, TIME_SIZE)
+            try:
+                # An odd version while the rest changes, as readers expect of pvclock.
+                self.write(self._time_va, (version | 1).to_bytes(4, "little"))
+                self.write(self._time_va + 4, time[4:])
+                self.write(self._time_va, version.to_bytes(4, "little"))
+            except GuestFault:
+                self._time_va = 0
         self._time_version = version
+        self.vcpu.set_time_version(version)
 
     # What the guest registers.
 
@@ -328,6 +341,10 @@ class Cpu:
             self.trap_table.pop(vector, None)
         if vector < 32:
             self.vcpu.set_trap(vector, address, bool(flags & TI_MASK_EVENTS))
+
+    def set_timer_port(self, port: int) -> None:
+        """The port that VIRQ_TIMER is bound to, 0 for none."""
+        self.vcpu.set_timer_port(port)
 
     def set_callback(self, kind: CallbackType, address: int, mask_events: bool) -> None:
         """The kernel's entry for `kind`."""

@@ -80,8 +80,12 @@ def forced_cpuid(cpu: Cpu, instruction: bytes) -> bool:
 
 def _cpuid(cpu: Cpu) -> None:
     vcpu = cpu.vcpu
-    leaf = cpu.machine.cpuid.leaf(vcpu.rax & _MASK32, vcpu.rcx & _MASK32, cpu.index)
-    vcpu.rax, vcpu.rbx, vcpu.rcx, vcpu.rdx = leaf
+    leaf, subleaf = vcpu.rax & _MASK32, vcpu.rcx & _MASK32
+    answer = cpu.machine.cpuid.leaf(leaf, subleaf, cpu.index)
+    if (leaf, subleaf) not in cpu.remembered:
+        cpu.remembered.add((leaf, subleaf))
+        vcpu.remember_cpuid(leaf, subleaf, *answer)
+    vcpu.rax, vcpu.rbx, vcpu.rcx, vcpu.rdx = answer
 
 
 def software_interrupt(instruction: bytes) -> int | None:

@@ -75,7 +75,8 @@ class BackendPort:
 class EventChannels:
     """A domain's event channels. `shared_info` is a gpa; `info(vcpu)` gives a vcpu_info's gpa.
 
-    `kick(vcpu)` is called when a vCPU has something new to look at, from any thread.
+    `kick(vcpu)` is called when a vCPU has something new to look at, from any thread,
+    `bind_timer(vcpu, port)` when its VIRQ_TIMER is bound to a port or, 0, no longer is.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class EventChannels:
         vcpus: int,
         info: Callable[[int], int],
         kick: Callable[[int], None],
+        bind_timer: Callable[[int, int], None] = lambda _vcpu, _port: None,
     ) -> None:
         self._memory = memory
         self._pending = shared_info + EVTCHN_PENDING
@@ -92,6 +94,7 @@ class EventChannels:
         self._vcpus = vcpus
         self._info = info
         self._kick = kick
+        self._bind_timer = bind_timer
         self._lock = RLock()
         # Port 0 is never given out, so that 0 can mean none.
         self._ports: list[Port] = [Port(0, xen=True)]
@@ -187,6 +190,8 @@ class EventChannels:
                 raise HypercallError(errno.EEXIST)
             port = self._open(Status.VIRQ, vcpu, virq)
             self._virqs[virq, vcpu] = port
+            if virq == Virq.TIMER:
+                self._bind_timer(vcpu, port.number)
             return port.number
 
     def bind_ipi(self, vcpu: int) -> int:
@@ -215,6 +220,8 @@ class EventChannels:
                 # A global one is found under the vCPU that it was bound on.
                 for key in [key for key, bound in self._virqs.items() if bound is port]:
                     del self._virqs[key]
+                if port.target == Virq.TIMER:
+                    self._bind_timer(port.vcpu, 0)
             if port.status is Status.INTERDOMAIN and port.target:
                 other = self._ports[port.target]
                 other.status, other.target = Status.UNBOUND, 0

@@ -117,7 +117,9 @@ class Machine:
             self.cpuid = self._cpuid_policy(host_entries())
         self.m2p_va = _C["XEN_M2P_VA" if self.probe.reaches_xen_m2p else "M2P_VA"]
         self.placement = self.probe.placement if self._wants_dispatcher else Placement.EXITS
-        self.image.place(self.placement, xen_version=MAJOR << 16 | MINOR)
+        self.image.place(
+            self.placement, xen_version=MAJOR << 16 | MINOR, tsc_khz=self._fds[0].tsc_khz()
+        )
         self.tables = PageTables(
             self.memory, layout, self.image.slots, not self.probe.sees_host_stores
         )
@@ -128,7 +130,8 @@ class Machine:
             layout.shared_info_mfn << PAGE_SHIFT,
             layout.vcpus,
             lambda index: self.cpus[index].info_gpa,
-            lambda index: self.cpus[index].kick(),
+            lambda index: self.cpus[index].notify(),
+            lambda index, port: self.cpus[index].set_timer_port(port),
         )
         self.cpus = [Cpu(self, fd) for fd in self._fds]
 

@@ -18,13 +18,21 @@ cdef extern from "shim/state.h":
     ctypedef struct shim_handler "struct shim_handler":
         uint64_t address, mask_events
 
+    ctypedef struct shim_cpuid "struct shim_cpuid":
+        uint32_t leaf, subleaf, eax, ebx, ecx, edx
+
     ctypedef struct shim_state "struct shim_state":
         uint64_t kernel_cr3, user_cr3, kernel_sp, info_gpa, cr0, loaded_cr0
+        uint64_t index
         uint8_t kernel_mode, look
         shim_handler traps[32]
         shim_handler event, syscall
         uint64_t hypercalls[64]
         uint64_t taken[48]
+        uint64_t delivered
+        uint64_t singleshot, others, armed
+        uint32_t timer_port, time_version, cpuids
+        shim_cpuid cpuid[64]
         uint8_t loaded_kernel_mode, flush
         uint32_t invlpgs
         uint32_t msr
@@ -59,6 +67,7 @@ cdef class Vcpu:
     cdef public bint attention, flush_pending, ending
     cdef uint64_t _done, _msr_value
     cdef uint32_t _msr
+    cdef int _cpuids
     cdef object _owner
     cdef const uint8_t *_info
     cdef uint64_t _traps[48]

@@ -126,6 +126,7 @@ cdef class Vcpu:
         self._work = <uint64_t *>(self._part + VCPU_WORK)
         self.state = <shim_state *>(self._part + VCPU_STATE)
         self.state.cr0 = self.state.loaded_cr0 = cr0
+        self.state.index = index
         self.state.kernel_mode = True
         self.cs = SEL_RING3_CS64
         self.ss = SEL_RING3_SS
@@ -152,9 +153,61 @@ cdef class Vcpu:
         """Where the guest's kernel takes its user code's SYSCALL; 0 for none."""
         self.state.syscall = shim_handler(address, mask_events)
 
+    def remember_cpuid(self, uint32_t leaf, uint32_t subleaf, uint32_t eax, uint32_t ebx,
+                       uint32_t ecx, uint32_t edx):
+        """Have the dispatcher give this answer to the guest kernel's CPUID from now on."""
+        if self._cpuids < 64:
+            self.state.cpuid[self._cpuids] = shim_cpuid(leaf, subleaf, eax, ebx, ecx, edx)
+            self._cpuids += 1
+            self.state.cpuids = self._cpuids
+
+    @property
+    def singleshot(self):
+        """The deadline of the guest's singleshot timer, in ns of system time; 0 for none."""
+        return self.state.singleshot
+
+    @singleshot.setter
+    def singleshot(self, uint64_t deadline):
+        self.state.singleshot = deadline
+
+    @property
+    def others(self):
+        """The earliest of the host's deadlines for the vCPU, likewise."""
+        return self.state.others
+
+    @others.setter
+    def others(self, uint64_t deadline):
+        self.state.others = deadline
+
+    @property
+    def armed(self):
+        """The deadline that the LAPIC has, likewise."""
+        return self.state.armed
+
+    @armed.setter
+    def armed(self, uint64_t deadline):
+        self.state.armed = deadline
+
+    def set_timer_port(self, uint32_t port):
+        """The port of VIRQ_TIMER, 0 for none."""
+        self.state.timer_port = port
+
+    def set_time_version(self, uint32_t version):
+        """Of the vcpu_info's time that was last copied to where else the guest wants it."""
+        self.state.time_version = version
+
+    @property
+    def delivered(self):
+        """How many events the dispatcher raised."""
+        return self.state.delivered
+
     def request_look(self):
         """From any thread: the next interrupt of the guest is to be an exit."""
         self.state.look = 1
+
+    def looked(self):
+        """What the host wanted to be asked is about to be looked at."""
+        self.state.look = 0
 
     def take_done(self):
         """How many operations of the hypercall's list the dispatcher did, told once."""

@@ -46,7 +46,10 @@ def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
         case EvtchnOp.BIND_VIRQ:
             virq, vcpu = struct.unpack("<II", cpu.read(argument, 8))
             _put_port(cpu, argument + 8, events.bind_virq(virq, vcpu))
-            cpu.machine.cpus[vcpu].timer.dirty = True
+            target = cpu.machine.cpus[vcpu]
+            target.timer.dirty = True
+            if target is not cpu:
+                target.kick()
         case EvtchnOp.BIND_IPI:
             (vcpu,) = struct.unpack("<I", cpu.read(argument, 4))
             _put_port(cpu, argument + 4, events.bind_ipi(vcpu))

@@ -82,8 +82,7 @@ def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
             target.runstate_va = int.from_bytes(cpu.read(argument, 8), "little")
             target.publish_runstate()
         case VcpuOp.REGISTER_VCPU_TIME_MEMORY_AREA:
-            target.time_va = int.from_bytes(cpu.read(argument, 8), "little")
-            target.defer(target.publish_time)
+            target.show_time_at(int.from_bytes(cpu.read(argument, 8), "little"))
         case VcpuOp.REGISTER_VCPU_INFO:
             _register_info(cpu, target, argument)
         case VcpuOp.SEND_NMI:
@@ -103,10 +102,10 @@ def _timer(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
         period = int.from_bytes(cpu.read(argument, 8), "little")
         if not _MIN_PERIOD <= period <= _MAX_PERIOD:
             raise HypercallError(errno.EINVAL)
-        target.timer.set_periodic(period)
+        _set_period(cpu, target, period)
         return
     if command == VcpuOp.STOP_PERIODIC_TIMER:
-        target.timer.set_periodic(0)
+        _set_period(cpu, target, 0)
         return
     if target is not cpu:
         raise HypercallError(errno.EINVAL)
@@ -117,6 +116,12 @@ def _timer(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
     if flags & _SSHOTTMR_FUTURE and deadline < cpu.machine.now():
         raise HypercallError(errno.ETIME)
     target.timer.set_singleshot(deadline)
+
+
+def _set_period(cpu: Cpu, target: Cpu, period: int) -> None:
+    target.timer.set_periodic(period)
+    if target is not cpu:
+        target.kick()
 
 
 def set_timer_op(cpu: Cpu, deadline: int) -> int:

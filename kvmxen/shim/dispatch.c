@@ -39,7 +39,7 @@ static int exception(state *s, frame *f)
     case VECTOR_GENERAL_PROTECTION:
         return general_protection(s, f);
     case VECTOR_INVALID_OPCODE:
-        return HOST;
+        return invalid_opcode(s, f);
     }
     return bounce(s, f, &s->traps[vector], has_error_code(vector) ? &f->error_code : NULL);
 }
@@ -60,6 +60,12 @@ static int deal(state *s, frame *f)
         return HOST;
     if (f->vector == TRAP_SYSCALL)
         return s->kernel_mode ? hypercall(s, f) : bounce(s, f, &s->syscall, NULL);
+    switch (f->vector) {
+    case STUB_EVENT:
+        return look(s);
+    case STUB_TIMER:
+        return timer_expired(s);
+    }
     return f->vector < SHIM_VECTORS ? exception(s, f) : HOST;
 }
 

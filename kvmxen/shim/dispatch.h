@@ -38,7 +38,9 @@ enum { DONE, HOST };
 /* Of struct vcpu_info (xen/include/public/xen.h). */
 #define INFO_UPCALL_PENDING 0
 #define INFO_UPCALL_MASK 1
+#define INFO_PENDING_SEL 8
 #define INFO_CR2 16
+#define INFO_TIME 32
 
 #define MSR_FS_BASE 0xc0000100u
 #define MSR_GS_BASE 0xc0000101u
@@ -106,6 +108,16 @@ int hypercall(state *s, frame *f);
 
 /* privileged.c */
 int general_protection(state *s, frame *f);
+int invalid_opcode(state *s, frame *f);
+
+/* time.c */
+int set_singleshot(state *s, u64 deadline, bool future);
+int timer_expired(state *s);
+
+/* events.c */
+void end_interrupt(void);
+void raise_port(state *s, u32 port);
+int look(state *s);
 
 /* pending.c: what must happen in ring 0 before the guest goes on. */
 void flush_page(state *s, u64 va);

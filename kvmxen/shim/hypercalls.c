@@ -19,8 +19,12 @@ enum {
 #define XENVER_version 0
 #define XENVER_pagesize 7
 #define VCPUOP_is_up 3
+#define VCPUOP_set_singleshot_timer 8
+#define VCPUOP_stop_singleshot_timer 9
+#define SSHOTTMR_FUTURE 1
 #define SCHEDOP_yield 0
 #define ENOENT 2
+#define ETIME 62
 #define CR0_TS 8ul
 #define MAX_CALLS 0x10000
 
@@ -53,11 +57,24 @@ static int set_segment_base(state *s, frame *f)
     return answer(f, 0);
 }
 
-/* Linux asks for every vCPU that it was built for. */
-static int vcpu_op(frame *f)
+static int vcpu_op(state *s, frame *f)
 {
-    if ((u32)f->rdi == VCPUOP_is_up && (u32)f->rsi >= domain()->vcpus)
-        return answer(f, -(u64)ENOENT);
+    u64 deadline, flags;
+
+    switch ((u32)f->rdi) {
+    case VCPUOP_is_up:
+        /* Linux asks for every vCPU that it was built for. */
+        return (u32)f->rsi >= domain()->vcpus ? answer(f, -(u64)ENOENT) : HOST;
+    case VCPUOP_set_singleshot_timer:
+        if ((u32)f->rsi != s->index || s->msr || load(s->kernel_cr3, f->rdx, &deadline)
+            || load(s->kernel_cr3, f->rdx + 8, &flags))
+            return HOST;
+        return answer(f, set_singleshot(s, deadline, flags & SSHOTTMR_FUTURE) ? -(u64)ETIME : 0);
+    case VCPUOP_stop_singleshot_timer:
+        if ((u32)f->rsi != s->index || s->msr)
+            return HOST;
+        return answer(f, (u64)set_singleshot(s, 0, false));
+    }
     return HOST;
 }
 
@@ -83,7 +100,7 @@ static int call(state *s, frame *f)
     case HYPERCALL_xen_version:
         return xen_version(f);
     case HYPERCALL_vcpu_op:
-        return vcpu_op(f);
+        return vcpu_op(s, f);
     case HYPERCALL_set_segment_base:
         return set_segment_base(s, f);
     case HYPERCALL_mmuext_op:

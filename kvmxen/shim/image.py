@@ -30,7 +30,7 @@ XEN_FIRST_SLOT = 256
 _FLAGS = 0x202
 
 # struct shim_domain of shim/state.h.
-_DOMAIN = struct.Struct("<QQ2Q2QQQQ4Q4Q4Q4Q")
+_DOMAIN = struct.Struct("<QQ2Q2QQQQQQ4Q4Q4Q4Q")
 
 
 class Placement(Enum):
@@ -79,7 +79,7 @@ class ShimImage:
         exits = self._map_shim("EXITS_GATE", "SYSCALL_TRAP", self._nothing)
         self.slots = self._slots(exits, exits, self._physmap)
 
-    def place(self, placement: Placement, *, xen_version: int) -> None:
+    def place(self, placement: Placement, *, xen_version: int, tsc_khz: int) -> None:
         """Have the dispatcher run at `placement`, which no vCPU runs at yet."""
         if placement is Placement.RING0:
             inside = self._map_shim("RING0_GATE", "SYSCALL_PAGE", self._nothing)
@@ -91,7 +91,7 @@ class ShimImage:
             kernel = self._map_shim("KERNEL_GATE", "SYSCALL_PAGE", self._kernels)
             user = self._map_shim("USER_GATE", "SYSCALL_TRAP", self._nothing)
             self.slots = self._slots(kernel, user, self._map_kernels_memory(), exits)
-        self._write_domain(placement, xen_version)
+        self._write_domain(placement, xen_version, tsc_khz)
 
     def _slots(self, kernel: int, user: int, physmap: int, shared: int = 0) -> Slots:
         return Slots(
@@ -101,7 +101,7 @@ class ShimImage:
             shared=(0, 0, shared or user, self._physmap),
         )
 
-    def _write_domain(self, placement: Placement, xen_version: int) -> None:
+    def _write_domain(self, placement: Placement, xen_version: int, tsc_khz: int) -> None:
         layout = self._layout
         none = [0] * (2 - len(layout.ram))
         first = [extent.mfn for extent in layout.ram] + none
@@ -117,6 +117,8 @@ class ShimImage:
                 layout.m2p_gpa,
                 layout.levels_gpa,
                 xen_version,
+                layout.shared_info_mfn * PAGE_SIZE,
+                (tsc_khz << 32) // 1_000_000,
                 *slots.pinned,
                 *slots.kernel,
                 *slots.user,

@@ -1,17 +1,59 @@
 /* Instructions of a guest's kernel that trap because it runs in ring 3, as kvmxen/emulate.py has
- * them: those of one byte that Linux has by the thousand before it patches itself.
+ * them: those that Linux has by the thousand before it patches itself, port I/O, and CPUID where
+ * the host has given the answer before.
  */
 #include "dispatch.h"
 
 #define OPCODE_cli 0xfa
 #define OPCODE_sti 0xfb
+#define OPCODE_inb 0xec
+#define OPCODE_outb 0xee
+#define PIT_FIRST 0x40u
+#define PIT_PORTS 4u
+
+static const u8 forced_cpuid[] = { 0x0f, 0x0b, 'x', 'e', 'n', 0x0f, 0xa2 };
 
 int general_protection(state *s, frame *f)
 {
     const u8 *code = translate(s->kernel_cr3, f->rip, false);
 
-    if (f->error_code || !s->kernel_mode || !code || (*code != OPCODE_cli && *code != OPCODE_sti))
+    if (f->error_code || !s->kernel_mode || !code)
         return HOST;
+    switch (*code) {
+    case OPCODE_inb:
+        f->rax = (f->rax & ~0xfful) | ((f->rdx & 0xffff) - PIT_FIRST < PIT_PORTS ? 0 : 0xff);
+        break;
+    case OPCODE_cli:
+    case OPCODE_sti:
+    case OPCODE_outb:
+        break;
+    default:
+        return HOST;
+    }
     f->rip++;
     return DONE;
+}
+
+int invalid_opcode(state *s, frame *f)
+{
+    const u8 *code = translate(s->kernel_cr3, f->rip, false);
+    u32 known = s->cpuids < SHIM_CPUIDS ? s->cpuids : SHIM_CPUIDS;
+
+    if (!s->kernel_mode || !code || (f->rip & 0xfff) > PAGE_SIZE - sizeof forced_cpuid)
+        return HOST;
+    for (u32 i = 0; i < sizeof forced_cpuid; i++)
+        if (code[i] != forced_cpuid[i])
+            return HOST;
+    for (u32 i = 0; i < known; i++) {
+        const struct shim_cpuid *answer = &s->cpuid[i];
+        if (answer->leaf != (u32)f->rax || answer->subleaf != (u32)f->rcx)
+            continue;
+        f->rax = answer->eax;
+        f->rbx = answer->ebx;
+        f->rcx = answer->ecx;
+        f->rdx = answer->edx;
+        f->rip += sizeof forced_cpuid;
+        return DONE;
+    }
+    return HOST;
 }

@@ -12,6 +12,7 @@
 #define SHIM_VECTORS 32
 #define SHIM_L4_SLOTS 4
 #define SHIM_INVLPGS 16
+#define SHIM_CPUIDS 64
 
 /* The registers at a trap, as the entries push them; ends at VCPU_FRAME_END. */
 struct shim_frame {
@@ -28,18 +29,33 @@ struct shim_handler {
     uint64_t mask_events;
 };
 
+/* An answer of the host to the CPUID of the guest's kernel. */
+struct shim_cpuid {
+    uint32_t leaf, subleaf;
+    uint32_t eax, ebx, ecx, edx;
+};
+
 /* At VCPU_STATE. The user gate reads kernel_cr3 at offset 0. */
 struct shim_state {
     uint64_t kernel_cr3, user_cr3;  /* gpa of the L4 tables, 0 for none */
     uint64_t kernel_sp;
     uint64_t info_gpa;              /* the vcpu_info */
     uint64_t cr0, loaded_cr0;
+    uint64_t index;                 /* the vCPU's number */
     uint8_t kernel_mode;            /* what the guest runs in, or was in when it trapped */
     uint8_t look;                   /* the host wants an exit at the next interrupt */
     struct shim_handler traps[SHIM_VECTORS];
     struct shim_handler event, syscall;
     uint64_t hypercalls[SHIM_HYPERCALLS];   /* done by the dispatcher, by number */
     uint64_t taken[SHIM_TRAPS];             /* traps likewise */
+    uint64_t delivered;                     /* events likewise */
+    /* Deadlines in ns of system time, 0 for none: the guest's singleshot timer, the earliest of the
+     * host's, and the one that the LAPIC has. */
+    uint64_t singleshot, others, armed;
+    uint32_t timer_port;            /* VIRQ_TIMER's, 0 for none */
+    uint32_t time_version;          /* of the guest's copy of the vcpu_info's time */
+    uint32_t cpuids;                /* answers that are there */
+    struct shim_cpuid cpuid[SHIM_CPUIDS];
     /* Of the entry that is being dealt with: what must happen before the guest goes on. */
     uint8_t loaded_kernel_mode;     /* whose cr3 and GS base the CPU has */
     uint8_t flush;
@@ -56,6 +72,8 @@ struct shim_domain {
     uint64_t ram_mfn[2], ram_frames[2];
     uint64_t m2p_gpa, levels_gpa;   /* the m2p table; the level at which each frame is pinned */
     uint64_t xen_version;
+    uint64_t shared_info_gpa;
+    uint64_t tsc_per_ns;            /* in units of 2^-32 */
     /* L4 entries from slot 256 on: of a pinned table that is not in use, for the kernel, for user
      * code, and for both in one table. */
     uint64_t pinned_slots[SHIM_L4_SLOTS];

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from kvmxen.timer import DEFAULT_PERIOD, Timer
+
+
+@dataclass
+class Shared:
+    singleshot: int = 0
+    others: int = 0
+    armed: int = 0
 
 
 class Clock:
@@ -12,7 +21,7 @@ class Clock:
         self.now = 1000
         self.armed: list[int] = []
         self.listening = True
-        self.timer = Timer(lambda: self.now, self.armed.append, lambda: self.listening)
+        self.timer = Timer(Shared(), lambda: self.now, self.armed.append, lambda: self.listening)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ class Built:
         self.layout = Layout.plan(memory, vcpus)
         self.memory = GuestMemory(self.layout.end)
         self.image = ShimImage(self.memory, self.layout)
-        self.image.place(placement, xen_version=4 << 16)
+        self.image.place(placement, xen_version=4 << 16, tsc_khz=2_000_000)
 
     def find(self, va: int, view: str = "kernel") -> tuple[int, int] | None:
         """(gpa, the flags that hold at every level and NX if any has it) of `va`, as the tables
