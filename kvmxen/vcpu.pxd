@@ -35,6 +35,8 @@ cdef extern from "shim/state.h":
         shim_cpuid cpuid[64]
         uint8_t loaded_kernel_mode, flush
         uint32_t invlpgs
+        uint8_t loads_gs
+        uint16_t gs
         uint32_t msr
         uint64_t msr_value
 
@@ -67,6 +69,8 @@ cdef class Vcpu:
     cdef public bint attention, flush_pending, ending
     cdef uint64_t _done, _msr_value
     cdef uint32_t _msr
+    cdef bint _loads_gs
+    cdef uint16_t _gs
     cdef int _cpuids
     cdef object _owner
     cdef const uint8_t *_info

@@ -70,6 +70,7 @@ cdef extern from *:
         STUB_SIZE, STUB_DONE, STUB_EVENT, STUB_FRAME, STUB_KERNEL, TRAP_PAGE_FAULT
         GATE_STUBS, GATE_OP_RETURN, GATE_IRET, GATE_OP_TOUCH, GATE_OP_INVLPG, GATE_OP_CR3
         GATE_OP_CR0, GATE_OP_SWAPGS, GATE_OP_HALT, GATE_OP_WRMSR
+        GATE_OP_USER_GS
         SYSCALL_ENTRY, SYSCALL32_ENTRY
         DISPATCHER, DISPATCHER_SIZE, DISPATCHER_RESUME, DISPATCHER_RESUMED
         VCPU_WORK, VCPU_WORK_END, VCPU_TRAP_STACK_END, VCPU_INTERRUPT_STACK_END
@@ -346,6 +347,11 @@ cdef class Vcpu:
             work[n] = SHIM_VA + GATE_OP_CR0
             work[n + 1] = self.state.loaded_cr0 = self.state.cr0
             n += 2
+        if self._loads_gs:
+            work[n] = SHIM_VA + GATE_OP_USER_GS
+            work[n + 1] = self._gs
+            self._loads_gs = False
+            n += 2
         if self._msr:
             work[n] = SHIM_VA + GATE_OP_WRMSR
             work[n + 1] = self._msr
@@ -583,6 +589,9 @@ cdef class Vcpu:
         cdef uint64_t trap = frame.vector
         if state.flush or state.invlpgs:
             self._load_cr3 = True
+        if state.loads_gs:
+            self._loads_gs = True
+            self._gs = state.gs
         if state.msr:
             self._msr = state.msr
             self._msr_value = state.msr_value

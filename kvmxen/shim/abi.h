@@ -28,6 +28,7 @@
 #define GATE_OP_SWAPGS 0x550
 #define GATE_OP_HALT 0x560
 #define GATE_OP_WRMSR 0x570
+#define GATE_OP_USER_GS 0x590
 #define GATE_ENTER_KERNEL 0x5a0
 #define GATE_SIZE 0x1000
 

@@ -77,6 +77,7 @@ int dispatch(frame *f)
     s->flush = 0;
     s->invlpgs = 0;
     s->msr = 0;
+    s->loads_gs = 0;
     s->loaded_kernel_mode = domain()->in_ring3 ? 1 : s->kernel_mode;
     /* In the shim itself: an iretq of the gate's that faults, the end of a wait, or our fault.
      * User code that goes there faults as it does anywhere. */

@@ -99,6 +99,11 @@ int set_user_base(state *s, u64 mfn);
 /* mmuext.c */
 int hypercall_mmuext_op(state *s, frame *f);
 
+/* segments.c: of the tables that the CPU has. */
+u64 descriptor(const frame *f, u64 selector);
+bool may_return_to(const frame *f, u64 cs, u64 ss);
+int hypercall_set_segment_base(state *s, frame *f);
+
 /* frames.c */
 int bounce(state *s, frame *f, const struct shim_handler *handler, const u64 *error_code);
 int hypercall_iret(state *s, frame *f);
@@ -123,6 +128,7 @@ int look(state *s);
 void flush_page(state *s, u64 va);
 void flush_all(state *s);
 void write_msr(state *s, u32 msr, u64 value);
+void load_user_gs(state *s, u16 selector, u64 base);
 int apply(state *s, frame *f);
 
 #endif

@@ -16,16 +16,6 @@
 #define EFL_ALL 0x3ffffful
 #define IN_SYSCALL (1ul << 8)
 
-/* Of a segment descriptor. */
-#define DESC_CODE (0x18ul << 40)
-#define DESC_DATA_WRITE (0x12ul << 40)
-#define DESC_DATA_MASK (0x1aul << 40)
-#define DESC_CONFORMING (0x4ul << 40)
-#define DESC_DPL3 (3ul << 45)
-#define DESC_PRESENT (1ul << 47)
-#define DESC_LONG (1ul << 53)
-#define DESC_DB (1ul << 54)
-
 int bounce(state *s, frame *f, const struct shim_handler *handler, const u64 *error_code)
 {
     u64 words[8];
@@ -73,26 +63,6 @@ int bounce(state *s, frame *f, const struct shim_handler *handler, const u64 *er
     return DONE;
 }
 
-/* The descriptor of a ring-3 selector of the GDT that the CPU has, 0 for any other selector. */
-static u64 descriptor(const frame *f, u64 selector)
-{
-    if ((selector & 7) != 3 || selector > 0xffff)
-        return 0;
-    return *(volatile u64 *)(part_of(f) + VCPU_GDT + (selector & ~7ul));
-}
-
-/* Whether an iretq to these cannot fault. */
-static bool may_load(const frame *f, u64 cs, u64 ss)
-{
-    u64 code = descriptor(f, cs), data = descriptor(f, ss);
-
-    return (code & (DESC_CODE | DESC_DPL3 | DESC_PRESENT | DESC_LONG | DESC_DB))
-               == (DESC_CODE | DESC_DPL3 | DESC_PRESENT | DESC_LONG)
-           && !(code & DESC_CONFORMING)
-           && (data & (DESC_DATA_MASK | DESC_DPL3 | DESC_PRESENT))
-                  == (DESC_DATA_WRITE | DESC_DPL3 | DESC_PRESENT);
-}
-
 int hypercall_iret(state *s, frame *f)
 {
     u64 words[9];
@@ -113,7 +83,7 @@ int hypercall_iret(state *s, frame *f)
     u64 rflags = words[6];
     bool to_user = (words[5] & 3) == 3;
     u64 cs = (words[5] & 0xffff) | 3, ss = (words[8] & 0xffff) | 3;
-    if (!is_canonical(words[4]) || !may_load(f, cs, ss)
+    if (!is_canonical(words[4]) || !may_return_to(f, cs, ss)
         || (to_user && !is_ram(s->user_cr3 >> 12)))
         return HOST;
     if (to_user)

@@ -74,6 +74,13 @@
         pop     %rdx
         pop     %rax
         ret
+
+        .org GATE_OP_USER_GS
+        pop     %rax
+        swapgs
+        mov     %eax, %gs
+        swapgs
+        ret
 .endm
 
 /* From a user's trap on in the kernel's address space, in which this page stands at the same

@@ -45,18 +45,6 @@ static int xen_version(frame *f)
     return HOST;
 }
 
-static int set_segment_base(state *s, frame *f)
-{
-    static const u32 msrs[] = { MSR_FS_BASE, MSR_KERNEL_GS_BASE, MSR_GS_BASE };
-    u32 which = (u32)f->rdi;
-
-    /* One waits for the way back at most. */
-    if (which >= 3 || !is_canonical(f->rsi) || s->msr)
-        return HOST;
-    write_msr(s, msrs[which], f->rsi);
-    return answer(f, 0);
-}
-
 static int vcpu_op(state *s, frame *f)
 {
     u64 deadline, flags;
@@ -102,7 +90,7 @@ static int call(state *s, frame *f)
     case HYPERCALL_vcpu_op:
         return vcpu_op(s, f);
     case HYPERCALL_set_segment_base:
-        return set_segment_base(s, f);
+        return hypercall_set_segment_base(s, f);
     case HYPERCALL_mmuext_op:
         return hypercall_mmuext_op(s, f);
     case HYPERCALL_sched_op:

@@ -22,6 +22,14 @@ void write_msr(state *s, u32 msr, u64 value)
     s->msr_value = value;
 }
 
+/* The base comes with it: some CPUs keep the old one with a null selector. */
+void load_user_gs(state *s, u16 selector, u64 base)
+{
+    s->loads_gs = 1;
+    s->gs = selector;
+    write_msr(s, MSR_KERNEL_GS_BASE, base);
+}
+
 static u64 current_cr3(const state *s)
 {
     return s->kernel_mode ? s->kernel_cr3 : s->user_cr3;
@@ -32,6 +40,8 @@ static void settle(state *s)
 {
     bool toggle = s->loaded_kernel_mode != s->kernel_mode;
 
+    if (s->loads_gs)
+        __asm__ volatile("swapgs\n\tmov %0, %%gs\n\tswapgs" : : "r"((u32)s->gs));
     if (s->msr)
         __asm__ volatile("wrmsr" : : "c"(s->msr), "a"((u32)s->msr_value),
                                      "d"((u32)(s->msr_value >> 32)));
@@ -60,6 +70,10 @@ static int compose(state *s, frame *f)
     bool toggle = s->loaded_kernel_mode != s->kernel_mode;
     u64 *begin = (u64 *)(part_of(f) + VCPU_LIST), *list = begin;
 
+    if (s->loads_gs) {
+        list = put(list, GATE_OP_USER_GS);
+        *list++ = s->gs;
+    }
     if (s->msr) {
         list = put(list, GATE_OP_WRMSR);
         *list++ = s->msr;

@@ -6,10 +6,19 @@
 
 #define OPCODE_cli 0xfa
 #define OPCODE_sti 0xfb
+#define OPERAND_16 0x66
 #define OPCODE_inb 0xec
+#define OPCODE_inl 0xed
 #define OPCODE_outb 0xee
+#define OPCODE_outl 0xef
 #define PIT_FIRST 0x40u
 #define PIT_PORTS 4u
+
+/* Of the ports that %dx names there is nothing behind but what stops a PIT. */
+static u64 port_value(const frame *f)
+{
+    return (f->rdx & 0xffff) - PIT_FIRST < PIT_PORTS ? 0 : 0xffffffff;
+}
 
 static const u8 forced_cpuid[] = { 0x0f, 0x0b, 'x', 'e', 'n', 0x0f, 0xa2 };
 
@@ -19,18 +28,30 @@ int general_protection(state *s, frame *f)
 
     if (f->error_code || !s->kernel_mode || !code)
         return HOST;
+    u32 length = 1;
+    bool operand16 = *code == OPERAND_16;
+    if (operand16) {
+        if ((f->rip & 0xfff) == 0xfff || (code[1] != OPCODE_inl && code[1] != OPCODE_outl))
+            return HOST;
+        code++;
+        length++;
+    }
     switch (*code) {
     case OPCODE_inb:
-        f->rax = (f->rax & ~0xfful) | ((f->rdx & 0xffff) - PIT_FIRST < PIT_PORTS ? 0 : 0xff);
+        f->rax = (f->rax & ~0xfful) | (port_value(f) & 0xff);
+        break;
+    case OPCODE_inl:
+        f->rax = operand16 ? (f->rax & ~0xfffful) | (port_value(f) & 0xffff) : port_value(f);
         break;
     case OPCODE_cli:
     case OPCODE_sti:
     case OPCODE_outb:
+    case OPCODE_outl:
         break;
     default:
         return HOST;
     }
-    f->rip++;
+    f->rip += length;
     return DONE;
 }
 

@@ -61,6 +61,8 @@ struct shim_state {
     uint8_t flush;
     uint32_t invlpgs;
     uint64_t invlpg[SHIM_INVLPGS];
+    uint8_t loads_gs;
+    uint16_t gs;                    /* the user's, a selector that may be loaded */
     uint32_t msr;                   /* 0 for none */
     uint64_t msr_value;
 };

@@ -44,6 +44,7 @@ def test_each_stub_tells_its_number(stub: int) -> None:
         ("GATE_OP_CR0", "580f22c0c3"),
         ("GATE_OP_SWAPGS", "0f01f8c3"),
         ("GATE_OP_HALT", "fbf4ebfd"),
+        ("GATE_OP_USER_GS", "580f01f88ee80f01f8c3"),
         ("GATE_OP_WRMSR", "48870c24488754240 8488b4424100f30595a58c3"),
     ],
 )
