@@ -12,14 +12,14 @@ from kvmxen.xenstore.session import Session
 
 cdef unsigned int _ERROR = Operation.ERROR
 cdef unsigned int _WATCH_EVENT = Operation.WATCH_EVENT
+cdef bytes _EVENT_HEADER = pack(Operation.WATCH_EVENT, 0, 0, b"")[:4]
 cdef Py_ssize_t _PAYLOAD_MAX = PAYLOAD_MAX
 cdef dict _ERRORS = {code: name + b"\0" for code, name in ERROR_NAMES.items()}
 cdef bytes _EINVAL = _ERRORS[errno.EINVAL]
 
 
 cdef inline bint _is_event(bytes message):
-    """Of the header's type, WATCH_EVENT is told by the first byte from all that we send."""
-    return (<const unsigned char *>message)[0] == _WATCH_EVENT
+    return message.startswith(_EVENT_HEADER)
 
 
 cdef class Connection:
