@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from kvmxen.backends.net.passt import ADDRESS, GATEWAY, GATEWAY6, has_ipv6
 from tests import packages
-from tests.e2e.domain import Boot, Domain, Ramdisk
+from tests.e2e.domain import ROOT, Boot, Domain, Ramdisk
 from tests.e2e.network import namespace, passt, servers
 from tests.e2e.network.servers import Servers
 from tests.lab.modules import modules
@@ -85,6 +86,16 @@ def bridged() -> Iterator[namespace.Namespace]:
         yield made
 
 
+def kvmxen(environment: dict[str, str], *arguments: str) -> str:
+    """What a command says; a guest may take its time to let go of a device."""
+    command = [sys.executable, "-m", "kvmxen", *arguments]
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert result.returncode == 0 or "the guest still uses" in result.stderr, result.stderr
+    return result.stdout
+
+
 def figures(domain: Domain) -> dict[str, int]:
     """What the interface counted, once the guest has powered off."""
     assert domain.wait(TIMEOUT) == 0, domain.stderr + domain.output
@@ -103,8 +114,14 @@ def assert_moved(domain: Domain, served: Servers) -> int:
     return segment
 
 
-def test_passt(boot: Boot, kernel: Path, ramdisk: Ramdisk, programs: list[Path]) -> None:
-    """DHCP, a name, data both ways, many connections, and the driver's coming back."""
+def test_passt(
+    boot: Boot,
+    kernel: Path,
+    ramdisk: Ramdisk,
+    programs: list[Path],
+    environment: dict[str, str],
+) -> None:
+    """DHCP, a name, data both ways, many connections, the driver's coming back; one card more."""
     if lack := passt.why_not():
         pytest.skip(f"needs {lack}")
     has_six = has_ipv6()
@@ -117,8 +134,8 @@ def test_passt(boot: Boot, kernel: Path, ramdisk: Ramdisk, programs: list[Path])
         """
         script = f"""
             {START}
-            lease() {{ udhcpc -i eth0 -f -n -q -t 20 -T 5 -s /bin/dhcp 2>/dev/null; }}
-            lease
+            lease() {{ udhcpc -i $1 -f -n -q -t 20 -T 5 -s /bin/dhcp 2>/dev/null; }}
+            lease eth0
             nslookup -type=a {servers.NAME} {GATEWAY}:{ports["names"]}
             client receive {GATEWAY} {ports["source"]}
             client send {GATEWAY} {ports["sink"]} {SIZE}
@@ -131,13 +148,19 @@ def test_passt(boot: Boot, kernel: Path, ramdisk: Ramdisk, programs: list[Path])
             rmmod xen_netfront
             echo "[gone: $(ls /sys/class/net)]"
             {START}
-            lease
+            lease eth0
             client connect {GATEWAY} {ports["hello"]} 3
+            echo "[one]"
+            until [ -e /sys/class/net/eth1 ]; do sleep 1; done
+            ip link set eth1 up
+            lease eth1
+            while [ -e /sys/class/net/eth1 ]; do sleep 1; done
+            echo "[one again]"
             poweroff -f
         """
         domain = boot(
             kernel, "--ramdisk", ramdisk(script, *programs), "--cmdline", "console=hvc0 quiet",
-            "--net", "user", "--stats=json", "--timeout", TIMEOUT,
+            "--net", "user", "--name", "wired", "--stats=json", "--timeout", TIMEOUT,
         )  # fmt: skip
         # The largest that IPv4 and passt have.
         assert int(domain.expect(lease)[1]) == 65520
@@ -151,6 +174,11 @@ def test_passt(boot: Boot, kernel: Path, ramdisk: Ramdisk, programs: list[Path])
         domain.expect(r"\[gone: lo\]")
         domain.expect(lease)
         domain.expect(r"connected 3 times\n")
+        domain.expect(r"\[one\]")
+        assert kvmxen(environment, "network-attach", "wired", "user") == "1\n"
+        domain.expect(lease)
+        kvmxen(environment, "network-detach", "wired", "1")
+        domain.expect(r"\[one again\]")
         counted = figures(domain)
     # Large packets of the guest's, cut by us.
     assert counted["tx_gso"] > 0
