@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from types import FrameType
 from uuid import uuid4
@@ -22,7 +21,6 @@ from kvmxen.config import Config
 from kvmxen.control.hotplug import Hotplug
 from kvmxen.control.server import ControlServer
 from kvmxen.errors import KvmxenError
-from kvmxen.initramfs import shell_initramfs
 from kvmxen.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.frames import fill_m2p
@@ -252,7 +250,7 @@ def read_kernel(config: Config) -> ElfKernel:
     """The kernel that `config` names, else the demo guest; raises KvmxenError."""
     if config.kernel:
         return load_kernel(config.kernel, cache=cache_directory())
-    image = resources.files("kvmxen.guests").joinpath("demo.elf").read_bytes()
+    image = (Path(__file__).parent / "guests/demo.elf").read_bytes()
     return ElfKernel.parse(image)
 
 
@@ -264,6 +262,8 @@ def default_cmdline(config: Config) -> str:
 def read_ramdisk(config: Config) -> bytes | None:
     """The initial ramdisk that `config` asks for; raises KvmxenError where it cannot be read."""
     if config.shell:
+        from kvmxen.initramfs import shell_initramfs
+
         return shell_initramfs()
     return read_file(config.ramdisk) if config.ramdisk else None
 

@@ -7,7 +7,6 @@ import fcntl
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +40,8 @@ def runtime_root() -> Path:
     for parent in (xdg, "/run"):
         if parent and os.access(parent, os.W_OK) and _owned(Path(parent)):
             return _usable(Path(parent, "kvmxen"))
+    import tempfile
+
     return _usable(Path(tempfile.gettempdir(), f"kvmxen-{os.geteuid()}"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -34,6 +33,8 @@ class Stats:
         if self._kind is None:
             return
         if self._kind == "json":
+            import json
+
             print(json.dumps(figures), file=sys.stderr, flush=True)
         else:
             print(_table(figures), file=sys.stderr, flush=True)

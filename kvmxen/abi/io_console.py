@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from construct import Array, Int8ul, Int32ul, Struct
-
 INPUT_SIZE = 1024
 OUTPUT_SIZE = 2048
 
-XENCONS_INTERFACE = Struct(
-    "in" / Array(INPUT_SIZE, Int8ul),
-    "out" / Array(OUTPUT_SIZE, Int8ul),
-    "in_cons" / Int32ul,
-    "in_prod" / Int32ul,
-    "out_cons" / Int32ul,
-    "out_prod" / Int32ul,
-)
 
 # Offsets in bytes.
 INPUT = 0

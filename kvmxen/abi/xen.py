@@ -7,50 +7,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from construct import Array, Int8ul, Int32ul, Int64ul, Padding, Struct
-
 DOMID_SELF = 0x7FF0
 # The only domain that there is, but for dom0, which is this process.
 DOMID_GUEST = 1
 LEGACY_MAX_VCPUS = 32
 NR_CHANNELS = 4096
 
-VCPU_TIME_INFO = Struct(
-    "version" / Int32ul,
-    Padding(4),
-    "tsc_timestamp" / Int64ul,
-    "system_time" / Int64ul,
-    "tsc_to_system_mul" / Int32ul,
-    "tsc_shift" / Int8ul,
-    "flags" / Int8ul,
-    Padding(2),
-)
-
-VCPU_INFO = Struct(
-    "evtchn_upcall_pending" / Int8ul,
-    "evtchn_upcall_mask" / Int8ul,
-    Padding(6),
-    "evtchn_pending_sel" / Int64ul,
-    "cr2" / Int64ul,
-    Padding(8),
-    "time" / VCPU_TIME_INFO,
-)
-
-SHARED_INFO = Struct(
-    "vcpu_info" / Array(LEGACY_MAX_VCPUS, VCPU_INFO),
-    "evtchn_pending" / Array(64, Int64ul),
-    "evtchn_mask" / Array(64, Int64ul),
-    "wc_version" / Int32ul,
-    "wc_sec" / Int32ul,
-    "wc_nsec" / Int32ul,
-    "wc_sec_hi" / Int32ul,
-    "max_pfn" / Int64ul,
-    "pfn_to_mfn_frame_list_list" / Int64ul,
-    "nmi_reason" / Int64ul,
-    "p2m_cr3" / Int64ul,
-    "p2m_vaddr" / Int64ul,
-    "p2m_generation" / Int64ul,
-)
 
 # Offsets in bytes, for the paths that touch single fields of shared memory.
 VCPU_INFO_SIZE = 64

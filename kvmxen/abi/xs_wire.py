@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 from enum import IntEnum, IntFlag
 
-from construct import Bytes, Int32ul, Struct
-
 PAYLOAD_MAX = 4096
 ABS_PATH_MAX = 3072
 REL_PATH_MAX = 2048
@@ -91,23 +89,3 @@ ERROR_NAMES = {
         errno.EPERM,
     )
 }
-
-xsd_sockmsg = Struct(
-    "type" / Int32ul,
-    "req_id" / Int32ul,
-    "tx_id" / Int32ul,
-    "len" / Int32ul,
-)
-
-xenstore_domain_interface = Struct(
-    "req" / Bytes(RING_SIZE),
-    "rsp" / Bytes(RING_SIZE),
-    "req_cons" / Int32ul,
-    "req_prod" / Int32ul,
-    "rsp_cons" / Int32ul,
-    "rsp_prod" / Int32ul,
-    "server_features" / Int32ul,
-    "connection" / Int32ul,
-    "error" / Int32ul,
-    "evtchn_port" / Int32ul,
-)

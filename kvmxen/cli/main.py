@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 import click
@@ -58,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         if debug:
+            import traceback
+
             traceback.print_exc()
         hint = "" if debug else " with what --debug prints"
         fault = f"{type(error).__name__}: {error}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -94,5 +93,7 @@ def _check_mac(text: str) -> str:
 
 def generate_mac(domain: str, index: int) -> str:
     """The address of a domain's interface `index`, always the same: of Xen's OUI 00:16:3e."""
+    import hashlib
+
     tail = hashlib.sha256(f"{domain}/{index}".encode()).digest()[:3]
     return ":".join(f"{byte:02x}" for byte in b"\x00\x16\x3e" + tail)

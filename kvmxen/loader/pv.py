@@ -78,25 +78,24 @@ def build(
     if disk:
         mod_start = plan.ramdisk if notes.mod_start_pfn else plan.va(plan.ramdisk)
         flags |= StartInfoFlags.MOD_START_PFN if notes.mod_start_pfn else 0
-    info = START_INFO.build(
-        {
-            "magic": xen_caps,
-            "nr_pages": layout.nr_pages,
-            "shared_info": layout.shared_info_mfn << PAGE_SHIFT,
-            "flags": flags,
-            "store_mfn": layout.mfn(plan.store),
-            "store_evtchn": store_port,
-            "console_mfn": layout.mfn(plan.console),
-            "console_evtchn": console_port,
-            "pt_base": plan.va(plan.tables),
-            "nr_pt_frames": plan.nr_tables,
-            "mfn_list": plan.p2m.va,
-            "mod_start": mod_start,
-            "mod_len": len(disk),
-            "cmd_line": command,
-            "first_p2m_pfn": plan.p2m.pfn if plan.p2m_tables else 0,
-            "nr_p2m_frames": plan.p2m.frames + plan.p2m_tables if plan.p2m_tables else 0,
-        }
+    info = START_INFO.pack(
+        xen_caps.encode("ascii"),
+        layout.nr_pages,
+        layout.shared_info_mfn << PAGE_SHIFT,
+        flags,
+        layout.mfn(plan.store),
+        store_port,
+        layout.mfn(plan.console),
+        console_port,
+        plan.va(plan.tables),
+        plan.nr_tables,
+        plan.p2m.va,
+        mod_start,
+        len(disk),
+        command,
+        # Where the list of frames has a mapping of its own: its first frame, and their number.
+        plan.p2m.pfn if plan.p2m_tables else 0,
+        plan.p2m.frames + plan.p2m_tables if plan.p2m_tables else 0,
     )
     write(memory, layout, plan.start_info << PAGE_SHIFT, info)
     return PvStart(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from construct import Construct
 
 from kvmxen.abi import xs_state
+from kvmxen.abi.layouts import xs_state as layouts
 from kvmxen.abi.xs_state import Access, ConnectionType, RecordType
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.permissions import DOM0, LETTERS, Permissions
@@ -39,11 +40,11 @@ def _records(
     state: State, ports: Mapping[int, int], descriptors: Mapping[Connection, int]
 ) -> Iterator[bytes]:
     version = {"version": xs_state.VERSION, "flags": xs_state.LITTLE_ENDIAN}
-    yield xs_state.PREAMBLE.build(version)
-    yield _record(RecordType.GLOBAL, xs_state.GLOBAL, {"socket_fd": -1, "evtchn_fd": -1})
+    yield layouts.PREAMBLE.build(version)
+    yield _record(RecordType.GLOBAL, layouts.GLOBAL, {"socket_fd": -1, "evtchn_fd": -1})
     values, names = _quota(state.quota)
     glob = {"n_dom_quota": len(values), "n_glob_quota": 0, "quota_val": values, "names": names}
-    yield _record(RecordType.GLOBAL_QUOTA, xs_state.GLOBAL_QUOTA, glob)
+    yield _record(RecordType.GLOBAL_QUOTA, layouts.GLOBAL_QUOTA, glob)
     numbers: dict[Connection, int] = {}
     for client in state.clients:
         if client.domain.domid == DOM0 and client in descriptors:
@@ -67,16 +68,16 @@ def _records(
         values, names = _quota(domain.quota)
         head = {"domain_id": domain.domid, "n_quota": len(values), "features": domain.features}
         record: dict[str, object] = {**head, "quota_val": values, "names": names}
-        yield _record(RecordType.DOMAIN, xs_state.DOMAIN, record)
+        yield _record(RecordType.DOMAIN, layouts.DOMAIN, record)
     for client, number in numbers.items():
         for ta_id, transaction in client.session.transactions.items():
             yield from _transaction(transaction, number, ta_id)
-    yield _record(RecordType.END, xs_state.GLOBAL, None)
+    yield _record(RecordType.END, layouts.GLOBAL, None)
 
 
 def _record(kind: RecordType, layout: Construct, value: object) -> bytes:
     body = b"" if value is None else layout.build(value)
-    built: bytes = xs_state.RECORD.build({"type": kind, "body": body + bytes(-len(body) % 8)})
+    built: bytes = layouts.RECORD.build({"type": kind, "body": body + bytes(-len(body) % 8)})
     return built
 
 
@@ -109,7 +110,7 @@ def _connection(
         "data_out": started + waiting,
         "unique_id": None,
     }
-    return _record(RecordType.CONNECTION, xs_state.CONNECTION, record)
+    return _record(RecordType.CONNECTION, layouts.CONNECTION, record)
 
 
 def _watch(watch: Watch, conn_id: int) -> bytes:
@@ -117,9 +118,9 @@ def _watch(watch: Watch, conn_id: int) -> bytes:
     lengths = {"conn_id": conn_id, "path_length": len(path), "token_length": len(token)}
     record: dict[str, object] = {**lengths, "path": path, "token": token}
     if watch.depth < 0:
-        return _record(RecordType.WATCH, xs_state.WATCH, record)
+        return _record(RecordType.WATCH, layouts.WATCH, record)
     record["depth"] = min(watch.depth, xs_state.UNLIMITED_DEPTH - 1)
-    return _record(RecordType.WATCH_EXTENDED, xs_state.WATCH_EXTENDED, record)
+    return _record(RecordType.WATCH_EXTENDED, layouts.WATCH_EXTENDED, record)
 
 
 def _node(
@@ -148,12 +149,12 @@ def _node(
         "path": path.encode() + b"\0",
         "data": value,
     }
-    return _record(RecordType.NODE, xs_state.NODE, record)
+    return _record(RecordType.NODE, layouts.NODE, record)
 
 
 def _transaction(transaction: Transaction, conn_id: int, ta_id: int) -> Iterator[bytes]:
     ids = {"conn_id": conn_id, "ta_id": ta_id}
-    yield _record(RecordType.TRANSACTION, xs_state.TRANSACTION, ids)
+    yield _record(RecordType.TRANSACTION, layouts.TRANSACTION, ids)
     if transaction.hopeless:
         # Having found no root, it conflicts with whatever store it wakes up in.
         yield _node("/", b"", (), conn_id, ta_id, Access.READ)

@@ -14,6 +14,7 @@ from typing import Any
 from construct import ConstructError
 
 from kvmxen.abi import xs_state
+from kvmxen.abi.layouts import xs_state as layouts
 from kvmxen.abi.xs_state import Access, ConnectionType, RecordType
 from kvmxen.abi.xs_wire import PAYLOAD_MAX
 from kvmxen.xenstore.connection import Connection
@@ -68,11 +69,11 @@ def load(image: bytes) -> tuple[Store, list[Restored]]:
 
 def _records(image: bytes) -> Iterator[tuple[RecordType, bytes]]:
     stream = BytesIO(image)
-    preamble = xs_state.PREAMBLE.parse_stream(stream)
+    preamble = layouts.PREAMBLE.parse_stream(stream)
     if not 1 <= preamble.version <= xs_state.VERSION or preamble.flags != xs_state.LITTLE_ENDIAN:
         raise DumpError("the state of the xenstore is of a kind that is not known")
     while True:
-        record = xs_state.RECORD.parse_stream(stream)
+        record = layouts.RECORD.parse_stream(stream)
         if record.type == RecordType.END:
             return
         if record.type not in _TAKERS:
@@ -81,12 +82,12 @@ def _records(image: bytes) -> Iterator[tuple[RecordType, bytes]]:
 
 
 def _global_quota(loading: _Loading, body: bytes) -> None:
-    record = xs_state.GLOBAL_QUOTA.parse(body)
+    record = layouts.GLOBAL_QUOTA.parse(body)
     loading.store.quota = _quota(loading.store.quota, record)
 
 
 def _domain(loading: _Loading, body: bytes) -> None:
-    record = xs_state.DOMAIN.parse(body)
+    record = layouts.DOMAIN.parse(body)
     domain = loading.store.domain(record.domain_id)
     domain.features = record.features & int(FEATURES)
     domain.quota = _quota(domain.quota, record)
@@ -100,7 +101,7 @@ def _quota(quota: Quota, record: Any) -> Quota:
 
 
 def _connection(loading: _Loading, body: bytes) -> None:
-    record = xs_state.CONNECTION.parse(body)
+    record = layouts.CONNECTION.parse(body)
     if record.conn_id == 0 or record.conn_id in loading.connections:
         raise DumpError(f"the state of the xenstore has two connections {record.conn_id}")
     store, spec = loading.store, record.spec
@@ -126,12 +127,12 @@ def _connection(loading: _Loading, body: bytes) -> None:
 
 
 def _watch(loading: _Loading, body: bytes) -> None:
-    record = xs_state.WATCH.parse(body)
+    record = layouts.WATCH.parse(body)
     _add_watch(loading, record, UNLIMITED)
 
 
 def _watch_extended(loading: _Loading, body: bytes) -> None:
-    record = xs_state.WATCH_EXTENDED.parse(body)
+    record = layouts.WATCH_EXTENDED.parse(body)
     unlimited = record.depth == xs_state.UNLIMITED_DEPTH
     _add_watch(loading, record, UNLIMITED if unlimited else record.depth)
 
@@ -142,13 +143,13 @@ def _add_watch(loading: _Loading, record: Any, depth: int) -> None:
 
 
 def _transaction(loading: _Loading, body: bytes) -> None:
-    record = xs_state.TRANSACTION.parse(body)
+    record = layouts.TRANSACTION.parse(body)
     _of(loading, record.conn_id)
     loading.transactions.setdefault((record.conn_id, record.ta_id), [])
 
 
 def _node(loading: _Loading, body: bytes) -> None:
-    record = xs_state.NODE.parse(body)
+    record = layouts.NODE.parse(body)
     path = canonical(_text(record.path), DOM0, special=True)
     if len(record.data) > PAYLOAD_MAX:
         raise DumpError(f"the state of the xenstore has too long a value at {path}")
@@ -208,7 +209,7 @@ def _text(field: bytes) -> str:
 
 
 _TAKERS = {
-    RecordType.GLOBAL: lambda _loading, body: xs_state.GLOBAL.parse(body),
+    RecordType.GLOBAL: lambda _loading, body: layouts.GLOBAL.parse(body),
     RecordType.CONNECTION: _connection,
     RecordType.WATCH: _watch,
     RecordType.TRANSACTION: _transaction,

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from kvmxen.abi.grant_table import (
     ACCEPT_TRANSFER,
-    ENTRY_V1,
-    ENTRY_V2,
     PERMIT_ACCESS,
     READING,
     READONLY,
@@ -21,6 +19,7 @@ from kvmxen.abi.grant_table import (
     WRITING,
     GrantStatus,
 )
+from kvmxen.abi.layouts.grant_table import ENTRY_V1, ENTRY_V2
 from kvmxen.errors import HypercallError
 from kvmxen.grants import MAX_FRAMES, GrantError, GrantTable
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import construct
 import pytest
 
-from kvmxen.abi import io_console, ring, start_info, xen
+from kvmxen.abi import io_console, ring, xen
+from kvmxen.abi.layouts.io_console import XENCONS_INTERFACE
+from kvmxen.abi.layouts.start_info import START_INFO
+from kvmxen.abi.layouts.xen import SHARED_INFO, VCPU_INFO, VCPU_TIME_INFO
 from kvmxen.hypercall.table import TABLE
 
 
@@ -31,33 +34,33 @@ def offset_of(layout: construct.Struct, path: Sequence[str | int]) -> int:
 @pytest.mark.parametrize(
     ("layout", "path", "offset"),
     [
-        (xen.VCPU_INFO, ["evtchn_upcall_pending"], xen.UPCALL_PENDING),
-        (xen.VCPU_INFO, ["evtchn_upcall_mask"], xen.UPCALL_MASK),
-        (xen.VCPU_INFO, ["evtchn_pending_sel"], xen.PENDING_SEL),
-        (xen.VCPU_INFO, ["cr2"], xen.CR2),
-        (xen.VCPU_INFO, ["time"], xen.TIME),
-        (xen.SHARED_INFO, ["evtchn_pending"], xen.EVTCHN_PENDING),
-        (xen.SHARED_INFO, ["evtchn_mask"], xen.EVTCHN_MASK),
-        (xen.SHARED_INFO, ["wc_version"], xen.WALLCLOCK),
-        (xen.SHARED_INFO, ["wc_sec_hi"], xen.WALLCLOCK + 12),
-        (xen.SHARED_INFO, ["vcpu_info", 3], 3 * xen.VCPU_INFO_SIZE),
-        (io_console.XENCONS_INTERFACE, ["in"], io_console.INPUT),
-        (io_console.XENCONS_INTERFACE, ["out"], io_console.OUTPUT),
-        (io_console.XENCONS_INTERFACE, ["in_cons"], io_console.IN_CONS),
-        (io_console.XENCONS_INTERFACE, ["in_prod"], io_console.IN_PROD),
-        (io_console.XENCONS_INTERFACE, ["out_cons"], io_console.OUT_CONS),
-        (io_console.XENCONS_INTERFACE, ["out_prod"], io_console.OUT_PROD),
+        (VCPU_INFO, ["evtchn_upcall_pending"], xen.UPCALL_PENDING),
+        (VCPU_INFO, ["evtchn_upcall_mask"], xen.UPCALL_MASK),
+        (VCPU_INFO, ["evtchn_pending_sel"], xen.PENDING_SEL),
+        (VCPU_INFO, ["cr2"], xen.CR2),
+        (VCPU_INFO, ["time"], xen.TIME),
+        (SHARED_INFO, ["evtchn_pending"], xen.EVTCHN_PENDING),
+        (SHARED_INFO, ["evtchn_mask"], xen.EVTCHN_MASK),
+        (SHARED_INFO, ["wc_version"], xen.WALLCLOCK),
+        (SHARED_INFO, ["wc_sec_hi"], xen.WALLCLOCK + 12),
+        (SHARED_INFO, ["vcpu_info", 3], 3 * xen.VCPU_INFO_SIZE),
+        (XENCONS_INTERFACE, ["in"], io_console.INPUT),
+        (XENCONS_INTERFACE, ["out"], io_console.OUTPUT),
+        (XENCONS_INTERFACE, ["in_cons"], io_console.IN_CONS),
+        (XENCONS_INTERFACE, ["in_prod"], io_console.IN_PROD),
+        (XENCONS_INTERFACE, ["out_cons"], io_console.OUT_CONS),
+        (XENCONS_INTERFACE, ["out_prod"], io_console.OUT_PROD),
         (ring.SRING, ["req_prod"], ring.REQ_PROD),
         (ring.SRING, ["req_event"], ring.REQ_EVENT),
         (ring.SRING, ["rsp_prod"], ring.RSP_PROD),
         (ring.SRING, ["rsp_event"], ring.RSP_EVENT),
         # As the headers have them.
-        (start_info.START_INFO, ["nr_pages"], 32),
-        (start_info.START_INFO, ["store_mfn"], 56),
-        (start_info.START_INFO, ["console_mfn"], 72),
-        (start_info.START_INFO, ["mfn_list"], 104),
-        (start_info.START_INFO, ["cmd_line"], 128),
-        (start_info.START_INFO, ["first_p2m_pfn"], 1152),
+        (START_INFO, ["nr_pages"], 32),
+        (START_INFO, ["store_mfn"], 56),
+        (START_INFO, ["console_mfn"], 72),
+        (START_INFO, ["mfn_list"], 104),
+        (START_INFO, ["cmd_line"], 128),
+        (START_INFO, ["first_p2m_pfn"], 1152),
     ],
 )
 def test_offset(layout: construct.Struct, path: list[str | int], offset: int) -> None:
@@ -67,12 +70,12 @@ def test_offset(layout: construct.Struct, path: list[str | int], offset: int) ->
 @pytest.mark.parametrize(
     ("layout", "size"),
     [
-        (xen.VCPU_INFO, xen.VCPU_INFO_SIZE),
-        (xen.VCPU_TIME_INFO, 32),
-        (xen.SHARED_INFO, 3136),
-        (io_console.XENCONS_INTERFACE, 3088),
+        (VCPU_INFO, xen.VCPU_INFO_SIZE),
+        (VCPU_TIME_INFO, 32),
+        (SHARED_INFO, 3136),
+        (XENCONS_INTERFACE, 3088),
         (ring.SRING, ring.ENTRIES),
-        (start_info.START_INFO, 1168),
+        (START_INFO, 1168),
     ],
 )
 def test_size(layout: construct.Struct, size: int) -> None:
@@ -85,7 +88,7 @@ def test_numbers_that_nobody_may_change() -> None:
         23,
         32,
     )
-    assert xen.NR_CHANNELS == xen.SHARED_INFO.evtchn_pending.sizeof() * 8
+    assert xen.NR_CHANNELS == SHARED_INFO.evtchn_pending.sizeof() * 8
 
 
 def test_every_entry_of_the_table_is_a_hypercall() -> None:

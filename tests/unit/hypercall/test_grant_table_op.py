@@ -11,26 +11,28 @@ import pytest
 
 from kvmxen.abi.grant_table import (
     CACHE_CLEAN,
-    CACHE_FLUSH,
-    COPY,
     COPY_DEST_GREF,
     COPY_SOURCE_GREF,
-    ENTRY_V1,
-    GET_STATUS_FRAMES,
     MAP_CONTAINS_PTE,
     MAP_DEVICE,
-    MAP_GRANT_REF,
     MAP_HOST,
     MAP_READONLY,
     PERMIT_ACCESS,
     READING,
     READONLY,
+    WRITING,
+    GnttabOp,
+)
+from kvmxen.abi.layouts.grant_table import (
+    CACHE_FLUSH,
+    COPY,
+    ENTRY_V1,
+    GET_STATUS_FRAMES,
+    MAP_GRANT_REF,
     SETUP_TABLE,
     SWAP_GRANT_REF,
     UNMAP_AND_REPLACE,
     UNMAP_GRANT_REF,
-    WRITING,
-    GnttabOp,
 )
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF, Hypercall
 from kvmxen.layout import PAGE_SHIFT

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from kvmxen.abi.elfnote import NoteType
-from kvmxen.abi.start_info import START_INFO, StartInfoFlags
+from kvmxen.abi.layouts.start_info import START_INFO
+from kvmxen.abi.start_info import StartInfoFlags
 from kvmxen.errors import KvmxenError, UsageError
 from kvmxen.layout import INVALID_P2M, Layout
 from kvmxen.loader.elf import ElfKernel

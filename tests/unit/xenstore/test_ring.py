@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmxen.abi.xs_wire import Feature, RingError, xenstore_domain_interface
+from kvmxen.abi.layouts.xs_wire import xenstore_domain_interface
+from kvmxen.abi.xs_wire import Feature, RingError
 from kvmxen.abi.xs_wire import Operation as Op
 from kvmxen.memory import GuestMemory
 from kvmxen.xenstore import ring

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmxen.abi import xs_wire
-from kvmxen.abi.xs_wire import Operation, xsd_sockmsg
+from kvmxen.abi.layouts.xs_wire import xenstore_domain_interface, xsd_sockmsg
+from kvmxen.abi.xs_wire import Operation
 from kvmxen.xenstore import ring
 from kvmxen.xenstore.errors import ProtocolError
 from kvmxen.xenstore.wire import HEADER, Message, Parser
@@ -71,7 +72,7 @@ def test_a_payload_too_long_ends_the_stream_but_not_what_came_before() -> None:
 
 
 def test_the_page_is_construct_s() -> None:
-    page = xs_wire.xenstore_domain_interface
+    page = xenstore_domain_interface
     offsets, at = {}, 0
     for field in page.subcons:
         offsets[field.name] = at

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmxen.abi import xs_state
+from kvmxen.abi.layouts import xs_state
 from kvmxen.abi.xs_wire import Operation as Op
 from kvmxen.errors import KvmxenError
 from kvmxen.xenstore.control import inconsistencies
