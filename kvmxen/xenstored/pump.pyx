@@ -175,7 +175,8 @@ cdef class Pump:
         """
         cdef epoll_event[EVENTS] events
         cdef Channel channel
-        cdef list left = []
+        cdef dict left = {}
+        cdef list served = []
         cdef int index, ready, descriptor
         self._thread = PyThread_get_thread_ident()
         with nogil:
@@ -184,16 +185,24 @@ cdef class Pump:
             descriptor = events[index].data.fd
             channel = self._channels.get(descriptor)
             if channel is not None:
-                self._serve(channel, events[index].events != EPOLLOUT, left)
+                if events[index].events != EPOLLOUT:
+                    channel._receive()
+                served.append(channel)
             elif descriptor == self._wakeup:
                 os.eventfd_read(self._wakeup)
             else:
-                left.append(descriptor)
+                left[descriptor] = None
+        # All answers after all requests: a client that waits for several wakes up once.
         while self._woken:
-            channel = self._woken.popleft()
+            served.append(self._woken.popleft())
+        for channel in served:
             if not channel.lost:
-                self._serve(channel, False, left)
-        return left
+                channel._send()
+            if not channel.lost:
+                self._want(channel)
+            elif self._channels.get(channel.descriptor) is channel:
+                left[channel.descriptor] = None
+        return list(left)
 
     def _wake(self, Channel channel):
         """From any thread, under the store's lock: there is something for `channel`."""
@@ -201,15 +210,9 @@ cdef class Pump:
         if PyThread_get_thread_ident() != self._thread:
             os.eventfd_write(self._wakeup, 1)
 
-    cdef int _serve(self, Channel channel, bint readable, list left) except -1:
+    cdef int _want(self, Channel channel) except -1:
+        """Wait for what the channel wants."""
         cdef epoll_event event
-        if readable:
-            channel._receive()
-        if not channel.lost:
-            channel._send()
-        if channel.lost:
-            left.append(channel.descriptor)
-            return 0
         event.events = channel._wanted()
         if event.events != channel._interest:
             event.data.fd = channel.descriptor
