@@ -240,3 +240,34 @@ def test_disks_that_come_and_go(
     raw = tmp_path / "raw"
     disks.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", images[1], raw)
     disks.assert_clean(raw)
+
+
+GRUB_CFG = """\
+linux /boot/vmlinuz console=hvc0 quiet from=grub
+initrd /boot/initrd
+boot
+"""
+FROM_GRUB = """
+grep -o from=grub /proc/cmdline
+mount /dev/xvda /mnt && echo "[booted by $(ls /mnt/boot)]"
+umount /mnt
+poweroff -f
+"""
+
+
+def test_grub_boots_what_is_on_a_disk(
+    boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, pv_grub: Path, tmp_path: Path
+) -> None:
+    """PV GRUB reads its configuration, a kernel and a ramdisk, by its own blkfront; then the
+    kernel takes the disk over."""
+    tree = tmp_path / "root" / "boot"
+    (tree / "grub").mkdir(parents=True)
+    shutil.copy(kernel, tree / "vmlinuz")
+    shutil.move(disk_ramdisk(FROM_GRUB), tree / "initrd")
+    (tree / "grub" / "grub.cfg").write_text(GRUB_CFG)
+    image = disks.make_file_system(tmp_path / "image", 64, tree.parent)
+    domain = boot(pv_grub, "--disk", image, "--timeout", 250)
+    domain.expect(r"from=grub\n", WAIT)
+    domain.expect(r"\[booted by grub\ninitrd\nvmlinuz\]|\[booted by grub initrd vmlinuz\]", WAIT)
+    assert domain.wait(WAIT) == 0
+    disks.assert_clean(image)

@@ -11,7 +11,7 @@ from kvmxen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, r
 from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.block.vbd import Vbd
 from kvmxen.backends.xenbus import Xenbus
-from kvmxen.config.disk import DiskSpec
+from kvmxen.config.disk import DiskSpec, with_targets
 from kvmxen.layout import PAGE_SIZE
 from kvmxen.memory import Window
 from tests.unit.backends.guest import FakeDomain, wait_until
@@ -42,7 +42,7 @@ class Queue:
     gpas: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.layouts = PROTOCOLS[self.protocol]
+        self.layouts = PROTOCOLS.get(self.protocol, PROTOCOLS[NATIVE])
         self.gpas = [self.domain.page() for _ in range(self.pages)]
         self.refs = [self.domain.grant(gpa) for gpa in self.gpas]
         self.port = self.domain.events.alloc_unbound(0)
@@ -91,6 +91,12 @@ class Queue:
             self.rsp_cons = (self.rsp_cons + 1) % WRAP
             self.words[RSP_EVENT // 4] = (self.rsp_cons + 1) % WRAP
             yield int(found.id), int(found.operation), BlkifStatus(found.status)
+
+    def drain(self) -> None:
+        """Wait for all responses, and look at none."""
+        wait_until(lambda: self.words[RSP_PROD // 4] == self.req_prod)
+        self.rsp_cons = self.req_prod
+        self.words[RSP_EVENT // 4] = (self.rsp_cons + 1) % WRAP
 
     def wait(self, count: int = 1) -> dict[int, BlkifStatus]:
         """The next `count` responses: {id: status}."""
@@ -179,13 +185,13 @@ class Queue:
 
 
 class Disk:
-    """A disk on a bus of its own, and the frontend's side of it."""
+    """A disk, in a domain of its own or in that of `beside`, and the frontend's side of it."""
 
-    def __init__(self, path: Path, options: str = "", domain: FakeDomain | None = None) -> None:
-        self.domain = domain or FakeDomain()
-        self.bus = Xenbus(self.domain.guest)
+    def __init__(self, path: Path, options: str = "", beside: Disk | None = None) -> None:
+        self.domain: FakeDomain = beside.domain if beside else FakeDomain()
+        self.bus: Xenbus = beside.bus if beside else Xenbus(self.domain.guest)
         self.path = path
-        self.spec = DiskSpec.parse(f"{path},target=xvda{options and ','}{options}")
+        (self.spec,) = with_targets([DiskSpec.parse(f"{path},{options}")])
         self.vbd = Vbd(self.domain.guest, self.spec)
         self.bus.attach(self.vbd)
         self.back = f"/local/domain/0/backend/vbd/1/{self.spec.number}"
