@@ -21,6 +21,7 @@ from kvmxen.memory cimport GuestMemory
 
 import errno
 
+from kvmxen.abi import grant_table as abi
 from kvmxen.abi.grant_table import RESERVED_ENTRIES, GrantStatus
 from kvmxen.errors import HypercallError
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, XENHEAP_FRAMES
@@ -89,6 +90,10 @@ MAX_FRAMES = MOST_FRAMES
 assert 1 + MOST_FRAMES + STATUS_FRAMES < XENHEAP_FRAMES
 assert MOST_FRAMES * (PAGE // V2_SIZE) * STATUS_SIZE == STATUS_FRAMES * PAGE
 assert (PAGE, RESERVED) == (PAGE_SIZE, RESERVED_ENTRIES)
+assert (V1_SIZE, V2_SIZE) == (abi.ENTRY_V1.sizeof(), abi.ENTRY_V2.sizeof())
+assert (PERMIT_ACCESS, TRANSITIVE, TYPE_MASK, READONLY, READING, WRITING, SUB_PAGE) == (
+    abi.PERMIT_ACCESS, abi.TRANSITIVE, abi.TYPE_MASK, abi.READONLY, abi.READING, abi.WRITING,
+    abi.SUB_PAGE)
 
 
 class GrantError(Exception):

@@ -34,8 +34,6 @@ RSP_OKAY = 0
 RSP_ERROR = -1
 RSP_DROPPED = -2
 
-# What every frontend and backend can do of slots a packet (XEN_NETIF_NR_SLOTS_MIN).
-NR_SLOTS_MIN = 18
 # A transmit request's size is 16 bits.
 MAX_PACKET = 0xFFFF
 

@@ -15,6 +15,7 @@ from kvmxen.backends.net.packet cimport GSO_NONE, GSO_TCPV4, GSO_TCPV6, Packet, 
 from kvmxen.grants cimport GNTST_OKAY, GrantTable
 from kvmxen.ring.shared_ring cimport RING_TAKEN, BackRing
 
+from kvmxen.abi import netif
 from kvmxen.layout import PAGE_SIZE
 
 cdef enum:
@@ -45,6 +46,15 @@ cdef enum:
     RSP_ERROR = -1
 
 assert PAGE == PAGE_SIZE
+assert (TX_CSUM_BLANK, TX_DATA_VALIDATED, TX_MORE_DATA, TX_EXTRA_INFO) == (
+    netif.TX_CSUM_BLANK, netif.TX_DATA_VALIDATED, netif.TX_MORE_DATA, netif.TX_EXTRA_INFO)
+assert (RX_DATA_VALIDATED, RX_CSUM_BLANK, RX_MORE_DATA, RX_EXTRA_INFO) == (
+    netif.RX_DATA_VALIDATED, netif.RX_CSUM_BLANK, netif.RX_MORE_DATA, netif.RX_EXTRA_INFO)
+assert (EXTRA_GSO, EXTRA_MCAST_ADD, EXTRA_MCAST_DEL, EXTRA_HASH, EXTRA_MORE) == (
+    netif.EXTRA_GSO, netif.EXTRA_MCAST_ADD, netif.EXTRA_MCAST_DEL, netif.EXTRA_HASH,
+    netif.EXTRA_MORE)
+assert (RSP_NULL, RSP_OKAY, RSP_ERROR) == (netif.RSP_NULL, netif.RSP_OKAY, netif.RSP_ERROR)
+assert (GSO_NONE, GSO_TCPV4, GSO_TCPV6) == (netif.GSO_NONE, netif.GSO_TCPV4, netif.GSO_TCPV6)
 
 
 cdef struct Extra:
@@ -79,6 +89,12 @@ cdef struct RxResponse:
 cdef union RxEntry:
     RxResponse response
     Extra extra
+
+
+assert (sizeof(Slot), sizeof(Answer)) == (netif.TX_REQUEST.sizeof(), netif.TX_RESPONSE.sizeof())
+assert (sizeof(RxRequest), sizeof(RxResponse)) == (
+    netif.RX_REQUEST.sizeof(), netif.RX_RESPONSE.sizeof())
+assert sizeof(Extra) == netif.EXTRA_GSO_INFO.sizeof() == netif.EXTRA_MCAST_INFO.sizeof()
 
 
 cdef class MulticastFilter:
