@@ -91,12 +91,6 @@ cdef union RxEntry:
     Extra extra
 
 
-assert (sizeof(Slot), sizeof(Answer)) == (netif.TX_REQUEST.sizeof(), netif.TX_RESPONSE.sizeof())
-assert (sizeof(RxRequest), sizeof(RxResponse)) == (
-    netif.RX_REQUEST.sizeof(), netif.RX_RESPONSE.sizeof())
-assert sizeof(Extra) == netif.EXTRA_GSO_INFO.sizeof() == netif.EXTRA_MCAST_INFO.sizeof()
-
-
 cdef class MulticastFilter:
     """The multicast addresses that the guest wants, once it asked for less than all."""
 
