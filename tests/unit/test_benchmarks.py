@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import boot, exits, guest, net
+from benchmarks import block, boot, exits, guest, net
 from benchmarks.memory import resident
 from benchmarks.page import PAGE, replace, table
 from benchmarks.sample import Pair, Sample, in_turn
@@ -192,3 +192,28 @@ def test_xenstores_are_compared() -> None:
     assert lines[0].startswith("| one client, thousands/s | kvmxen | other | to other | us of CPU")
     assert lines[2] == "| read, 10 nodes | 2.5 | 2.0 | 1.50 (1.00-2.00) | 7.5 / 10.2 |"
     assert len(lines) == 2 + len(rates)
+
+
+def test_a_disks_table_compares_requests_a_second() -> None:
+    job = block.JOBS[0]
+    times = Pair(Sample((job.total / 100.0, job.total / 50.0)), Sample((job.total / 200.0,) * 2))
+    row = block.Result(job, times, 1.0, 0.5, 2.25).row()
+    assert row == [job.name, "75 (50-100)", "0.38 (0.25-0.50)", "1.000", "0.500", "2.25", "0"]
+
+
+def test_a_disks_frontend_reads_and_writes_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block, "_SIZE", 8 << 20)
+    monkeypatch.setattr(block, "_CACHE", "writeback")
+    bench = block.Bench(tmp_path)
+    counts = dict.fromkeys(("kicks", "notifications", "calls"), 0)
+    before = bench.file.read_bytes()
+    for pages in (1, 32):
+        for write in (False, True):
+            assert bench.ring(block.Job("", write, True, pages, 4, 40), counts) > 0
+    after = bench.file.read_bytes()
+    # Zeros from the frontend's pages, as far as the larger requests went.
+    assert after[: 40 * 32 * 4096] == bytes(40 * 32 * 4096)
+    assert after[40 * 32 * 4096 :] == before[40 * 32 * 4096 :]
+    assert 0 < counts["notifications"] <= 160
