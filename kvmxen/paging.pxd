@@ -35,5 +35,6 @@ cdef class PageTables:
                       uint64_t mfn, int lowest) noexcept nogil
     cdef bint _has_shim(self, uint64_t mfn) noexcept nogil
     cdef int _show(self, Vcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1
+    cdef int _show_both(self, Vcpu vcpu, uint64_t kernel, uint64_t user) except -1
     cdef int _need_l4(self, Vcpu vcpu, uint64_t mfn) except -1
     cpdef int level(self, uint64_t mfn) except -1

@@ -368,24 +368,19 @@ cdef class PageTables:
     def set_kernel_base(self, Vcpu vcpu, uint64_t mfn):
         """MMUEXT_NEW_BASEPTR: the L4 that the guest's kernel runs on."""
         self._need_l4(vcpu, mfn)
-        if mfn == vcpu.state.user_cr3 >> 12 and self._shared_slots[2] != self._user_slots[2]:
-            self._show(vcpu, mfn, self._shared_slots)
-        else:
-            self._show(vcpu, mfn, self._kernel_slots)
         vcpu.state.kernel_cr3 = mfn << 12
+        self._show_both(vcpu, mfn, vcpu.state.user_cr3 >> 12)
 
     def set_user_base(self, Vcpu vcpu, uint64_t mfn):
         """MMUEXT_NEW_USER_BASEPTR: the L4 for user mode, 0 for none.
 
-        User code does not see the machine-to-physical table, nor a dispatcher in ring 3.
+        User code does not see a dispatcher in ring 3, nor the machine-to-physical table where
+        its kernel has tables of its own.
         """
         if mfn:
             self._need_l4(vcpu, mfn)
-            if mfn == vcpu.state.kernel_cr3 >> 12:
-                self._show(vcpu, mfn, self._shared_slots)
-            else:
-                self._show(vcpu, mfn, self._user_slots)
         vcpu.state.user_cr3 = mfn << 12
+        self._show_both(vcpu, vcpu.state.kernel_cr3 >> 12, mfn)
 
     cdef bint _has_shim(self, uint64_t mfn) noexcept nogil:
         """Whether Xen's slots of the L4 `mfn`, which is RAM, are as we leave them."""
@@ -401,10 +396,24 @@ cdef class PageTables:
                 or memcmp(slots, self._shared_slots, size) == 0)
 
     cdef int _show(self, Vcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1:
+        """Put `slots` into the L4 `mfn`, if it is RAM."""
         cdef int slot
+        if not self.is_ram(mfn):
+            return 0
         for slot in range(OUR_SLOTS):
             if pte_get(self.entry(mfn << 12, XEN_FIRST + slot)) != slots[slot]:
                 self.store(vcpu, (mfn << 12) + (XEN_FIRST + slot) * 8, slots[slot], False)
+                vcpu.flush_tlb()
+        return 0
+
+    cdef int _show_both(self, Vcpu vcpu, uint64_t kernel, uint64_t user) except -1:
+        """Give the L4 tables of the vCPU's kernel and of its user code, which may be one, what
+        each is to see; the table that was both is one of them."""
+        if kernel == user:
+            self._show(vcpu, kernel, self._shared_slots)
+            return 0
+        self._show(vcpu, kernel, self._kernel_slots)
+        self._show(vcpu, user, self._user_slots)
         return 0
 
     cdef int _need_l4(self, Vcpu vcpu, uint64_t mfn) except -1:

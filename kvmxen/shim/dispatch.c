@@ -78,6 +78,7 @@ int dispatch(frame *f)
     s->invlpgs = 0;
     s->msr = 0;
     s->loads_gs = 0;
+    s->loaded_cr3 = s->kernel_cr3;
     s->loaded_kernel_mode = domain()->in_ring3 ? 1 : s->kernel_mode;
     /* In the shim itself: an iretq of the gate's that faults, the end of a wait, or our fault.
      * User code that goes there faults as it does anywhere. */

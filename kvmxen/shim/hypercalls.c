@@ -108,11 +108,11 @@ static int multicall(state *s, frame *f)
     u64 calls = f->rdi, count = (u32)f->rsi;
     frame one = *f;
 
-    one.done = 0;
     if (count > MAX_CALLS || calls & 7)
         return HOST;
     for (u64 i = 0; i < count; i++, calls += 64) {
         u64 words[8];
+        one.done = 0;
         u64 *result = translate(s->kernel_cr3, calls + 8, true);
         int done = result ? DONE : HOST;
         for (u32 word = 0; word < 8 && done == DONE; word++)
@@ -127,7 +127,6 @@ static int multicall(state *s, frame *f)
             one.r10 = words[5];
             one.r8 = words[6];
             one.r9 = words[7];
-            one.done = 0;
             done = call(s, &one);
         }
         if (done == HOST) {

@@ -98,7 +98,7 @@ class ShimImage:
             pinned=(self._m2p, self._m2p, user, self._physmap),
             kernel=(self._m2p, self._m2p, kernel, physmap),
             user=(0, 0, user, self._physmap),
-            shared=(0, 0, shared or user, self._physmap),
+            shared=(self._m2p, self._m2p, shared or user, self._physmap),
         )
 
     def _write_domain(self, placement: Placement, xen_version: int, tsc_khz: int) -> None:

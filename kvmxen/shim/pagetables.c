@@ -233,9 +233,11 @@ int set_kernel_base(state *s, u64 mfn)
 int set_user_base(state *s, u64 mfn)
 {
     if (mfn) {
-        if (!is_ram(mfn) || !has_shim(mfn) || (domain()->in_ring3 && mfn == s->kernel_cr3 >> 12))
+        if (!is_ram(mfn) || !has_shim(mfn)
+            || (domain()->in_ring3
+                && (mfn == s->kernel_cr3 >> 12 || mfn == s->loaded_cr3 >> 12)))
             return HOST;
-        show(mfn, domain()->user_slots);
+        show(mfn, mfn == s->kernel_cr3 >> 12 ? domain()->shared_slots : domain()->user_slots);
     }
     s->user_cr3 = mfn << 12;
     return DONE;

@@ -57,6 +57,7 @@ struct shim_state {
     uint32_t cpuids;                /* answers that are there */
     struct shim_cpuid cpuid[SHIM_CPUIDS];
     /* Of the entry that is being dealt with: what must happen before the guest goes on. */
+    uint64_t loaded_cr3;            /* in ring 3, what the dispatcher itself runs on */
     uint8_t loaded_kernel_mode;     /* whose cr3 and GS base the CPU has */
     uint8_t flush;
     uint32_t invlpgs;

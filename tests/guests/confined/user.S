@@ -76,7 +76,7 @@ user_start:
     attempt HARMLESS, "sidt", "sidt (%rsp)"
     attempt HARMLESS, "cpuid", "cpuid"
     attempt UD, "ud2", "ud2"
-    attempt DB, "int1", ".byte 0xf1"
+    attempt (DB | UD), "int1", ".byte 0xf1"
     attempt BP, "int3", "int3"
     attempt (GP | GIVEN), "the vector of events", "int $0xe0"
     attempt (GP | GIVEN), "the vector of timers", "int $0xe1"
