@@ -1,0 +1,39 @@
+"""What a guest does most costs no exit: told by twice as much of it, wherever the dispatcher is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.domain import Boot
+
+ROUNDS = 2000
+# Exits that have nothing to do with it: the console's events, a signal.
+OTHERS = 200
+
+
+def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
+    domain = boot(
+        kernel,
+        *("--shim", shim, "--stats=json", "--console", "stdio", "--timeout", 110),
+        *("--cmdline", f"{what}={rounds}"),
+    )
+    assert domain.wait() == 0, domain.stderr + domain.output
+    assert domain.output.endswith("SUCCESS\n")
+    total = json.loads(domain.stderr)["exits_total"]
+    assert isinstance(total, int)
+    return total
+
+
+@pytest.mark.parametrize(("what", "most"), [("syscalls", 0), ("switches", 0), ("faults", 1)])
+def test_counts(boot: Boot, guest: Callable[[str], Path], what: str, most: int) -> None:
+    def more(shim: str) -> int:
+        once, twice = (exits(boot, guest("counts"), what, ROUNDS * n, shim) for n in (1, 2))
+        return twice - once
+
+    assert more("dispatch") <= most * ROUNDS + OTHERS
+    # As a check of the check.
+    assert more("exits") >= ROUNDS
