@@ -91,7 +91,7 @@ class _Command(click.Command):
     type=Path,
     help="Keep in FILE what the xenstore has beside the guest's own nodes.",
 )
-@click.option("--debug", is_flag=True, help="Trace hypercalls and traps; with --shim exits.")
+@click.option("--debug", is_flag=True, help="Trace hypercalls and traps; implies --shim exits.")
 def boot(
     kernel: Path | None,
     ramdisk: Path | None,
