@@ -94,7 +94,7 @@ class Cpu:
         # Set, by any thread, to have the loop ask the machine whether to go on.
         self.look_up = False
         # CPUID's leaves and sub-leaves that the dispatcher has the answers of.
-        self.remembered: set[tuple[int, int]] = set()
+        self.remembered: set[tuple[int, int | None]] = set()
         self._trace = machine.trace
         self._debug = {6: _DR6_FIXED, 7: _DR7_FIXED}
         self._blocked = False

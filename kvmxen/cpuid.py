@@ -170,6 +170,10 @@ class CpuidPolicy:
             b = self._compact_size()
         return a, b, c, d
 
+    def has_subleaves(self, function: int) -> bool:
+        """Whether the answer to leaf `function` depends on the sub-leaf that is asked for."""
+        return function in self._indexed
+
     def _compact_size(self) -> int:
         """The size of a compacted XSAVE area with all of XCR0, in bytes."""
         size = _LEGACY_AND_HEADER

@@ -80,11 +80,13 @@ def forced_cpuid(cpu: Cpu, instruction: bytes) -> bool:
 
 def _cpuid(cpu: Cpu) -> None:
     vcpu = cpu.vcpu
+    policy = cpu.machine.cpuid
     leaf, subleaf = vcpu.rax & _MASK32, vcpu.rcx & _MASK32
-    answer = cpu.machine.cpuid.leaf(leaf, subleaf, cpu.index)
-    if (leaf, subleaf) not in cpu.remembered:
-        cpu.remembered.add((leaf, subleaf))
-        vcpu.remember_cpuid(leaf, subleaf, *answer)
+    answer = policy.leaf(leaf, subleaf, cpu.index)
+    question = leaf, subleaf if policy.has_subleaves(leaf) else None
+    if question not in cpu.remembered:
+        cpu.remembered.add(question)
+        vcpu.remember_cpuid(*question, *answer)
     vcpu.rax, vcpu.rbx, vcpu.rcx, vcpu.rdx = answer
 
 

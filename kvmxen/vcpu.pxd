@@ -19,7 +19,7 @@ cdef extern from "shim/state.h":
         uint64_t address, mask_events
 
     ctypedef struct shim_cpuid "struct shim_cpuid":
-        uint32_t leaf, subleaf, eax, ebx, ecx, edx
+        uint32_t leaf, subleaf, subleaf_mask, eax, ebx, ecx, edx
 
     ctypedef struct shim_state "struct shim_state":
         uint64_t kernel_cr3, user_cr3, kernel_sp, info_gpa, cr0, loaded_cr0

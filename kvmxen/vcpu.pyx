@@ -154,11 +154,13 @@ cdef class Vcpu:
         """Where the guest's kernel takes its user code's SYSCALL; 0 for none."""
         self.state.syscall = shim_handler(address, mask_events)
 
-    def remember_cpuid(self, uint32_t leaf, uint32_t subleaf, uint32_t eax, uint32_t ebx,
+    def remember_cpuid(self, uint32_t leaf, subleaf, uint32_t eax, uint32_t ebx,
                        uint32_t ecx, uint32_t edx):
-        """Have the dispatcher give this answer to the guest kernel's CPUID from now on."""
+        """Have the dispatcher give this answer to the guest kernel's CPUID from now on; None for
+        `subleaf` where the leaf has none."""
         if self._cpuids < 64:
-            self.state.cpuid[self._cpuids] = shim_cpuid(leaf, subleaf, eax, ebx, ecx, edx)
+            self.state.cpuid[self._cpuids] = shim_cpuid(
+                leaf, subleaf or 0, 0 if subleaf is None else 0xffffffff, eax, ebx, ecx, edx)
             self._cpuids += 1
             self.state.cpuids = self._cpuids
 

@@ -7,6 +7,8 @@
 #define PF_PRESENT 1ul
 #define PF_USER 4ul
 
+_Static_assert(sizeof(state) <= VCPU_LIST - VCPU_STATE, "the state is larger than its page");
+
 static bool has_error_code(u64 vector)
 {
     return 0x227d00u >> vector & 1;

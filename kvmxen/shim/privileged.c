@@ -67,7 +67,8 @@ int invalid_opcode(state *s, frame *f)
             return HOST;
     for (u32 i = 0; i < known; i++) {
         const struct shim_cpuid *answer = &s->cpuid[i];
-        if (answer->leaf != (u32)f->rax || answer->subleaf != (u32)f->rcx)
+        if (answer->leaf != (u32)f->rax
+            || answer->subleaf != ((u32)f->rcx & answer->subleaf_mask))
             continue;
         f->rax = answer->eax;
         f->rbx = answer->ebx;

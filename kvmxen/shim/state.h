@@ -32,6 +32,7 @@ struct shim_handler {
 /* An answer of the host to the CPUID of the guest's kernel. */
 struct shim_cpuid {
     uint32_t leaf, subleaf;
+    uint32_t subleaf_mask;          /* 0 where the sub-leaf does not matter */
     uint32_t eax, ebx, ecx, edx;
 };
 
