@@ -156,7 +156,7 @@ class CpuidPolicy:
 
     def leaf(self, function: int, index: int, vcpu: int) -> Leaf:
         """(eax, ebx, ecx, edx) of `function`, sub-leaf `index`, on vCPU `vcpu`."""
-        if function >> 8 == XEN_LEAF >> 8:
+        if function >> 16 == XEN_LEAF >> 16:
             return self._xen.get(function - XEN_LEAF, (0, 0, 0, 0))
         if function not in self._indexed:
             index = 0

@@ -11,6 +11,8 @@
 #define OPCODE_inl 0xed
 #define OPCODE_outb 0xee
 #define OPCODE_outl 0xef
+#define SECOND_HYPERVISOR 0x40000100u
+#define LAST_HYPERVISOR 0x4000ffffu
 #define PIT_FIRST 0x40u
 #define PIT_PORTS 4u
 
@@ -55,6 +57,16 @@ int general_protection(state *s, frame *f)
     return DONE;
 }
 
+static int cpuid(frame *f, u32 eax, u32 ebx, u32 ecx, u32 edx)
+{
+    f->rax = eax;
+    f->rbx = ebx;
+    f->rcx = ecx;
+    f->rdx = edx;
+    f->rip += sizeof forced_cpuid;
+    return DONE;
+}
+
 int invalid_opcode(state *s, frame *f)
 {
     const u8 *code = translate(s->kernel_cr3, f->rip, false);
@@ -65,17 +77,15 @@ int invalid_opcode(state *s, frame *f)
     for (u32 i = 0; i < sizeof forced_cpuid; i++)
         if (code[i] != forced_cpuid[i])
             return HOST;
+    /* Guests look for Xen in steps of 256 leaves; it is at the first. */
+    if ((u32)f->rax >= SECOND_HYPERVISOR && (u32)f->rax <= LAST_HYPERVISOR)
+        return cpuid(f, 0, 0, 0, 0);
     for (u32 i = 0; i < known; i++) {
         const struct shim_cpuid *answer = &s->cpuid[i];
         if (answer->leaf != (u32)f->rax
             || answer->subleaf != ((u32)f->rcx & answer->subleaf_mask))
             continue;
-        f->rax = answer->eax;
-        f->rbx = answer->ebx;
-        f->rcx = answer->ecx;
-        f->rdx = answer->edx;
-        f->rip += sizeof forced_cpuid;
-        return DONE;
+        return cpuid(f, answer->eax, answer->ebx, answer->ecx, answer->edx);
     }
     return HOST;
 }
