@@ -12,7 +12,7 @@ from benchmarks.page import table
 from benchmarks.sample import Sample
 from kvmxen.guests._build import compile_guest
 
-_SOURCES = Path(__file__).parent.parent / "tests" / "guests" / "bench"
+SOURCES = Path(__file__).parent.parent / "tests" / "guests" / "bench"
 _ROUNDS = 2000
 _RUNS = 9
 
@@ -53,7 +53,7 @@ def measure() -> str:
     """The table."""
     with TemporaryDirectory() as folder:
         guest = Path(folder) / "bench.elf"
-        compile_guest(sorted(_SOURCES.glob("*.[cS]")), guest)
+        compile_guest(sorted(SOURCES.glob("*.[cS]")), guest)
         return report([_run(guest) for _ in range(_RUNS)])
 
 

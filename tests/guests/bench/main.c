@@ -83,6 +83,7 @@ void guest_main(void)
     event_handle(port, count);
     user_init(user_start, (size_t)(user_end - user_start), on_syscall);
 
+    print("BEGIN\n");
     run("null_hypercall", null_hypercall, rounds);
     run("port_io", port_io, rounds);
     run("forced_cpuid", forced_cpuid, rounds);

@@ -1,0 +1,126 @@
+/* What a guest's init does in the measured machine: says that it runs, then does each operation
+   many times, unless it is called with "quick". "BEGIN name" comes before the rounds, "BENCH name rounds ns" after them; around
+   each line the guest sleeps, so that whoever reads it counts a guest that does nothing. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE 4096
+
+static const char *self;
+
+static void need(int condition, const char *what)
+{
+    if (!condition) {
+        perror(what);
+        exit(1);
+    }
+}
+
+static long now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000L + time.tv_nsec;
+}
+
+static void settle(void)
+{
+    usleep(20000);
+}
+
+static void nothing(long rounds)
+{
+    (void)rounds;
+}
+
+static void system_call(long rounds)
+{
+    for (long i = 0; i < rounds; i++)
+        syscall(SYS_getppid);
+}
+
+static void page_fault(long rounds)
+{
+    char *pages = mmap(NULL, rounds * PAGE, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    need(pages != MAP_FAILED, "mmap");
+    need(!madvise(pages, rounds * PAGE, MADV_NOHUGEPAGE), "madvise");
+    for (long i = 0; i < rounds; i++)
+        pages[i * PAGE] = 1;
+    need(!munmap(pages, rounds * PAGE), "munmap");
+}
+
+static void fork_exec(long rounds)
+{
+    for (long i = 0; i < rounds; i++) {
+        pid_t child = fork();
+        int status;
+        need(child >= 0, "fork");
+        if (!child) {
+            execl(self, self, "exit", NULL);
+            _exit(1);
+        }
+        need(waitpid(child, &status, 0) == child && !status, "child");
+    }
+}
+
+/* A round is a byte there and back: two switches. */
+static void context_switch(long rounds)
+{
+    int there[2], back[2];
+    char byte = 0;
+    need(!pipe(there) && !pipe(back), "pipe");
+    pid_t child = fork();
+    need(child >= 0, "fork");
+    for (long i = 0; i < rounds / 2; i++) {
+        if (child)
+            need(write(there[1], &byte, 1) == 1 && read(back[0], &byte, 1) == 1, "parent");
+        else
+            need(read(there[0], &byte, 1) == 1 && write(back[1], &byte, 1) == 1, "child");
+    }
+    if (!child)
+        _exit(0);
+    wait(NULL);
+    for (int i = 0; i < 2; i++) {
+        close(there[i]);
+        close(back[i]);
+    }
+}
+
+static void bench(const char *name, void (*operation)(long), long rounds)
+{
+    settle();
+    printf("BEGIN %s\n", name);
+    settle();
+    long start = now();
+    operation(rounds);
+    long taken = now() - start;
+    settle();
+    printf("BENCH %s %ld %ld\n", name, rounds, taken);
+    settle();
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "exit"))
+        return 0;
+    self = argv[0];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    printf("the init runs\n");
+    if (argc < 2 || strcmp(argv[1], "quick")) {
+        bench("nothing", nothing, 1);
+        bench("system_call", system_call, 10000);
+        bench("page_fault", page_fault, 1000);
+        bench("fork_exec", fork_exec, 50);
+        bench("context_switch", context_switch, 1000);
+    }
+    printf("the end\n");
+    settle();
+    return 0;
+}

@@ -1,0 +1,52 @@
+"""What is measured: the commands that boot the same guest, and what each is called."""
+
+from __future__ import annotations
+
+from benchmarks.lab.python import INTERPRETER
+
+QEMU_BINARIES = ("usr/bin/qemu-system-x86_64", "usr/bin/qemu-system-x86_64-microvm")
+_CMDLINE = "console={} quiet"
+_QEMU, _MICROVM = (
+    [
+        "/qemu/usr/lib64/ld-linux-x86-64.so.2",
+        *("--library-path", "/qemu/usr/lib/x86_64-linux-gnu", f"/qemu/{binary}"),
+        *("-L", "/qemu/usr/share/qemu", "-L", "/qemu/usr/share/seabios"),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-cpu", "host", "-m", "512", "-smp", "1"),
+    ]
+    for binary in QEMU_BINARIES
+)
+_DIRECT = ["-accel", "kvm", "-initrd", "/guest/initrd", "-serial", "stdio"]
+_DIRECT += ["-append", _CMDLINE.format("ttyS0")]
+_BOOT = ["boot", "/guest/vmlinuz", "--ramdisk", "/guest/initrd", "--memory", "512M"]
+_HVC = _CMDLINE.format("hvc0")
+# Rounds of each operation of tests/guests/bench.
+ROUNDS = 5000
+
+
+def commands() -> dict[str, list[str]]:
+    """The command of each job, by name."""
+    kvmxen = [str(INTERPRETER), "-m", "kvmxen", *_BOOT, "--cmdline", _HVC]
+    own = [*kvmxen[:3], "boot", "/guest/bench", "--cmdline", f"rounds={ROUNDS}"]
+    staged = [str(INTERPRETER), "-m", "benchmarks.staged", "@now", *_BOOT, "--stats=json"]
+    staged += ["--cmdline", f"{_HVC} quick"]
+    return {
+        # Also fills the cache of kernels for those that follow.
+        "first": kvmxen,
+        "kvmxen": kvmxen,
+        "staged": staged,
+        "own": own,
+        "direct": [*_QEMU, *_DIRECT, "-kernel", "/guest/vmlinux"],
+        "pv-shim": [
+            *_QEMU,
+            *("-accel", "kvm,xen-version=0x40011,kernel-irqchip=split"),
+            *("-chardev", "stdio,id=console", "-device", "xen-console,chardev=console"),
+            *("-kernel", "/guest/xen-shim", "-initrd", f"/guest/vmlinux {_HVC},/guest/initrd"),
+            *("-append", "pv-shim console=xen,pv"),
+        ],
+        "microvm": [*_MICROVM, "-M", "microvm", *_DIRECT, "-kernel", "/guest/vmlinux"],
+        "exits": [*kvmxen, "--shim", "exits"],
+        "staged-exits": [*staged, "--shim", "exits"],
+        "own-exits": [*own, "--shim", "exits"],
+        "bzimage": [*_QEMU, *_DIRECT, "-kernel", "/guest/vmlinuz"],
+    }
