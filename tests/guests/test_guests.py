@@ -11,7 +11,17 @@ from tests.e2e.domain import Boot
 
 FOLDER = Path(__file__).parent
 # These take more than a boot: see their own tests.
-OTHERS = {"bench", "confined", "console", "counts", "hostile", "netfront", "sequence", "smp"}
+OTHERS = {
+    "bench",
+    "confined",
+    "console",
+    "counts",
+    "hostile",
+    "netfront",
+    "scribble",
+    "sequence",
+    "smp",
+}
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/main.c"))
 
 Guest = Callable[[str], Path]
