@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void tree(const char *folder, int files)
@@ -79,9 +80,13 @@ static void hammer(const char *path, long bytes)
                                          : pwrite(fd, data, length, where);
         if (done != (ssize_t)length) {
             printf("[ended after %u: %s]\n", n, strerror(errno));
-            return;
+            fflush(stdout);
+            break;
         }
     }
+    /* Who waits for this process waits for all of them. */
+    while (wait(NULL) > 0)
+        ;
 }
 
 int main(int argc, char **argv)
