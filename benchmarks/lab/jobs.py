@@ -46,7 +46,5 @@ def commands() -> dict[str, list[str]]:
         ],
         "microvm": [*_MICROVM, "-M", "microvm", *_DIRECT, "-kernel", "/guest/vmlinux"],
         "exits": [*kvmxen, "--shim", "exits"],
-        "staged-exits": [*staged, "--shim", "exits"],
-        "own-exits": [*own, "--shim", "exits"],
         "bzimage": [*_QEMU, *_DIRECT, "-kernel", "/guest/vmlinuz"],
     }

@@ -29,8 +29,8 @@ OWN = {
     "update_va_mapping": "`update_va_mapping` of a live entry",
     "event_to_self": "event to itself",
 }
-OWN_JOBS = {"own": "kvmxen", "own-exits": "kvmxen, `--shim exits`"}
-STAGED = {"staged": "kvmxen", "staged-exits": "kvmxen, `--shim exits`"}
+OWN_JOB = "own"
+STAGED = {"staged": "kvmxen"}
 # KVM_EXIT_* (Linux's include/uapi/linux/kvm.h).
 REASONS = {"2": "port I/O", "6": "MMIO", "7": "interrupt window", "10": "signal", "34": "Xen"}
 
@@ -66,8 +66,8 @@ def operations(results: Results) -> str:
         for name, words in OPERATIONS.items()
     ]
     for name, words in OWN.items():
-        own = [_operation(results[job]["operations"][name]) for job in OWN_JOBS]
-        rows.append([words, *own, *["-"] * len(PEERS)])
+        own = _operation(results[OWN_JOB]["operations"][name])
+        rows.append([words, own, *["-"] * (len(jobs) - 1)])
     return table(["instructions (exits)", *jobs.values()], rows)
 
 
