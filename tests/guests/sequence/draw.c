@@ -2,7 +2,7 @@
 #include "sequence.h"
 
 u64 seed, digest;
-bool verbose;
+bool verbose, shared;
 
 u64 draw(void)
 {

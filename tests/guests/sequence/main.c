@@ -1,7 +1,8 @@
 /*
  * Long sequences of hypercalls, traps and returns, most of them valid, from a seed; prints what
  * they left: two ways to run a guest must print the same. Command line: seed=, rounds= (of
- * BATCH operations each), verbose=1 for a line an operation. A second vCPU keeps the host busy.
+ * BATCH operations each), verbose=1 for a line an operation, shared=1 to have tables that are
+ * the kernel's and its user code's at once. A second vCPU keeps the host busy.
  */
 #include "sequence.h"
 
@@ -42,6 +43,7 @@ void guest_main(void)
     u64 rounds = option("rounds", 50);
     seed = (option("seed", 1) + 1) * 0x9e3779b97f4a7c15 | 1;
     verbose = option("verbose", 0);
+    shared = option("shared", 0);
     run_init();
     tables_init();
     port_init();

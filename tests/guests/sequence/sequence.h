@@ -17,6 +17,7 @@
 /* ---- draw.c ---- */
 extern u64 seed;
 extern bool verbose;
+extern bool shared;         /* a table may be the kernel's and its user code's */
 extern u64 digest;
 u64 draw(void);
 u64 below(u64 limit);

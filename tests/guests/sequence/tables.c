@@ -43,12 +43,15 @@ u64 draw_data_mfn(void)
 
 u64 draw_user_root(void)
 {
-    return draw_mfn(4);
+    u32 first = shared ? 0 : NR_L4 / 2;
+    return va_to_mfn(l4[first + below(NR_L4 - first)]);
 }
 
 u64 draw_root(void)
 {
-    return one_in(4) ? va_to_mfn((void *)start_info->pt_base) : draw_user_root();
+    if (one_in(4))
+        return va_to_mfn((void *)start_info->pt_base);
+    return va_to_mfn(l4[below(shared ? NR_L4 : NR_L4 / 2)]);
 }
 
 /* Of nobody: Xen's, or beyond memory. */
