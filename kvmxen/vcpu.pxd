@@ -1,5 +1,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from kvmxen.shim.shared cimport SharedState, shim_frame
+
 cdef extern from "linux/kvm.h":
     ctypedef struct kvm_regs "struct kvm_regs":
         uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp
@@ -7,41 +9,7 @@ cdef extern from "linux/kvm.h":
         uint64_t rip, rflags
 
 
-
-cdef extern from "shim/state.h":
-    ctypedef struct shim_frame "struct shim_frame":
-        uint64_t done
-        uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rcx, rdx, rsi, rdi, rax
-        uint64_t cr2, vector, error_code
-        uint64_t rip, cs, rflags, rsp, ss
-
-    ctypedef struct shim_handler "struct shim_handler":
-        uint64_t address, mask_events
-
-    ctypedef struct shim_cpuid "struct shim_cpuid":
-        uint32_t leaf, subleaf, subleaf_mask, eax, ebx, ecx, edx
-
-    ctypedef struct shim_state "struct shim_state":
-        uint64_t kernel_cr3, user_cr3, kernel_sp, info_gpa, cr0, loaded_cr0
-        uint64_t index
-        uint8_t kernel_mode, look
-        shim_handler traps[32]
-        shim_handler event, syscall
-        uint64_t hypercalls[64]
-        uint64_t taken[48]
-        uint64_t delivered
-        uint64_t singleshot, others, armed
-        uint32_t timer_port, time_version, cpuids
-        shim_cpuid cpuid[64]
-        uint8_t loaded_kernel_mode, flush
-        uint32_t invlpgs
-        uint8_t loads_gs
-        uint16_t gs
-        uint32_t msr
-        uint64_t msr_value
-
-
-cdef class Vcpu:
+cdef class Vcpu(SharedState):
     cdef readonly int index
     cdef readonly uint64_t exits
     cdef readonly uint64_t guest_ns
@@ -50,7 +18,6 @@ cdef class Vcpu:
     cdef readonly bint in_guest, halted
     cdef readonly int syscall_ring
     cdef readonly bint in_dispatcher
-    cdef shim_state *state
     cdef public uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp
     cdef public uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags
     cdef public uint16_t cs, ss
@@ -71,7 +38,6 @@ cdef class Vcpu:
     cdef uint32_t _msr
     cdef bint _loads_gs
     cdef uint16_t _gs
-    cdef int _cpuids
     cdef object _owner
     cdef const uint8_t *_info
     cdef uint64_t _traps[48]

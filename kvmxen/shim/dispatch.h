@@ -88,6 +88,9 @@ u64 *leaf(u64 cr3, u64 va);
 void *translate(u64 cr3, u64 va, bool write);
 int load(u64 cr3, u64 va, u64 *value);
 
+/* list.c */
+int for_each(state *s, frame *f, u32 words, int (*operation)(state *, const u64 *));
+
 /* pagetables.c */
 int hypercall_mmu_update(state *s, frame *f);
 int hypercall_update_va_mapping(state *s, frame *f);

@@ -1,9 +1,7 @@
 /* mmuext_op: base pointers, pins and the vCPU's own flushes. */
 #include "dispatch.h"
 
-#define DOMID_SELF 0x7ff0
-#define MAX_BATCH 0x10000
-
+/* MMUEXT_* (xen/include/public/xen.h) */
 enum {
     PIN_L1_TABLE = 0,
     PIN_L4_TABLE = 3,
@@ -18,8 +16,12 @@ enum {
     NEW_USER_BASEPTR = 15,
 };
 
-static int operation(state *s, u32 command, u64 argument)
+/* struct mmuext_op: a command and two words. */
+static int operation(state *s, const u64 *words)
 {
+    u32 command = (u32)words[0];
+    u64 argument = words[1];
+
     switch (command) {
     case PIN_L1_TABLE ... PIN_L4_TABLE:
         return pin(s, argument, command + 1);
@@ -50,24 +52,5 @@ static int operation(state *s, u32 command, u64 argument)
 
 int hypercall_mmuext_op(state *s, frame *f)
 {
-    u64 count = (u32)f->rsi;
-
-    if (count > MAX_BATCH || (u32)f->r10 != DOMID_SELF)
-        return HOST;
-    if (f->rdx && (f->rdx & 3 || !translate(s->kernel_cr3, f->rdx, true)))
-        return HOST;
-    for (; f->done < count; f->done++) {
-        u64 command, argument, unused;
-        u64 at = f->rdi + f->done * 24;
-        if (load(s->kernel_cr3, at, &command) || load(s->kernel_cr3, at + 8, &argument)
-            || load(s->kernel_cr3, at + 16, &unused) || operation(s, (u32)command, argument))
-            return HOST;
-    }
-    if (f->rdx) {
-        u32 *done = translate(s->kernel_cr3, f->rdx, true);
-        if (done)
-            *done = (u32)count;
-    }
-    f->rax = 0;
-    return DONE;
+    return for_each(s, f, 3, operation);
 }

@@ -9,8 +9,6 @@
 #define PT_UPDATE 0
 #define MACHPHYS_UPDATE 1
 #define PRESERVE_AD 2
-#define DOMID_SELF 0x7ff0
-#define MAX_BATCH 0x10000
 
 #define UVMF_FLUSH_MASK 3
 #define UVMF_TLB_FLUSH 1
@@ -64,36 +62,22 @@ static int update(state *s, u64 gpa, u64 value, bool keep_ad)
     return DONE;
 }
 
+/* struct mmu_update (xen/include/public/xen.h): two words. */
+static int mmu_update(state *s, const u64 *words)
+{
+    u64 kind = words[0] & 3, pointer = words[0] & ~3ul;
+
+    if (kind != MACHPHYS_UPDATE)
+        return update(s, pointer, words[1], kind == PRESERVE_AD);
+    if (!is_ram(pointer >> 12))
+        return HOST;
+    ((u64 *)machine(domain()->m2p_gpa))[pointer >> 12] = words[1];
+    return DONE;
+}
+
 int hypercall_mmu_update(state *s, frame *f)
 {
-    u64 count = (u32)f->rsi;
-
-    if (count > MAX_BATCH || (u32)f->r10 != DOMID_SELF)
-        return HOST;
-    /* The number of operations done, where it is wanted, must be writable at the end. */
-    if (f->rdx && (f->rdx & 3 || !translate(s->kernel_cr3, f->rdx, true)))
-        return HOST;
-    for (; f->done < count; f->done++) {
-        u64 pointer, value;
-        u64 request = f->rdi + f->done * 16;
-        if (load(s->kernel_cr3, request, &pointer) || load(s->kernel_cr3, request + 8, &value))
-            return HOST;
-        if ((pointer & 3) == MACHPHYS_UPDATE) {
-            if (!is_ram(pointer >> 12))
-                return HOST;
-            ((u64 *)machine(domain()->m2p_gpa))[pointer >> 12] = value;
-        } else if (update(s, pointer & ~3ul, value, (pointer & 3) == PRESERVE_AD)) {
-            return HOST;
-        }
-    }
-    if (f->rdx) {
-        /* The list may have taken it out of sight. */
-        u32 *done = translate(s->kernel_cr3, f->rdx, true);
-        if (done)
-            *done = (u32)count;
-    }
-    f->rax = 0;
-    return DONE;
+    return for_each(s, f, 2, mmu_update);
 }
 
 int hypercall_update_va_mapping(state *s, frame *f)

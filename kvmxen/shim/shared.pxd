@@ -1,0 +1,40 @@
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "shim/state.h":
+    ctypedef struct shim_frame "struct shim_frame":
+        uint64_t done
+        uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rcx, rdx, rsi, rdi, rax
+        uint64_t cr2, vector, error_code
+        uint64_t rip, cs, rflags, rsp, ss
+
+    ctypedef struct shim_handler "struct shim_handler":
+        uint64_t address, mask_events
+
+    ctypedef struct shim_cpuid "struct shim_cpuid":
+        uint32_t leaf, subleaf, subleaf_mask, eax, ebx, ecx, edx
+
+    ctypedef struct shim_state "struct shim_state":
+        uint64_t kernel_cr3, user_cr3, kernel_sp, info_gpa, cr0, loaded_cr0
+        uint64_t index
+        uint8_t kernel_mode, look
+        shim_handler traps[32]
+        shim_handler event, syscall
+        uint64_t hypercalls[64]
+        uint64_t taken[48]
+        uint64_t delivered
+        uint64_t singleshot, others, armed
+        uint32_t timer_port, time_version, cpuids
+        shim_cpuid cpuid[64]
+        uint8_t loaded_kernel_mode, flush
+        uint32_t invlpgs
+        uint8_t loads_gs
+        uint16_t gs
+        uint32_t msr
+        uint64_t msr_value
+
+
+cdef class SharedState:
+    cdef shim_state *state
+    cdef int _cpuids
+
+    cdef void share(self, shim_state *state, int index, uint64_t cr0) noexcept

@@ -1,0 +1,143 @@
+"""The part of a vCPU's state that the host shares with the dispatcher (shim/state.h).
+
+Where the dispatcher runs in the guest kernel's ring 3 that kernel can write all of it: what is
+read here is the guest's word, to be checked where it is used.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef class SharedState:
+    """What a `Vcpu` is built on."""
+
+    cdef void share(self, shim_state *state, int index, uint64_t cr0) noexcept:
+        """Begin with `state`, which outlives this object, of vCPU `index`."""
+        self.state = state
+        state.index = index
+        state.cr0 = state.loaded_cr0 = cr0
+        state.kernel_mode = True
+
+    # What the guest's kernel runs on and registers.
+
+    @property
+    def kernel_mode(self):
+        """Whether the guest runs its kernel."""
+        return self.state.kernel_mode != 0
+
+    @kernel_mode.setter
+    def kernel_mode(self, bint value):
+        self.state.kernel_mode = value
+
+    @property
+    def kernel_cr3(self):
+        """The gpa of the guest kernel's L4 table, 0 for none."""
+        return self.state.kernel_cr3
+
+    @kernel_cr3.setter
+    def kernel_cr3(self, uint64_t gpa):
+        self.state.kernel_cr3 = gpa
+
+    @property
+    def user_cr3(self):
+        """The gpa of its user code's L4 table, 0 for none."""
+        return self.state.user_cr3
+
+    @user_cr3.setter
+    def user_cr3(self, uint64_t gpa):
+        self.state.user_cr3 = gpa
+
+    @property
+    def kernel_sp(self):
+        """The guest kernel's stack for traps from user code."""
+        return self.state.kernel_sp
+
+    @kernel_sp.setter
+    def kernel_sp(self, uint64_t sp):
+        self.state.kernel_sp = sp
+
+    def set_trap(self, unsigned vector, uint64_t address, bint mask_events):
+        """The guest kernel's handler of exception `vector` (0 to 31) is at `address`; 0 for none.
+        """
+        if vector >= 32:
+            raise IndexError(vector)
+        self.state.traps[vector] = shim_handler(address, mask_events)
+
+    def set_event_callback(self, uint64_t address):
+        """Where the guest's kernel takes event upcalls; 0 for none."""
+        self.state.event.address = address
+
+    def set_syscall_callback(self, uint64_t address, bint mask_events):
+        """Where the guest's kernel takes its user code's SYSCALL; 0 for none."""
+        self.state.syscall = shim_handler(address, mask_events)
+
+    def remember_cpuid(self, uint32_t leaf, subleaf, uint32_t eax, uint32_t ebx,
+                       uint32_t ecx, uint32_t edx):
+        """Have the dispatcher give this answer to the guest kernel's CPUID from now on; None for
+        `subleaf` where the leaf has none."""
+        if self._cpuids < 64:
+            self.state.cpuid[self._cpuids] = shim_cpuid(
+                leaf, subleaf or 0, 0 if subleaf is None else 0xffffffff, eax, ebx, ecx, edx)
+            self._cpuids += 1
+            self.state.cpuids = self._cpuids
+
+    # Its timers, with the names that `timer.Deadlines` has.
+
+    @property
+    def singleshot(self):
+        """The deadline of the guest's singleshot timer, in ns of system time; 0 for none."""
+        return self.state.singleshot
+
+    @singleshot.setter
+    def singleshot(self, uint64_t deadline):
+        self.state.singleshot = deadline
+
+    @property
+    def others(self):
+        """The earliest of the host's deadlines for the vCPU, likewise."""
+        return self.state.others
+
+    @others.setter
+    def others(self, uint64_t deadline):
+        self.state.others = deadline
+
+    @property
+    def armed(self):
+        """The deadline that the LAPIC has, likewise."""
+        return self.state.armed
+
+    @armed.setter
+    def armed(self, uint64_t deadline):
+        self.state.armed = deadline
+
+    def set_timer_port(self, uint32_t port):
+        """The port of VIRQ_TIMER, 0 for none."""
+        self.state.timer_port = port
+
+    def set_time_version(self, uint32_t version):
+        """Of the vcpu_info's time that was last copied to where else the guest wants it."""
+        self.state.time_version = version
+
+    # What host and dispatcher tell each other.
+
+    def request_look(self):
+        """From any thread: the next interrupt of the guest is to be an exit."""
+        self.state.look = 1
+
+    def looked(self):
+        """What the host wanted to be asked is about to be looked at."""
+        self.state.look = 0
+
+    @property
+    def delivered(self):
+        """How many events the dispatcher raised."""
+        return self.state.delivered
+
+    @property
+    def dispatched_hypercalls(self):
+        """How often the dispatcher dealt with each hypercall in the guest, by number."""
+        return {i: self.state.hypercalls[i] for i in range(64) if self.state.hypercalls[i]}
+
+    @property
+    def dispatched_traps(self):
+        """How often it dealt with each trap."""
+        return {i: self.state.taken[i] for i in range(48) if self.state.taken[i]}
