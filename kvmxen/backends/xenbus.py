@@ -71,6 +71,10 @@ class Device(ABC):
         longer. Raises FrontendError, and then nothing is left mapped or running.
         """
 
+    def settle(self) -> None:  # noqa: B027
+        """Called before `disconnect` of a device that is taken from the guest: go on serving until
+        the frontend has handed over all that it still may. By default it has."""
+
     @abstractmethod
     def disconnect(self) -> None:
         """Stop serving and give all back to the guest; called only after `connect`."""
@@ -274,6 +278,8 @@ class Xenbus:
     def _disconnect(self, slot: _Slot) -> None:
         if slot.connected:
             slot.connected = False
+            if not slot.online:
+                slot.device.settle()
             slot.device.disconnect()
 
     def _broken(self, slot: _Slot, error: FrontendError) -> None:

@@ -111,6 +111,12 @@ cdef class BackRing:
     # The same for Python.
 
     @property
+    def pending(self):
+        """The number of requests whose responses the frontend does not see yet: from any thread.
+        """
+        return <uint32_t>(index_load(self.shared, _REQ_PROD) - index_load(self.shared, _RSP_PROD))
+
+    @property
     def unanswered(self):
         """The number of requests that were taken and have no response."""
         return <uint32_t>(self.req_cons - self.rsp_prod)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +20,11 @@ from kvmxen.ring.shared_ring import BackRing
 
 MAX_RING_ORDER = 4
 MAX_QUEUES = 8
+# In seconds: how long a frontend that is to go away must have had nothing to ask for, at most all
+# in all, and between two looks.
+_QUIET = 0.25
+_SETTLING = 5.0
+_PAUSE = 0.01
 _MAX_REF = _MAX_PORT = (1 << 32) - 1
 
 
@@ -113,6 +119,19 @@ class Vbd(Device):
             one.thread.start()
         return self._size()
 
+    def settle(self) -> None:
+        """Answer what the frontend keeps back. Linux's stops its queues before it closes its end,
+        with requests in them whose ends the disk's removal then waits for; an event starts them
+        again (blkif_interrupt() in drivers/block/xen-blkfront.c)."""
+        end = time.monotonic() + _SETTLING
+        last = time.monotonic()
+        while (now := time.monotonic()) < end and now - last < _QUIET:
+            for one in self._served:
+                one.wake_frontend()
+            time.sleep(_PAUSE)
+            if any(one.pending for one in self._served):
+                last = time.monotonic()
+
     def disconnect(self) -> None:
         """Finish what was begun, and give all grants and ports back."""
         served, self._served = self._served, []
@@ -160,11 +179,11 @@ class _Served:
     ) -> None:
         """Make all that serves the ring; `thread` is then ready to start."""
         sizes = {name: layout.sizeof() for name, layout in layouts.items()}  # type: ignore[attr-defined]
-        ring = BackRing(self._pages.window, sizes["request"], sizes["response"])
-        engine = image.engine(self._channel.doorbell.fd, ring.size)
+        self._ring = BackRing(self._pages.window, sizes["request"], sizes["response"])
+        engine = image.engine(self._channel.doorbell.fd, self._ring.size)
         self._undo.callback(engine.close)
         self._queue = BlockQueue(
-            ring,
+            self._ring,
             self._guest.grants,
             engine,
             self._channel.notify,
@@ -184,6 +203,15 @@ class _Served:
         self._queue.serve()
         if self._queue.broken:
             self._broken(FrontendError(errno.EIO, "the ring has more requests than it has room"))
+
+    @property
+    def pending(self) -> int:
+        """The number of requests that have no response, 0 for a ring that is broken."""
+        return 0 if self._queue.broken else self._ring.pending
+
+    def wake_frontend(self) -> None:
+        """Send it an event, for nothing."""
+        self._channel.notify()
 
     def stop(self) -> None:
         """Have the thread end."""
