@@ -45,7 +45,10 @@ def main() -> int:
         size = shutil.get_terminal_size()
         inside, limit = f"stty cols {size.columns} rows {size.lines}\nexec bash -i", None
     else:
-        pytest = ["pytest", "-p", "no:cacheprovider", "-o", f"timeout={TEST_LIMIT}"]
+        # Inside, its output is a terminal always.
+        color = "yes" if sys.stdout.isatty() else "no"
+        pytest = ["pytest", f"--color={color}", "-p", "no:cacheprovider"]
+        pytest += ["-o", f"timeout={TEST_LIMIT}"]
         if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
             pytest += [*SUITE, "-k", f"not ({LEFT_OUT})"]
         pytest += arguments
