@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.page import table
-from benchmarks.sample import Sample
+from benchmarks.sample import Pair, Sample
 from kvmxen.guests._build import compile_guest
 
 SOURCES = Path(__file__).parent.parent / "tests" / "guests" / "bench"
@@ -40,9 +40,9 @@ def parse(output: str) -> dict[str, int]:
     return found
 
 
-def _run(guest: Path) -> dict[str, int]:
+def _run(guest: Path, shim: str) -> dict[str, int]:
     command = [sys.executable, "-m", "kvmxen", "boot", str(guest), "--timeout", "120"]
-    command += ["--cmdline", f"rounds={_ROUNDS}"]
+    command += ["--cmdline", f"rounds={_ROUNDS}", "--shim", shim]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode or "SUCCESS" not in result.stdout:
         raise RuntimeError(f"the guest failed:\n{result.stdout}{result.stderr}")
@@ -54,15 +54,14 @@ def measure() -> str:
     with TemporaryDirectory() as folder:
         guest = Path(folder) / "bench.elf"
         compile_guest(sorted(SOURCES.glob("*.[cS]")), guest)
-        return report([_run(guest) for _ in range(_RUNS)])
+        return report([(_run(guest, "dispatch"), _run(guest, "exits")) for _ in range(_RUNS)])
 
 
-def report(runs: list[dict[str, int]]) -> str:
-    """The table of the runs' results."""
-    return table(
-        ["operation", "us"],
-        [
-            [words, Sample.of([run[name] / 1e3 for run in runs]).show(".1f")]
-            for name, words in OPERATIONS.items()
-        ],
-    )
+def report(runs: list[tuple[dict[str, int], dict[str, int]]]) -> str:
+    """The table of the runs' results, each with the dispatcher and without."""
+    rows = []
+    for name, words in OPERATIONS.items():
+        both = Pair(*(Sample.of([run[way][name] / 1e3 for run in runs]) for way in (0, 1)))
+        figures = both.first.show(".1f"), both.second.show(".1f"), both.ratio.show(".3f")
+        rows.append([words, *figures])
+    return table(["operation", "us", "us, `--shim exits`", "time ratio"], rows)

@@ -61,7 +61,7 @@ long hypercalls(const struct vcpu *v, uint64_t rip, uint64_t rsi)
     for (long exits = 1;; exits++) {
         if (enter(v, SHIM_VA + GATE_IRET, v->part_va + VCPU_WORK) != 3)
             return -1;
-        if (trap[0] != SHIM_VA + GATE_SIZE + SYSCALL_ENTRY + 1)
+        if (trap[0] != v->part_va + VCPU_SYSCALL_PAGE + SYSCALL_ENTRY + 1)
             return -1;
         if (regs->rax != SYS_XEN_VERSION)
             return exits;
