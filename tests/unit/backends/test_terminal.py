@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import termios
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,8 @@ def test_a_pty_for_another_program(capsys: pytest.CaptureFixture[str]) -> None:
         os.write(terminal.output_fd, b"# ")
         assert os.read(user, 16) == b"# "
         os.write(user, b"ls\r")
+        # The kernel passes it on at a time of its own.
+        select.select([terminal.output_fd], [], [], 60)
         assert os.read(terminal.output_fd, 16) == b"ls\r"
         os.close(user)
         # Between two users it does not hang up.
