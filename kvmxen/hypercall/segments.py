@@ -26,6 +26,7 @@ _PRESENT = 1 << 47
 _DPL3 = 3 << 45
 _NOT_SYSTEM = 1 << 44
 _TYPE = 0x1F << 40
+_ACCESSED = 1 << 40
 
 _FS = 0
 _GS_USER = 1
@@ -49,8 +50,15 @@ def validate(descriptor: int) -> int:
     return descriptor | _DPL3
 
 
-def _validated(table: bytes) -> bytes:
-    return array("Q", map(validate, array("Q", table))).tobytes()
+def _loaded(descriptor: int) -> int:
+    """`descriptor`, which is valid, in the CPU's copy: accessed, as ring 3's view of the copies is
+    read-only to the CPU too."""
+    used = descriptor & _PRESENT and descriptor & _NOT_SYSTEM
+    return descriptor | _ACCESSED if used else descriptor
+
+
+def _copied(table: bytes) -> bytes:
+    return array("Q", (_loaded(validate(entry)) for entry in array("Q", table))).tobytes()
 
 
 def is_canonical(va: int) -> bool:
@@ -73,7 +81,7 @@ def load_gdt(cpu: Cpu, frames: list[int]) -> None:
     if len(frames) > MAX_GDT_FRAMES or not all(map(cpu.tables.owns, frames)):
         raise HypercallError(errno.EINVAL)
     memory = cpu.machine.memory
-    pages = [_validated(memory.read(mfn << PAGE_SHIFT, PAGE_SIZE)) for mfn in frames]
+    pages = [_copied(memory.read(mfn << PAGE_SHIFT, PAGE_SIZE)) for mfn in frames]
     memory.zero(cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE)
     for index, page in enumerate(pages):
         memory.write(cpu.gdt_gpa + index * PAGE_SIZE, page)
@@ -86,7 +94,7 @@ def set_ldt(cpu: Cpu, va: int, entries: int) -> None:
         raise HypercallError(errno.EINVAL)
     memory = cpu.machine.memory
     if entries:
-        memory.write(cpu.ldt_gpa, _validated(cpu.read(va, entries * 8)))
+        memory.write(cpu.ldt_gpa, _copied(cpu.read(va, entries * 8)))
     pages = range(va, va + entries * 8, PAGE_SIZE)
     cpu.ldt_frames = [cpu.translate(page) >> PAGE_SHIFT for page in pages]
     cpu.load_ldt(entries)
@@ -104,7 +112,7 @@ def update_descriptor(cpu: Cpu, address: int, descriptor: int) -> int:
         for frames, gpa in (other.gdt_frames, other.gdt_gpa), (other.ldt_frames, other.ldt_gpa):
             for index, frame in enumerate(frames):
                 if frame == mfn:
-                    memory.write_u64(gpa + index * PAGE_SIZE + offset, copy)
+                    memory.write_u64(gpa + index * PAGE_SIZE + offset, _loaded(copy))
     return 0
 
 

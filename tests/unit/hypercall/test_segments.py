@@ -26,6 +26,7 @@ CODE64 = 0x00AF9B000000FFFF
 CODE64_USER = 0x00AFFB000000FFFF
 DATA = 0x00CF93000000FFFF
 DPL3 = 3 << 45
+ACCESSED = 1 << 40
 SET_LDT = 13
 
 
@@ -95,6 +96,16 @@ def test_the_cpu_gets_a_copy_of_the_gdt(domain: Domain) -> None:
     # What the guest does to its own afterwards is nothing to the CPU.
     domain.memory.write_u64(domain.gpa(FREE_PFN) + 8, 1 << 47 | 0xC << 40)
     assert domain.memory.read_u64(copy) == CODE64 | DPL3
+
+
+def test_the_cpus_copy_of_a_segment_is_accessed(domain: Domain) -> None:
+    domain.memory.write_u64(domain.gpa(FREE_PFN), DATA & ~ACCESSED)
+    assert set_gdt(domain, 512, FREE_PFN) == 0
+    assert domain.memory.read_u64(domain.cpu.gdt_gpa) == DATA | DPL3
+    assert domain.memory.read_u64(domain.gpa(FREE_PFN)) == DATA & ~ACCESSED
+    where = domain.gpa(FREE_PFN) + 8
+    assert domain.hypercall(Hypercall.update_descriptor, where, CODE64 & ~ACCESSED) == 0
+    assert domain.memory.read_u64(domain.cpu.gdt_gpa + 8) == CODE64 | DPL3
 
 
 def test_a_shorter_gdt_leaves_nothing_of_the_longer_one(domain: Domain) -> None:
