@@ -6,7 +6,6 @@
 /* Bounds a pin: a guest can make a walk meet the same tables again and again. */
 #define MAX_TABLES 4096
 
-#define PT_UPDATE 0
 #define MACHPHYS_UPDATE 1
 #define PRESERVE_AD 2
 
