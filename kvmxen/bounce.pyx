@@ -109,7 +109,7 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
         vcpu.rcx = frame[2]
     vcpu.rip = frame[4]
     vcpu.cs = <int>(frame[5] & 0xffff) | 3
-    vcpu.rflags = rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP | EFL_NT) & 0x3fffff | EFL_IF | 2
+    vcpu.rflags = rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP) & 0x3fffff | EFL_IF | 2
     vcpu.rsp = frame[7]
     vcpu.ss = <int>(frame[8] & 0xffff) | 3
     tables.memory.at(info_gpa, 64)[UPCALL_MASK] = 0 if rflags & EFL_IF else 1

@@ -93,7 +93,7 @@ int hypercall_iret(state *s, frame *f)
     f->rcx = words[3] & IN_SYSCALL ? words[4] : words[2];
     f->rip = words[4];
     f->cs = cs;
-    f->rflags = (rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP | EFL_NT) & EFL_ALL)
+    f->rflags = (rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP) & EFL_ALL)
                 | EFL_IF | EFL_FIXED;
     f->rsp = words[7];
     f->ss = ss;
