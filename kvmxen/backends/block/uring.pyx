@@ -1,6 +1,9 @@
-"""The engine on io_uring(7), by its system calls: one call starts and awaits many operations."""
+"""The engine on io_uring(7), by its system calls: one call starts and awaits many operations.
 
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, EIO, errno
+It wants a kernel of 6.1 or later, where completions can wait until their thread asks for them.
+"""
+
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EIO, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
@@ -26,7 +29,7 @@ cdef extern from "<linux/io_uring.h>" nogil:
         uint32_t head, tail, ring_mask, ring_entries, overflow, cqes
 
     struct io_uring_params:
-        uint32_t sq_entries, cq_entries, flags, features
+        uint32_t sq_entries, cq_entries, flags
         io_sqring_offsets sq_off
         io_cqring_offsets cq_off
 
@@ -43,6 +46,7 @@ cdef extern from "<linux/io_uring.h>" nogil:
     struct io_uring_cqe:
         uint64_t user_data
         int32_t res
+        uint32_t flags
 
     const int IORING_OP_READV
     const int IORING_OP_WRITEV
@@ -51,8 +55,12 @@ cdef extern from "<linux/io_uring.h>" nogil:
     const int IORING_OP_POLL_ADD
     const int IORING_FSYNC_DATASYNC
     const int IORING_ENTER_GETEVENTS
-    const int IORING_FEAT_SINGLE_MMAP
-    const int IORING_FEAT_NODROP
+    const int IORING_POLL_ADD_MULTI
+    const int IORING_CQE_F_MORE
+    const int IORING_SETUP_R_DISABLED
+    const int IORING_SETUP_SINGLE_ISSUER
+    const int IORING_SETUP_DEFER_TASKRUN
+    const int IORING_REGISTER_ENABLE_RINGS
     const int64_t IORING_OFF_SQ_RING
     const int64_t IORING_OFF_SQES
 
@@ -69,6 +77,10 @@ cdef extern from *:
     {
         return syscall(SYS_io_uring_enter, fd, submit, wait, flags, NULL, 0);
     }
+    static inline int uring_enable(int fd)
+    {
+        return syscall(SYS_io_uring_register, fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    }
     static inline uint32_t uring_load(const uint32_t *p)
     {
         return __atomic_load_n(p, __ATOMIC_ACQUIRE);
@@ -81,8 +93,14 @@ cdef extern from *:
     int uring_setup(unsigned int entries, io_uring_params *params) noexcept nogil
     int uring_enter(int fd, unsigned int submit, unsigned int wait,
                     unsigned int flags) noexcept nogil
+    int uring_enable(int fd) noexcept nogil
     uint32_t uring_load(const uint32_t *p) noexcept nogil
     void uring_store(uint32_t *p, uint32_t value) noexcept nogil
+
+
+cdef enum:
+    # What is started at once: the device begins with these while the next are made ready.
+    BATCH = 8
 
 
 cdef class UringEngine(Engine):
@@ -100,7 +118,7 @@ cdef class UringEngine(Engine):
     cdef uint32_t *_cq_tail
     cdef io_uring_cqe *_cqes
     cdef uint32_t _sq_mask, _cq_mask, _unsubmitted
-    cdef bint _listening
+    cdef bint _enabled, _listening
 
     def __cinit__(self, int fd, int doorbell, unsigned int depth):
         self._ring = -1
@@ -109,13 +127,13 @@ cdef class UringEngine(Engine):
         self._fd, self.doorbell = fd, doorbell
         cdef io_uring_params params
         memset(&params, 0, sizeof(params))
+        # The first thread that uses it is the only one: this is another.
+        params.flags = (IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER
+                        | IORING_SETUP_DEFER_TASKRUN)
         # One more, for the doorbell.
         self._ring = uring_setup(depth + 1, &params)
         if self._ring < 0:
             raise OSError(errno, os.strerror(errno))
-        cdef uint32_t needed = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP
-        if params.features & needed != needed:
-            raise OSError(EINVAL, "this host's io_uring is too old")
         self._rings_size = max(
             params.sq_off.array + params.sq_entries * sizeof(uint32_t),
             params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe))
@@ -160,6 +178,11 @@ cdef class UringEngine(Engine):
         return sqe
 
     cdef void submit(self, Op *op) noexcept nogil:
+        self._describe(op)
+        if self._unsubmitted >= BATCH:
+            self._enter(False)
+
+    cdef void _describe(self, Op *op) noexcept nogil:
         cdef io_uring_sqe *sqe
         if op.kind == OP_READ or op.kind == OP_WRITE:
             sqe = self._sqe(IORING_OP_READV if op.kind == OP_READ else IORING_OP_WRITEV,
@@ -177,23 +200,36 @@ cdef class UringEngine(Engine):
             sqe.addr = op.left
 
     cdef Op *reap(self, bint wait) noexcept nogil:
+        cdef io_uring_sqe *sqe
         if not self._listening:
             self._listening = True
-            self._sqe(IORING_OP_POLL_ADD, self.doorbell, NULL).poll32_events = POLLIN
-        # The doorbell may be among them: it is no longer listened to then.
+            sqe = self._sqe(IORING_OP_POLL_ADD, self.doorbell, NULL)
+            sqe.poll32_events = POLLIN
+            sqe.len = IORING_POLL_ADD_MULTI
+        # The doorbell may be among them.
         wait = self._harvest() == 0 and wait
-        cdef int count
-        while self._unsubmitted or wait:
-            self.calls += 1
-            count = uring_enter(self._ring, self._unsubmitted, wait,
-                                IORING_ENTER_GETEVENTS if wait else 0)
-            if count >= 0:
-                self._unsubmitted -= <uint32_t>count
-            elif errno not in (EINTR, EAGAIN, EBUSY):
+        while True:
+            if not self._enter(wait):
                 break
             if self._harvest():
                 wait = False
+            if not self._unsubmitted and not wait:
+                break
         return self.finished()
+
+    cdef bint _enter(self, bint wait) noexcept nogil:
+        """Start what is described, and have the kernel post what is done, one at least where it
+        is to `wait`; False for an error that does not pass."""
+        cdef int count
+        if not self._enabled:
+            self._enabled = True
+            uring_enable(self._ring)
+        self.calls += 1
+        count = uring_enter(self._ring, self._unsubmitted, wait, IORING_ENTER_GETEVENTS)
+        if count < 0:
+            return errno in (EINTR, EAGAIN, EBUSY)
+        self._unsubmitted -= <uint32_t>count
+        return True
 
     cdef int _harvest(self) noexcept nogil:
         """Take all completions: how many there were."""
@@ -205,11 +241,11 @@ cdef class UringEngine(Engine):
             cqe = self._cqes[head & self._cq_mask]
             head += 1
             uring_store(self._cq_head, head)
-            if cqe.user_data == 0:
-                self._listening = False
-                self.drain_doorbell()
-            else:
+            if cqe.user_data:
                 self._completed(<Op *>cqe.user_data, cqe.res)
+            else:
+                # Each ring is heard: there is no need to read the doorbell.
+                self._listening = cqe.flags & IORING_CQE_F_MORE != 0
         return count
 
     cdef void _completed(self, Op *op, int result) noexcept nogil:
