@@ -21,7 +21,7 @@ from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SHIFT
 from kvmxen.runstate import Runstate, State
 from kvmxen.shim.abi import constants
-from kvmxen.shim.start import CR0, CR4, load_ldt, prepare
+from kvmxen.shim.start import CR0, CR4, enter_ring0, load_ldt, prepare
 from kvmxen.timer import MSR_TSC_DEADLINE, Timer
 from kvmxen.vcpu import Vcpu
 
@@ -149,6 +149,10 @@ class Cpu:
 
     def _step(self) -> None:
         vcpu = self.vcpu
+        if vcpu.entered and vcpu.attention:
+            # Told while a signal had it outside KVM, which is now to tell the guest.
+            vcpu.attention = False
+            self.machine.vm.signal_msi(self.index, _C["VECTOR_EVENT"])
         if not vcpu.entered:
             vcpu.looked()
             if self._deferred:
@@ -171,6 +175,9 @@ class Cpu:
 
     def _take(self, trap: int) -> None:
         if trap != _INTERRUPTED:
+            if self.vcpu.in_ring3:
+                self.vcpu.in_ring3 = False
+                enter_ring0(self.fd)
             if self._trace:
                 self._trace.trap(self, trap)
             handle(self, trap)

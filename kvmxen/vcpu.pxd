@@ -33,7 +33,7 @@ cdef class Vcpu(SharedState):
     cdef bint _stepping
     cdef bint _swapgs
     cdef readonly bint entered
-    cdef public bint attention, flush_pending, ending
+    cdef public bint attention, flush_pending, ending, in_ring3
     cdef uint64_t _done, _msr_value
     cdef uint32_t _msr
     cdef bint _loads_gs
@@ -51,6 +51,7 @@ cdef class Vcpu(SharedState):
     cdef void _start_guest(self, uint16_t cs, uint16_t ss, uint64_t rflags)
     cdef bint _enter(self) except -1
     cdef object _run_to_trap(self)
+    cdef int _decode_uninterpreted(self) noexcept
     cdef int _decode(self) except -1
     cdef int _decode_frame(self, bint in_ring3) except -1
     cdef int _enter_to_exit(self) except -1

@@ -41,6 +41,7 @@ class Vcpu(SharedState):
     attention: bool
     flush_pending: bool
     ending: bool
+    in_ring3: bool
     rax: int
     rbx: int
     rcx: int

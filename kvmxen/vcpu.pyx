@@ -85,6 +85,7 @@ cdef extern from *:
     const uint64_t PHYSMAP_VA
 
 BREAKPOINT = 3
+cdef int _INVALID_OPCODE = 6
 # Exceptions that push an error code.
 cdef uint32_t _HAS_ERROR_CODE = (
     1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21
@@ -389,11 +390,23 @@ cdef class Vcpu(SharedState):
         self.entered = False
         if not run_is_gate_exit(run):
             self._load(run_regs(run))
+            if run_reason(run) == 17 and run_suberror(run) == 1 and not self.state.kernel_mode:
+                return self._decode_uninterpreted()
             raise GuestCrash(_REASONS.get(run_reason(run), f"KVM exit {run_reason(run)}")
                              + (f" {run_suberror(run)}" if run_reason(run) == 17 else ""))
         cdef int trap = self._decode()
         self._traps[trap] += 1
         return trap
+
+    cdef int _decode_uninterpreted(self) noexcept:
+        """Some hosts interpret user code whose stack pointer is not canonical once they have
+        interrupted it, and give up at what their interpreter lacks: int3 behind LSTAR, or SSE."""
+        self.in_ring3 = True
+        self.cs, self.ss = SEL_RING3_CS64, SEL_RING3_SS
+        if self.rip != self._part_va + VCPU_SYSCALL_PAGE + SYSCALL_ENTRY:
+            return _INVALID_OPCODE
+        self.rip, self.rflags = self.rcx, self.r11
+        return _TRAP_SYSCALL
 
     cdef int _decode(self) except -1:
         cdef kvm_run *run = <kvm_run *>self._run

@@ -45,8 +45,7 @@ def prepare(
     part = _C["SHIM_VA"] + image.vcpu_gpa(fd.index)
     sregs.cr0, sregs.cr3, sregs.efer = CR0, cr3, _EFER
     sregs.cr4 = CR4 if xcr0 else CR4 & ~_CR4_OSXSAVE
-    sregs.cs = _flat(_C["SEL_RING0_CS"], kind=11, dpl=0, code=True)
-    sregs.ss = _flat(_C["SEL_RING0_SS"], kind=3, dpl=0, code=False)
+    _load_ring0(sregs)
     for name in ("ds", "es", "fs", "gs"):
         setattr(sregs, name, Segment(unusable=1))
     sregs.tr = Segment(
@@ -73,6 +72,18 @@ def prepare(
         _MSR_SYSCALL_MASK: _SYSCALL_MASK & ~(_IF if placement is Placement.RING3 else 0),
     }.items():
         fd.set_msr(msr, value)
+
+
+def enter_ring0(fd: VcpuFd) -> None:
+    """Take a vCPU that KVM gave back in ring 3 to the gate's ring 0."""
+    sregs = fd.get_sregs()
+    _load_ring0(sregs)
+    fd.set_sregs(sregs)
+
+
+def _load_ring0(sregs: Sregs) -> None:
+    sregs.cs = _flat(_C["SEL_RING0_CS"], kind=11, dpl=0, code=True)
+    sregs.ss = _flat(_C["SEL_RING0_SS"], kind=3, dpl=0, code=False)
 
 
 def _flat(selector: int, *, kind: int, dpl: int, code: bool) -> Segment:

@@ -78,7 +78,8 @@ def environment(version: str) -> str:
         KERNEL_VARIABLE: version,
     }
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in values.items()]
-    return "".join(lines) + f"cd {shlex.quote(str(ROOT))}\n"
+    lines.append(f"cd {shlex.quote(str(ROOT))}\n")
+    return "".join(lines) + "python -m tests.lab.keep_kvm_in_use &\n"
 
 
 if __name__ == "__main__":

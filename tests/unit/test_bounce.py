@@ -110,7 +110,7 @@ def test_iret_to_user_mode(domain: Domain) -> None:
     assert vcpu.cr3 == vcpu.user_cr3
     assert (vcpu.rax, vcpu.r11, vcpu.rcx) == (1, 2, 3)
     assert (vcpu.rip, vcpu.rsp, vcpu.cs, vcpu.ss) == (USER_RIP, USER_SP, 0xE033, 0xE02B)
-    assert vcpu.rflags == IF | DF | 2
+    assert vcpu.rflags == IF | NT | DF | 2
     assert masked(domain) == 0
 
 

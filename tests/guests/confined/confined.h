@@ -26,5 +26,5 @@ struct attempt {
 extern const struct attempt attempts[], attempts_end[];
 extern const char user_start[], user_end[];
 extern const char user_read[], user_write[], user_jump[], user_push[], user_syscall_with[];
-extern const char user_breakpoint[];
+extern const char user_late_syscall[], user_breakpoint[];
 #endif

@@ -23,7 +23,7 @@ attempts:
 
     .section .rodata.user, "a"
     .global user_start, user_end, user_read, user_write, user_jump, user_push
-    .global user_syscall_with, user_breakpoint
+    .global user_syscall_with, user_late_syscall, user_breakpoint
 user_start:
     privileged lgdt (%rsp)
     privileged lidt (%rsp)
@@ -136,6 +136,18 @@ user_syscall_with:
 user_breakpoint:
     int3
     jmp     survived
+
+    /* A system call on the stack rdi, so late that the host's timer has come before. */
+user_late_syscall:
+    mov     %rdi, %rsp
+    rdtsc
+    mov     %eax, %ebx
+3:  rdtsc
+    sub     %ebx, %eax
+    cmp     $20000000, %eax
+    jb      3b
+    syscall
+    ud2
 user_end:
 
     .section .rodata.attempts, "a"
