@@ -37,6 +37,7 @@ VALUES = {
     "KVMXEN_HOSTILE_ROUNDS": "2000",
     "KVMXEN_SLOWNESS": "10",
 }
+KEEPER = "python -m tests.lab.keep_kvm_in_use"
 TEST_LIMIT = 30 * 60
 # The lab hangs: it takes a quarter of that on two idle CPUs.
 LIMIT = 60 * 60
@@ -62,7 +63,8 @@ def main() -> int:
     try:
         # There is no network in the lab.
         packages.fetch_all()
-        return run(options.kernel, environment(options.kernel) + inside + "\n", limit=limit)
+        script = f"{environment(options.kernel)}{KEEPER} &\n{inside}\n"
+        return run(options.kernel, script, limit=limit)
     except (KvmxenError, Unavailable) as error:
         print(f"kvmxen: {error}", file=sys.stderr)
         return 1
@@ -78,8 +80,7 @@ def environment(version: str) -> str:
         KERNEL_VARIABLE: version,
     }
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in values.items()]
-    lines.append(f"cd {shlex.quote(str(ROOT))}\n")
-    return "".join(lines) + "python -m tests.lab.keep_kvm_in_use &\n"
+    return "".join(lines) + f"cd {shlex.quote(str(ROOT))}\n"
 
 
 if __name__ == "__main__":
