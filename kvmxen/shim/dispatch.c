@@ -5,6 +5,7 @@
 #define VECTOR_INVALID_OPCODE 6
 #define VECTOR_GENERAL_PROTECTION 13
 #define PF_PRESENT 1ul
+#define PF_WRITE 2ul
 #define PF_USER 4ul
 
 _Static_assert(sizeof(state) <= VCPU_LIST - VCPU_STATE, "the state is larger than its page");
@@ -14,13 +15,22 @@ static bool has_error_code(u64 vector)
     return 0x227d00u >> vector & 1;
 }
 
+/* Whether it may be the host that is to mend what the kernel's access to va met: an entry that the
+ * kernel may not have known to be ours, or ring 3 on a host where it cannot reach a slot of Xen's.
+ */
+static bool may_be_ours(const state *s, u64 va, u64 error)
+{
+    if (!(error & PF_PRESENT))
+        return va >> 39 == XEN_M2P_VA >> 39;
+    /* A write to user memory that is to be copied first. */
+    return !(error & PF_WRITE) || va >> 47 || !is_read_only(s->kernel_cr3, va);
+}
+
 static int page_fault(state *s, frame *f)
 {
     u64 error = f->error_code & ~PF_USER;
 
-    /* What is present may be mended by the host; and ring 3 cannot reach a slot of Xen's on some
-     * hosts. */
-    if (s->kernel_mode && (error & PF_PRESENT || f->cr2 >> 39 == XEN_M2P_VA >> 39))
+    if (s->kernel_mode && may_be_ours(s, f->cr2, error))
         return HOST;
     if (!s->kernel_mode)
         error |= PF_USER;

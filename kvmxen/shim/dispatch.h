@@ -85,6 +85,7 @@ static inline u8 *vcpu_info(const state *s)
 
 /* memory.c: guest memory by the kernel's tables. */
 u64 *leaf(u64 cr3, u64 va);
+bool is_read_only(u64 cr3, u64 va);
 void *translate(u64 cr3, u64 va, bool write);
 int load(u64 cr3, u64 va, u64 *value);
 

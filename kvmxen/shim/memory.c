@@ -29,6 +29,26 @@ u64 *leaf(u64 cr3, u64 va)
     }
 }
 
+/* Whether user code could read va under the L4 at cr3, and not write it. */
+bool is_read_only(u64 cr3, u64 va)
+{
+    u64 table = cr3;
+
+    for (u32 level = 4; level; level--) {
+        if (!is_ram(table >> 12))
+            return false;
+        u64 value = *((volatile u64 *)machine(table) + slot_of(va, level));
+        if ((value & (PTE_PRESENT | PTE_USER)) != (PTE_PRESENT | PTE_USER))
+            return false;
+        if (level == 1)
+            return !(value & PTE_WRITE);
+        if (value & PTE_LARGE)
+            return false;
+        table = value & PTE_FRAME;
+    }
+    return false;
+}
+
 /* Where va is, NULL where the guest could not access it itself. */
 void *translate(u64 cr3, u64 va, bool write)
 {

@@ -28,7 +28,9 @@ def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
     return total
 
 
-@pytest.mark.parametrize(("what", "most"), [("syscalls", 0), ("switches", 0), ("faults", 1)])
+@pytest.mark.parametrize(
+    ("what", "most"), [("syscalls", 0), ("switches", 0), ("faults", 1), ("copies", 0)]
+)
 def test_counts(boot: Boot, guest: Callable[[str], Path], what: str, most: int) -> None:
     def more(shim: str) -> int:
         once, twice = (exits(boot, guest("counts"), what, ROUNDS * n, shim) for n in (1, 2))

@@ -1,8 +1,11 @@
-/* Does one thing as often as the command line says: syscalls=, faults=, switches=. */
+/* Does one thing as often as the command line says: syscalls=, faults=, switches=, copies=. */
 #include "guest.h"
 
 extern const char user_start[], user_end[];
 static u64 root[512] __attribute__((aligned(PAGE_SIZE)));
+static u64 tables[4][512] __attribute__((aligned(PAGE_SIZE)));
+#define COPIED (1ul << 39) /* read-only user memory, which tables[3] has */
+#define STORE_BYTES 3      /* of copies' store */
 
 static bool on_syscall(struct regs *regs)
 {
@@ -11,9 +14,9 @@ static bool on_syscall(struct regs *regs)
 
 static bool on_fault(struct regs *regs)
 {
-    if (!from_user(regs) || regs->vector != 14)
+    if (regs->vector != 14)
         return false;
-    regs->rip += 7;
+    regs->rip += from_user(regs) ? 7 : STORE_BYTES;
     return true;
 }
 
@@ -28,11 +31,25 @@ static void switches(u64 count)
         check_equal(new_baseptr(MMUEXT_NEW_BASEPTR, roots[i % 2]), 0);
 }
 
+/* The kernel stores to what is to be copied first. */
+static void copies(u64 count)
+{
+    for (u32 i = 0; i < 3; i++)
+        tables[i][0] = pte(va_to_mfn(tables[i + 1]), i < 2 ? PTE_RW : PTE_RO);
+    for (u32 i = 0; i < 3; i++)
+        check_equal(make_read_only(tables[i]), 0);
+    u64 slot = (va_to_mfn((void *)start_info->pt_base) << PAGE_SHIFT) + (COPIED >> 39) * 8;
+    check_equal(set_entry(slot, pte(va_to_mfn(tables[0]), PTE_RW)), 0);
+    for (u64 i = 0; i < count; i++)
+        __asm__ volatile("movb $0, (%0)" : : "D"(COPIED) : "memory");
+}
+
 void guest_main(void)
 {
     user_init(user_start, (size_t)(user_end - user_start), on_syscall);
     trap_hook = on_fault;
     switches(option("switches", 0));
+    copies(option("copies", 0));
     user_run(option("faults", 0) << 32 | option("syscalls", 0));
     print("SUCCESS\n");
 }
