@@ -34,7 +34,7 @@ cdef void advance(Op *op, uint64_t count) noexcept nogil
 
 cdef class Engine:
     cdef int doorbell
-    cdef uint64_t calls
+    cdef uint64_t syscalls
     cdef Op *done
     cdef void submit(self, Op *op) noexcept nogil
     cdef Op *reap(self, bint wait) noexcept nogil

@@ -55,5 +55,5 @@ cdef class Engine:
 
     cdef void drain_doorbell(self) noexcept nogil:
         cdef uint64_t value = 0
-        self.calls += 1
+        self.syscalls += 1
         read(self.doorbell, &value, sizeof(value))

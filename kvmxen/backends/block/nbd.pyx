@@ -122,7 +122,7 @@ cdef class NbdEngine(Engine):
             if self.dead:
                 # It would be readable for ever.
                 fds[0].fd = -1
-            self.calls += 1
+            self.syscalls += 1
             poll(fds, 2, -1)
             if fds[1].revents:
                 self.drain_doorbell()
@@ -163,7 +163,7 @@ cdef class NbdEngine(Engine):
                 for i in range(op.iov_count):
                     parts[1 + i] = op.iov[op.iov_first + i]
                 message.msg_iovlen += op.iov_count
-            self.calls += 1
+            self.syscalls += 1
             count = sendmsg(self._fd, &message, MSG_NOSIGNAL)
             if count < 0:
                 if errno == EINTR:
@@ -183,7 +183,7 @@ cdef class NbdEngine(Engine):
     cdef void _receive(self) noexcept nogil:
         cdef ssize_t count
         while not self.dead:
-            self.calls += 1
+            self.syscalls += 1
             if self._reading != NULL:
                 count = readv(self._fd, &self._reading.iov[self._reading.iov_first],
                               <int>self._reading.iov_count)

@@ -171,7 +171,7 @@ cdef class PoolEngine(Engine):
         self._shared.last = op
         pthread_cond_signal(&self._shared.work)
         pthread_mutex_unlock(&self._shared.lock)
-        self.calls += 1
+        self.syscalls += 1
 
     cdef Op *reap(self, bint wait) noexcept nogil:
         cdef pollfd fds[2]
@@ -187,10 +187,10 @@ cdef class PoolEngine(Engine):
             if done != NULL or not wait:
                 return done
             fds[0].revents = fds[1].revents = 0
-            self.calls += 1
+            self.syscalls += 1
             poll(fds, 2, -1)
             if fds[0].revents:
-                self.calls += 1
+                self.syscalls += 1
                 read(self._shared.event, &value, sizeof(value))
             if fds[1].revents:
                 self.drain_doorbell()

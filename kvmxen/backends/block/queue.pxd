@@ -77,6 +77,7 @@ cdef struct Counters:
     uint64_t bytes_read
     uint64_t bytes_written
     uint64_t bytes_discarded
+    uint64_t bytes_copied
     uint64_t merges
     uint64_t notifications
     uint64_t errors

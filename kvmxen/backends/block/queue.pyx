@@ -95,8 +95,9 @@ cdef class BlockQueue:
         return self._ring.broken
 
     def figures(self):
-        """What was done since it was made, in requests, bytes, and so on."""
-        return {**self._counters, "calls": self._engine.calls}
+        """What was done since it was made, in requests, bytes, and so on; data is never copied, only
+        the segments that come in a page of their own."""
+        return {**self._counters, "syscalls": self._engine.syscalls}
 
     def close(self):
         """Unmap what is still mapped; `serve` has returned."""
@@ -196,6 +197,7 @@ cdef class BlockQueue:
                                   count * <uint32_t>sizeof(Segment),
                                   <uint8_t *>segments) != GNTST_OKAY:
             return EINVAL
+        self._counters.bytes_copied += count * sizeof(Segment)
         return self._map(job, segments, count, request.indirect.sector_number, operation == READ)
 
     cdef int _prepare_discard(self, Request *request, Job *job) noexcept nogil:

@@ -224,7 +224,7 @@ cdef class UringEngine(Engine):
         if not self._enabled:
             self._enabled = True
             uring_enable(self._ring)
-        self.calls += 1
+        self.syscalls += 1
         count = uring_enter(self._ring, self._unsubmitted, wait, IORING_ENTER_GETEVENTS)
         if count < 0:
             return errno in (EINTR, EAGAIN, EBUSY)

@@ -273,10 +273,12 @@ cdef class Interface:
         names = ("tx_packets", "tx_bytes", "tx_gso", "tx_errors",
                  "rx_packets", "rx_bytes", "rx_gso", "rx_errors")
         total = dict.fromkeys(names, 0)
+        copied = self.link.copied
         for queue in self.queues:
+            copied += queue.copied
             for name, value in (<dict>queue.counters).items():
                 total[name] += value
         return {**total, "tx_dropped": self.dropped, "rx_filtered": self.filtered,
-                "segments": self.link.segments, "kicks": self._doorbell.rung,
-                "notifications": self.notifications, "wakeups": self.wakeups,
+                "segments": self.link.segments, "bytes_copied": copied,
+                "kicks": self._doorbell.rung, "notifications": self.notifications, "wakeups": self.wakeups,
                 "syscalls": self.link.syscalls + self.wakeups}

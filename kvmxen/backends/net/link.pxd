@@ -17,6 +17,7 @@ cdef enum:
 cdef class Link:
     cdef readonly int fd
     cdef readonly uint64_t syscalls
+    cdef readonly uint64_t copied
     cdef readonly uint64_t segments
     cdef readonly bint ended
     cdef int send(self, Packet *packet) noexcept nogil

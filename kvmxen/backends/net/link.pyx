@@ -42,7 +42,8 @@ assert OUT_SIZE > GATHERED + PREFIX + MAX_PACKET and IN_SIZE > PREFIX + MAX_PACK
 
 cdef class Link:
     """One end of a wire. `fd` becomes readable when there is a packet; `segments` counts what was
-    cut of larger ones, `ended` says that the other end is gone."""
+    cut of larger ones, `copied` the bytes of frames that were copied in this process, `ended` says
+    that the other end is gone."""
 
     cdef int send(self, Packet *packet) noexcept nogil:
         """Take `packet`, which is sound: LINK_SENT, LINK_FULL or LINK_DROPPED."""
@@ -82,6 +83,7 @@ cdef class StreamLink(Link):
         if frame != NULL:
             memcpy(to + PREFIX, frame, length)
         self._out_end += PREFIX + length
+        self.copied += length
 
     cdef int send(self, Packet *packet) noexcept nogil:
         cdef Cut cut

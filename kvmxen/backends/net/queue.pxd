@@ -58,6 +58,7 @@ cdef class NetQueue:
     cdef BackRing rx
     cdef MulticastFilter filter
     cdef Counters counters
+    cdef uint64_t copied
     cdef Answer _answers[RING_ENTRIES]
     cdef uint32_t _taken
     cdef public object notify_tx

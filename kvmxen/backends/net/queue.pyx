@@ -237,6 +237,7 @@ cdef class NetQueue:
                     packet.data + packet.length) != GNTST_OKAY:
                 return False
             packet.length += size
+        self.copied += packet.length
         return packet.length >= ETHERNET
 
     # To the guest.
@@ -286,6 +287,7 @@ cdef class NetQueue:
             at += size
         self.counters.rx_packets += 1
         self.counters.rx_bytes += packet.length
+        self.copied += packet.length
 
     cdef void push(self) noexcept nogil:
         """Show the guest what was answered; `tx_event` and `rx_event` say what it wants to know."""

@@ -87,7 +87,7 @@ def test_there_and_back(make: MakeDisk, protocol: str, persistent: bool, pages: 
     assert not any(content[:4096] + content[9728:])
     pinned = set(disk.domain.grants.pinned()) - set(ring.refs)
     assert pinned == ({written, read} if persistent else set())
-    assert disk.figures() | {"calls": 0, "kicks": 0, "notifications": 0} == {
+    assert disk.figures() | {"syscalls": 0, "kicks": 0, "notifications": 0} == {
         "reads": 1,
         "writes": 1,
         "flushes": 1,
@@ -95,9 +95,10 @@ def test_there_and_back(make: MakeDisk, protocol: str, persistent: bool, pages: 
         "bytes_read": 4096,
         "bytes_written": 5632,
         "bytes_discarded": 0,
+        "bytes_copied": 0,
         "merges": 0,
         "errors": 0,
-        "calls": 0,
+        "syscalls": 0,
         "kicks": 0,
         "notifications": 0,
     }

@@ -40,6 +40,8 @@ def test_packets_go_out_whole(start: int) -> None:
     assert path.figures["tx_packets"] == 12
     assert path.figures["tx_bytes"] == 3 * sum(map(len, packets))
     assert path.figures["tx_errors"] == path.figures["tx_dropped"] == 0
+    # Out of the guest, and into what is sent at once.
+    assert path.figures["bytes_copied"] == 2 * path.figures["tx_bytes"]
     path.close()
 
 
