@@ -38,6 +38,7 @@ bench-lab: $(VENV)/built
 	@$(BIN)/python -m benchmarks.lab $(ARGS)
 
 bench: $(VENV)/built
+	@$(PIP) --no-build-isolation --editable '.[bench]'
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/built

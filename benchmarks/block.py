@@ -4,8 +4,8 @@ with io_uring on the same file, both past the page cache."""
 from __future__ import annotations
 
 import ctypes
-import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks import plot
 from benchmarks.page import table
 from benchmarks.sample import Pair, Sample, in_turn
 from kvmxen.abi.blkif import NATIVE, PROTOCOLS, SEGMENT
@@ -27,12 +28,15 @@ from kvmxen.ring.doorbell import Doorbell
 from kvmxen.ring.shared_ring import BackRing
 from tests.unit.backends.guest import FakeDomain
 
-_SIZE = 256 << 20
+SIZE = 256 << 20
 # Past the page cache.
 _CACHE = "none"
 _PAGES = 8
-_PAIRS = 5
+_PAIRS, _SPARE = 7, 14
 _PAGE = 4096
+PLOT = Path("docs/block.svg")
+# What is counted for each request.
+COUNTS = ("kicks", "notifications", "syscalls", "bytes_copied")
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,10 @@ JOBS = (
     *(
         Job(f"4 KiB random {kind}, depth {depth}", kind == "write", False, 1, depth, total)
         for kind in ("read", "write")
-        for depth, total in ((1, 1500), (32, 8000), (128, 8000))
+        for depth, total in ((1, 6000), (32, 30_000), (128, 40_000))
     ),
-    Job("128 KiB sequential read, depth 8", False, True, 32, 8, 1000),
-    Job("128 KiB sequential write, depth 8", True, True, 32, 8, 1000),
+    Job("128 KiB sequential read, depth 8", False, True, 32, 8, 4000),
+    Job("128 KiB sequential write, depth 8", True, True, 32, 8, 8000),
 )
 
 
@@ -66,11 +70,16 @@ class Result:
     times: Pair
     kicks: float
     notifications: float
-    calls: float
+    syscalls: float
+    copied: float
+
+    def rates(self, seconds: Sample) -> Sample:
+        """Requests a second."""
+        return Sample.of([self.job.total / value for value in seconds.values])
 
     def row(self) -> list[str]:
         """For the page's table; the ratio is of requests a second, more is better."""
-        rates = Sample.of([self.job.total / seconds for seconds in self.times.first.values])
+        rates = self.rates(self.times.first)
         ratio = Sample.of([1 / value for value in self.times.ratio.values])
         return [
             self.job.name,
@@ -78,8 +87,8 @@ class Result:
             ratio.show(".2f"),
             f"{self.kicks:.3f}",
             f"{self.notifications:.3f}",
-            f"{self.calls:.2f}",
-            "0",
+            f"{self.syscalls:.2f}",
+            f"{self.copied:.0f}",
         ]
 
 
@@ -112,7 +121,7 @@ class Bench:
         self._library.drive.restype = ctypes.c_long
         self.file = folder / "disk"
         with self.file.open("wb") as file:
-            for _ in range(_SIZE >> 20):
+            for _ in range(SIZE >> 20):
                 file.write(os.urandom(1 << 20))
             os.fsync(file.fileno())
 
@@ -152,7 +161,7 @@ class Bench:
             notified,
             job.write,
             job.pages,
-            _SIZE // _PAGE // job.pages,
+            SIZE // _PAGE // job.pages,
             job.sequential,
             refs.buffer_info()[0],
             pages.buffer_info()[0],
@@ -178,7 +187,8 @@ class Bench:
             raise KvmxenError(f"{failed} requests failed")
         counts["kicks"] += kicks.value
         counts["notifications"] += figures["notifications"]
-        counts["calls"] += figures["calls"]
+        counts["syscalls"] += figures["syscalls"]
+        counts["bytes_copied"] += figures["bytes_copied"]
         return seconds
 
     @staticmethod
@@ -192,28 +202,37 @@ class Bench:
 
     def fio(self, job: Job) -> float:
         """Seconds of as many requests by fio."""
-        kind = ("" if job.sequential else "rand") + ("write" if job.write else "read")
-        result = subprocess.run(
-            [
-                "fio",
-                "--name=kvmxen",
-                f"--filename={self.file}",
-                f"--size={_SIZE}",
-                "--ioengine=io_uring",
-                "--direct=1",
-                f"--rw={kind}",
-                f"--bs={job.pages * _PAGE}",
-                f"--iodepth={job.depth}",
-                f"--number_ios={job.total}",
-                "--norandommap",
-                "--output-format=json",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
+        command = fio_command(job, str(self.file))
+        return fio_seconds(
+            job, subprocess.run(command, capture_output=True, text=True, check=True).stdout
         )
-        done = json.loads(result.stdout)["jobs"][0]["write" if job.write else "read"]
-        return float(job.total / done["iops"])
+
+
+def fio_command(job: Job, file: str) -> list[str]:
+    """fio, doing what `job` says to `file`."""
+    kind = ("" if job.sequential else "rand") + ("write" if job.write else "read")
+    return [
+        "fio",
+        "--name=kvmxen",
+        f"--filename={file}",
+        f"--size={SIZE}",
+        "--ioengine=io_uring",
+        "--direct=1",
+        f"--rw={kind}",
+        f"--bs={job.pages * _PAGE}",
+        f"--iodepth={job.depth}",
+        f"--number_ios={job.total}",
+        f"--io_size={job.total * job.pages * _PAGE}",
+        "--norandommap",
+        "--output-format=terse",
+        "--terse-version=3",
+    ]
+
+
+def fio_seconds(job: Job, output: str) -> float:
+    """Seconds of `job`, from what fio printed."""
+    rate = output.split(";")[48 if job.write else 7]
+    return job.total / float(rate)
 
 
 def rows(results: list[Result]) -> str:
@@ -230,13 +249,30 @@ def measure() -> str:
     with TemporaryDirectory(prefix="kvmxen-bench-", dir=".cache") as folder:
         bench = Bench(Path(folder))
         for job in JOBS:
-            counts = dict.fromkeys(("kicks", "notifications", "calls"), 0)
+            counts = dict.fromkeys(COUNTS, 0)
             pair = in_turn(
                 lambda job=job, counts=counts: bench.ring(job, counts),  # type: ignore[misc]
                 lambda job=job: bench.fio(job),  # type: ignore[misc]
                 _PAIRS,
+                _SPARE,
             )
-            requests = job.total * (_PAIRS + 1)
-            each = {name: count / requests for name, count in counts.items()}
-            results.append(Result(job, pair, each["kicks"], each["notifications"], each["calls"]))
+            requests = job.total * (_PAIRS + _SPARE + 1)
+            results.append(Result(job, pair, *(counts[name] / requests for name in COUNTS)))
+    draw(results)
     return rows(results)
+
+
+def draw(results: list[Result], path: Path = PLOT) -> None:
+    """Draw the rates of both sides, with their spread, into the SVG file `path`."""
+    with plot.figure(path, 2, (7.5, 2.8)) as panels:
+        for axes, random in zip(panels, (True, False), strict=True):
+            shown = [result for result in results if result.job.sequential != random]
+            series = {
+                "kvmxen": [result.rates(result.times.first) for result in shown],
+                "fio": [result.rates(result.times.second) for result in shown],
+            }
+            words = [re.sub(".* (read|write)", r"\1", result.job.name) for result in shown]
+            plot.bars(axes, [name.replace(", ", "\n") for name in words], series)
+            axes.set_title("4 KiB, random" if random else "128 KiB, sequential", fontsize=9)
+        panels[0].set_ylabel("requests a second")
+        panels[0].legend(fontsize=7, frameon=False)

@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from benchmarks import plot
 from benchmarks.page import table
 from benchmarks.sample import Pair, Sample, in_turn
 from kvmxen.abi import netif
@@ -23,16 +25,18 @@ from tests.unit.backends.net.frontend import SIZE, Ring
 
 # A frame of TCP without data and of Ethernet's most, a jumbo frame, and as much as a packet has.
 LENGTHS = (60, 1514, 9014, 65_226)
-_PAIRS = 9
+_PAIRS, _SPARE = 9, 9
 # About as many bytes in each measurement, and no fewer packets than are worth it.
 _BYTES, _LEAST = 64 << 20, 20_000
 _BUFFER = 1 << 20
+PLOT = Path("docs/net.svg")
 
 
 @dataclass(frozen=True)
 class Result:
     """One direction and length: seconds of `packets` packets over the ring and by the socket pair,
-    and what the ring took of kicks (of the guest's), notifications (to it) and system calls."""
+    and what the ring took of kicks (of the guest's), notifications (to it), system calls and bytes
+    copied."""
 
     direction: str
     length: int
@@ -41,6 +45,11 @@ class Result:
     kicks: int
     notifications: int
     syscalls: int
+    copied: int
+
+    def speeds(self, seconds: Sample) -> Sample:
+        """MB (10^6 bytes) a second."""
+        return Sample.of([self.packets * self.length / value / 1e6 for value in seconds.values])
 
 
 class _Drain:
@@ -159,7 +168,7 @@ def _transmit(length: int) -> Result:
         drain.wait(sent)
         return time.perf_counter() - begin
 
-    times = in_turn(ring, lambda: plain(batches), _PAIRS)
+    times = in_turn(ring, lambda: plain(batches), _PAIRS, _SPARE)
     return _result("guest to link", bench, batches, times)
 
 
@@ -177,7 +186,7 @@ def _receive(length: int) -> Result:
             bench.wait("rx")
         return time.perf_counter() - begin
 
-    times = in_turn(ring, lambda: plain(batches), _PAIRS)
+    times = in_turn(ring, lambda: plain(batches), _PAIRS, _SPARE)
     return _result("link to guest", bench, batches, times)
 
 
@@ -185,11 +194,13 @@ def _result(direction: str, bench: Bench, batches: int, times: Pair) -> Result:
     figures = bench.interface.figures()
     bench.close()
     packets = figures["tx_packets"] + figures["rx_packets"]
-    assert packets == batches * bench.batch * (_PAIRS + 1)
+    runs = _PAIRS + _SPARE + 1
+    assert packets == batches * bench.batch * runs
     assert figures["tx_errors"] == figures["rx_errors"] == figures["tx_dropped"] == 0
     return Result(
         direction, bench.length, batches * bench.batch, times,
-        *(figures[name] // (_PAIRS + 1) for name in ("kicks", "notifications", "syscalls")),
+        *(figures[name] // runs for name in
+          ("kicks", "notifications", "syscalls", "bytes_copied")),
     )  # fmt: skip
 
 
@@ -214,8 +225,27 @@ def _plain_copy(length: int, batch: int) -> Callable[[int], float]:
 
 
 def measure() -> str:
-    """The table."""
-    return report([run(length) for run in (_transmit, _receive) for length in LENGTHS])
+    """The table; and the plot."""
+    results = [run(length) for run in (_transmit, _receive) for length in LENGTHS]
+    draw(results)
+    return report(results)
+
+
+def draw(results: list[Result], path: Path = PLOT) -> None:
+    """Draw the bytes a second of both sides, with their spread, into the SVG file `path`."""
+    directions = list(dict.fromkeys(result.direction for result in results))
+    with plot.figure(path, len(directions), (7.5, 2.8)) as panels:
+        for axes, direction in zip(panels, directions, strict=True):
+            shown = [result for result in results if result.direction == direction]
+            series = {
+                "ring": [result.speeds(result.times.first) for result in shown],
+                "socket pair": [result.speeds(result.times.second) for result in shown],
+            }
+            plot.bars(axes, [f"{result.length:,} bytes" for result in shown], series)
+            axes.set_yscale("log")
+            axes.set_title(direction, fontsize=9)
+        panels[0].set_ylabel("MB a second")
+        panels[0].legend(fontsize=7, frameon=False)
 
 
 def report(results: list[Result]) -> str:
@@ -223,18 +253,27 @@ def report(results: list[Result]) -> str:
     rows = []
     for each in results:
         rate = Sample.of([each.packets / seconds for seconds in each.times.first.values])
-        speed = Sample.of([value * each.length / 1e6 for value in rate.values])
         rows.append(
             [
                 f"{each.direction}, {each.length:,} bytes",
                 rate.show(",.0f"),
-                speed.show(",.0f"),
+                each.speeds(each.times.first).show(",.0f"),
                 each.times.ratio.show(".2f"),
                 *(f"{count / each.packets:.4f}" for count in
                   (each.kicks, each.notifications, each.syscalls)),
+                f"{each.copied / each.packets:,.0f}",
             ]
         )  # fmt: skip
     return table(
-        ["packets", "packets/s", "MB/s", "time ratio", "kicks", "notifications", "system calls"],
+        [
+            "packets",
+            "packets/s",
+            "MB/s",
+            "time ratio",
+            "kicks",
+            "notifications",
+            "system calls",
+            "copied",
+        ],
         rows,
     )

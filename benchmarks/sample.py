@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,29 @@ class Pair:
         )
 
 
-def in_turn(first: Callable[[], float], second: Callable[[], float], pairs: int) -> Pair:
-    """Measure A B A B ..., after one of each that does not count."""
-    taken = [(first(), second()) for _ in range(pairs + 1)][1:]
-    return Pair(*map(Sample.of, zip(*taken, strict=True)))
+def in_turn(
+    first: Callable[[], float], second: Callable[[], float], pairs: int, spare: int = 0
+) -> Pair:
+    """Measure A B A B ..., after one of each that does not count.
+
+    With `spare` that many pairs more are taken, and as many left out: those during which other
+    processes used the CPUs most.
+    """
+    first(), second()
+    taken, disturbed = [], []
+    for _ in range(pairs + spare):
+        begin, busy = time.monotonic(), _others()
+        taken.append((first(), second()))
+        disturbed.append((_others() - busy) / (time.monotonic() - begin))
+    quietest = sorted(range(len(taken)), key=disturbed.__getitem__)[:pairs]
+    kept = [taken[index] for index in sorted(quietest)]
+    return Pair(*map(Sample.of, zip(*kept, strict=True)))
+
+
+def _others() -> float:
+    """Seconds of CPU time in user mode, of all processes but this and its children that ended."""
+    user, nice = Path("/proc/stat").read_text().split(maxsplit=3)[1:3]
+    ours = sum(
+        resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return (int(user) + int(nice)) / _TICKS - ours

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from struct import Struct
 from tempfile import TemporaryDirectory
@@ -108,12 +107,11 @@ def ours(folder: Path, checkout: Path | None = None) -> Iterator[Path]:
 
 
 def measure() -> dict[str, str]:
-    """The sections of operations a second, by clients, and of starts; the plot, if it can be."""
+    """The sections of operations a second, by clients, and of starts; and the plot."""
     with TemporaryDirectory() as name:
         client = Client.build(Path(name))
         rates = _rates(client, {"kvmxen": ours, **_debians()})
-        if find_spec("matplotlib"):
-            plot.draw(rates, NODES[1])
+        plot.draw(rates, NODES[1])
         return {
             **{f"xenstore {n}": rate_table(rates, n, ["oxenstored", "xenstored"]) for n in CLIENTS},
             "xenstore start": _starts(client),

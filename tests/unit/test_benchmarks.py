@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import block, boot, exits, guest, net
+from benchmarks import block, boot, exits, guest, net, sample
 from benchmarks.memory import resident
 from benchmarks.page import PAGE, replace, table
 from benchmarks.sample import Pair, Sample, in_turn
@@ -48,6 +49,29 @@ def test_pairs_are_taken_in_turn_after_a_warm_up() -> None:
     assert "".join(taken) == "ababab"
     assert pair == Pair(Sample((3, 5)), Sample((4, 6)))
     assert pair.ratio == Sample((3 / 4, 5 / 6))
+
+
+def test_the_pairs_that_others_disturbed_most_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    # The first is the warm-up, which nobody looks at.
+    busy = iter([9.0, 0.1, 0.7, 0.2])
+
+    def measure() -> float:
+        clock[0] += 1
+        return clock[0]
+
+    used = [0.0]
+
+    def disturbed() -> float:
+        used[0] += next(busy)
+        return measure()
+
+    monkeypatch.setattr(sample, "_others", lambda: used[0])
+    monkeypatch.setattr(sample, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    pair = in_turn(disturbed, measure, 2, spare=1)
+    assert pair == Pair(Sample((3, 7)), Sample((4, 8)))
 
 
 def test_a_section_is_replaced_and_nothing_else() -> None:
@@ -155,11 +179,11 @@ def test_memory_is_in_mebibytes() -> None:
 
 def test_packets_are_by_the_second_and_costs_by_the_packet() -> None:
     times = Pair(Sample((0.5, 1.0, 2.0)), Sample((0.25, 1.0, 1.0)))
-    result = net.Result("out", 1514, 10_000, times, kicks=100, notifications=50, syscalls=400)
+    result = net.Result("out", 1514, 10_000, times, 100, 50, 400, copied=30_280_000)
     row = net.report([result]).splitlines()[-1]
     assert row == (
         "| out, 1,514 bytes | 10,000 (5,000-20,000) | 15 (8-30) | 2.00 (1.00-2.00) "
-        "| 0.0100 | 0.0050 | 0.0400 |"
+        "| 0.0100 | 0.0050 | 0.0400 | 3,028 |"
     )
 
 
@@ -201,17 +225,24 @@ def test_xenstores_are_compared() -> None:
 def test_a_disks_table_compares_requests_a_second() -> None:
     job = block.JOBS[0]
     times = Pair(Sample((job.total / 100.0, job.total / 50.0)), Sample((job.total / 200.0,) * 2))
-    row = block.Result(job, times, 1.0, 0.5, 2.25).row()
-    assert row == [job.name, "75 (50-100)", "0.38 (0.25-0.50)", "1.000", "0.500", "2.25", "0"]
+    row = block.Result(job, times, 1.0, 0.5, 2.25, 256.0).row()
+    assert row == [job.name, "75 (50-100)", "0.38 (0.25-0.50)", "1.000", "0.500", "2.25", "256"]
+
+
+def test_fio_says_how_many_requests_a_second() -> None:
+    fields = [str(number) for number in range(130)]
+    read, write = block.JOBS[0], block.JOBS[3]
+    assert block.fio_seconds(read, ";".join(fields)) == read.total / 7
+    assert block.fio_seconds(write, ";".join(fields)) == write.total / 48
 
 
 def test_a_disks_frontend_reads_and_writes_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(block, "_SIZE", 8 << 20)
+    monkeypatch.setattr(block, "SIZE", 8 << 20)
     monkeypatch.setattr(block, "_CACHE", "writeback")
     bench = block.Bench(tmp_path)
-    counts = dict.fromkeys(("kicks", "notifications", "calls"), 0)
+    counts = dict.fromkeys(block.COUNTS, 0)
     before = bench.file.read_bytes()
     for pages in (1, 32):
         for write in (False, True):
@@ -221,3 +252,4 @@ def test_a_disks_frontend_reads_and_writes_the_file(
     assert after[: 40 * 32 * 4096] == bytes(40 * 32 * 4096)
     assert after[40 * 32 * 4096 :] == before[40 * 32 * 4096 :]
     assert 0 < counts["notifications"] <= 160
+    assert counts["bytes_copied"] == 2 * 40 * 32 * 8
