@@ -8,7 +8,7 @@ KVM filters it.
 
 from __future__ import annotations
 
-from kvmxen.kvm.hostcpuid import host_cpuid
+from kvmxen.kvm.hostcpuid import host_cpuid, null_selector_clears_base
 from kvmxen.kvm.structs import CpuidEntry
 
 Leaf = tuple[int, int, int, int]
@@ -20,6 +20,9 @@ _SIGNIFICANT_INDEX = 1
 def _bits(*positions: int) -> int:
     return sum(1 << position for position in positions)
 
+
+_AMD_FEATURES_2 = 0x80000021
+_NULL_SELECTOR_CLEARS_BASE = _bits(6)
 
 # Bits taken away, by (leaf, subleaf) and register (eax, ebx, ecx, edx).
 _HIDDEN: dict[tuple[int, int], tuple[int, int, int, int]] = {
@@ -52,7 +55,7 @@ _HIDDEN: dict[tuple[int, int], tuple[int, int, int, int]] = {
     # ebx: INVLPGB RDPRU WBNOINVD and the speculation controls
     (0x80000008, 0): (0, _bits(3, 4, 9, *range(12, 32)), 0, 0),
     # eax: automatic IBRS, a bit of EFER
-    (0x80000021, 0): (_bits(8), 0, 0, 0),
+    (_AMD_FEATURES_2, 0): (_bits(8), 0, 0, 0),
 }
 # Components of XCR0 whose features are hidden: MPX's two, PKU's.
 _HIDDEN_COMPONENTS = _bits(3, 4, 9)
@@ -98,6 +101,10 @@ def host_entries() -> list[CpuidEntry]:
             for index in range(count):
                 flags = _SIGNIFICANT_INDEX if count > 1 else 0
                 entries.append(CpuidEntry(function, index, flags, *host_cpuid(function, index)))
+    # Without it Linux loads each selector twice, which is a hypercall.
+    for entry in entries:
+        if entry.function == _AMD_FEATURES_2 and null_selector_clears_base():
+            entry.eax |= _NULL_SELECTOR_CLEARS_BASE
     return entries
 
 

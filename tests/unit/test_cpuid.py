@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvmxen import cpuid
 from kvmxen.cpuid import CpuidPolicy, host_entries
 from kvmxen.kvm.structs import CpuidEntry
 from tests.unit.forged import System
@@ -120,3 +121,14 @@ def test_a_hidden_features_component_is_hidden() -> None:
     assert shown.xcr0 == 7
     assert shown.leaf(0xD, 0, 0)[:3] == (7, 832, 832)
     assert shown.leaf(0xD, 9, 0) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("clears", [True, False])
+def test_null_selectors_are_as_the_cpu_has_them(
+    monkeypatch: pytest.MonkeyPatch, clears: bool
+) -> None:
+    leaves = {0x80000000: (0x80000021, 0, 0, 0), 0x80000021: (1 << 2, 0, 0, 0)}
+    monkeypatch.setattr(cpuid, "host_cpuid", lambda leaf, _index: leaves.get(leaf, (0, 0, 0, 0)))
+    monkeypatch.setattr(cpuid, "null_selector_clears_base", lambda: clears)
+    shown = policy(*host_entries())
+    assert shown.leaf(0x80000021, 0, 0)[0] == (1 << 2 | clears << 6)

@@ -95,8 +95,8 @@ cdef class BlockQueue:
         return self._ring.broken
 
     def figures(self):
-        """What was done since it was made, in requests, bytes, and so on; data is never copied, only
-        the segments that come in a page of their own."""
+        """What was done since it was made, in requests, bytes, and so on; data is never
+        copied, only the segments that come in a page of their own."""
         return {**self._counters, "syscalls": self._engine.syscalls}
 
     def close(self):

@@ -280,5 +280,5 @@ cdef class Interface:
                 total[name] += value
         return {**total, "tx_dropped": self.dropped, "rx_filtered": self.filtered,
                 "segments": self.link.segments, "bytes_copied": copied,
-                "kicks": self._doorbell.rung, "notifications": self.notifications, "wakeups": self.wakeups,
-                "syscalls": self.link.syscalls + self.wakeups}
+                "kicks": self._doorbell.rung, "notifications": self.notifications,
+                "wakeups": self.wakeups, "syscalls": self.link.syscalls + self.wakeups}
