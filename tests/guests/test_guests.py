@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parent
 # These take more than a boot: see their own tests.
 OTHERS = {
     "bench",
+    "blkfront",
     "confined",
     "console",
     "counts",

@@ -152,6 +152,18 @@ bool xs_unwatch(const char *path, const char *token);
 bool xs_watch_fires(const char *path, const char *token, u64 timeout_ns); /* takes the event */
 extern char xs_error[32]; /* the name of the last XS_ERROR */
 
+/* ---- xenbus.c: a device's two ends; fails the guest where its nodes cannot be used ---- */
+struct xenbus_device {
+    char frontend[64], backend[64]; /* their directories */
+};
+void xenbus_find(struct xenbus_device *device, const char *frontend);
+/* The frontend's node `key`. */
+void xenbus_say(const struct xenbus_device *device, const char *key, const char *value);
+void xenbus_put(const struct xenbus_device *device, const char *key, u32 value);
+/* The backend's state. */
+bool xenbus_is(const struct xenbus_device *device, enum xenbus_state state);
+void xenbus_await(const struct xenbus_device *device, enum xenbus_state state);
+
 /* ---- memory.c ---- */
 #define PTE_PRESENT 0x001ul
 #define PTE_WRITE 0x002ul

@@ -1,7 +1,8 @@
 /*
  * The part of Xen's public ABI that a 64-bit PV guest of ours uses. Numbers, names and layouts
  * are those of xen/include/public/{xen,arch-x86/xen,arch-x86/xen-x86_64,event_channel,sched,
- * memory,vcpu,callback,version,features}.h and io/{console,xs_wire}.h; the asserts hold them.
+ * memory,vcpu,callback,version,features}.h and io/{console,xs_wire,xenbus,ring}.h; the asserts hold
+ * them.
  */
 #pragma once
 
@@ -300,5 +301,20 @@ enum xsd_sockmsg_type {
 };
 
 struct xsd_sockmsg { u32 type, req_id, tx_id, len; };
+
+/* ---- devices: io/xenbus.h, io/ring.h ---- */
+
+enum xenbus_state {
+    XenbusStateInitialising = 1,
+    XenbusStateInitWait = 2,
+    XenbusStateInitialised = 3,
+    XenbusStateConnected = 4,
+    XenbusStateClosing = 5,
+    XenbusStateClosed = 6,
+};
+
+/* What every shared ring begins with; the entries come at RING_ENTRIES. */
+struct sring { u32 req_prod, req_event, rsp_prod, rsp_event; };
+#define RING_ENTRIES 64
 
 #endif /* __ASSEMBLER__ */

@@ -1,7 +1,7 @@
 /* A xenstore client on the ring of start_info.store_mfn (xen/include/public/io/xs_wire.h). */
 #include "guest.h"
 
-#define WAIT (2 * SECOND)
+#define WAIT (60 * SECOND)
 #define QUEUED_EVENTS 8
 #define EVENT_BYTES 256
 

@@ -3,19 +3,12 @@
  * with errors, and serves the next that connects. */
 #include "guest.h"
 
-#define FRONT "device/vif/0/"
 #define SLOTS 256
-#define ENTRIES 64
 #define TX_REF 8
 #define RX_REF 9
 #define DATA_REF 10
 #define MORE_DATA 4
 #define EXTRA_INFO 8
-enum { INITIALISING = 1, INIT_WAIT = 2, CONNECTED = 4, CLOSING = 5, CLOSED = 6 };
-
-struct ring {
-    u32 req_prod, req_event, rsp_prod, rsp_event;
-};
 
 struct tx_request {
     u32 gref;
@@ -30,32 +23,13 @@ struct tx_response {
 static char tx_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 static char rx_page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 static char data[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
-static volatile struct ring *const tx = (void *)tx_page;
+static volatile struct sring *const tx = (void *)tx_page;
 static evtchn_port_t port;
-static char backend[128];
+static struct xenbus_device vif;
 
 static void put(const char *key, u32 value)
 {
-    char path[64], text[16];
-    format(path, sizeof path, FRONT "%s", key);
-    format(text, sizeof text, "%u", value);
-    if (!xs_write(XS_NO_TRANSACTION, path, text))
-        fail("%s cannot be written: %s", path, xs_error);
-}
-
-static bool backend_is(u32 state)
-{
-    char path[160], text[16];
-    format(path, sizeof path, "%s/state", backend);
-    return xs_read(XS_NO_TRANSACTION, path, text, sizeof text) == 1 && text[0] == '0' + (char)state;
-}
-
-static void await(u32 state)
-{
-    u64 end = now() + 60 * SECOND;
-    while (!backend_is(state))
-        if (now() > end)
-            fail("the backend does not come to state %u", state);
+    xenbus_put(&vif, key, value);
 }
 
 static void ignore(evtchn_port_t unused)
@@ -65,7 +39,7 @@ static void ignore(evtchn_port_t unused)
 
 static volatile struct tx_request *slot(u32 index)
 {
-    return (void *)(tx_page + ENTRIES + index % SLOTS * sizeof(struct tx_request));
+    return (void *)(tx_page + RING_ENTRIES + index % SLOTS * sizeof(struct tx_request));
 }
 
 static volatile struct tx_response *answer(u32 index)
@@ -76,7 +50,7 @@ static volatile struct tx_response *answer(u32 index)
 /* Rings from `start` on, and the nodes of a driver that means well. */
 static void prepare(u32 start)
 {
-    await(INIT_WAIT);
+    xenbus_await(&vif, XenbusStateInitWait);
     memset(tx_page, 0, sizeof tx_page);
     memset(rx_page, 0, sizeof rx_page);
     tx->req_prod = tx->rsp_prod = start;
@@ -97,20 +71,20 @@ static void prepare(u32 start)
 static void connect(u32 start)
 {
     prepare(start);
-    put("state", CONNECTED);
-    await(CONNECTED);
+    put("state", XenbusStateConnected);
+    xenbus_await(&vif, XenbusStateConnected);
 }
 
 /* From whatever there is to the beginning. */
 static void end(void)
 {
-    put("state", CLOSED);
-    await(CLOSED);
+    put("state", XenbusStateClosed);
+    xenbus_await(&vif, XenbusStateClosed);
     check_equal(grants[TX_REF].flags, GTF_permit_access);
     check_equal(grants[RX_REF].flags, GTF_permit_access);
     event_mask(port);
     check_equal(evtchn_close(port), 0);
-    put("state", INITIALISING);
+    put("state", XenbusStateInitialising);
 }
 
 static void kick(u32 produced)
@@ -149,8 +123,8 @@ static void rings_that_are_none(void)
     for (size_t i = 0; i < ARRAY_SIZE(lies); i++) {
         prepare(0);
         put(lies[i].key, lies[i].value);
-        put("state", CONNECTED);
-        await(CLOSING);
+        put("state", XenbusStateConnected);
+        xenbus_await(&vif, XenbusStateClosing);
         end();
         put("multi-queue-num-queues", 1);
     }
@@ -162,17 +136,17 @@ static void rings_that_break(void)
     for (size_t i = 0; i < ARRAY_SIZE(starts); i++) {
         connect(starts[i]);
         kick(starts[i] + SLOTS + 1);
-        await(CLOSING);
+        xenbus_await(&vif, XenbusStateClosing);
         end();
         connect(starts[i]);
         request(starts[i], DATA_REF, 0, MORE_DATA, 60);
         kick(starts[i] + 1);
-        await(CLOSING);
+        xenbus_await(&vif, XenbusStateClosing);
         end();
         connect(starts[i]);
         request(starts[i], DATA_REF, 0, EXTRA_INFO, 60);
         kick(starts[i] + 1);
-        await(CLOSING);
+        xenbus_await(&vif, XenbusStateClosing);
         end();
     }
 }
@@ -198,7 +172,7 @@ static void packets_that_are_none(void)
     kick(++at);
     answered(at, 0);
     check_equal(grants[DATA_REF].flags, GTF_permit_access | GTF_readonly);
-    check(backend_is(CONNECTED));
+    check(xenbus_is(&vif, XenbusStateConnected));
     end();
 }
 
@@ -215,8 +189,8 @@ static void revoked(void)
     request(1, DATA_REF, 0, 0, 60);
     kick(2);
     answered(2, -1);
-    put("state", CLOSED);
-    await(CLOSED);
+    put("state", XenbusStateClosed);
+    xenbus_await(&vif, XenbusStateClosed);
     check_equal(grants[TX_REF].flags, 0);
 }
 
@@ -224,7 +198,7 @@ void guest_main(void)
 {
     xenstore_init();
     grants_init();
-    check(xs_read(XS_NO_TRANSACTION, FRONT "backend", backend, sizeof backend) > 0);
+    xenbus_find(&vif, "device/vif/0");
     rings_that_are_none();
     rings_that_break();
     packets_that_are_none();

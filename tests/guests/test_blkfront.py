@@ -1,0 +1,30 @@
+"""A guest whose block frontend lies: an error for it, and its host goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.e2e.domain import SLOWNESS, Boot
+
+SIZE = 4 << 20
+FILL = b"\xaa"
+# The one page that the guest's honest writes change.
+SCRATCH = SIZE - 4096
+# For each race.
+REQUESTS = 20_000 // SLOWNESS
+
+
+def test_blkfront(boot: Boot, guest: Callable[[str], Path], tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(FILL * SIZE)
+    options = ("--vcpus", 2, "--disk", image, "--stats=json", "--timeout", 200)
+    domain = boot(guest("blkfront"), "--cmdline", f"requests={REQUESTS}", *options)
+    assert domain.wait(240) == 0, domain.stderr + domain.output
+    assert domain.output.endswith("SUCCESS\n")
+    counted = json.loads(domain.stderr)["vbd/51712"]
+    assert counted["errors"] > 100
+    content = image.read_bytes()
+    assert content[:SCRATCH] == FILL * SCRATCH
+    assert len(content) == SIZE
