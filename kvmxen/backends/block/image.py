@@ -33,6 +33,9 @@ class Image(Protocol):
     def engine(self, doorbell: int, depth: int) -> Engine:
         """An engine for one queue, of `depth` operations at a time and the eventfd `doorbell`."""
 
+    def abandon(self) -> None:
+        """Have what its engines wait for in vain end, with an error."""
+
     def close(self) -> None:
         """Let go of it, when no engine is in use any more."""
 
@@ -108,6 +111,9 @@ class RawImage:
             return UringEngine(self._fd, doorbell, depth)
         except OSError:
             return PoolEngine(self._fd, doorbell, POOL_THREADS)
+
+    def abandon(self) -> None:
+        """Nothing: the host's kernel ends every operation, in its own time."""
 
     def close(self) -> None:
         """Close the file, which unlocks it."""

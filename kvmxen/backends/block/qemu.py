@@ -1,7 +1,7 @@
 """Images of other formats than raw: qemu-nbd, a process of its own, reads and writes them.
 
 It serves a Unix socket in a folder that is gone as soon as all connections are made, and it ends
-by itself when the last of them does, however this process ended.
+by itself when the last of them does, however this process ended. One that hangs is killed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from kvmxen.abi.blkif import SECTOR
@@ -41,6 +43,7 @@ class QemuImage:
         check_chain(spec.path)
         self._path = spec.path
         self._free: list[socket.socket] = []
+        self._used: list[socket.socket] = []
         self.sector_size = spec.sector_size
         with tempfile.TemporaryDirectory(prefix="kvmxen-") as folder:
             where = Path(folder, "nbd")
@@ -103,14 +106,24 @@ class QemuImage:
     def engine(self, doorbell: int, depth: int) -> Engine:
         """On one of the connections, which is free again when the engine is closed."""
         connection = self._free.pop()
+        self._used.append(connection)
 
         def released(usable: bool) -> None:
-            if usable:
-                self._free.append(connection)
-            else:
-                connection.close()
+            if not usable:
+                _shut(connection)
+            self._used.remove(connection)
+            self._free.append(connection)
 
         return NbdEngine(connection.fileno(), doorbell, released)
+
+    def abandon(self) -> None:
+        """Kill qemu-nbd, so that what waits for it ends with an error."""
+        self._process.kill()
+        # Killed or not, it may be the host's kernel that hangs.
+        for one in self._used:
+            _shut(one)
+        text = f"the disk {self._path}: qemu-nbd does not answer and is killed; writes may be lost"
+        print(f"\rkvmxen: {text}\r", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the connections; qemu-nbd writes what it holds, and ends."""
@@ -119,10 +132,17 @@ class QemuImage:
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.abandon()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
         if self._process.stderr:
             self._process.stderr.close()
+
+
+def _shut(connection: socket.socket) -> None:
+    """End it, for whoever uses it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _negotiate(connected: socket.socket) -> tuple[int, int]:

@@ -25,6 +25,8 @@ MAX_QUEUES = 8
 _QUIET = 0.25
 _SETTLING = 5.0
 _PAUSE = 0.01
+# How long, in seconds, what was begun may take when the device is to end.
+_FINISHING = 60.0
 _MAX_REF = _MAX_PORT = (1 << 32) - 1
 
 
@@ -137,6 +139,11 @@ class Vbd(Device):
         served, self._served = self._served, []
         for one in served:
             one.stop()
+        end = time.monotonic() + _FINISHING
+        for one in served:
+            one.thread.join(max(0.0, end - time.monotonic()))
+        if any(one.thread.is_alive() for one in served):
+            self._image.abandon()
         for one in served:
             one.thread.join()
             self._past.update(one.figures())

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from kvmxen.abi.blkif import BlkifOp, BlkifStatus
 from kvmxen.abi.xenbus import XenbusState
+from kvmxen.backends.block import qemu, vbd
 from kvmxen.backends.block.qcow2 import check_chain
 from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SIZE
@@ -138,6 +139,59 @@ def test_a_server_that_dies(disk: Disk) -> None:
     assert ring.wait(8) == dict.fromkeys(ids, ERROR)
     assert ring.flush() is ERROR
     disk.bus.remove("vbd", disk.spec.number)
+
+
+def stop_server(disk: Disk) -> int:
+    """Have the disk's server answer nothing any more: a descriptor that says when it ends."""
+    process = disk.vbd._image._process  # type: ignore[attr-defined]
+    process.send_signal(signal.SIGSTOP)
+    return os.pidfd_open(process.pid)
+
+
+def assert_ended(server: int) -> None:
+    assert select.select([server], [], [], 120)[0]
+    os.close(server)
+
+
+def test_a_server_that_hangs(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The disk can be taken away amid requests that it does not answer."""
+    monkeypatch.setattr(vbd, "_FINISHING", 0.0)
+    ring = disk.connect(queues=2)
+    _, ref = disk.page(PATTERN)
+    assert ring.do(BlkifOp.WRITE, 0, Seg(ref)) is OKAY
+    server = stop_server(disk)
+    ids = [ring.indirect(BlkifOp.WRITE, 0, [Seg(ref)] * 200)]
+    ids.append(ring.rw(BlkifOp.READ, 0, [Seg(ref)]))
+    ring.push()
+    disk.bus.remove("vbd", disk.spec.number)
+    assert ring.wait(len(ids)) == dict.fromkeys(ids, ERROR)
+    assert_ended(server)
+    assert f"{disk.path}: qemu-nbd does not answer and is killed" in capfd.readouterr().err
+
+
+def test_a_server_that_hangs_with_nothing_to_do(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(qemu, "_END_S", 0.0)
+    disk.connect()
+    server = stop_server(disk)
+    disk.end()
+    assert_ended(server)
+    assert capfd.readouterr().err.count("is killed") == 1
+
+
+def test_connections_of_a_server_that_died(disk: Disk) -> None:
+    """A frontend may come again as often as it likes."""
+    disk.vbd._image._process.kill()  # type: ignore[attr-defined]
+    for _ in range(2 * vbd.MAX_QUEUES):
+        ring = disk.connect()
+        _, ref = disk.page()
+        assert ring.do(BlkifOp.READ, 0, Seg(ref)) is ERROR
+        disk.close_frontend()
+        disk.domain.set(f"{disk.front}/state", 1)
+        disk.become(XenbusState.INIT_WAIT)
 
 
 def test_a_readonly_image(image: Path) -> None:
