@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from tests import packages
 from tests.e2e import disks
 from tests.e2e.disks import DiskRamdisk
 from tests.e2e.domain import ROOT, Boot
+from tests.e2e.smallfs import SmallFileSystem, Unavailable
 
 VERSION = "6.1"
 QUIET = ("--cmdline", "console=hvc0 quiet", "--timeout", 250)
@@ -170,6 +171,52 @@ def test_what_was_synced_survives_a_kill(
         record = records[number * 512 : (number + 1) * 512]
         expected = str(number).encode() + b"\0"
         assert record == expected + bytes([ord("a") + number % 26]) * (512 - len(expected))
+
+
+RECORDS = 4096
+FILL = f"""
+diskload fill /dev/xvda {RECORDS} || echo "[failed]"
+poweroff -f
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a file system with 24 MiB of room, 16 MiB of them taken by "ballast"."""
+    where = tmp_path / "small"
+    where.mkdir()
+    try:
+        made = SmallFileSystem(where, 24)
+    except Unavailable as error:
+        pytest.skip(f"needs {error}")
+    with made:
+        (made.path / "ballast").write_bytes(bytes(16 << 20))
+        yield made.path
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_a_full_host(
+    boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, small: Path, tmp_path: Path, form: str
+) -> None:
+    """Where the host has no room a write is an error in the guest, which goes on, and loses nothing
+    that was written; once there is room the same write succeeds."""
+    image, raw = small / "image", tmp_path / "raw"
+    disks.run("qemu-img", "create", "-q", "-f", form, image, str(RECORDS << 12))
+    options = ("--ramdisk", disk_ramdisk(FILL), "--disk", f"{image},format={form}")
+    domain = boot(kernel, *options, *QUIET)
+    domain.expect(r"\[record \d+: (?:I/O|Input/output) error\]", WAIT)
+    domain.expect(r"\[all before it are there\]", WAIT)
+    (small / "ballast").unlink()
+    domain.send("go\n")
+    domain.expect(r"\[filled\]", WAIT)
+    assert domain.wait(WAIT) == 0
+    assert "[failed]" not in domain.output
+    disks.run("qemu-img", "convert", "-f", form, "-O", "raw", image, raw)
+    content = raw.read_bytes()
+    for n in range(RECORDS):
+        record = content[n << 12 : (n + 1) << 12]
+        expected = str(n).encode() + b"\0"
+        assert record == expected + bytes([ord("a") + n % 26]) * (4096 - len(expected))
 
 
 PLUG = f"""

@@ -3,6 +3,8 @@
  * diskload tree FOLDER FILES    makes files of all sizes up to 16 KiB, in 50 folders
  * diskload syncs FILE           appends numbered records for ever, and says which are synced
  * diskload hammer DEVICE BYTES  reads and writes a device for ever, in a few processes
+ * diskload fill DEVICE RECORDS  writes numbered records; where one fails it looks at all before it,
+ *                               waits for a line of input, and goes on with that one
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -89,6 +91,34 @@ static void hammer(const char *path, long bytes)
         ;
 }
 
+static void fill(const char *path, unsigned records)
+{
+    static char record[4096] __attribute__((aligned(4096)));
+    static char read[4096] __attribute__((aligned(4096)));
+    int fd = open(path, O_RDWR | O_DIRECT);
+
+    if (fd < 0)
+        err(1, "%s", path);
+    for (unsigned n = 0; n < records; n++) {
+        memset(record, 'a' + n % 26, sizeof(record));
+        snprintf(record, sizeof(record), "%u", n);
+        while (pwrite(fd, record, sizeof(record), n * 4096l) != sizeof(record)) {
+            printf("[record %u: %s]\n", n, strerror(errno));
+            for (unsigned before = 0; before < n; before++)
+                if (pread(fd, read, sizeof(read), before * 4096l) != sizeof(read) ||
+                    strtoul(read, NULL, 10) != before)
+                    errx(1, "[record %u is lost]", before);
+            printf("[all before it are there]\n");
+            fflush(stdout);
+            while (getchar() != '\n')
+                ;
+        }
+    }
+    if (fsync(fd))
+        err(1, "%s", path);
+    printf("[filled]\n");
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 4 && !strcmp(argv[1], "tree"))
@@ -97,6 +127,8 @@ int main(int argc, char **argv)
         syncs(argv[2]);
     else if (argc == 4 && !strcmp(argv[1], "hammer"))
         hammer(argv[2], atol(argv[3]));
+    else if (argc == 4 && !strcmp(argv[1], "fill"))
+        fill(argv[2], (unsigned)atoi(argv[3]));
     else
         errx(2, "usage");
     return 0;
