@@ -18,7 +18,7 @@ from tests.e2e.conftest import PRELUDE
 from tests.lab.modules import modules
 
 SOURCE = Path(__file__).parent / "diskload" / "diskload.c"
-MODULES = ("xen_blkfront", "crc32c_generic", "ext4")
+MODULES = ("xen_blkfront", "crc32c_generic", "ext4", "xen_netfront")
 _FOLDERS = ("bin", "dev", "proc", "sbin", "sys", "tmp", "usr", "usr/bin", "usr/sbin", "mnt", "mod")
 
 
@@ -97,7 +97,7 @@ DiskRamdisk = Callable[..., Path]
 
 
 def make_ramdisk(out: Path, version: str, script: str, *programs: Path) -> Path:
-    """An initial ramdisk with the kernel's modules for disks, mkfs.ext4 and `programs`.
+    """An initial ramdisk with the kernel's modules for disks and networks, mkfs.ext4, `programs`.
 
     Raises packages.Unavailable.
     """

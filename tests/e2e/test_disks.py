@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from kvmxen.backends.net.passt import ADDRESS, GATEWAY
 from tests import packages
 from tests.e2e import disks
 from tests.e2e.disks import DiskRamdisk
 from tests.e2e.domain import ROOT, Boot
+from tests.e2e.network import passt
 from tests.e2e.smallfs import SmallFileSystem, Unavailable
 
 VERSION = "6.1"
@@ -287,6 +289,49 @@ def test_disks_that_come_and_go(
     raw = tmp_path / "raw"
     disks.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", images[1], raw)
     disks.assert_clean(raw)
+
+
+REBOOT = f"""
+mount /dev/xvda /mnt && echo visit >>/mnt/visits && sync || echo "[failed]"
+ip link set eth0 up && ip address add {ADDRESS}/24 dev eth0
+arping -q -f -w 60 -I eth0 {GATEWAY} || echo "[failed]"
+visits=$(wc -l </mnt/visits)
+echo "[visit $visits of $(uname -r)]"
+if [ $visits = 1 ]; then
+    diskload hammer /dev/xvdb {64 << 20} &
+    until set -- $(cat /sys/block/xvdb/stat) && [ $1 -gt 50 ] && [ $5 -gt 50 ]; do sleep 0.1; done
+    reboot -f
+fi
+umount /mnt
+poweroff -f
+"""
+
+
+@pytest.mark.parametrize("version", ["6.1", "6.12"])
+def test_a_reboot_amid_requests(
+    boot: Boot,
+    debian_kernel: Callable[[str], Path],
+    diskload: Path,
+    tmp_path: Path,
+    version: str,
+) -> None:
+    """The guest finds its disks, raw and qcow2, and its network again."""
+    if lack := passt.why_not():
+        pytest.skip(f"needs {lack}")
+    kernel = debian_kernel(version)
+    image = disks.make_file_system(tmp_path / "image", 64)
+    other = tmp_path / "other"
+    disks.run("qemu-img", "create", "-q", "-f", "qcow2", other, "64M")
+    ramdisk = disks.make_ramdisk(tmp_path / "ramdisk", version, REBOOT, diskload)
+    attached = ("--disk", image, "--disk", f"{other},format=qcow2", "--net", "user")
+    domain = boot(kernel, "--ramdisk", ramdisk, "--vcpus", 2, *attached, *QUIET)
+    for visit in range(2):
+        domain.expect(rf"\[visit {visit + 1} of {version}\.", WAIT)
+    assert domain.wait(WAIT) == 0
+    assert "[failed]" not in domain.output
+    assert domain.stderr == ""
+    disks.assert_clean(image)
+    disks.run("qemu-img", "check", "-q", other)
 
 
 GRUB_CFG = """\
