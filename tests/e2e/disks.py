@@ -78,9 +78,9 @@ def check_sums(folder: Path) -> int:
     return len(lines)
 
 
-def libraries(path: str) -> dict[str, Path]:
-    """What a program of the host's loads, by its path in an initial ramdisk."""
-    listing = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+def libraries(path: str | Path) -> dict[str, Path]:
+    """What a program of the host's loads, by its path in an initial ramdisk: nothing, if static."""
+    listing = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
     return {found[1:]: Path(found) for found in re.findall(r"(/\S+) \(0x", listing)}
 
 
@@ -108,6 +108,7 @@ def make_ramdisk(out: Path, version: str, script: str, *programs: Path) -> Path:
         "bin/mkfs.ext4": Path(mke2fs),
         **libraries(mke2fs),
         **{f"bin/{path.name}": path for path in programs},
+        **{name: path for each in programs for name, path in libraries(each).items()},
     }
     loaded = modules(version, MODULES)
     insmod = "".join(f"insmod /mod/{module.name}\n" for module in loaded)

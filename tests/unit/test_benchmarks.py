@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import block, boot, exits, guest, net, sample
+from benchmarks import block, boot, exits, guest, guest_block, net, sample
 from benchmarks.memory import resident
 from benchmarks.page import PAGE, replace, table
 from benchmarks.sample import Pair, Sample, in_turn
@@ -227,6 +227,19 @@ def test_a_disks_table_compares_requests_a_second() -> None:
     times = Pair(Sample((job.total / 100.0, job.total / 50.0)), Sample((job.total / 200.0,) * 2))
     row = block.Result(job, times, 1.0, 0.5, 2.25, 256.0).row()
     assert row == [job.name, "75 (50-100)", "0.38 (0.25-0.50)", "1.000", "0.500", "2.25", "256"]
+
+
+def test_a_guests_disk_is_compared_and_its_costs_are_by_the_request() -> None:
+    disk = dict.fromkeys(block.COUNTS, 7) | {"reads": 3, "writes": 4}
+    stats = {"exits_total": 14, "vbd/51712": disk, "vif/0": {}}
+    counts = guest_block.figures(stats)
+    assert counts == dict.fromkeys((*block.COUNTS, "requests"), 7) | {"exits": 14}
+    job = block.JOBS[0]
+    times = Pair(Sample((job.total / 50.0,)), Sample((job.total / 200.0,)))
+    each = {name: count / counts["requests"] for name, count in counts.items()}
+    assert guest_block.report([guest_block.Result(job, times, each)]).splitlines()[-1] == (
+        f"| {job.name} | 50 (50-50) | 0.25 (0.25-0.25) | 2.000 | 1.000 | 1.000 | 1.00 | 1 |"
+    )
 
 
 def test_fio_says_how_many_requests_a_second() -> None:
