@@ -23,7 +23,10 @@ mount -t tmpfs -o mode=1777 tmpfs /root/dev/shm
 mount -t tmpfs tmpfs /root/dev/lab
 ip link set lo up
 cp /lab/command /root/dev/lab/command
+# The root of the mounts, as only there a process may make a user namespace: passt's sandbox.
+cd /root
+mount -o move . /
 # A terminal of its own, for job control and Ctrl-C.
-setsid -c chroot /root /bin/sh /dev/lab/command </dev/ttyS0 >/dev/ttyS0 2>&1
+setsid -c chroot . /bin/sh /dev/lab/command </dev/ttyS0 >/dev/ttyS0 2>&1
 echo "lab: exit status $?" >/dev/ttyS1
 poweroff -f
