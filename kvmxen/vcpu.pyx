@@ -429,6 +429,13 @@ cdef class Vcpu(SharedState):
         if stub == BREAKPOINT and rip == page + SYSCALL32_ENTRY + 1:
             self._take_syscall(out, top[-2])
             return _TRAP_SYSCALL32
+        if kernel_gate and interrupt and self._take_bad_iret():
+            # It met the dispatcher on the way to tell. The registers to return with are still here:
+            # the next entry is told the same.
+            if not self.state.kernel_mode:
+                self._swapgs = not self._swapgs
+                self._load_cr3 = True
+            return stub
         if ring0 and not self._stepping:
             if stub >= STUB_EVENT:
                 return stub
@@ -452,6 +459,14 @@ cdef class Vcpu(SharedState):
             self.rip = self.rcx - 2
             self.rflags = self.r11 & _USER_FLAGS | _IF | 2
         return stub
+
+    cdef bint _take_bad_iret(self) noexcept:
+        """Whether the last trap was the gate's iretq into the guest that failed; told once."""
+        cdef uint64_t *top = <uint64_t *>(self._part + VCPU_TRAP_STACK_END)
+        if top[-4] & 3 or top[-5] != SHIM_VA + GATE_IRET:
+            return False
+        top[-5] = 0
+        return True
 
     cdef void _load_trap(self, const uint64_t *top) noexcept:
         self.rip = top[-5]
