@@ -32,13 +32,11 @@ lab-shell: $(VENV)/built
 	@$(BIN)/python -m tests.lab --shell $(ARGS)
 
 # The same guest under kvmxen and its peers, in counts: rewrites docs/performance.md and its plot.
-bench-lab: $(VENV)/built
+bench-lab: $(VENV)/bench $(VENV)/built
 	@.ci/system-packages $(PYTHON) lab
-	@$(PIP) --no-build-isolation --editable '.[bench]'
 	@$(BIN)/python -m benchmarks.lab $(ARGS)
 
-bench: $(VENV)/built
-	@$(PIP) --no-build-isolation --editable '.[bench]'
+bench: $(VENV)/bench $(VENV)/built
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/built
@@ -66,6 +64,10 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $$($(BIN)/python -c '$(BUILD_REQUIRES)')
 	$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bench: $(VENV)/installed
+	$(PIP) --no-build-isolation --editable '.[bench]'
 	@touch $@
 
 $(VENV)/built: $(VENV)/installed setup.py $(SOURCES)

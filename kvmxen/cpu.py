@@ -149,10 +149,6 @@ class Cpu:
 
     def _step(self) -> None:
         vcpu = self.vcpu
-        if vcpu.entered and vcpu.attention:
-            # Told while a signal had it outside KVM, which is now to tell the guest.
-            vcpu.attention = False
-            self.machine.vm.signal_msi(self.index, _C["VECTOR_EVENT"])
         if not vcpu.entered:
             vcpu.looked()
             if self._deferred:
@@ -171,6 +167,10 @@ class Cpu:
                 inject(self, TRAP_NMI)
             if vcpu.upcall_ready:
                 self.bounce(self.callbacks.get(CallbackType.EVENT, (0, True))[0], True, None)
+        elif vcpu.attention:
+            # Told while a signal had it outside KVM, which is now to tell the guest.
+            vcpu.attention = False
+            self.machine.vm.signal_msi(self.index, _C["VECTOR_EVENT"])
         self._take(vcpu.halt() if self._blocked else vcpu.run())
 
     def _take(self, trap: int) -> None:

@@ -8,8 +8,8 @@ static u32 slot_of(u64 va, u32 level)
     return va >> (12 + 9 * (level - 1)) & 511;
 }
 
-/* The L1 entry of va under the L4 at cr3, NULL where a level is missing. */
-u64 *leaf(u64 cr3, u64 va)
+/* The L1 entry of va under the L4 at cr3, NULL where a level above it lacks one of `flags`. */
+static u64 *walk(u64 cr3, u64 va, u64 flags)
 {
     u64 table = cr3;
     u32 slot = slot_of(va, 4);
@@ -23,30 +23,25 @@ u64 *leaf(u64 cr3, u64 va)
         if (level == 1)
             return entry;
         u64 value = *(volatile u64 *)entry;
-        if (!(value & PTE_PRESENT) || value & PTE_LARGE)
+        if ((value & flags) != flags || value & PTE_LARGE)
             return NULL;
         table = value & PTE_FRAME;
     }
 }
 
+/* The L1 entry of va under the L4 at cr3, NULL where a level is missing. */
+u64 *leaf(u64 cr3, u64 va)
+{
+    return walk(cr3, va, PTE_PRESENT);
+}
+
 /* Whether user code could read va under the L4 at cr3, and not write it. */
 bool is_read_only(u64 cr3, u64 va)
 {
-    u64 table = cr3;
+    const volatile u64 *entry = walk(cr3, va, PTE_PRESENT | PTE_USER);
 
-    for (u32 level = 4; level; level--) {
-        if (!is_ram(table >> 12))
-            return false;
-        u64 value = *((volatile u64 *)machine(table) + slot_of(va, level));
-        if ((value & (PTE_PRESENT | PTE_USER)) != (PTE_PRESENT | PTE_USER))
-            return false;
-        if (level == 1)
-            return !(value & PTE_WRITE);
-        if (value & PTE_LARGE)
-            return false;
-        table = value & PTE_FRAME;
-    }
-    return false;
+    return entry
+           && (*entry & (PTE_PRESENT | PTE_USER | PTE_WRITE)) == (PTE_PRESENT | PTE_USER);
 }
 
 /* Where va is, NULL where the guest could not access it itself. */

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 _SCRIPT = 'mount -t tmpfs -o size="$2" small "$1" && echo mounted && exec cat'
 
@@ -15,40 +16,22 @@ class Unavailable(Exception):
     """It cannot be had here; str() says why."""
 
 
-class SmallFileSystem:
+@contextmanager
+def small_file_system(where: Path, mib: int) -> Iterator[Path]:
     """A tmpfs of `mib` MiB on the folder `where`, for the time of the context.
 
-    `path` is where this process and others see it. Raises Unavailable.
+    Yields the path by which this process and others see it. Raises Unavailable.
     """
-
-    def __init__(self, where: Path, mib: int) -> None:
-        unshare = shutil.which("unshare")
-        if unshare is None:
-            raise Unavailable("unshare")
-        as_user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-        command = [unshare, *as_user, "--mount", "sh", "-c", _SCRIPT, "sh", where, f"{mib}M"]
-        self._holder = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self._holder.stdout
-        if self._holder.stdout.readline() != b"mounted\n":
-            self._end()
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise Unavailable("unshare")
+    as_user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    command = [unshare, *as_user, "--mount", "sh", "-c", _SCRIPT, "sh", where, f"{mib}M"]
+    # It ends when its standard input does, with the context.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as holder:
+        assert holder.stdout
+        if holder.stdout.readline() != b"mounted\n":
             raise Unavailable("a mount namespace")
-        self.path = Path(f"/proc/{self._holder.pid}/root{where}")
-
-    def __enter__(self) -> SmallFileSystem:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        self._holder.communicate()
+        yield Path(f"/proc/{holder.pid}/root{where}")

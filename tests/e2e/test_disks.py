@@ -20,7 +20,7 @@ from tests.e2e import disks
 from tests.e2e.disks import DiskRamdisk
 from tests.e2e.domain import ROOT, Boot
 from tests.e2e.network import passt
-from tests.e2e.smallfs import SmallFileSystem, Unavailable
+from tests.e2e.smallfs import Unavailable, small_file_system
 
 VERSION = "6.1"
 QUIET = ("--cmdline", "console=hvc0 quiet", "--timeout", 250)
@@ -188,12 +188,11 @@ def small(tmp_path: Path) -> Iterator[Path]:
     where = tmp_path / "small"
     where.mkdir()
     try:
-        made = SmallFileSystem(where, 24)
+        with small_file_system(where, 24) as path:
+            (path / "ballast").write_bytes(bytes(16 << 20))
+            yield path
     except Unavailable as error:
         pytest.skip(f"needs {error}")
-    with made:
-        (made.path / "ballast").write_bytes(bytes(16 << 20))
-        yield made.path
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
