@@ -92,6 +92,10 @@ class Queue:
             self.words[RSP_EVENT // 4] = (self.rsp_cons + 1) % WRAP
             yield int(found.id), int(found.operation), BlkifStatus(found.status)
 
+    def wait_taken(self) -> None:
+        """Wait until the backend has begun all that was pushed, and wants to hear of the next."""
+        wait_until(lambda: self.words[REQ_EVENT // 4] == (self.req_prod + 1) % WRAP)
+
     def drain(self) -> None:
         """Wait for all responses, and look at none."""
         wait_until(lambda: self.words[RSP_PROD // 4] == self.req_prod)

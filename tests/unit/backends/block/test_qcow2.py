@@ -165,6 +165,7 @@ def test_a_server_that_hangs(
     ids = [ring.indirect(BlkifOp.WRITE, 0, [Seg(ref)] * 200)]
     ids.append(ring.rw(BlkifOp.READ, 0, [Seg(ref)]))
     ring.push()
+    ring.wait_taken()
     disk.bus.remove("vbd", disk.spec.number)
     assert ring.wait(len(ids)) == dict.fromkeys(ids, ERROR)
     assert_ended(server)
