@@ -1,6 +1,6 @@
 """`python -m benchmarks.lab [JOB]...`: count what boots and operations cost; see `make bench-lab`.
 
-Rewrites the lab's sections of docs/performance.md and its plot. With names of jobs
+Rewrites the lab's sections of docs/performance.md and its plots. With names of jobs
 (benchmarks/lab/jobs.py) it runs only these, and takes the others' results from the last run: they
 are counts, which do not depend on when they were made.
 """
@@ -40,7 +40,8 @@ def main(names: list[str]) -> int:
         content = make(results)
         print(f"\n{section}\n\n{content}", flush=True)
         PAGE.write_text(replace(PAGE.read_text(), section, content))
-    plot.draw(results)
+    plot.draw_boots(results)
+    plot.draw_devices(results)
     return 0
 
 

@@ -1,43 +1,15 @@
 /* What a guest's init does in the measured machine: says that it runs, then does each operation
-   many times, unless it is called with "quick". "BEGIN name" comes before the rounds, "BENCH name rounds ns" after them; around
-   each line the guest sleeps, so that whoever reads it counts a guest that does nothing. */
-#include <stdio.h>
-#include <stdlib.h>
+   many times, unless it is called with "quick". */
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "rounds.h"
 
 #define PAGE 4096
 
 static const char *self;
-
-static void need(int condition, const char *what)
-{
-    if (!condition) {
-        perror(what);
-        exit(1);
-    }
-}
-
-static long now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000000L + time.tv_nsec;
-}
-
-static void settle(void)
-{
-    usleep(20000);
-}
-
-static void nothing(long rounds)
-{
-    (void)rounds;
-}
 
 static void system_call(long rounds)
 {
@@ -91,19 +63,6 @@ static void context_switch(long rounds)
         close(there[i]);
         close(back[i]);
     }
-}
-
-static void bench(const char *name, void (*operation)(long), long rounds)
-{
-    settle();
-    printf("BEGIN %s\n", name);
-    settle();
-    long start = now();
-    operation(rounds);
-    long taken = now() - start;
-    settle();
-    printf("BENCH %s %ld %ld\n", name, rounds, taken);
-    settle();
 }
 
 int main(int argc, char **argv)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import guest
-from benchmarks.lab import jobs, python
+from benchmarks.lab import devices, jobs, python
 from kvmxen.guests._build import compile_guest
 from kvmxen.initramfs import Entry, build_cpio, folder, program, system
 from kvmxen.loader.bzimage import find_payload
@@ -58,10 +58,12 @@ def build(folder_: Path) -> Path:
 
 
 def _entries() -> Iterator[Entry]:
-    loaded = modules(HOST_KERNEL, ["kvm_amd"])
+    loaded = modules(HOST_KERNEL, ["kvm_amd", *devices.HOST_MODULES])
     yield Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     yield program("bin/busybox", packages.busybox().read_bytes())
     yield program("init", (_HERE / "init.sh").read_bytes())
+    yield _program("net")
+    yield Entry("lab/devices", _FILE, devices.HOST_SETUP.encode())
     yield Entry("lab/modules", _FILE, "".join(f"{m.name}\n" for m in loaded).encode())
     for module in loaded:
         yield Entry(f"lab/{module.name}", _FILE, module.image)
@@ -74,24 +76,37 @@ def _entries() -> Iterator[Entry]:
 
 
 def _guest() -> Iterator[Entry]:
-    """Guest's kernel, as its package has it and unpacked, and ramdisk."""
+    """Guest's kernel, as its package has it and unpacked, and ramdisks."""
     kernel = packages.debian_kernel(GUEST_KERNEL)
     yield Entry("guest/vmlinuz", _FILE, kernel.read_bytes())
     vmlinux = decompress(find_payload(kernel.read_bytes()))
     yield Entry("guest/vmlinux", _FILE, vmlinux)
-    with TemporaryDirectory() as temp:
-        binary = Path(temp, "guest")
-        flags = ("-O2", "-static", "-Wall", "-Wextra", "-Werror")
-        subprocess.run(["gcc", *flags, "-o", binary, _HERE / "guest.c"], check=True)
-        base = system(packages.busybox(), _INIT)
-        extra = build_cpio([program("bin/guest", binary.read_bytes())])
-    # A kernel unpacks archives one after the other.
-    yield Entry("guest/initrd", _FILE, base + extra)
+    yield Entry("guest/initrd", _FILE, _ramdisk(_INIT, [_program("guest")]))
+    drivers = [
+        Entry(f"lib/{number}-{module.name}", _FILE, module.image)
+        for number, module in enumerate(modules(GUEST_KERNEL, devices.GUEST_MODULES))
+    ]
+    contents = [_program("disk"), _program("net"), folder("lib"), *drivers]
+    yield Entry(devices.RAMDISK, _FILE, _ramdisk(devices.GUEST_INIT, contents))
     with TemporaryDirectory() as temp:
         bench = Path(temp, "bench")
         compile_guest(sorted(guest.SOURCES.glob("*.[cS]")), bench)
         yield Entry("guest/bench", _FILE, bench.read_bytes())
     yield Entry("guest/xen-shim", _FILE, packages.xen_shim().read_bytes())
+
+
+def _ramdisk(init: str, contents: Iterable[Entry]) -> bytes:
+    # A kernel unpacks archives one after the other.
+    return system(packages.busybox(), init) + build_cpio(contents)
+
+
+def _program(name: str) -> Entry:
+    """The program of the source file `name`.c, which needs no library."""
+    with TemporaryDirectory() as temp:
+        binary = Path(temp, name)
+        flags = ("-O2", "-static", "-Wall", "-Wextra", "-Werror")
+        subprocess.run(["gcc", *flags, "-o", binary, _HERE / f"{name}.c"], check=True)
+        return program(f"bin/{name}", binary.read_bytes())
 
 
 def _qemu() -> Iterator[Entry]:

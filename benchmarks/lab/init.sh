@@ -14,6 +14,7 @@ for module in $(cat /lab/modules); do
     insmod "/lab/$module" || echo "lab: no $module" >&2
 done
 ip link set lo up
+. /lab/devices
 # Files that are seconds old are the cache's of kernels to trust; the clock jumps over the time.
 sleep 5
 cd /lab

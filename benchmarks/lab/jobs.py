@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.lab import devices
 from benchmarks.lab.python import INTERPRETER
 
 QEMU_BINARIES = ("usr/bin/qemu-system-x86_64", "usr/bin/qemu-system-x86_64-microvm")
@@ -18,7 +19,6 @@ _QEMU, _MICROVM = (
 )
 _DIRECT = ["-accel", "kvm", "-initrd", "/guest/initrd", "-serial", "stdio"]
 _DIRECT += ["-append", _CMDLINE.format("ttyS0")]
-_BOOT = ["boot", "/guest/vmlinuz", "--ramdisk", "/guest/initrd", "--memory", "512M"]
 _HVC = _CMDLINE.format("hvc0")
 # Rounds of each operation of tests/guests/bench.
 ROUNDS = 5000
@@ -26,10 +26,10 @@ ROUNDS = 5000
 
 def commands() -> dict[str, list[str]]:
     """The command of each job, by name."""
-    kvmxen = [str(INTERPRETER), "-m", "kvmxen", *_BOOT, "--cmdline", _HVC]
+    kvmxen = _kvmxen("/guest/initrd", _HVC)
     own = [*kvmxen[:3], "boot", "/guest/bench", "--cmdline", f"rounds={ROUNDS}"]
-    staged = [str(INTERPRETER), "-m", "benchmarks.staged", "@now", *_BOOT, "--stats=json"]
-    staged += ["--cmdline", f"{_HVC} quick"]
+    quick = _kvmxen("/guest/initrd", f"{_HVC} quick")
+    staged = [*quick[:2], "benchmarks.staged", "@now", *quick[3:], "--stats=json"]
     return {
         # Also fills the cache of kernels for those that follow.
         "first": kvmxen,
@@ -37,14 +37,25 @@ def commands() -> dict[str, list[str]]:
         "staged": staged,
         "own": own,
         "direct": [*_QEMU, *_DIRECT, "-kernel", "/guest/vmlinux"],
-        "pv-shim": [
-            *_QEMU,
-            *("-accel", "kvm,xen-version=0x40011,kernel-irqchip=split"),
-            *("-chardev", "stdio,id=console", "-device", "xen-console,chardev=console"),
-            *("-kernel", "/guest/xen-shim", "-initrd", f"/guest/vmlinux {_HVC},/guest/initrd"),
-            *("-append", "pv-shim console=xen,pv"),
-        ],
+        "pv-shim": _pv_shim("/guest/initrd", _HVC),
         "microvm": [*_MICROVM, "-M", "microvm", *_DIRECT, "-kernel", "/guest/vmlinux"],
         "exits": [*kvmxen, "--shim", "exits"],
         "bzimage": [*_QEMU, *_DIRECT, "-kernel", "/guest/vmlinuz"],
+        "kvmxen-devices": [*_kvmxen(devices.RAMDISK, devices.CMDLINE), *devices.KVMXEN],
+        "pv-shim-devices": [*_pv_shim(devices.RAMDISK, devices.CMDLINE), *devices.QEMU],
     }
+
+
+def _kvmxen(ramdisk: str, cmdline: str) -> list[str]:
+    command = [str(INTERPRETER), "-m", "kvmxen", "boot", "/guest/vmlinuz", "--ramdisk", ramdisk]
+    return [*command, "--memory", "512M", "--cmdline", cmdline]
+
+
+def _pv_shim(ramdisk: str, cmdline: str) -> list[str]:
+    return [
+        *_QEMU,
+        *("-accel", "kvm,xen-version=0x40011,kernel-irqchip=split"),
+        *("-chardev", "stdio,id=console", "-device", "xen-console,chardev=console"),
+        *("-kernel", "/guest/xen-shim", "-initrd", f"/guest/vmlinux {cmdline},{ramdisk}"),
+        *("-append", "pv-shim console=xen,pv"),
+    ]

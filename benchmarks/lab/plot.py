@@ -1,4 +1,4 @@
-"""The plot of the lab's boots: what each takes to its init, kvmxen's in parts."""
+"""The plots of the lab's counts: boots, kvmxen's in parts, and requests to devices."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 
 from benchmarks import plot
 from benchmarks.lab import report
+from benchmarks.lab.devices import REQUESTS
 
-PLOT = Path("docs/boot.svg")
+BOOTS = Path("docs/boot.svg")
+DEVICES = Path("docs/devices.svg")
 
 
-def draw(results: report.Results, path: Path = PLOT) -> None:
+def draw_boots(results: report.Results, path: Path = BOOTS) -> None:
     """Draw bars of instructions from the `results` of all jobs into the SVG file `path`."""
     with plot.figure(path, 1, (7.5, 2.6)) as (axes,):
         heads = {**report.STAGED, **report.PEERS}
@@ -25,4 +27,18 @@ def draw(results: report.Results, path: Path = PLOT) -> None:
         axes.barh(names[len(parts) :], totals, color="0.6")
         axes.invert_yaxis()
         axes.set_xlabel("10^9 instructions from the command to the guest's init")
+        axes.legend(fontsize=7, frameon=False)
+
+
+def draw_devices(results: report.Results, path: Path = DEVICES) -> None:
+    """Draw points, for each request's instructions, likewise."""
+    with plot.figure(path, 1, (7.5, 3)) as (axes,):
+        words = list(REQUESTS.values())
+        for job, head in report.DEVICES.items():
+            counts = [report.request(results[job], name)[0] for name in REQUESTS]
+            axes.scatter(counts, words, label=head, zorder=2)
+        axes.set_xscale("log")
+        axes.grid(axis="y", color="0.9")
+        axes.invert_yaxis()
+        axes.set_xlabel("instructions of a request")
         axes.legend(fontsize=7, frameon=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.lab.devices import REQUESTS
 from benchmarks.lab.jobs import ROUNDS
 from benchmarks.page import table
 
@@ -31,6 +32,7 @@ OWN = {
 }
 OWN_JOB = "own"
 STAGED = {"staged": "kvmxen"}
+DEVICES = {"kvmxen-devices": "kvmxen", "pv-shim-devices": "QEMU + pv-shim"}
 # KVM_EXIT_* (Linux's include/uapi/linux/kvm.h).
 REASONS = {"2": "port I/O", "6": "MMIO", "7": "interrupt window", "10": "signal", "34": "Xen"}
 
@@ -115,9 +117,37 @@ def _most(counts: Sequence[dict[str, int]]) -> list[str]:
     return sorted(names, key=lambda name: -max(c.get(name, 0) for c in counts))[:10]
 
 
+def request(result: dict[str, Any], name: str) -> tuple[float, float, float]:
+    """A request's instructions, exits to userspace and exits of the VM, without what a guest that
+    does nothing takes."""
+    taken, nothing = (result["operations"][each] for each in (name, "nothing"))
+    counts = (
+        (operation["instructions"], exits(operation["exits"]), operation["exits"]["all"])
+        for operation in (taken, nothing)
+    )
+    each = [(some - none) / taken["rounds"] for some, none in zip(*counts, strict=True)]
+    return each[0], each[1], each[2]
+
+
+def devices(results: Results) -> str:
+    """What a guest's requests to a disk and a network interface take."""
+    rows = []
+    for name, words in REQUESTS.items():
+        columns = [request(results[job], name) for job in DEVICES]
+        instructions, out, every = zip(*columns, strict=True)
+        shown = [f"{count:,.0f}" for count in instructions]
+        shown += [f"{instructions[0] / instructions[1]:.2f}"]
+        # A little less than with nothing is nothing.
+        shown += [" / ".join(f"{max(count, 0):.2f}" for count in counts) for counts in (out, every)]
+        rows.append([words, *shown])
+    heads = [*(f"{head}, instructions" for head in DEVICES.values()), "ratio"]
+    return table(["a request", *heads, "exits to userspace", "exits of the VM"], rows)
+
+
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "lab boot": boot,
     "lab operations": operations,
     "lab breakdown": breakdown,
     "lab reasons": reasons,
+    "lab devices": devices,
 }
