@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.lab import jobs, python, report
+from benchmarks.lab.devices import REQUESTS
 from benchmarks.lab.inside import _REASON
 from benchmarks.page import PAGE, replace
 
@@ -26,8 +27,14 @@ def result(scale: int) -> dict[str, Any]:
     exits = {"2": 1500 * scale, "6": 500 * scale, "all": 3000 * scale}
     own = {name: {"ns": 200, "exits": exits} for name in report.OWN}
     linux = {name: {"ns": 5000, "rounds": 10, "exits": exits} for name in report.OPERATIONS}
+    devices = {
+        name: {"ns": 5000, "rounds": 10, "instructions": 7000 * scale, "exits": exits}
+        for name in REQUESTS
+    }
+    nothing = {"ns": 1, "rounds": 1, "instructions": 2000, "exits": {"2": 5, "all": 10}}
     boot = {"ns": scale * 10**9 + 7, "idle_ns": 7, "exits": exits}
-    return {"boot": boot, "operations": own | linux, "stats": STATS}
+    operations = own | linux | devices | {"nothing": nothing}
+    return {"boot": boot, "operations": operations, "stats": STATS}
 
 
 @pytest.fixture
@@ -36,8 +43,9 @@ def results() -> report.Results:
 
 
 def test_every_column_has_its_job() -> None:
-    shown = (report.KVMXEN, report.PEERS, report.FIRST, report.STAGED, [report.OWN_JOB])
-    assert {job for heads in shown for job in heads} == set(jobs.commands())
+    linux = (report.KVMXEN, report.PEERS, report.FIRST, report.STAGED, report.DEVICES)
+    shown = {job for heads in (*linux, [report.OWN_JOB]) for job in heads}
+    assert shown == set(jobs.commands())
 
 
 @pytest.mark.parametrize("section", report.SECTIONS)
@@ -56,6 +64,17 @@ def test_operations_are_told_by_the_round(results: report.Results) -> None:
     rows = report.operations({name: result(1) for name in results}).splitlines()[2:]
     assert rows[0].startswith("| system call (`getppid`) | 500 (200.00) | 500 (200.00) |")
     assert rows[-1].startswith("| event to itself | 200 (0.40) | - | - | - | - |")
+
+
+def test_requests_are_told_without_what_a_guest_takes_that_does_nothing(
+    results: report.Results,
+) -> None:
+    results["kvmxen-devices"], results["pv-shim-devices"] = result(1), result(2)
+    rows = report.devices(results).splitlines()[2:]
+    assert rows[0] == (
+        "| 4 KiB random read, depth 1 | 500 | 1,200 | 0.42 | 199.50 / 399.50 | 299.00 / 599.00 |"
+    )
+    assert len(rows) == len(REQUESTS)
 
 
 def test_stages_are_between_their_ends() -> None:
