@@ -23,13 +23,31 @@ static bool may_be_ours(const state *s, u64 va, u64 error)
     if (!(error & PF_PRESENT))
         return va >> 39 == XEN_M2P_VA >> 39;
     /* A write to user memory that is to be copied first. */
-    return !(error & PF_WRITE) || va >> 47 || !is_read_only(s->kernel_cr3, va);
+    return !(error & PF_WRITE) || va >> 47 || !read_only(s->kernel_cr3, va);
+}
+
+/* Whether the kernel wrote directly to a pinned table that it had asked to be mapped read-only: the
+ * mapping becomes writable, as PageTables.repair of the host's has it. */
+static bool mend(state *s, u64 va, u64 error)
+{
+    u64 *entry;
+
+    if (!(error & PF_PRESENT) || !(error & PF_WRITE) || !(va >> 47))
+        return false;
+    entry = read_only(s->kernel_cr3, va);
+    if (!entry || !is_pinned((*entry & PTE_FRAME) >> 12))
+        return false;
+    __atomic_fetch_or(entry, PTE_WRITE, __ATOMIC_SEQ_CST);
+    flush_page(s, va);
+    return true;
 }
 
 static int page_fault(state *s, frame *f)
 {
     u64 error = f->error_code & ~PF_USER;
 
+    if (s->kernel_mode && mend(s, f->cr2, error))
+        return DONE;
     if (s->kernel_mode && may_be_ours(s, f->cr2, error))
         return HOST;
     if (!s->kernel_mode)

@@ -85,7 +85,7 @@ static inline u8 *vcpu_info(const state *s)
 
 /* memory.c: guest memory by the kernel's tables. */
 u64 *leaf(u64 cr3, u64 va);
-bool is_read_only(u64 cr3, u64 va);
+u64 *read_only(u64 cr3, u64 va);
 void *translate(u64 cr3, u64 va, bool write);
 int load(u64 cr3, u64 va, u64 *value);
 
@@ -99,6 +99,7 @@ int pin(state *s, u64 mfn, u32 level);
 int unpin(u64 mfn);
 int set_kernel_base(state *s, u64 mfn);
 int set_user_base(state *s, u64 mfn);
+bool is_pinned(u64 mfn);
 
 /* mmuext.c */
 int hypercall_mmuext_op(state *s, frame *f);

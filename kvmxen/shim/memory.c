@@ -35,13 +35,15 @@ u64 *leaf(u64 cr3, u64 va)
     return walk(cr3, va, PTE_PRESENT);
 }
 
-/* Whether user code could read va under the L4 at cr3, and not write it. */
-bool is_read_only(u64 cr3, u64 va)
+/* The L1 entry of va under the L4 at cr3 where ring 3 could read va and not write it, or NULL. */
+u64 *read_only(u64 cr3, u64 va)
 {
-    const volatile u64 *entry = walk(cr3, va, PTE_PRESENT | PTE_USER);
+    u64 *entry = walk(cr3, va, PTE_PRESENT | PTE_USER);
 
-    return entry
-           && (*entry & (PTE_PRESENT | PTE_USER | PTE_WRITE)) == (PTE_PRESENT | PTE_USER);
+    if (!entry)
+        return NULL;
+    u64 value = *(volatile u64 *)entry;
+    return (value & (PTE_PRESENT | PTE_USER | PTE_WRITE)) == (PTE_PRESENT | PTE_USER) ? entry : NULL;
 }
 
 /* Where va is, NULL where the guest could not access it itself. */

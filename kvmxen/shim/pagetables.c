@@ -195,10 +195,18 @@ int pin(state *s, u64 mfn, u32 level)
     return DONE;
 }
 
+bool is_pinned(u64 mfn)
+{
+    return is_ram(mfn) && *level_of(mfn);
+}
+
 int unpin(u64 mfn)
 {
-    if (!is_ram(mfn) || !*level_of(mfn))
+    if (!is_pinned(mfn))
         return HOST;
+    if (*level_of(mfn) == 4) {
+        __asm__ volatile("lock addq $0, %0" : "+m"(*(u64 *)machine(mfn << 12)));
+    }
     *level_of(mfn) = 0;
     return DONE;
 }
