@@ -17,19 +17,24 @@
 
 /* Offsets in the gate, in bytes. */
 #define GATE_STUBS 0x000
-#define STUB_SIZE 32
+#define STUB_SIZE 64
 #define NR_STUBS 37
-#define GATE_OP_RETURN 0x500
-#define GATE_IRET 0x501
-#define GATE_OP_TOUCH 0x510
-#define GATE_OP_INVLPG 0x520
-#define GATE_OP_CR3 0x530
-#define GATE_OP_CR0 0x540
-#define GATE_OP_SWAPGS 0x550
-#define GATE_OP_HALT 0x560
-#define GATE_OP_WRMSR 0x570
-#define GATE_OP_USER_GS 0x590
-#define GATE_ENTER_KERNEL 0x5a0
+#define GATE_OP_RETURN 0xa00
+#define GATE_IRET 0xa01
+#define GATE_OP_TOUCH 0xa10
+#define GATE_OP_INVLPG 0xa20
+#define GATE_OP_CR3 0xa30
+#define GATE_OP_CR0 0xa40
+#define GATE_OP_SWAPGS 0xa50
+#define GATE_OP_HALT 0xa60
+#define GATE_OP_WRMSR 0xa70
+#define GATE_OP_USER_GS 0xa90
+/* Operations that a dispatcher in ring 3 calls. */
+#define GATE_CALL_INVLPG 0xaa0
+#define GATE_CALL_CR3 0xab0
+#define GATE_CALL_CR0 0xac0
+#define GATE_CALL_WRMSR 0xad0
+#define GATE_CALL_USER_GS 0xae0
 #define GATE_SIZE 0x1000
 
 /* Offsets in a syscall page, of which each vCPU sees one at VCPU_SYSCALL_PAGE. */
@@ -37,16 +42,20 @@
 #define SYSCALL32_ENTRY 0x10
 #define TRAP_ENTRY 0x80
 #define TRAP_ERROR_ENTRY 0x100
+#define BREAKPOINT_ENTRY 0x180
+#define PAGE_FAULT_ENTRY 0x200
 
-/* Offsets in the dispatcher: its traps into the gate, and the code in which it must not be
- * interrupted for good: what comes between is begun again. */
+/* Offsets in the dispatcher: its traps into the gate, and the code that it begins again when an
+ * interrupt has met it. */
 #define DISPATCHER_EXIT 0x00
-#define DISPATCHER_RESUME 0x10
-#define DISPATCHER_GATE 0x60
-#define DISPATCHER_RESUMED 0x70
+#define DISPATCHER_GATE 0x08
+#define DISPATCHER_RESUME 0x50
+#define DISPATCHER_LEAVE 0x90
+#define DISPATCHER_RESUMED 0x200
 
 /* Stubs: the CPU's exceptions, then the shim's interrupts, then the end of a list that does not
  * return to the guest, and the trap that the dispatcher leaves to the host. */
+#define TRAP_BREAKPOINT 3
 #define TRAP_PAGE_FAULT 14
 #define STUB_EVENT 32
 #define STUB_TIMER 33
@@ -80,14 +89,16 @@
 #define VCPU_TSS 0x0000
 #define VCPU_TRAP_FRAME 0x0080
 #define VCPU_TRAP_ERROR_FRAME 0x00b0
-#define VCPU_WORK 0x0100
+#define VCPU_BREAKPOINT_FRAME 0x00e0
+#define VCPU_PAGE_FAULT_FRAME 0x0110
+#define VCPU_WORK 0x0140
 #define VCPU_WORK_END 0x1000
 #define VCPU_TRAP_STACK_END 0x1800
 #define VCPU_INTERRUPT_STACK_END 0x2000
 #define VCPU_GDT 0x2000
 #define VCPU_LDT 0x12000
 #define VCPU_STATE 0x22000
-#define VCPU_LIST 0x23000
+#define VCPU_LEAVE_FRAME 0x23000
 #define VCPU_FRAME_END 0x25000
 #define VCPU_SYSCALL_PAGE 0x25000
 #define VCPU_SIZE 0x26000

@@ -1,14 +1,13 @@
 /* Traps of the guest, from the entries of shim/entry.S. */
 #include "dispatch.h"
 
-#define VECTOR_BREAKPOINT 3
 #define VECTOR_INVALID_OPCODE 6
 #define VECTOR_GENERAL_PROTECTION 13
 #define PF_PRESENT 1ul
 #define PF_WRITE 2ul
 #define PF_USER 4ul
 
-_Static_assert(sizeof(state) <= VCPU_LIST - VCPU_STATE, "the state is larger than its page");
+_Static_assert(sizeof(state) <= VCPU_LEAVE_FRAME - VCPU_STATE, "the state is larger than its page");
 
 static bool has_error_code(u64 vector)
 {
@@ -37,8 +36,8 @@ static bool mend(state *s, u64 va, u64 error)
     entry = read_only(s->kernel_cr3, va);
     if (!entry || !is_pinned((*entry & PTE_FRAME) >> 12))
         return false;
+    /* The fault has dropped the old translation. */
     __atomic_fetch_or(entry, PTE_WRITE, __ATOMIC_SEQ_CST);
-    flush_page(s, va);
     return true;
 }
 
@@ -46,12 +45,12 @@ static int page_fault(state *s, frame *f)
 {
     u64 error = f->error_code & ~PF_USER;
 
-    if (s->kernel_mode && mend(s, f->cr2, error))
-        return DONE;
-    if (s->kernel_mode && may_be_ours(s, f->cr2, error))
-        return HOST;
     if (!s->kernel_mode)
         error |= PF_USER;
+    else if (mend(s, f->cr2, error))
+        return DONE;
+    else if (may_be_ours(s, f->cr2, error))
+        return HOST;
     const struct shim_handler *handler = &s->traps[TRAP_PAGE_FAULT];
     if (bounce(s, f, handler, &error))
         return HOST;
@@ -79,14 +78,14 @@ static int deal(state *s, frame *f)
     u64 entry = (u64)part_of(f) + VCPU_SYSCALL_PAGE;
 
     /* A SYSCALL of user code whose page behind LSTAR is the trap. */
-    if (f->vector == VECTOR_BREAKPOINT && f->rip == entry + SYSCALL_ENTRY + 1) {
+    if (f->vector == TRAP_BREAKPOINT && f->rip == entry + SYSCALL_ENTRY + 1) {
         f->vector = TRAP_SYSCALL;
         f->rip = f->rcx;
         f->rflags = f->r11;
         f->cs = SEL_RING3_CS64;
         f->ss = SEL_RING3_SS;
     }
-    if (f->vector == VECTOR_BREAKPOINT && f->rip == entry + SYSCALL32_ENTRY + 1)
+    if (f->vector == TRAP_BREAKPOINT && f->rip == entry + SYSCALL32_ENTRY + 1)
         return HOST;
     if (f->vector == TRAP_SYSCALL)
         return s->kernel_mode ? hypercall(s, f) : bounce(s, f, &s->syscall, NULL);
@@ -113,27 +112,11 @@ int dispatch(frame *f)
     /* In the shim itself: an iretq of the gate's that faults, the end of a wait, or our fault.
      * User code that goes there faults as it does anywhere. */
     if (!(f->cs & 3) || (domain()->in_ring3 && s->kernel_mode && f->rip >> 39 == SHIM_VA >> 39
-                         && f->vector != VECTOR_BREAKPOINT))
+                         && f->vector != TRAP_BREAKPOINT))
         return HOST;
     if (deal(s, f))
         return HOST;
     s->taken[f->vector]++;
+    settle(s);
     return DONE;
-}
-
-/* Before the guest goes on: an upcall that is due, and what only ring 0 can do. May be begun again
- * at any moment in ring 3. Returns how it goes on: 0 by iretq, 1 by the gate, -1 by the host. */
-int finish(frame *f)
-{
-    state *s = state_of(f);
-    const u8 *info = vcpu_info(s);
-
-    if (info[INFO_UPCALL_PENDING] && !info[INFO_UPCALL_MASK]) {
-        const struct shim_handler upcall = { s->event.address, 1 };
-        if (bounce(s, f, &upcall, NULL)) {
-            f->vector = STUB_EVENT;
-            return -1;
-        }
-    }
-    return apply(s, f);
 }

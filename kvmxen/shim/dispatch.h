@@ -129,11 +129,11 @@ void end_interrupt(void);
 void raise_port(state *s, u32 port);
 int look(state *s);
 
-/* pending.c: what must happen in ring 0 before the guest goes on. */
+/* pending.c: what must happen before the guest goes on. */
 void flush_page(state *s, u64 va);
 void flush_all(state *s);
 void write_msr(state *s, u32 msr, u64 value);
 void load_user_gs(state *s, u16 selector, u64 base);
-int apply(state *s, frame *f);
+void settle(state *s);
 
 #endif

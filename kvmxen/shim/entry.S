@@ -6,6 +6,9 @@
 /* An address of the vCPU's part, from the page that stands at its VCPU_SYSCALL_PAGE. */
 #define PART(offset) syscall_page + (offset) - VCPU_SYSCALL_PAGE
 #define TRAPPED(offset) PART(VCPU_TRAP_STACK_END - (offset))(%rip)
+#define TAKE_TRAP(error_code, vector, cr2, rax) \
+        push TRAPPED(8); push TRAPPED(16); push TRAPPED(24); push TRAPPED(32); push TRAPPED(40); \
+        push error_code; push vector; push cr2; push rax; jmp *entry(%rip)
 
         /* One page for all vCPUs: what it refers to is at the same distance for each. */
         .section .syscall.page, "ax"
@@ -31,27 +34,13 @@ syscall:
         /* From the kernel and user gates, which come here with an empty stack: take the frame
          * from theirs. */
         .org TRAP_ENTRY
-        push    TRAPPED(8)
-        push    TRAPPED(16)
-        push    TRAPPED(24)
-        push    TRAPPED(32)
-        push    TRAPPED(40)
-        push    $0
-        push    TRAPPED(48)
-        push    $0
-        push    TRAPPED(56)
-        jmp     *entry(%rip)
+        TAKE_TRAP($0, TRAPPED(48), $0, TRAPPED(56))
         .org TRAP_ERROR_ENTRY
-        push    TRAPPED(8)
-        push    TRAPPED(16)
-        push    TRAPPED(24)
-        push    TRAPPED(32)
-        push    TRAPPED(40)
-        push    TRAPPED(48)
-        push    TRAPPED(56)
-        push    TRAPPED(72)
-        push    TRAPPED(64)
-        jmp     *entry(%rip)
+        TAKE_TRAP(TRAPPED(48), TRAPPED(56), $0, TRAPPED(64))
+        .org BREAKPOINT_ENTRY
+        TAKE_TRAP($0, $TRAP_BREAKPOINT, $0, TRAPPED(48))
+        .org PAGE_FAULT_ENTRY
+        TAKE_TRAP(TRAPPED(48), $TRAP_PAGE_FAULT, TRAPPED(64), TRAPPED(56))
         .balign 8
 entry:  .quad   enter_trap
         .org GATE_SIZE
@@ -59,34 +48,10 @@ entry:  .quad   enter_trap
         .section .dispatcher.entry, "ax"
         .org DISPATCHER_EXIT
 exit:   int3
-        .org DISPATCHER_RESUME
-resume:
-        mov     %rsp, %rdi
-        call    finish
-        test    %eax, %eax
-        js      to_host
-        pop     %r15
-        pop     %r15
-        pop     %r14
-        pop     %r13
-        pop     %r12
-        pop     %rbp
-        pop     %rbx
-        pop     %r11
-        pop     %r10
-        pop     %r9
-        pop     %r8
-        pop     %rcx
-        pop     %rdx
-        pop     %rsi
-        pop     %rdi
-        pop     %rax
-        lea     24(%rsp), %rsp
-        jnz     gate
-        iretq
         .org DISPATCHER_GATE
+        .globl  gate
 gate:   int3
-        .org DISPATCHER_RESUMED
+        ret
 
         .globl  enter_trap
 enter_trap:
@@ -115,3 +80,33 @@ to_host:
         test    $3, %al
         jnz     exit
         out     %al, $STUB_FRAME
+
+        .org DISPATCHER_RESUME
+resume:
+        mov     %rsp, %rdi
+        call    finish
+        test    %eax, %eax
+        js      to_host
+        pop     %r15
+        pop     %r15
+        pop     %r14
+        pop     %r13
+        pop     %r12
+        pop     %rbp
+        pop     %rbx
+        pop     %r11
+        pop     %r10
+        pop     %r9
+        pop     %r8
+        pop     %rcx
+        pop     %rdx
+        pop     %rsi
+        pop     %rdi
+        pop     %rax
+        lea     24(%rsp), %rsp
+        jnz     1f
+        iretq
+        /* state.user_cr3 */
+        .org DISPATCHER_LEAVE - 8
+1:      mov     VCPU_STATE + 8 - (VCPU_FRAME_END - 40)(%rsp), %rax
+        int3

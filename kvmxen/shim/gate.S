@@ -17,10 +17,16 @@
 
 #define WITH_ERROR_CODE 0x60227d00
 #define HAS_ERROR_CODE(vector) ((vector) < 32 && (WITH_ERROR_CODE >> (vector)) & 1)
-/* Where the trap stack stands when a stub has pushed what the dispatcher wants. */
-        .set PUSHED, VCPU_TRAP_STACK_END - 56
-        .set PUSHED_ERROR, VCPU_TRAP_STACK_END - 64
-        .set PUSHED_FAULT, VCPU_TRAP_STACK_END - 72
+/* Where the trap stack stands when the CPU, or a stub, has pushed what the dispatcher wants. */
+        .set TRAPPED, VCPU_TRAP_STACK_END - 40
+        .set PUSHED, TRAPPED - 16
+        .set PUSHED_ERROR, TRAPPED - 24
+        .set PUSHED_BREAKPOINT, TRAPPED - 8
+        .set PUSHED_FAULT, TRAPPED - 24
+/* Of a stub of the user gate: the bytes that load the kernel's tables, and where they end in that
+ * of int3. */
+        .set LOAD_KERNEL, 11
+        .set BREAKPOINT_TAIL, 12
 
 .macro tell_host vector
         out     %al, $\vector
@@ -83,31 +89,61 @@
         ret
 .endm
 
-/* From a user's trap on in the kernel's address space, in which this page stands at the same
- * place: it must be the same code there. */
-.macro enter_kernel_by frame, from
+/* An operation for a dispatcher in ring 3, which traps with the operation's address in %rdi. */
+.macro calls
+        .org GATE_CALL_INVLPG
+        invlpg  (%rax)
+        iretq
+        .org GATE_CALL_CR3
         mov     %rax, %cr3
+        iretq
+        .org GATE_CALL_CR0
+        mov     %rax, %cr0
+        iretq
+        .org GATE_CALL_WRMSR
+        wrmsr
+        iretq
+        .org GATE_CALL_USER_GS
         swapgs
-        add     $(\frame - \from), %rsp
+        mov     %eax, %gs
+        swapgs
         iretq
 .endm
-.macro enter_kernel
-        .org GATE_ENTER_KERNEL
-        enter_kernel_by VCPU_TRAP_FRAME, PUSHED
-        .org GATE_ENTER_KERNEL + 0x10
-        enter_kernel_by VCPU_TRAP_ERROR_FRAME, PUSHED_ERROR
-        .org GATE_ENTER_KERNEL + 0x20
-        enter_kernel_by VCPU_TRAP_ERROR_FRAME, PUSHED_FAULT
-.endm
 
-/* Push what the dispatcher's entries of the syscall page want: vector, %rax, CR2. */
+/* Push what the dispatcher's entries of the syscall page want: the vector, if it is not one of the
+ * two that have entries of their own; %rax; CR2. */
 .macro push_trap
+        .if vector != TRAP_BREAKPOINT && vector != TRAP_PAGE_FAULT
         push    $vector
+        .endif
         push    %rax
         .if vector == TRAP_PAGE_FAULT
         mov     %cr2, %rax
         push    %rax
         .endif
+.endm
+
+/* On to the dispatcher in ring 3, by the frame of that entry. */
+.macro enter_dispatcher
+        .if vector == TRAP_BREAKPOINT
+        add     $(VCPU_BREAKPOINT_FRAME - PUSHED_BREAKPOINT), %rsp
+        .elseif vector == TRAP_PAGE_FAULT
+        add     $(VCPU_PAGE_FAULT_FRAME - PUSHED_FAULT), %rsp
+        .elseif HAS_ERROR_CODE(vector)
+        add     $(VCPU_TRAP_ERROR_FRAME - PUSHED_ERROR), %rsp
+        .else
+        add     $(VCPU_TRAP_FRAME - PUSHED), %rsp
+        .endif
+        iretq
+.endm
+
+/* From the kernel's address space on in the user's, where the dispatcher has left the frame. */
+.macro leave_to_user
+        mov     %rax, %cr3
+        swapgs
+        add     $(VCPU_LEAVE_FRAME - TRAPPED), %rsp
+        pop     %rax
+        iretq
 .endm
 
         .section .gate.exits, "ax"
@@ -151,56 +187,51 @@
         operations
         .org GATE_SIZE
 
+        /* The user gate goes on here once it has loaded the kernel's tables, and the kernel gate
+         * there with the user's: both have the same code at the same place from then on. */
         .section .gate.kernel, "ax"
         .set vector, 0
         .rept NR_STUBS
         .org GATE_STUBS + vector * STUB_SIZE
         .if vector >= STUB_DONE
         tell_host vector
-        .else
-        .if vector >= STUB_EVENT
+        .elseif vector >= STUB_EVENT
         tell_host (vector + STUB_KERNEL)
-        .else
-        .if vector == 3
+        .elseif vector == TRAP_BREAKPOINT
+        /* The dispatcher's own traps, told by the low half of RIP: no kernel has code whose
+         * addresses end like the shim's. */
+        cmpl    $(DISPATCHER + DISPATCHER_LEAVE + 1), (%rsp)
+        je      leave
         jmp     breakpoint
+        .org GATE_STUBS + vector * STUB_SIZE + BREAKPOINT_TAIL
+        swapgs
+        enter_dispatcher
+leave:  leave_to_user
+breakpoint:
+        cmpl    $(DISPATCHER + DISPATCHER_GATE + 1), (%rsp)
+        jne     guests_own
+        jmp     *%rdi
         .else
         push_trap
-        .if vector == TRAP_PAGE_FAULT
-        add     $(VCPU_TRAP_ERROR_FRAME - PUSHED_FAULT), %rsp
-        .else
-        .if HAS_ERROR_CODE(vector)
-        add     $(VCPU_TRAP_ERROR_FRAME - PUSHED_ERROR), %rsp
-        .else
-        add     $(VCPU_TRAP_FRAME - PUSHED), %rsp
-        .endif
-        .endif
-        iretq
-        .endif
-        .endif
+        jmp     2f
+        .skip   LOAD_KERNEL - 2
+        swapgs
+2:      enter_dispatcher
         .endif
         .set vector, vector + 1
         .endr
         operations
-        enter_kernel
-        .balign 16
-        /* The dispatcher's own traps, told by the low half of RIP: no kernel has code whose
-         * addresses end like the shim's. */
-breakpoint:
-        cmpl    $(DISPATCHER + DISPATCHER_GATE + 1), (%rsp)
-        je      1f
+        calls
+guests_own:
         cmpl    $(DISPATCHER + DISPATCHER_EXIT + 1), (%rsp)
-        je      2f
-        push    $3
-        push    %rax
-        add     $(VCPU_TRAP_FRAME - PUSHED), %rsp
-        iretq
-1:      add     $(VCPU_LIST - (VCPU_TRAP_STACK_END - 40)), %rsp
-        ret
-2:      tell_host (STUB_FRAME + STUB_KERNEL)
+        je      1f
+        .set vector, TRAP_BREAKPOINT
+        push_trap
+        enter_dispatcher
+1:      tell_host (STUB_FRAME + STUB_KERNEL)
         .org GATE_SIZE
 
         .section .gate.user, "ax"
-user_gate:
         .set vector, 0
         .rept NR_STUBS
         .org GATE_STUBS + vector * STUB_SIZE
@@ -208,23 +239,25 @@ user_gate:
         tell_host vector
         .else
         push_trap
-        .if vector == TRAP_PAGE_FAULT
+        .if vector == TRAP_BREAKPOINT
+        mov     (VCPU_STATE - PUSHED_BREAKPOINT)(%rsp), %rax
+        .elseif vector == TRAP_PAGE_FAULT
         mov     (VCPU_STATE - PUSHED_FAULT)(%rsp), %rax
-        jmp     user_gate + GATE_ENTER_KERNEL + 0x20
-        .else
-        .if HAS_ERROR_CODE(vector)
+        .elseif HAS_ERROR_CODE(vector)
         mov     (VCPU_STATE - PUSHED_ERROR)(%rsp), %rax
-        jmp     user_gate + GATE_ENTER_KERNEL + 0x10
         .else
         mov     (VCPU_STATE - PUSHED)(%rsp), %rax
-        jmp     user_gate + GATE_ENTER_KERNEL
         .endif
+        mov     %rax, %cr3
+        swapgs
+        enter_dispatcher
+        .if vector == TRAP_BREAKPOINT
+        leave_to_user
         .endif
         .endif
         .set vector, vector + 1
         .endr
         operations
-        enter_kernel
         .org GATE_SIZE
 
         /* The page behind LSTAR where there is no dispatcher, executable in every ring: where

@@ -77,8 +77,6 @@ static int call(state *s, frame *f)
         s->kernel_sp = f->rsi;
         return answer(f, 0);
     case HYPERCALL_fpu_taskswitch:
-        if (domain()->in_ring3)
-            return HOST;
         s->cr0 = (u32)f->rdi ? s->cr0 | CR0_TS : s->cr0 & ~CR0_TS;
         return answer(f, 0);
     case HYPERCALL_multicall:

@@ -172,6 +172,8 @@ class ShimImage:
         for name, entry in (
             ("VCPU_TRAP_FRAME", "TRAP_ENTRY"),
             ("VCPU_TRAP_ERROR_FRAME", "TRAP_ERROR_ENTRY"),
+            ("VCPU_BREAKPOINT_FRAME", "BREAKPOINT_ENTRY"),
+            ("VCPU_PAGE_FAULT_FRAME", "PAGE_FAULT_ENTRY"),
         ):
             rip, rsp = va + _C["VCPU_SYSCALL_PAGE"] + _C[entry], va + _C["VCPU_FRAME_END"]
             frame = rip, _C["SEL_RING3_CS64"], _FLAGS, rsp, _C["SEL_RING3_SS"]

@@ -1,5 +1,5 @@
-/* What must happen in ring 0 before the guest goes on. In ring 0 the dispatcher does it itself,
- * once it is certain that the guest does go on; elsewhere it makes a list for the gate.
+/* What must happen before the guest goes on: what only ring 0 can do, an upcall that is due, and the
+ * change between its kernel and its user code. In ring 3 the gate does what it takes ring 0 for.
  */
 #include "dispatch.h"
 
@@ -30,84 +30,111 @@ void load_user_gs(state *s, u16 selector, u64 base)
     write_msr(s, MSR_KERNEL_GS_BASE, base);
 }
 
-static u64 current_cr3(const state *s)
+/* Have the gate do an operation, with these in %rax, %rcx and %rdx. */
+static void call_gate(u32 operation, u64 a, u32 c, u32 d)
 {
-    return s->kernel_mode ? s->kernel_cr3 : s->user_cr3;
+    __asm__ volatile("call gate"
+                     : : "D"(SHIM_VA + operation), "a"(a), "c"(c), "d"(d) : "cc", "memory");
 }
 
-/* Ring 0 only. */
-static void settle(state *s)
-{
-    bool toggle = s->loaded_kernel_mode != s->kernel_mode;
-
-    if (s->loads_gs)
-        __asm__ volatile("swapgs\n\tmov %0, %%gs\n\tswapgs" : : "r"((u32)s->gs));
-    if (s->msr)
-        __asm__ volatile("wrmsr" : : "c"(s->msr), "a"((u32)s->msr_value),
-                                     "d"((u32)(s->msr_value >> 32)));
-    if (s->cr0 != s->loaded_cr0) {
-        s->loaded_cr0 = s->cr0;
-        __asm__ volatile("mov %0, %%cr0" : : "r"(s->cr0));
-    }
-    if (toggle)
-        __asm__ volatile("swapgs");
-    if (s->flush || toggle)
-        __asm__ volatile("mov %0, %%cr3" : : "r"(current_cr3(s)) : "memory");
-    else
-        for (u32 i = 0; i < s->invlpgs; i++)
-            __asm__ volatile("invlpg (%0)" : : "r"(s->invlpg[i]) : "memory");
-}
-
-static u64 *put(u64 *list, u32 operation)
-{
-    *list = SHIM_VA + operation;
-    return list + 1;
-}
-
-/* The list for the gate; returns whether there is anything that only ring 0 can do. */
-static int compose(state *s, frame *f)
-{
-    bool toggle = s->loaded_kernel_mode != s->kernel_mode;
-    u64 *begin = (u64 *)(part_of(f) + VCPU_LIST), *list = begin;
-
-    if (s->loads_gs) {
-        list = put(list, GATE_OP_USER_GS);
-        *list++ = s->gs;
-    }
-    if (s->msr) {
-        list = put(list, GATE_OP_WRMSR);
-        *list++ = s->msr;
-        *list++ = s->msr_value >> 32;
-        *list++ = (u32)s->msr_value;
-    }
-    if (toggle)
-        list = put(list, GATE_OP_SWAPGS);
-    if (s->flush || toggle) {
-        list = put(list, GATE_OP_CR3);
-        *list++ = current_cr3(s);
-    } else {
-        for (u32 i = 0; i < s->invlpgs; i++) {
-            list = put(list, GATE_OP_INVLPG);
-            *list++ = s->invlpg[i];
-        }
-    }
-    if (list == begin && f->cs == SEL_RING3_CS64 && f->ss == SEL_RING3_SS)
-        return 0;
-    list = put(list, GATE_OP_RETURN);
-    *list++ = f->rax;
-    *list++ = f->rip;
-    *list++ = f->cs;
-    *list++ = f->rflags;
-    *list++ = f->rsp;
-    *list = f->ss;
-    return 1;
-}
-
-/* Before the guest goes on; returns whether the gate must end it. */
-int apply(state *s, frame *f)
+static void set_user_gs(u32 selector)
 {
     if (domain()->in_ring3)
-        return compose(s, f);
-    settle(s);
+        call_gate(GATE_CALL_USER_GS, selector, 0, 0);
+    else
+        __asm__ volatile("swapgs\n\tmov %0, %%gs\n\tswapgs" : : "r"(selector));
+}
+
+static void wrmsr(u32 msr, u32 low, u32 high)
+{
+    if (domain()->in_ring3)
+        call_gate(GATE_CALL_WRMSR, low, msr, high);
+    else
+        __asm__ volatile("wrmsr" : : "c"(msr), "a"(low), "d"(high));
+}
+
+static void set_cr0(u64 value)
+{
+    if (domain()->in_ring3)
+        call_gate(GATE_CALL_CR0, value, 0, 0);
+    else
+        __asm__ volatile("mov %0, %%cr0" : : "r"(value));
+}
+
+static void set_cr3(u64 value)
+{
+    if (domain()->in_ring3)
+        call_gate(GATE_CALL_CR3, value, 0, 0);
+    else
+        __asm__ volatile("mov %0, %%cr3" : : "r"(value) : "memory");
+}
+
+static void invlpg(u64 va)
+{
+    if (domain()->in_ring3)
+        call_gate(GATE_CALL_INVLPG, va, 0, 0);
+    else
+        __asm__ volatile("invlpg (%0)" : : "r"(va) : "memory");
+}
+
+/* Only once it is certain that the host need not deal with the trap from its beginning. */
+void settle(state *s)
+{
+    if (s->loads_gs)
+        set_user_gs(s->gs);
+    if (s->msr)
+        wrmsr(s->msr, (u32)s->msr_value, (u32)(s->msr_value >> 32));
+    if (s->cr0 != s->loaded_cr0) {
+        s->loaded_cr0 = s->cr0;
+        set_cr0(s->cr0);
+    }
+    /* Only the kernel's hypercalls flush. */
+    if (s->flush)
+        set_cr3(s->kernel_cr3);
+    else
+        for (u32 i = 0; i < s->invlpgs; i++)
+            invlpg(s->invlpg[i]);
+}
+
+/* What the gate goes to user code by: %rax, and what iretq wants. */
+static inline void put_leave_frame(frame *f)
+{
+    u64 *leave = (u64 *)(part_of(f) + VCPU_LEAVE_FRAME);
+
+    *leave++ = f->rax;
+    *leave++ = f->rip;
+    *leave++ = f->cs;
+    *leave++ = f->rflags;
+    *leave++ = f->rsp;
+    *leave = f->ss;
+}
+
+/* Returns how the guest goes on: 0 by iretq, 1 by the gate, -1 by the host. In ring 3 it begins
+ * again wherever an interrupt meets it, which may have brought an event: it lies between RESUME and
+ * RESUMED. */
+__attribute__((section(".dispatcher.finish"))) int finish(frame *f)
+{
+    state *s = state_of(f);
+    const u8 *info = vcpu_info(s);
+
+    if (info[INFO_UPCALL_PENDING] && !info[INFO_UPCALL_MASK]) {
+        const struct shim_handler upcall = { s->event.address, 1 };
+        if (bounce(s, f, &upcall, NULL)) {
+            f->vector = STUB_EVENT;
+            return -1;
+        }
+    }
+    if (domain()->in_ring3) {
+        if (s->kernel_mode) {
+            /* Ring 0 loads other selectors. */
+            f->vector = STUB_EVENT;
+            return f->cs == SEL_RING3_CS64 && f->ss == SEL_RING3_SS ? 0 : -1;
+        }
+        put_leave_frame(f);
+        return 1;
+    }
+    if (s->loaded_kernel_mode != s->kernel_mode)
+        __asm__ volatile("swapgs\n\tmov %0, %%cr3"
+                         : : "r"(s->kernel_mode ? s->kernel_cr3 : s->user_cr3) : "memory");
     return 0;
 }

@@ -36,7 +36,7 @@ struct shim_cpuid {
     uint32_t eax, ebx, ecx, edx;
 };
 
-/* At VCPU_STATE. The user gate reads kernel_cr3 at offset 0. */
+/* At VCPU_STATE. The user gate reads kernel_cr3 at offset 0, the way to user code user_cr3 at 8. */
 struct shim_state {
     uint64_t kernel_cr3, user_cr3;  /* gpa of the L4 tables, 0 for none */
     uint64_t kernel_sp;

@@ -29,7 +29,8 @@ def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("what", "most"), [("syscalls", 0), ("switches", 0), ("faults", 1), ("copies", 0)]
+    ("what", "most"),
+    [("syscalls", 0), ("switches", 0), ("faults", 1), ("copies", 0), ("stores", 0)],
 )
 def test_counts(boot: Boot, guest: Callable[[str], Path], what: str, most: int) -> None:
     def more(shim: str) -> int:

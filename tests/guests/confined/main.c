@@ -186,7 +186,7 @@ static void addresses(void)
 /* Breakpoints at addresses whose low halves are the dispatcher's. */
 static void breakpoint_twins(void)
 {
-    static const u32 offsets[] = {DISPATCHER_GATE, DISPATCHER_EXIT};
+    static const u32 offsets[] = {DISPATCHER_LEAVE, DISPATCHER_GATE, DISPATCHER_EXIT};
     for (u64 high = 0; high < 2; high++)
         for (u32 i = 0; i < ARRAY_SIZE(offsets); i++) {
             u64 va = high << 32 | (DISPATCHER + offsets[i]);

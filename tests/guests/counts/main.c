@@ -1,4 +1,5 @@
-/* Does one thing as often as the command line says: syscalls=, faults=, switches=, copies=. */
+/* Does one thing as often as the command line says: syscalls=, faults=, switches=, copies=,
+ * stores=. */
 #include "guest.h"
 
 extern const char user_start[], user_end[];
@@ -44,11 +45,24 @@ static void copies(u64 count)
         __asm__ volatile("movb $0, (%0)" : : "D"(COPIED) : "memory");
 }
 
+/* The kernel stores to a table that it had pinned, and mapped read-only. */
+static void stores(u64 count)
+{
+    u64 mfn = va_to_mfn(tables[0]);
+    for (u64 i = 0; i < count; i++) {
+        check_equal(make_read_only(tables[0]), 0);
+        check_equal(pin_table(1, mfn), 0);
+        WRITE_ONCE(tables[0][i % 512], 0);
+        check_equal(unpin_table(mfn), 0);
+    }
+}
+
 void guest_main(void)
 {
     user_init(user_start, (size_t)(user_end - user_start), on_syscall);
     trap_hook = on_fault;
     switches(option("switches", 0));
+    stores(option("stores", 0));
     copies(option("copies", 0));
     user_run(option("faults", 0) << 32 | option("syscalls", 0));
     print("SUCCESS\n");

@@ -55,12 +55,39 @@ def test_golden_operations(page: str, name: str, code: str) -> None:
     assert gate()[at : at + len(expected)] == expected
 
 
-def test_the_way_into_the_kernels_address_space_goes_on_there() -> None:
-    def way(page: str) -> bytes:
-        return gate()[C[page] + C["GATE_ENTER_KERNEL"] :][:47]
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("GATE_CALL_INVLPG", "0f013848cf"),
+        ("GATE_CALL_CR3", "0f22d848cf"),
+        ("GATE_CALL_CR0", "0f22c048cf"),
+        ("GATE_CALL_WRMSR", "0f3048cf"),
+        ("GATE_CALL_USER_GS", "0f01f88ee80f01f848cf"),
+    ],
+)
+def test_golden_calls(name: str, code: str) -> None:
+    """Only the gate of a dispatcher in ring 3 has them."""
+    expected = bytes.fromhex(code)
+    found = {page: gate()[C[page] + C[name] :][: len(expected)] for page in GATES}
+    assert found.pop("KERNEL_GATE") == expected
+    assert set(found.values()) == {bytes(len(expected))}
 
-    assert way("USER_GATE") == way("KERNEL_GATE")
-    assert way("USER_GATE").startswith(bytes.fromhex("0f22d80f01f8"))
+
+@pytest.mark.parametrize("vector", range(C["STUB_EVENT"]))
+def test_the_ways_between_address_spaces_go_on_there(vector: int) -> None:
+    def stub(page: str) -> bytes:
+        return gate()[C[page] + C["GATE_STUBS"] + vector * C["STUB_SIZE"] :][: C["STUB_SIZE"]]
+
+    load_cr3, swapgs, iretq = map(bytes.fromhex, ("0f22d8", "0f01f8", "48cf"))
+    user, kernel = stub("USER_GATE"), stub("KERNEL_GATE")
+    # Into the kernel's, then, from the one stub that has both, out of it.
+    ways = [part.start() for part in re.finditer(re.escape(load_cr3 + swapgs), user)]
+    assert len(ways) == (2 if vector == C["TRAP_BREAKPOINT"] else 1)
+    for way in ways:
+        start = way + len(load_cr3)
+        end = user.index(iretq, start) + len(iretq)
+        assert kernel[start:end] == user[start:end]
+    assert kernel[ways[-1] :].startswith(load_cr3) == (len(ways) == 2)
 
 
 def test_the_syscall_page_only_traps() -> None:
