@@ -1,0 +1,85 @@
+"""How a stream of frames is cut: by a socket in its place that keeps what was sent at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from kvmxen.abi import netif
+from kvmxen.layout import PAGE_SIZE
+from tests.unit.backends.net.conftest import Path
+
+# What Linux surely keeps together.
+PIECE = 32 << 10
+
+
+def pattern(length: int, seed: int = 0) -> bytes:
+    return bytes((i * 7 + i // 251 + seed) & 0xFF for i in range(length))
+
+
+def framed(packet: bytes) -> bytes:
+    return len(packet).to_bytes(4, "big") + packet
+
+
+def transmit(path: Path, packet: bytes) -> None:
+    pages, rest = divmod(len(packet), PAGE_SIZE)
+    path.front.send(packet, [PAGE_SIZE] * pages + [rest])
+
+
+def keep_pieces(path: Path) -> socket.socket:
+    """From now on the link's descriptor is a socket of messages: its other end."""
+    ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        for end in (ours, peer):
+            end.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        os.dup2(ours.fileno(), path.link.fd)
+    return peer
+
+
+def pieces(path: Path, peer: socket.socket) -> list[bytes]:
+    """Each of what was sent at once."""
+    found = []
+    while True:
+        path.run()
+        try:
+            found.append(peer.recv(1 << 17))
+        except BlockingIOError:
+            return found
+
+
+def test_whole_frames_are_sent_at_once_or_a_long_one_alone(path: Path) -> None:
+    lengths = [60, 1514, 9014, netif.MAX_PACKET, 14, 40_000, 40_001, *[9014] * 5, PIECE - 4, 14]
+    packets = [pattern(length, seed) for seed, length in enumerate(lengths)]
+    for packet in packets:
+        transmit(path, packet)
+    with keep_pieces(path) as peer:
+        sent = pieces(path, peer)
+    found = []
+    for piece in sent:
+        rest = piece
+        while rest:
+            end = 4 + int.from_bytes(rest[:4], "big")
+            assert end <= len(rest)
+            assert end == len(piece) or len(piece) <= PIECE
+            found.append(rest[4:end])
+            rest = rest[end:]
+    assert found == packets
+    # As many as there is room for.
+    assert [len(piece) - 4 for piece in sent if len(piece) > PIECE] == lengths[3:4] + lengths[5:7]
+    assert framed(packets[0]) + framed(packets[1]) + framed(packets[2]) in sent
+    assert b"".join(framed(packet) for packet in packets[7:10]) in sent
+
+
+def test_the_rest_of_a_frame_is_sent_alone(path: Path) -> None:
+    # Linux sends at once less than half of that, which is the least that it grants, and no more
+    # than it has room for.
+    path._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    long, short = pattern(netif.MAX_PACKET), pattern(60, 1)
+    transmit(path, long)
+    transmit(path, short)
+    path.interface.round()
+    begun = path.peer.recv(1 << 20)
+    assert 0 < len(begun) < len(long)
+    with keep_pieces(path) as peer:
+        assert pieces(path, peer) == [framed(long)[len(begun) :], framed(short)]
