@@ -312,14 +312,15 @@ class Xenbus:
         slot.device.close()
         if slot.watch is not None:
             self._store.unwatch(slot.watch)
-        del self._slots[slot.device.kind, slot.device.index]
-        slot.gone.set()
         for path in (slot.backend, slot.frontend, _error_path(slot)):
             try:
                 self._store.rm(path)
             except XenstoreError as error:
                 if error.errno != errno.ENOENT:
                     raise
+        # Who waits for its end finds nothing of it.
+        del self._slots[slot.device.kind, slot.device.index]
+        slot.gone.set()
 
 
 def _error_path(slot: _Slot) -> str:

@@ -158,13 +158,13 @@ cdef class Interface:
             tx = queue.tx_event
             if tx:
                 queue.tx_event = False
-                queue.notify_tx()
                 self.notifications += 1
+                queue.notify_tx()
             if queue.rx_event:
                 queue.rx_event = False
                 if not (tx and queue.notify_rx == queue.notify_tx):
-                    queue.notify_rx()
                     self.notifications += 1
+                    queue.notify_rx()
         return True
 
     cdef int _round(self) noexcept nogil:

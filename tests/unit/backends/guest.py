@@ -49,6 +49,8 @@ class FakeDomain:
         self.grants.grow(64)
         self._pages = iter(range(64, self.layout.nr_pages))
         self._refs = count(8)
+        # None of them is a page's with one of its bytes changed.
+        self._ring_refs = count(0x5500)
 
     # Memory and grants, as a guest's kernel has them.
 
@@ -63,8 +65,12 @@ class FakeDomain:
         self.memory.write_u64(entry, gpa >> PAGE_SHIFT << 32 | flags)
         return ref
 
+    def grant_ring(self, gpa: int) -> int:
+        """The same, of a ring's page."""
+        return self.grant(gpa, ref=next(self._ring_refs))
+
     def grant_readonly(self, gpa: int) -> int:
-        """The same, for reading only."""
+        """Grant a page for reading only."""
         return self.grant(gpa, flags=PERMIT_ACCESS | READONLY)
 
     def is_pending(self, port: int) -> bool:

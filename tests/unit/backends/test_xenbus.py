@@ -181,8 +181,8 @@ def test_a_frontend_that_breaks_while_it_is_served(domain: FakeDomain, bus: Xenb
 def test_a_state_that_is_none(domain: FakeDomain, bus: Xenbus, text: str) -> None:
     bus.attach(Recorder())
     domain.set(f"{FRONT}/state", text)
-    wait_until(lambda: domain.read(ERROR) is not None)
-    assert domain.state(BACK) is State.CLOSING
+    wait_until(lambda: domain.state(BACK) is State.CLOSING)
+    assert domain.read(ERROR) is not None
 
 
 def test_a_frontend_without_its_directory(domain: FakeDomain, bus: Xenbus) -> None:

@@ -16,7 +16,7 @@ from kvmxen.xenstored.listener import connect
 from kvmxen.xenstored.server import Server
 
 NAME = "web"
-PATIENCE = 60.0
+PATIENCE = 120.0
 HELD = 1 << 20
 
 

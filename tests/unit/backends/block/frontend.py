@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from kvmxen.abi.blkif import NATIVE, PROTOCOLS, SEGMENT, BlkifOp, BlkifStatus
 from kvmxen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
@@ -17,6 +18,7 @@ from kvmxen.memory import Window
 from tests.unit.backends.guest import FakeDomain, wait_until
 
 WRAP = 1 << 32
+_BARRIER = Lock()
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Queue:
     def __post_init__(self) -> None:
         self.layouts = PROTOCOLS.get(self.protocol, PROTOCOLS[NATIVE])
         self.gpas = [self.domain.page() for _ in range(self.pages)]
-        self.refs = [self.domain.grant(gpa) for gpa in self.gpas]
+        self.refs = [self.domain.grant_ring(gpa) for gpa in self.gpas]
         self.port = self.domain.events.alloc_unbound(0)
         window = Window(self.domain.memory, self.gpas)
         self.window = window
@@ -76,6 +78,9 @@ class Queue:
         """Publish, and send an event where the backend wants one."""
         old = self.words[REQ_PROD // 4]
         self.words[REQ_PROD // 4] = self.req_prod
+        # Seen before the event's index is looked at: a lock is a barrier.
+        with _BARRIER:
+            pass
         event = self.words[REQ_EVENT // 4]
         if (self.req_prod - event) % WRAP < (self.req_prod - old) % WRAP:
             self.domain.events.send(self.port)

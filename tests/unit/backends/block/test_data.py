@@ -176,8 +176,9 @@ def test_barriers_and_flushes_with_data(make: MakeDisk) -> None:
 def test_discard(make: MakeDisk) -> None:
     disk = make()
     ring = disk.connect()
-    disk.path.write_bytes(b"\xff" * SIZE)
-    os.sync()
+    with disk.path.open("r+b") as file:
+        file.write(b"\xff" * SIZE)
+        os.fsync(file.fileno())
     before = disk.path.stat().st_blocks
     id_ = ring.discard(8, SIZE // 512 - 16)
     ring.push()
