@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import packages, resources
 
-# The machine may be busy: an example that takes long is no failure.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+# The machine may be busy: an example that takes long is no failure. Each run has the same examples;
+# HYPOTHESIS_PROFILE=others has new ones each time.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", UNHURRIED, derandomize=True)
+settings.register_profile("others", UNHURRIED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
