@@ -34,7 +34,7 @@ from tests.unit.loader.images import (
 KVMXEN = [sys.executable, "-m", "kvmxen"]
 NOBODY = 65534
 # Far more than any of it takes; a hang is what takes longer.
-TIMEOUT = 60
+TIMEOUT = 120
 
 
 def run(*command: str | Path, environment: dict[str, str]) -> tuple[int, str]:

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from tests.e2e.domain import Boot
+from tests.e2e.domain import LIMIT, Boot
 
 STATS = {
     "exits": dict,
@@ -24,14 +24,14 @@ STATS = {
 
 
 def test_demo(boot: Boot) -> None:
-    domain = boot("--timeout", 60)
+    domain = boot("--timeout", LIMIT)
     assert domain.wait() == 0
     assert "null hypercall" in domain.output
     assert domain.stderr == ""
 
 
 def test_grub_reaches_its_prompt(boot: Boot, pv_grub: Path) -> None:
-    domain = boot(pv_grub, "--timeout", 60, tty=True)
+    domain = boot(pv_grub, "--timeout", LIMIT, tty=True)
     domain.expect("grub> ")
     domain.send("echo $grub_cpu-$grub_platform\r")
     domain.expect("x86_64-xen")
@@ -41,7 +41,7 @@ def test_grub_reaches_its_prompt(boot: Boot, pv_grub: Path) -> None:
 
 def test_second_sigterm_destroys(boot: Boot, pv_grub: Path) -> None:
     # GRUB looks at no request to shut down.
-    domain = boot(pv_grub, "--timeout", 60)
+    domain = boot(pv_grub, "--timeout", LIMIT)
     domain.expect("grub> ")
     domain.process.terminate()
     domain.expect_stderr("once more to destroy it")
@@ -51,7 +51,7 @@ def test_second_sigterm_destroys(boot: Boot, pv_grub: Path) -> None:
 
 
 def test_escape_key_twice_destroys(boot: Boot, pv_grub: Path) -> None:
-    domain = boot(pv_grub, "--timeout", 60, tty=True)
+    domain = boot(pv_grub, "--timeout", LIMIT, tty=True)
     domain.expect("grub> ")
     domain.send("\x1d\x1d")
     assert domain.wait() == 130
@@ -65,20 +65,20 @@ def test_timeout(boot: Boot, pv_grub: Path) -> None:
 
 def test_console_in_a_file(boot: Boot, tmp_path: Path) -> None:
     log = tmp_path / "guest.log"
-    domain = boot("--console", f"file:{log}", "--timeout", 60)
+    domain = boot("--console", f"file:{log}", "--timeout", LIMIT)
     assert domain.wait() == 0
     assert "null hypercall" in log.read_text()
     assert domain.output == ""
 
 
 def test_no_console(boot: Boot) -> None:
-    domain = boot("--console", "none", "--timeout", 60)
+    domain = boot("--console", "none", "--timeout", LIMIT)
     assert domain.wait() == 0
     assert domain.output == domain.stderr == ""
 
 
 def test_console_on_a_pty(boot: Boot, pv_grub: Path) -> None:
-    domain = boot(pv_grub, "--console", "pty", "--timeout", 60)
+    domain = boot(pv_grub, "--console", "pty", "--timeout", LIMIT)
     path = domain.expect_stderr(r"the console is (/dev/pts/\d+)\n")[1]
     terminal = os.open(path, os.O_RDWR | os.O_NOCTTY)
     try:
@@ -92,7 +92,7 @@ def test_console_on_a_pty(boot: Boot, pv_grub: Path) -> None:
 
 
 def test_stats_for_a_program(boot: Boot) -> None:
-    domain = boot("--stats=json", "--timeout", 60)
+    domain = boot("--stats=json", "--timeout", LIMIT)
     assert domain.wait() == 0
     stats = json.loads(domain.stderr)
     assert {key: type(value) for key, value in stats.items()} == STATS
@@ -102,13 +102,13 @@ def test_stats_for_a_program(boot: Boot) -> None:
 
 
 def test_stats_for_a_person(boot: Boot) -> None:
-    domain = boot("--stats", "--timeout", 60)
+    domain = boot("--stats", "--timeout", LIMIT)
     assert domain.wait() == 0
     for name in ("exits_total", "hypercalls:", "events:", "guest"):
         assert name in domain.stderr
 
 
 def test_debug(boot: Boot) -> None:
-    domain = boot("--debug", "--timeout", 60)
+    domain = boot("--debug", "--timeout", LIMIT)
     assert domain.wait() == 0
     assert "vcpu0: sched_op(" in domain.stderr
