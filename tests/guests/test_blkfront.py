@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.domain import SLOWNESS, Boot
+from tests.e2e.domain import LIMIT, SLOWNESS, Boot
 
 SIZE = 4 << 20
 FILL = b"\xaa"
@@ -19,9 +19,9 @@ REQUESTS = 20_000 // SLOWNESS
 def test_blkfront(boot: Boot, guest: Callable[[str], Path], tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(FILL * SIZE)
-    options = ("--vcpus", 2, "--disk", image, "--stats=json", "--timeout", 200)
+    options = ("--vcpus", 2, "--disk", image, "--stats=json", "--timeout", LIMIT)
     domain = boot(guest("blkfront"), "--cmdline", f"requests={REQUESTS}", *options)
-    assert domain.wait(240) == 0, domain.stderr + domain.output
+    assert domain.wait(LIMIT) == 0, domain.stderr + domain.output
     assert domain.output.endswith("SUCCESS\n")
     counted = json.loads(domain.stderr)["vbd/51712"]
     assert counted["errors"] > 100

@@ -9,7 +9,7 @@ import pytest
 
 from kvmxen.layout import Layout
 from kvmxen.shim.abi import constants
-from tests.e2e.domain import Boot
+from tests.e2e.domain import LIMIT, Boot
 
 MIB = 1 << 20
 MEMORY = 64
@@ -22,7 +22,7 @@ def test_confined(boot: Boot, guest: Callable[[str], Path], shim: str, vcpus: in
     parts = xenheap - vcpus * constants()["VCPU_SIZE"]
     domain = boot(
         guest("confined"),
-        *("--memory", f"{MEMORY}M", "--vcpus", vcpus, "--shim", shim, "--timeout", 110),
+        *("--memory", f"{MEMORY}M", "--vcpus", vcpus, "--shim", shim, "--timeout", LIMIT),
         *("--cmdline", f"parts={parts} xenheap={xenheap}"),
     )
     assert domain.wait() == 0, domain.stderr + domain.output

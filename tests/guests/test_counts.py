@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.domain import Boot
+from tests.e2e.domain import LIMIT, Boot
 
 ROUNDS = 2000
 # Exits that have nothing to do with it: the console's events, a signal.
@@ -18,7 +18,7 @@ OTHERS = 200
 def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
     domain = boot(
         kernel,
-        *("--shim", shim, "--stats=json", "--console", "stdio", "--timeout", 110),
+        *("--shim", shim, "--stats=json", "--console", "stdio", "--timeout", LIMIT),
         *("--cmdline", f"{what}={rounds}"),
     )
     assert domain.wait() == 0, domain.stderr + domain.output

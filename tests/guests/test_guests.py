@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.domain import Boot
+from tests.e2e.domain import LIMIT, Boot
 
 FOLDER = Path(__file__).parent
 # These take more than a boot: see their own tests.
@@ -31,7 +31,7 @@ Guest = Callable[[str], Path]
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHERS])
 @pytest.mark.parametrize("vcpus", [1, 2])
 def test_guest(boot: Boot, guest: Guest, name: str, vcpus: int) -> None:
-    domain = boot(guest(name), "--vcpus", vcpus, "--console", "stdio", "--timeout", 60)
+    domain = boot(guest(name), "--vcpus", vcpus, "--console", "stdio", "--timeout", LIMIT)
     assert domain.wait() == 0, domain.stderr + domain.output
     assert domain.output.endswith("SUCCESS\n")
     assert domain.stderr == ""
@@ -39,26 +39,26 @@ def test_guest(boot: Boot, guest: Guest, name: str, vcpus: int) -> None:
 
 @pytest.mark.parametrize("vcpus", [2, 3, 4, 8])
 def test_smp(boot: Boot, guest: Guest, vcpus: int) -> None:
-    domain = boot(guest("smp"), "--vcpus", vcpus, "--timeout", 60)
+    domain = boot(guest("smp"), "--vcpus", vcpus, "--timeout", LIMIT)
     assert domain.wait() == 0, domain.stderr + domain.output
     assert domain.output == f"{vcpus} vCPUs\nSUCCESS\n"
 
 
 def test_smp_says_that_it_needs_more(boot: Boot, guest: Guest) -> None:
-    domain = boot(guest("smp"), "--timeout", 60)
+    domain = boot(guest("smp"), "--timeout", LIMIT)
     assert domain.wait() == 3
     assert "needs --vcpus 2" in domain.output
 
 
 @pytest.mark.parametrize("memory", ["32M", "64M", "3G", "5G"])
 def test_memory_of_all_sizes(boot: Boot, guest: Guest, memory: str) -> None:
-    domain = boot(guest("mmu"), "--memory", memory, "--timeout", 60)
+    domain = boot(guest("mmu"), "--memory", memory, "--timeout", LIMIT)
     assert domain.wait() == 0, domain.stderr + domain.output
     assert domain.output.endswith("SUCCESS\n")
 
 
 def test_bench(boot: Boot, guest: Guest) -> None:
-    domain = boot(guest("bench"), "--cmdline", "rounds=10", "--timeout", 60)
+    domain = boot(guest("bench"), "--cmdline", "rounds=10", "--timeout", LIMIT)
     assert domain.wait() == 0, domain.stderr + domain.output
     assert "BENCH null_hypercall " in domain.output
     assert domain.output.endswith("SUCCESS\n")
@@ -66,7 +66,7 @@ def test_bench(boot: Boot, guest: Guest) -> None:
 
 @pytest.mark.parametrize("tty", [True, False])
 def test_console(boot: Boot, guest: Guest, tty: bool) -> None:
-    domain = boot(guest("console"), "--timeout", 60, tty=tty)
+    domain = boot(guest("console"), "--timeout", LIMIT, tty=tty)
     domain.expect("console ready\n")
     # More than a ring of input in all, a line of it at a time.
     for number in range(200):
@@ -79,7 +79,7 @@ def test_console(boot: Boot, guest: Guest, tty: bool) -> None:
 
 
 def test_console_takes_more_than_its_ring_at_once(boot: Boot, guest: Guest) -> None:
-    domain = boot(guest("console"), "--timeout", 60)
+    domain = boot(guest("console"), "--timeout", LIMIT)
     domain.expect("console ready\n")
     lines = [f"line {number}" for number in range(1000)]
     domain.send("".join(f"{line}\n" for line in lines))

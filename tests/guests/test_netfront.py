@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.domain import Boot
+from tests.e2e.domain import LIMIT, Boot
 
 # In passt's place: takes all that comes, until its socket is closed.
 SINK = f"""\
@@ -26,8 +26,8 @@ def test_netfront(
     program.write_text(SINK)
     program.chmod(0o755)
     environment["PATH"] = f"{program.parent}:{environment['PATH']}"
-    domain = boot(guest("netfront"), "--net", "user", "--stats=json", "--timeout", 200)
-    assert domain.wait() == 0, domain.stderr + domain.output
+    domain = boot(guest("netfront"), "--net", "user", "--stats=json", "--timeout", LIMIT)
+    assert domain.wait(LIMIT) == 0, domain.stderr + domain.output
     assert domain.output.endswith("SUCCESS\n")
     counted = json.loads(domain.stderr)["vif/0"]
     assert counted["tx_packets"] == 2

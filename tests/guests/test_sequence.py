@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.domain import SLOWNESS, Boot
+from tests.e2e.domain import LIMIT, SLOWNESS, Boot
 
 SEEDS = int(os.environ.get("KVMXEN_SEQUENCE_SEEDS", "4"))
 VCPUS = [int(word) for word in os.environ.get("KVMXEN_SEQUENCE_VCPUS", "1").split(",")]
@@ -24,7 +24,7 @@ ROUNDS = max(2, 25 // SLOWNESS)
 def run(boot: Boot, kernel: Path, shim: str, seed: int, vcpus: int) -> str:
     domain = boot(
         kernel,
-        *("--memory", "64M", "--vcpus", vcpus, "--shim", shim, "--timeout", 110),
+        *("--memory", "64M", "--vcpus", vcpus, "--shim", shim, "--timeout", LIMIT),
         *("--console", "stdio", "--cmdline", f"seed={seed} rounds={ROUNDS}"),
     )
     assert domain.wait() == 0, domain.stderr + domain.output

@@ -13,6 +13,8 @@
 #define US 1000ul
 #define MS 1000000ul
 #define SECOND 1000000000ul
+/* What another vCPU or the host does in a moment it may do so late: the machine may be busy. */
+#define PATIENCE (120 * SECOND)
 
 /* What a trap or an event upcall interrupted, as lib/start.S stores it. */
 struct regs {

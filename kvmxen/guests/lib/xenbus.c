@@ -1,8 +1,6 @@
 /* A device as its frontend sees it (xen/include/public/io/xenbus.h). */
 #include "guest.h"
 
-#define WAIT (60 * SECOND)
-
 void xenbus_find(struct xenbus_device *device, const char *frontend)
 {
     char path[160];
@@ -36,7 +34,7 @@ bool xenbus_is(const struct xenbus_device *device, enum xenbus_state state)
 
 void xenbus_await(const struct xenbus_device *device, enum xenbus_state state)
 {
-    u64 end = now() + WAIT;
+    u64 end = now() + PATIENCE;
     while (!xenbus_is(device, state))
         if (now() > end)
             fail("%s does not come to state %u", device->backend, state);

@@ -1,7 +1,6 @@
 /* A xenstore client on the ring of start_info.store_mfn (xen/include/public/io/xs_wire.h). */
 #include "guest.h"
 
-#define WAIT (60 * SECOND)
 #define QUEUED_EVENTS 8
 #define EVENT_BYTES 256
 
@@ -40,7 +39,7 @@ static void put(const void *bytes, size_t count)
     for (const char *byte = bytes; count; count--, byte++) {
         if (!can_write()) {
             evtchn_send(start_info->store_evtchn);
-            if (!wait_for(can_write, WAIT))
+            if (!wait_for(can_write, PATIENCE))
                 fail("xenstore does not take a request");
         }
         u32 producer = ring->req_prod;
@@ -55,7 +54,7 @@ static void get(void *to, size_t size, size_t count)
     for (size_t i = 0; i < count; i++) {
         if (!can_read()) {
             evtchn_send(start_info->store_evtchn);
-            if (!wait_for(can_read, WAIT))
+            if (!wait_for(can_read, PATIENCE))
                 fail("xenstore does not answer");
         }
         u32 consumer = ring->rsp_cons;

@@ -1,7 +1,6 @@
 /* The driver's part: the ring, the nodes, requests and their responses. */
 #include "blkfront.h"
 
-#define WAIT (60 * SECOND)
 /* No byte of it is 0 where a response has its padding. */
 #define ID(number) (0xabababab0000abab | (u64)(u16)(number) << 16)
 #define ID_NUMBER(id) ((u16)((id) >> 16))
@@ -135,7 +134,7 @@ static void check_time(u64 end)
 u32 complete(void)
 {
     kick(req_prod);
-    for (u64 end = now() + WAIT; load_acquire(&sring->rsp_prod) != req_prod;)
+    for (u64 end = now() + PATIENCE; load_acquire(&sring->rsp_prod) != req_prod;)
         check_time(end);
     return take(true);
 }
@@ -151,7 +150,8 @@ static void push(void)
 
 void pump(const union request *request, u32 count, bool look)
 {
-    for (u64 end = now() + WAIT; count || rsp_cons != req_prod; check_time(end)) {
+    u64 end = now() + PATIENCE;
+    while (count || rsp_cons != req_prod) {
         u32 more = SLOTS - (req_prod - rsp_cons);
         for (more = more < count ? more : count; more; more--, count--) {
             if (!look)
@@ -159,7 +159,11 @@ void pump(const union request *request, u32 count, bool look)
             enqueue(request);
         }
         push();
+        u32 before = rsp_cons;
         take(look);
+        if (rsp_cons != before)
+            end = now() + PATIENCE;
+        check_time(end);
     }
     waiting = 0;
 }

@@ -18,7 +18,7 @@ static void run(u32 cpu)
 
 static void await_down(void)
 {
-    u64 end = now() + 60 * SECOND;
+    u64 end = now() + PATIENCE;
     while (vcpu_op(VCPUOP_is_up, 1, NULL))
         if (now() > end)
             fail("the mutator does not end");
@@ -34,7 +34,7 @@ void mutator_init(void)
 
 void mutator_begin(void (*thing)(u32 turn))
 {
-    u64 end = now() + 60 * SECOND;
+    u64 end = now() + PATIENCE;
     turns = 0;
     store_release(&changes, thing);
     check_equal(vcpu_op(VCPUOP_up, 1, NULL), 0);

@@ -14,8 +14,8 @@ void guest_main(void)
     print("console ready\n");
     for (;;) {
         char c;
-        if (!wait_for(console_has_input, 30 * SECOND))
-            fail("no input within 30 s");
+        if (!wait_for(console_has_input, PATIENCE))
+            fail("no input");
         while (console_read(&c, 1)) {
             if (c != '\n' && c != '\r') {
                 if (length < sizeof line - 1)

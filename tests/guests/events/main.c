@@ -133,7 +133,7 @@ static void blocks(void)
     event_handle(awaited, count);
     check(!wait_for(arrived, 20 * MS));
     check_equal(evtchn_send(awaited), 0);
-    check(wait_for(arrived, SECOND));
+    check(wait_for(arrived, PATIENCE));
     check_equal(evtchn_close(awaited), 0);
 }
 

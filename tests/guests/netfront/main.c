@@ -105,7 +105,7 @@ static void request(u32 index, u32 gref, u16 offset, u16 flags, u16 size)
 
 static void answered(u32 upto, short status)
 {
-    u64 limit = now() + 60 * SECOND;
+    u64 limit = now() + PATIENCE;
     while (load_acquire(&tx->rsp_prod) != upto)
         if (now() > limit)
             fail("%u responses, not %u", tx->rsp_prod, upto);

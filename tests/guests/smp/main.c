@@ -16,10 +16,10 @@ static void add(u32 *counter)
 
 static void wait_until(const u32 *counter, u32 value, const char *what)
 {
-    u64 end = now() + 5 * SECOND;
+    u64 end = now() + PATIENCE;
     while (load_acquire(counter) < value) {
         if (now() > end)
-            fail("%s: %u of %u within 5 s", what, load_acquire(counter), value);
+            fail("%s: %u of %u", what, load_acquire(counter), value);
         sched_op(SCHEDOP_yield, NULL);
     }
 }
@@ -101,7 +101,7 @@ static void flush_and_stop(u32 cpus)
         check_equal(evtchn_send(ipi[cpu]), 0);
     wait_until(&flushed, cpus - 1, "vCPUs that see the new mapping");
     for (u32 cpu = 1; cpu < cpus; cpu++) {
-        u64 end = now() + 5 * SECOND;
+        u64 end = now() + PATIENCE;
         while (vcpu_op(VCPUOP_is_up, cpu, NULL) == 1)
             if (now() > end)
                 fail("vCPU %u is still up", cpu);

@@ -57,9 +57,9 @@ static void transactions(void)
 static void watches(void)
 {
     check(xs_watch("data/test", "token"));
-    check(xs_watch_fires("data/test", "token", SECOND));
+    check(xs_watch_fires("data/test", "token", PATIENCE));
     check(xs_write(XS_NO_TRANSACTION, "data/test/w", "1"));
-    check(xs_watch_fires("data/test/w", "token", SECOND));
+    check(xs_watch_fires("data/test/w", "token", PATIENCE));
     check(xs_unwatch("data/test", "token"));
     check(xs_write(XS_NO_TRANSACTION, "data/test/w", "2"));
     check_read(XS_NO_TRANSACTION, "data/test/w", "2");
