@@ -20,6 +20,8 @@ LIMIT = 280
 # How many times as long all that is waited for may take here: for a machine that is emulated.
 SLOWNESS = int(os.environ.get("KVMXEN_SLOWNESS", "1"))
 _TAIL = 3000
+# A crash report has the console's last lines in it, and says at its beginning what happened.
+_REPORT = 20_000
 
 
 def _slowed(arguments: Sequence[str | Path | float]) -> Iterator[str]:
@@ -126,6 +128,11 @@ class Domain:
             raise AssertionError(self._story("it did not end"))
         return self.process.returncode
 
+    def ends(self, status: int, timeout: float = PATIENCE) -> None:
+        """Wait for the end, whose exit status must be `status`."""
+        if self.wait(timeout) != status:
+            raise AssertionError(self._story(f"it did not end with {status}"))
+
     def _wait(self, end: float) -> bool:
         """Take what comes; False at the process's end and when the time is over."""
         left = max(0.0, end - time.monotonic())
@@ -146,7 +153,7 @@ class Domain:
     def _story(self, what: str) -> str:
         return (
             f"{what}; exit status {self.process.poll()}; console:\n{self.output[-_TAIL:]}\n"
-            f"stderr:\n{self.stderr[-_TAIL:]}"
+            f"stderr:\n{self.stderr[-_REPORT:]}"
         )
 
 

@@ -99,7 +99,7 @@ def test_a_file_system(boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, tmp_
     domain.expect(rf"\[right: {FILES}\]", WAIT)
     domain.expect(r"\[dd: [^\]]*(?:read-only|not permitted)[^\]]*\]", WAIT)
     assert domain.expect(r"([0-9a-f]{64})  /dev/xvdb", WAIT)[1] == disks.sha256(other)
-    assert domain.wait(WAIT) == 0
+    domain.ends(0, WAIT)
     assert "[failed]" not in domain.output
     disks.assert_clean(image)
     tree = disks.dump(image, "/tree", tmp_path / "dump")
@@ -139,7 +139,7 @@ def test_a_root_file_system(
     domain = boot(kernel, "--ramdisk", disk_ramdisk(SWITCH_ROOT), "--disk", image, *QUIET)
     domain.expect(r"/dev/(?:xvda|root) / ext4 ro", WAIT)
     domain.expect(r"\[from the disk: a root of its own\]", WAIT)
-    assert domain.wait(WAIT) == 0
+    domain.ends(0, WAIT)
     assert "[failed]" not in domain.output
     disks.assert_clean(image)
     assert disks.dump(image, "/etc", tmp_path / "dump").joinpath("visit").read_text() == (
@@ -212,7 +212,7 @@ def test_a_full_host(
     (small / "ballast").unlink()
     domain.send("go\n")
     domain.expect(r"\[filled\]", WAIT)
-    assert domain.wait(WAIT) == 0
+    domain.ends(0, WAIT)
     assert "[failed]" not in domain.output
     disks.run("qemu-img", "convert", "-f", form, "-O", "raw", image, raw)
     content = raw.read_bytes()
@@ -290,7 +290,7 @@ def test_disks_that_come_and_go(
     wait_until(lambda: "vbd/51728" not in json.loads(kvmxen("top", "plug", "--json")))
     assert kvmxen("block-attach", "plug", f"{images[1]},format=qcow2,target=xvdb") == "xvdb\n"
     domain.expect(r"\[again\]", WAIT)
-    assert domain.wait(WAIT) == 0
+    domain.ends(0, WAIT)
     assert "[failed]" not in domain.output
     assert not any(base.read_bytes())
     raw = tmp_path / "raw"
@@ -334,7 +334,7 @@ def test_a_reboot_amid_requests(
     domain = boot(kernel, "--ramdisk", ramdisk, "--vcpus", 2, *attached, *QUIET)
     for visit in range(2):
         domain.expect(rf"\[visit {visit + 1} of {version}\.", WAIT)
-    assert domain.wait(WAIT) == 0
+    domain.ends(0, WAIT)
     assert "[failed]" not in domain.output
     assert domain.stderr == ""
     disks.assert_clean(image)
@@ -368,5 +368,5 @@ def test_grub_boots_what_is_on_a_disk(
     domain = boot(pv_grub, "--disk", image, "--timeout", LIMIT)
     domain.expect(r"from=grub\n", WAIT)
     domain.expect(r"\[booted by grub\ninitrd\nvmlinuz\]|\[booted by grub initrd vmlinuz\]", WAIT)
-    assert domain.wait(WAIT) == 0
+    domain.ends(0, WAIT)
     disks.assert_clean(image)

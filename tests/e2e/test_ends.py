@@ -25,7 +25,7 @@ STATS = {
 
 def test_demo(boot: Boot) -> None:
     domain = boot("--timeout", LIMIT)
-    assert domain.wait() == 0
+    domain.ends(0)
     assert "null hypercall" in domain.output
     assert domain.stderr == ""
 
@@ -36,7 +36,7 @@ def test_grub_reaches_its_prompt(boot: Boot, pv_grub: Path) -> None:
     domain.send("echo $grub_cpu-$grub_platform\r")
     domain.expect("x86_64-xen")
     domain.send("halt\r")
-    assert domain.wait() == 0
+    domain.ends(0)
 
 
 def test_second_sigterm_destroys(boot: Boot, pv_grub: Path) -> None:
@@ -46,7 +46,7 @@ def test_second_sigterm_destroys(boot: Boot, pv_grub: Path) -> None:
     domain.process.terminate()
     domain.expect_stderr("once more to destroy it")
     domain.process.terminate()
-    assert domain.wait() == 130
+    domain.ends(130)
     assert "Traceback" not in domain.stderr
 
 
@@ -54,26 +54,26 @@ def test_escape_key_twice_destroys(boot: Boot, pv_grub: Path) -> None:
     domain = boot(pv_grub, "--timeout", LIMIT, tty=True)
     domain.expect("grub> ")
     domain.send("\x1d\x1d")
-    assert domain.wait() == 130
+    domain.ends(130)
 
 
 def test_timeout(boot: Boot, pv_grub: Path) -> None:
     domain = boot(pv_grub, "--timeout", 2)
-    assert domain.wait() == 4
+    domain.ends(4)
     assert "timeout" in domain.stderr
 
 
 def test_console_in_a_file(boot: Boot, tmp_path: Path) -> None:
     log = tmp_path / "guest.log"
     domain = boot("--console", f"file:{log}", "--timeout", LIMIT)
-    assert domain.wait() == 0
+    domain.ends(0)
     assert "null hypercall" in log.read_text()
     assert domain.output == ""
 
 
 def test_no_console(boot: Boot) -> None:
     domain = boot("--console", "none", "--timeout", LIMIT)
-    assert domain.wait() == 0
+    domain.ends(0)
     assert domain.output == domain.stderr == ""
 
 
@@ -86,14 +86,14 @@ def test_console_on_a_pty(boot: Boot, pv_grub: Path) -> None:
         while b"grub> " not in read:
             read += os.read(terminal, 4096)
         os.write(terminal, b"halt\r")
-        assert domain.wait() == 0
+        domain.ends(0)
     finally:
         os.close(terminal)
 
 
 def test_stats_for_a_program(boot: Boot) -> None:
     domain = boot("--stats=json", "--timeout", LIMIT)
-    assert domain.wait() == 0
+    domain.ends(0)
     stats = json.loads(domain.stderr)
     assert {key: type(value) for key, value in stats.items()} == STATS
     assert stats["exits_total"] >= sum(stats["exits"].values()) > 0
@@ -103,12 +103,12 @@ def test_stats_for_a_program(boot: Boot) -> None:
 
 def test_stats_for_a_person(boot: Boot) -> None:
     domain = boot("--stats", "--timeout", LIMIT)
-    assert domain.wait() == 0
+    domain.ends(0)
     for name in ("exits_total", "hypercalls:", "events:", "guest"):
         assert name in domain.stderr
 
 
 def test_debug(boot: Boot) -> None:
     domain = boot("--debug", "--timeout", LIMIT)
-    assert domain.wait() == 0
+    domain.ends(0)
     assert "vcpu0: sched_op(" in domain.stderr

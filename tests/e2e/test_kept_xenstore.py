@@ -48,7 +48,7 @@ def test_the_xenstore_outlives_its_process(
     second.process.terminate()
     second.expect_stderr("once more to destroy it")
     second.process.terminate()
-    assert second.wait() == 130
+    second.ends(130)
 
 
 @pytest.mark.parametrize("content", [None, b"of somebody else's"])

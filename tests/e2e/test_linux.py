@@ -71,7 +71,7 @@ def test_shell(boot: Boot, kernel: Path, version: str) -> None:
     assert most > 0.8
     assert_healthy(shell.run("dmesg"))
     domain.send("poweroff -f\n")
-    assert domain.wait() == 0
+    domain.ends(0)
     assert termios.tcgetattr(domain.terminal) == before
 
 
@@ -80,7 +80,7 @@ def test_wall_clock(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> None:
     before = time.time()
     domain = boot(kernel, "--ramdisk", image, "--timeout", LIMIT)
     assert before - 2 < int(domain.expect(r"NOW(\d+)\.")[1]) < time.time() + 2
-    assert domain.wait() == 0
+    domain.ends(0)
 
 
 @pytest.mark.parametrize(("vcpus", "memory"), [(1, 128), (2, 1024), (4, 6144)])
@@ -107,7 +107,7 @@ def test_sizes(boot: Boot, kernel: Path, ramdisk: Ramdisk, vcpus: int, memory: i
     for _ in range(vcpus):
         domain.expect(r"busy=20000\.")
     assert_healthy(domain.expect(r"(.*)\[end\]")[1])
-    assert domain.wait() == 0
+    domain.ends(0)
 
 
 def test_workload(boot: Boot, kernel: Path, version: str, ramdisk: Ramdisk, workload: Path) -> None:
@@ -119,7 +119,7 @@ def test_workload(boot: Boot, kernel: Path, version: str, ramdisk: Ramdisk, work
         assert domain.expect(r"(DONE|FAILED): ([^\n]*)\n", 240)[2] == part
     domain.expect(r"\[right\]")
     assert_healthy(domain.expect(r"(.*)\[end\]")[1])
-    assert domain.wait() == 0
+    domain.ends(0)
 
 
 @pytest.mark.usefixtures("busybox_found")
@@ -128,21 +128,21 @@ def test_reboot(boot: Boot, kernel: Path) -> None:
     Shell(domain).domain.send("reboot -f\n")
     domain.expect("Linux version")
     Shell(domain).domain.send("poweroff\n")
-    assert domain.wait() == 0
+    domain.ends(0)
     assert domain.output.count("Run /init as init process") == 2
 
 
 def test_reboot_that_destroys(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> None:
     image = ramdisk("reboot -f\n")
     domain = boot(kernel, "--ramdisk", image, "--on-reboot", "destroy", "--timeout", LIMIT)
-    assert domain.wait() == 0
+    domain.ends(0)
     assert domain.output.count("Linux version") == 1
 
 
 def test_crash(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> None:
     image = ramdisk("echo last words >/dev/kmsg; echo c >/proc/sysrq-trigger\n")
     domain = boot(kernel, "--ramdisk", image, "--timeout", LIMIT)
-    assert domain.wait() == 3
+    domain.ends(3)
     report = domain.stderr
     assert report.startswith("kvmxen: the guest crashed: ")
     assert re.search(r"vcpu 0 in kernel mode at [0-9a-f]{4}:ffffffff[0-9a-f]{8}", report)
@@ -157,7 +157,7 @@ def test_sigterm(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> None:
     domain = boot(kernel, "--ramdisk", image, "--timeout", LIMIT)
     domain.expect(r"\[up\]")
     domain.process.terminate()
-    assert domain.wait() == 0
+    domain.ends(0)
     assert "asking the guest to shut down" in domain.stderr
 
 
@@ -168,6 +168,6 @@ def test_escape_key(boot: Boot, kernel: Path) -> None:
     before = termios.tcgetattr(domain.terminal)
     Shell(domain)
     domain.send("\x1d")
-    assert domain.wait() == 0
+    domain.ends(0)
     assert "asking the guest to shut down" in domain.stderr
     assert termios.tcgetattr(domain.terminal) == before

@@ -34,9 +34,10 @@ def machine(kvm: None, ends: list[End], request: pytest.FixtureRequest) -> Itera
     made.close()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(machine: Machine, condition: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE * SLOWNESS
     while not condition():
+        assert not machine.stopping, f"the guest crashed: {machine.crash_reason}"
         assert time.monotonic() < end
         time.sleep(0.005)
 
@@ -49,7 +50,7 @@ def test_a_paused_guest_does_nothing_and_then_goes_on(machine: Machine) -> None:
         return sum(vcpu.hypercalls.values())
 
     machine.start()
-    wait_until(lambda: calls() > 100)
+    wait_until(machine, lambda: calls() > 100)
     for _ in range(20):
         machine.pause()
         assert not vcpu.in_guest
@@ -57,7 +58,7 @@ def test_a_paused_guest_does_nothing_and_then_goes_on(machine: Machine) -> None:
         time.sleep(0.02)
         assert calls() == before
         machine.resume()
-        wait_until(lambda before=before: calls() > before)  # type: ignore[misc]
+        wait_until(machine, lambda before=before: calls() > before)  # type: ignore[misc]
 
 
 def test_a_guest_that_never_comes_out_is_paused_and_stopped(
@@ -66,11 +67,11 @@ def test_a_guest_that_never_comes_out_is_paused_and_stopped(
     load_code(machine, SPIN)
     vcpu = machine.cpus[0].vcpu
     machine.start()
-    wait_until(lambda: vcpu.in_guest)
+    wait_until(machine, lambda: vcpu.in_guest)
     machine.pause()
     assert not vcpu.in_guest
     machine.resume()
-    wait_until(lambda: vcpu.in_guest)
+    wait_until(machine, lambda: vcpu.in_guest)
     machine.stop()
     machine.join()
     assert not vcpu.in_guest

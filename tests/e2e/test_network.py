@@ -98,7 +98,7 @@ def kvmxen(environment: dict[str, str], *arguments: str) -> str:
 
 def figures(domain: Domain) -> dict[str, int]:
     """What the interface counted, once the guest has powered off."""
-    assert domain.wait(TIMEOUT) == 0, domain.stderr + domain.output
+    domain.ends(0, TIMEOUT)
     counted: dict[str, int] = json.loads(domain.stderr.splitlines()[-1])["vif/0"]
     assert counted["tx_errors"] == counted["rx_errors"] == counted["tx_dropped"] == 0
     return counted

@@ -141,7 +141,7 @@ def test_both_sides(
     check_watches(domain, environment)
     check_transactions(domain, environment)
     check_quotas(domain)
-    assert domain.wait() == 0
+    domain.ends(0)
 
 
 def check_tools(domain: Domain) -> None:

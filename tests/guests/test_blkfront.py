@@ -21,7 +21,7 @@ def test_blkfront(boot: Boot, guest: Callable[[str], Path], tmp_path: Path) -> N
     image.write_bytes(FILL * SIZE)
     options = ("--vcpus", 2, "--disk", image, "--stats=json", "--timeout", LIMIT)
     domain = boot(guest("blkfront"), "--cmdline", f"requests={REQUESTS}", *options)
-    assert domain.wait(LIMIT) == 0, domain.stderr + domain.output
+    domain.ends(0, LIMIT)
     assert domain.output.endswith("SUCCESS\n")
     counted = json.loads(domain.stderr)["vbd/51712"]
     assert counted["errors"] > 100

@@ -25,6 +25,6 @@ def test_confined(boot: Boot, guest: Callable[[str], Path], shim: str, vcpus: in
         *("--memory", f"{MEMORY}M", "--vcpus", vcpus, "--shim", shim, "--timeout", LIMIT),
         *("--cmdline", f"parts={parts} xenheap={xenheap}"),
     )
-    assert domain.wait() == 0, domain.stderr + domain.output
+    domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
     assert domain.stderr == ""

@@ -21,7 +21,7 @@ def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
         *("--shim", shim, "--stats=json", "--console", "stdio", "--timeout", LIMIT),
         *("--cmdline", f"{what}={rounds}"),
     )
-    assert domain.wait() == 0, domain.stderr + domain.output
+    domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
     total = json.loads(domain.stderr)["exits_total"]
     assert isinstance(total, int)

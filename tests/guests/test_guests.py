@@ -32,7 +32,7 @@ Guest = Callable[[str], Path]
 @pytest.mark.parametrize("vcpus", [1, 2])
 def test_guest(boot: Boot, guest: Guest, name: str, vcpus: int) -> None:
     domain = boot(guest(name), "--vcpus", vcpus, "--console", "stdio", "--timeout", LIMIT)
-    assert domain.wait() == 0, domain.stderr + domain.output
+    domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
     assert domain.stderr == ""
 
@@ -40,26 +40,26 @@ def test_guest(boot: Boot, guest: Guest, name: str, vcpus: int) -> None:
 @pytest.mark.parametrize("vcpus", [2, 3, 4, 8])
 def test_smp(boot: Boot, guest: Guest, vcpus: int) -> None:
     domain = boot(guest("smp"), "--vcpus", vcpus, "--timeout", LIMIT)
-    assert domain.wait() == 0, domain.stderr + domain.output
+    domain.ends(0)
     assert domain.output == f"{vcpus} vCPUs\nSUCCESS\n"
 
 
 def test_smp_says_that_it_needs_more(boot: Boot, guest: Guest) -> None:
     domain = boot(guest("smp"), "--timeout", LIMIT)
-    assert domain.wait() == 3
-    assert "needs --vcpus 2" in domain.output
+    domain.ends(3)
+    assert "needs --vcpus 2" in domain.output, domain.stderr
 
 
 @pytest.mark.parametrize("memory", ["32M", "64M", "3G", "5G"])
 def test_memory_of_all_sizes(boot: Boot, guest: Guest, memory: str) -> None:
     domain = boot(guest("mmu"), "--memory", memory, "--timeout", LIMIT)
-    assert domain.wait() == 0, domain.stderr + domain.output
+    domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
 
 
 def test_bench(boot: Boot, guest: Guest) -> None:
     domain = boot(guest("bench"), "--cmdline", "rounds=10", "--timeout", LIMIT)
-    assert domain.wait() == 0, domain.stderr + domain.output
+    domain.ends(0)
     assert "BENCH null_hypercall " in domain.output
     assert domain.output.endswith("SUCCESS\n")
 
@@ -74,7 +74,7 @@ def test_console(boot: Boot, guest: Guest, tty: bool) -> None:
         domain.send(f"{line}\n")
         domain.expect(f"echo: {line}\n")
     domain.send("quit\n")
-    assert domain.wait() == 0
+    domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
 
 
@@ -86,4 +86,4 @@ def test_console_takes_more_than_its_ring_at_once(boot: Boot, guest: Guest) -> N
     for line in lines:
         domain.expect(f"echo: {line}\n")
     domain.send("quit\n")
-    assert domain.wait() == 0
+    domain.ends(0)

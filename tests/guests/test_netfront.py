@@ -27,7 +27,7 @@ def test_netfront(
     program.chmod(0o755)
     environment["PATH"] = f"{program.parent}:{environment['PATH']}"
     domain = boot(guest("netfront"), "--net", "user", "--stats=json", "--timeout", LIMIT)
-    assert domain.wait(LIMIT) == 0, domain.stderr + domain.output
+    domain.ends(0, LIMIT)
     assert domain.output.endswith("SUCCESS\n")
     counted = json.loads(domain.stderr)["vif/0"]
     assert counted["tx_packets"] == 2

@@ -27,7 +27,7 @@ def run(boot: Boot, kernel: Path, shim: str, seed: int, vcpus: int) -> str:
         *("--memory", "64M", "--vcpus", vcpus, "--shim", shim, "--timeout", LIMIT),
         *("--console", "stdio", "--cmdline", f"seed={seed} rounds={ROUNDS}"),
     )
-    assert domain.wait() == 0, domain.stderr + domain.output
+    domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
     return domain.output
 

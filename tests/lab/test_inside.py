@@ -16,7 +16,9 @@ pytestmark = pytest.mark.skipif(KERNEL_VARIABLE not in os.environ, reason="needs
 @pytest.fixture(scope="module")
 def diagnosis() -> list[str]:
     command = [sys.executable, "-m", "kvmxen", "doctor"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
