@@ -97,7 +97,7 @@ def ours(folder: Path, checkout: Path | None = None) -> Iterator[Path]:
     with subprocess.Popen([python, _HERE / "serve.py", path]) as process:
         try:
             end = time.monotonic() + _PATIENCE_SECONDS
-            while not path.exists():
+            while not _listens(path):
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"{python} does not serve")
                 time.sleep(0.01)
@@ -138,6 +138,15 @@ def _debians() -> dict[str, Server]:
         return lambda folder: daemons.running(name, folder)
 
     return {name: of(name) for name in daemons.NAMES}
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody does: the socket's file is there a little earlier."""
+    try:
+        connect(path).close()
+    except OSError:
+        return False
+    return True
 
 
 def _listener(path: Path) -> int:
