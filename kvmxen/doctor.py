@@ -35,7 +35,7 @@ _SMALLEST = 32 << 20
 _EXITS_OF_A_BOOT = 87_000
 
 _OPTIONAL = {
-    Cap.IOEVENTFD: "a guest's event could reach a backend with no exit; not used yet",
+    Cap.IOEVENTFD: "a guest's event reaches a backend with no exit to userspace",
     Cap.IRQFD: "a backend's event could reach a guest with no system call of ours; not used yet",
     Cap.XEN_HVM: "KVM could deliver Xen's event channels itself; not used yet",
 }

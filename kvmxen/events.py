@@ -48,6 +48,7 @@ class Port:
     target: int = 0
     remote_domain: int = 0
     on_send: Callable[[], None] | None = None
+    doorbell: int = -1
     xen: bool = False
 
 
@@ -77,6 +78,8 @@ class EventChannels:
 
     `kick(vcpu)` is called when a vCPU has something new to look at, from any thread,
     `bind_timer(vcpu, port)` when its VIRQ_TIMER is bound to a port or, 0, no longer is.
+    `listen(port, eventfd, on)` is called when what is sent to a port may ring a backend's eventfd
+    without us and, `on` false, when it no longer may: whether it now does.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class EventChannels:
         info: Callable[[int], int],
         kick: Callable[[int], None],
         bind_timer: Callable[[int, int], None] = lambda _vcpu, _port: None,
+        listen: Callable[[int, int, bool], bool] = lambda _port, _eventfd, _on: False,
     ) -> None:
         self._memory = memory
         self._pending = shared_info + EVTCHN_PENDING
@@ -95,6 +99,7 @@ class EventChannels:
         self._info = info
         self._kick = kick
         self._bind_timer = bind_timer
+        self._listen = listen
         self._lock = RLock()
         # Port 0 is never given out, so that 0 can mean none.
         self._ports: list[Port] = [Port(0, xen=True)]
@@ -146,9 +151,12 @@ class EventChannels:
             port.remote_domain = remote
             return port.number
 
-    def connect_backend(self, number: int, on_send: Callable[[], None]) -> BackendPort:
+    def connect_backend(
+        self, number: int, on_send: Callable[[], None], eventfd: int = -1
+    ) -> BackendPort:
         """Bind a backend to the port that the guest allocated for dom0; `on_send`, which no
-        other port has, runs in the sending vCPU's thread each time that the guest sends.
+        other port has, runs in the sending vCPU's thread each time that the guest sends, or
+        `eventfd`, if any, is written to: it must stay open until the port is closed.
 
         Raises HypercallError(EINVAL) where the port is not waiting for dom0.
         """
@@ -157,6 +165,8 @@ class EventChannels:
             if port.status is not Status.UNBOUND or port.remote_domain != 0:
                 raise HypercallError(errno.EINVAL)
             port.status, port.on_send = Status.INTERDOMAIN, on_send
+            if eventfd >= 0 and self._listen(number, eventfd, True):
+                port.doorbell = eventfd
         return BackendPort(self, number, on_send)
 
     def disconnect_backend(self, number: int, on_send: Callable[[], None]) -> None:
@@ -164,7 +174,13 @@ class EventChannels:
         with self._lock:
             port = self._ports[number]
             if port.on_send is on_send:
+                self._stop_listening(port)
                 port.status, port.on_send, port.remote_domain = Status.UNBOUND, None, 0
+
+    def _stop_listening(self, port: Port) -> None:
+        if port.doorbell >= 0:
+            self._listen(port.number, port.doorbell, False)
+            port.doorbell = -1
 
     def bind_interdomain(self, number: int) -> int:
         """EVTCHNOP_bind_interdomain to a port of the domain itself: a loop."""
@@ -226,6 +242,7 @@ class EventChannels:
                 other = self._ports[port.target]
                 other.status, other.target = Status.UNBOUND, 0
                 other.remote_domain = DOMID_GUEST
+            self._stop_listening(port)
             port.status, port.on_send, port.target = Status.CLOSED, None, 0
             self._memory.clear_bit(self._pending, number)
 

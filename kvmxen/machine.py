@@ -17,6 +17,7 @@ from kvmxen.events import EventChannels
 from kvmxen.grants import GrantTable
 from kvmxen.hypercall.sched_op import Shutdown
 from kvmxen.hypercall.version import MAJOR, MINOR
+from kvmxen.kvm.ioctl import KvmError
 from kvmxen.kvm.structs import CpuidEntry
 from kvmxen.kvm.system import Cap, System
 from kvmxen.kvm.vcpu import VcpuFd
@@ -132,8 +133,26 @@ class Machine:
             lambda index: self.cpus[index].info_gpa,
             lambda index: self.cpus[index].notify(),
             lambda index, port: self.cpus[index].set_timer_port(port),
+            self._listen,
         )
         self.cpus = [Cpu(self, fd) for fd in self._fds]
+
+    def _listen(self, port: int, eventfd: int, on: bool) -> bool:
+        """See EventChannels: it takes a dispatcher in ring 0, and KVM's room for eventfds."""
+        if self.placement is not Placement.RING0:
+            return False
+        # Who still rings while this goes rings nobody.
+        if not on:
+            self.image.let_ring(port, False)
+        try:
+            self.vm.listen(_C["DOORBELL_PORT"], port, eventfd, on)
+        except KvmError:
+            if not on:
+                raise
+            return False
+        if on:
+            self.image.let_ring(port, True)
+        return on
 
     def _cpuid_policy(self, available: list[CpuidEntry]) -> CpuidPolicy:
         return CpuidPolicy(

@@ -56,13 +56,14 @@ class Stats:
             dispatched.update(_named(trap_name, vcpu.dispatched_traps))
             dispatched.update(_named(hypercall_name, vcpu.dispatched_hypercalls))
         delivered = machine.events.delivered + sum(cpu.vcpu.delivered for cpu in machine.cpus)
+        sent = machine.events.sent + dispatched["event_channel_op"]
         guest = sum(cpu.vcpu.guest_ns for cpu in machine.cpus)
         return {
             "exits": dict(traps.most_common()),
             "exits_total": sum(cpu.vcpu.exits for cpu in machine.cpus),
             "hypercalls": dict(hypercalls.most_common()),
             "dispatched_in_guest": dict(dispatched.most_common()),
-            "events": {"sent": machine.events.sent, "delivered": delivered},
+            "events": {"sent": sent, "delivered": delivered},
             "grants": {
                 "version": machine.grants.version,
                 "frames": machine.grants.nr_frames,

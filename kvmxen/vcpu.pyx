@@ -37,6 +37,11 @@ cdef extern from *:
         return run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT
                && (run->io.port < NR_STUBS || run->io.port - (unsigned)STUB_KERNEL < NR_STUBS);
     }
+    static inline int run_is_doorbell(const struct kvm_run *run)
+    {
+        return run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT
+               && run->io.port == DOORBELL_PORT;
+    }
     static inline unsigned run_port(const struct kvm_run *run) { return run->io.port; }
     static inline unsigned run_reason(const struct kvm_run *run) { return run->exit_reason; }
     static inline unsigned run_suberror(const struct kvm_run *run)
@@ -61,6 +66,7 @@ cdef extern from *:
     const unsigned long KVM_RUN
     kvm_regs *run_regs(kvm_run *run) noexcept nogil
     int run_is_gate_exit(const kvm_run *run) noexcept nogil
+    int run_is_doorbell(const kvm_run *run) noexcept nogil
     unsigned run_port(const kvm_run *run) noexcept nogil
     unsigned run_reason(const kvm_run *run) noexcept nogil
     unsigned run_suberror(const kvm_run *run) noexcept nogil
@@ -363,6 +369,9 @@ cdef class Vcpu(SharedState):
         with nogil:
             before = _now()
             result = ioctl(fd, KVM_RUN, 0)
+            while result == 0 and run_is_doorbell(<kvm_run *>self._run):
+                # The backend went while it was rung.
+                result = ioctl(fd, KVM_RUN, 0)
             error = errno
             self.guest_ns += _now() - before
         self.in_guest = False

@@ -100,7 +100,7 @@ class Channel:
         try:
             # A callable of this channel's only.
             self._port: BackendPort = guest.events.connect_backend(
-                port, lambda: self.doorbell.ring()
+                port, lambda: self.doorbell.ring(), self.doorbell.fd
             )
         except HypercallError:
             self._release()

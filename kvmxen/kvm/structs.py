@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_uint8, c_uint16, c_uint32, c_uint64
+from ctypes import Structure, c_int32, c_uint8, c_uint16, c_uint32, c_uint64
 
 
 class MemoryRegion(Structure):
@@ -200,6 +200,19 @@ class Msi(Structure):
         ("flags", c_uint32),
         ("devid", c_uint32),
         ("pad", c_uint8 * 12),
+    )
+
+
+class IoEventFd(Structure):
+    """kvm_ioeventfd."""
+
+    _fields_ = (
+        ("datamatch", c_uint64),
+        ("addr", c_uint64),
+        ("len", c_uint32),
+        ("fd", c_int32),
+        ("flags", c_uint32),
+        ("pad", c_uint8 * 36),
     )
 
 

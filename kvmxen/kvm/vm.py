@@ -6,7 +6,7 @@ import os
 from ctypes import sizeof
 
 from kvmxen.kvm.ioctl import call, io, ior, iow
-from kvmxen.kvm.structs import ClockData, EnableCap, MemoryRegion, Msi
+from kvmxen.kvm.structs import ClockData, EnableCap, IoEventFd, MemoryRegion, Msi
 from kvmxen.kvm.system import Cap, System
 
 _CREATE_VCPU = io(0x41)
@@ -15,6 +15,9 @@ _SIGNAL_MSI = iow(0xA5, sizeof(Msi))
 _GET_CLOCK = ior(0x7C, sizeof(ClockData))
 _ENABLE_CAP = iow(0xA3, sizeof(EnableCap))
 
+_IOEVENTFD = iow(0x79, sizeof(IoEventFd))
+
+_IOEVENTFD_DATAMATCH, _IOEVENTFD_PIO, _IOEVENTFD_DEASSIGN = 1, 2, 4
 _MSI_ADDRESS = 0xFEE00000
 
 
@@ -47,6 +50,13 @@ class Vm:
         """KVM_SIGNAL_MSI: raise interrupt `vector` on vCPU `index`."""
         message = Msi(address_lo=_MSI_ADDRESS | index << 12, data=vector)
         call(self.fd, "KVM_SIGNAL_MSI", _SIGNAL_MSI, message)
+
+    def listen(self, port: int, value: int, eventfd: int, on: bool) -> None:
+        """KVM_IOEVENTFD: have the 32-bit `value` that is written to the I/O port `port` ring
+        `eventfd`, without an exit, or, not `on`, no longer."""
+        flags = _IOEVENTFD_DATAMATCH | _IOEVENTFD_PIO | (0 if on else _IOEVENTFD_DEASSIGN)
+        request = IoEventFd(value, port, 4, eventfd, flags)
+        call(self.fd, "KVM_IOEVENTFD", _IOEVENTFD, request)
 
     def clock(self) -> int:
         """KVM_GET_CLOCK: ns since the VM's clock began; what pvclock shows the guest."""

@@ -71,6 +71,10 @@
 #define VECTOR_TIMER 0xe1
 #define VECTOR_SPURIOUS 0xff
 
+/* The port by which the dispatcher in ring 0 rings a backend, whose number it writes: KVM hears it
+ * (KVM_IOEVENTFD), and the host only where nobody listens any more. */
+#define DOORBELL_PORT 0x100
+
 /* What the vCPU loop tells its caller beyond stub numbers. */
 #define TRAP_SYSCALL 40
 #define TRAP_SYSCALL32 41

@@ -29,7 +29,7 @@ XEN_FIRST_SLOT = 256
 # IF, and the bit that is always set.
 _FLAGS = 0x202
 
-# struct shim_domain of shim/state.h.
+# struct shim_domain of shim/state.h, up to its doorbells.
 _DOMAIN = struct.Struct("<QQ2Q2QQQQQQ4Q4Q4Q4Q")
 
 
@@ -125,6 +125,11 @@ class ShimImage:
                 *slots.shared,
             ),
         )
+
+    def let_ring(self, port: int, rings: bool) -> None:
+        """Whether KVM itself tells a backend of what the guest sends to event channel `port`."""
+        change = self._memory.set_bit if rings else self._memory.clear_bit
+        change(_C["SHIM_DOMAIN"] + _DOMAIN.size, port)
 
     def vcpu_gpa(self, index: int) -> int:
         """The gpa of vCPU `index`'s part; its virtual address is SHIM_VA more."""

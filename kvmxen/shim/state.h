@@ -13,6 +13,7 @@
 #define SHIM_L4_SLOTS 4
 #define SHIM_INVLPGS 16
 #define SHIM_CPUIDS 64
+#define SHIM_PORTS 4096
 
 /* The registers at a trap, as the entries push them; ends at VCPU_FRAME_END. */
 struct shim_frame {
@@ -69,7 +70,7 @@ struct shim_state {
     uint64_t msr_value;
 };
 
-/* At SHIM_DOMAIN, written before the guest starts. */
+/* At SHIM_DOMAIN, written before the guest starts, but for its end. */
 struct shim_domain {
     uint64_t in_ring3;              /* where the dispatcher runs */
     uint64_t vcpus;
@@ -84,6 +85,8 @@ struct shim_domain {
     uint64_t kernel_slots[SHIM_L4_SLOTS];
     uint64_t user_slots[SHIM_L4_SLOTS];
     uint64_t shared_slots[SHIM_L4_SLOTS];
+    /* A bit for each event channel that KVM itself tells a backend of: the host changes it. */
+    uint64_t doorbells[SHIM_PORTS / 64];
 };
 
 #endif

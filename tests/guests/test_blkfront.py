@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.e2e.domain import LIMIT, SLOWNESS, Boot
+from tests.resources import found
 
 SIZE = 4 << 20
 FILL = b"\xaa"
@@ -23,8 +24,13 @@ def test_blkfront(boot: Boot, guest: Callable[[str], Path], tmp_path: Path) -> N
     domain = boot(guest("blkfront"), "--cmdline", f"requests={REQUESTS}", *options)
     domain.ends(0, LIMIT)
     assert domain.output.endswith("SUCCESS\n")
-    counted = json.loads(domain.stderr)["vbd/51712"]
+    figures = json.loads(domain.stderr)
+    counted = figures["vbd/51712"]
     assert counted["errors"] > 100
+    assert counted["kicks"] > 100
+    # Where the dispatcher is in ring 0, they are no exits.
+    dispatched = figures["dispatched_in_guest"].get("event_channel_op", 0)
+    assert (dispatched > 100) == ("needs_ring0" in found())
     content = image.read_bytes()
     assert content[:SCRATCH] == FILL * SCRATCH
     assert len(content) == SIZE

@@ -36,7 +36,19 @@ class Guest:
     def __init__(self) -> None:
         self.memory = GuestMemory(0x4000)
         self.kicked: list[int] = []
-        self.events = EventChannels(self.memory, SHARED_INFO, VCPUS, self.info, self.kicked.append)
+        self.listened: list[tuple[int, int, bool]] = []
+        self.events = EventChannels(
+            self.memory,
+            SHARED_INFO,
+            VCPUS,
+            self.info,
+            self.kicked.append,
+            listen=self.listen,
+        )
+
+    def listen(self, port: int, eventfd: int, on: bool) -> bool:
+        self.listened.append((port, eventfd, on))
+        return on
 
     @staticmethod
     def info(vcpu: int) -> int:
@@ -348,3 +360,27 @@ def test_upcall_mask_is_the_guests(guest: Guest) -> None:
     guest.memory.write_u8(guest.info(0) + UPCALL_MASK, 1)
     guest.events.notify(guest.events.open_backend())
     assert guest.memory.read_u8(guest.info(0) + UPCALL_MASK) == 1
+
+
+@pytest.mark.parametrize("end", ["backend", "guest", "reset"])
+def test_an_eventfd_is_listened_to_while_both_ends_are_there(guest: Guest, end: str) -> None:
+    number = guest.events.alloc_unbound(0)
+    backend = guest.events.connect_backend(number, lambda: None, 7)
+    assert guest.listened == [(number, 7, True)]
+    if end == "guest":
+        guest.events.close(number)
+    elif end == "reset":
+        guest.events.reset()
+    backend.close()
+    backend.close()
+    assert guest.listened == [(number, 7, True), (number, 7, False)]
+
+
+def test_a_backend_without_an_eventfd_is_called(guest: Guest) -> None:
+    called: list[None] = []
+    number = guest.events.alloc_unbound(0)
+    guest.events.connect_backend(number, lambda: called.append(None)).close()
+    guest.events.connect_backend(number, lambda: called.append(None))
+    guest.events.send(number)
+    assert called == [None]
+    assert guest.listened == []

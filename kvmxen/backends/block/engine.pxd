@@ -35,6 +35,8 @@ cdef void advance(Op *op, uint64_t count) noexcept nogil
 cdef class Engine:
     cdef int doorbell
     cdef uint64_t syscalls
+    # What was read of the doorbell.
+    cdef uint64_t rings
     cdef Op *done
     cdef void submit(self, Op *op) noexcept nogil
     cdef Op *reap(self, bint wait) noexcept nogil

@@ -56,4 +56,5 @@ cdef class Engine:
     cdef void drain_doorbell(self) noexcept nogil:
         cdef uint64_t value = 0
         self.syscalls += 1
-        read(self.doorbell, &value, sizeof(value))
+        if read(self.doorbell, &value, sizeof(value)) > 0:
+            self.rings += value

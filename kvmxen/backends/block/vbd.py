@@ -231,4 +231,5 @@ class _Served:
 
     def figures(self) -> dict[str, int]:
         """The queue's, and how often the guest rang."""
-        return {**self._queue.figures(), "kicks": self._channel.doorbell.rung}
+        figures = self._queue.figures()
+        return figures | {"kicks": figures["kicks"] + self._channel.doorbell.unread}

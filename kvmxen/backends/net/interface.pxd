@@ -25,6 +25,8 @@ cdef class Interface:
     cdef PyObject *_queues[MAX_QUEUES]
     cdef int _count
     cdef int _event
+    # What was read of the doorbell.
+    cdef uint64_t _rings
     cdef public uint32_t longest
     cdef uint8_t *_buffer
     # The packet on its way to the link, if `_holding`; and the one to the queue `_target`, if that

@@ -265,7 +265,8 @@ cdef class Interface:
             return
         self.wakeups += 1
         if fds[0].revents:
-            read(self._event, &count, sizeof(count))
+            if read(self._event, &count, sizeof(count)) > 0:
+                self._rings += count
 
     def figures(self):
         """What happened, by name: numbers, from the guest's view (tx is what it transmits)."""
@@ -280,5 +281,6 @@ cdef class Interface:
                 total[name] += value
         return {**total, "tx_dropped": self.dropped, "rx_filtered": self.filtered,
                 "segments": self.link.segments, "bytes_copied": copied,
-                "kicks": self._doorbell.rung, "notifications": self.notifications,
+                "kicks": self._rings + self._doorbell.unread,
+                "notifications": self.notifications,
                 "wakeups": self.wakeups, "syscalls": self.link.syscalls + self.wakeups}

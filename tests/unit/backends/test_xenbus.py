@@ -270,7 +270,7 @@ def test_a_channel(domain: FakeDomain) -> None:
     port = domain.events.alloc_unbound(0)
     channel = Channel(domain.guest, port)
     domain.events.send(port)
-    assert channel.doorbell.rung == 1
+    assert channel.doorbell.unread == 1
     channel.notify()
     assert domain.is_pending(port)
     with pytest.raises(FrontendError, match="not waiting"):
@@ -279,7 +279,7 @@ def test_a_channel(domain: FakeDomain) -> None:
     domain.events.send(port)
     channel.notify()
     assert not domain.is_pending(port)
-    assert channel.doorbell.rung == 1
+    assert channel.doorbell.unread == 1
     Channel(domain.guest, port).close()
 
 

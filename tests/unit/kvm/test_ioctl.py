@@ -37,6 +37,7 @@ VM: dict[str, Callable[[Vm], object]] = {
     "KVM_SET_USER_MEMORY_REGION": lambda vm: vm.set_memory(0, 0, 4096, 0),
     "KVM_CREATE_VCPU": lambda vm: vm.create_vcpu(0),
     "KVM_SIGNAL_MSI": lambda vm: vm.signal_msi(0, 32),
+    "KVM_IOEVENTFD": lambda vm: vm.listen(0x100, 1, 0, True),
     "KVM_GET_CLOCK": lambda vm: vm.clock(),
 }
 VCPU: dict[str, Callable[[VcpuFd], object]] = {

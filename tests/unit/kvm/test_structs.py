@@ -26,6 +26,7 @@ KERNEL_NAMES = {
     structs.EnableCap: "kvm_enable_cap",
     structs.Msi: "kvm_msi",
     structs.ClockData: "kvm_clock_data",
+    structs.IoEventFd: "kvm_ioeventfd",
 }
 # Those that end in an array, which has room for a certain number here.
 HEADS = {structs.OneMsr: ("kvm_msrs", "entries"), structs.Cpuid: ("kvm_cpuid2", "entries")}
@@ -40,6 +41,7 @@ IOCTLS = {
     "KVM_SIGNAL_MSI": vm._SIGNAL_MSI,
     "KVM_GET_CLOCK": vm._GET_CLOCK,
     "KVM_ENABLE_CAP": vm._ENABLE_CAP,
+    "KVM_IOEVENTFD": vm._IOEVENTFD,
     "KVM_GET_REGS": vcpu._GET_REGS,
     "KVM_SET_REGS": vcpu._SET_REGS,
     "KVM_GET_SREGS": vcpu._GET_SREGS,
@@ -99,6 +101,7 @@ def test_every_ioctl_number_is_tested() -> None:
         for module in (system, vm, vcpu)
         for name, value in vars(module).items()
         if name.startswith(("_GET_", "_SET_", "_CREATE", "_CHECK", "_SIGNAL", "_ENABLE"))
+        or name == "_IOEVENTFD"
     }
     assert ours == set(IOCTLS.values())
 

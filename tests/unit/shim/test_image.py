@@ -296,3 +296,16 @@ def test_sysret_and_syscall_find_their_segments() -> None:
     assert C["SEL_RING3_SS"] == C["SEL_RING3_CS32"] + 8
     assert C["SEL_RING3_CS64"] == C["SEL_RING3_CS32"] + 16
     assert HOLE_END < 1 << 39
+
+
+def test_doorbells_are_behind_what_the_shim_knows_of_the_domain() -> None:
+    built = Built()
+    at = C["SHIM_DOMAIN"]
+    before = built.memory.read(at, PAGE_SIZE)
+    for port, rings in ((0, True), (4095, True), (0, False)):
+        built.image.let_ring(port, rings)
+    after = built.memory.read(at, PAGE_SIZE)
+    # struct shim_domain's words before them.
+    size = 27 * 8
+    assert (before[:size], any(before[size:])) == (after[:size], False)
+    assert after[size:] == bytes(511) + b"\x80" + bytes(PAGE_SIZE - size - 512)
