@@ -93,7 +93,7 @@ def test_wheel_runs_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-index")
     run(*pip, "--no-deps", wheel, cwd=tmp_path)
     (site / "dependencies.pth").write_text(f"{Path(click.__file__).parents[1]}\n")
-    bare = {"PATH": str(python.parent)}
+    bare = {"PATH": str(python.parent), "PYTHONPATH": ""}
     assert run(python.parent / "kvmxen", "--version", cwd=tmp_path, **bare).startswith("kvmxen ")
     program = (
         "import kvmxen.memory, kvmxen, pathlib; root = pathlib.Path(kvmxen.__file__).parent\n"

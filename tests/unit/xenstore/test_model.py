@@ -168,7 +168,7 @@ def test_a_hundred_thousand_steps() -> None:
     run_state_machine_as_test(
         Xenstore,
         settings=settings(
-            max_examples=120,
+            max_examples=140,
             stateful_step_count=20,
             deadline=None,
             database=None,
