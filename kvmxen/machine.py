@@ -119,7 +119,10 @@ class Machine:
         self.m2p_va = _C["XEN_M2P_VA" if self.probe.reaches_xen_m2p else "M2P_VA"]
         self.placement = self.probe.placement if self._wants_dispatcher else Placement.EXITS
         self.image.place(
-            self.placement, xen_version=MAJOR << 16 | MINOR, tsc_khz=self._fds[0].tsc_khz()
+            self.placement,
+            xen_version=MAJOR << 16 | MINOR,
+            tsc_khz=self._fds[0].tsc_khz(),
+            sets_fs_base=self.probe.sets_fs_base,
         )
         self.tables = PageTables(
             self.memory, layout, self.image.slots, not self.probe.sees_host_stores

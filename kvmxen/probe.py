@@ -23,10 +23,12 @@ _ENTRY = 0x67
 _CODE_VA = 0x10000000000
 _DATA_VA = _CODE_VA + PAGE_SIZE
 _STACK_VA = _DATA_VA + PAGE_SIZE
-# mov (%rsi), %rax; int3 - cpuid; int3 - syscall
+# mov (%rsi), %rax; int3 - cpuid; int3 - syscall - wrfsbase %rax; int3 - rdfsbase %rax; int3
 _LOAD = bytes.fromhex("488b06cc")
 _CPUID = bytes.fromhex("0fa2cc")
 _SYSCALL = bytes.fromhex("0f05")
+_WRITE_FS_BASE = bytes.fromhex("f3480faed0cc")
+_READ_FS_BASE = bytes.fromhex("f3480faec0cc")
 _HYPERVISOR_LEAF = 0x40000000
 _XEN = b"XenVMMXenVMM"
 
@@ -36,12 +38,14 @@ class Probe:
     """`sees_host_stores`: a store of the host to a live page table counts at the next flush.
     `syscall_enters_ring0`, `filters_cpuid`: as the manuals have it. `reaches_xen_m2p`: ring 3
     can read the L4 slot in which guests that do not ask expect the machine-to-physical table.
+    `sets_fs_base`: ring 3 can set its FS base, though its CR4 does not allow that.
     """
 
     sees_host_stores: bool
     syscall_enters_ring0: bool
     filters_cpuid: bool
     reaches_xen_m2p: bool
+    sets_fs_base: bool
 
     @property
     def placement(self) -> Placement:
@@ -76,7 +80,7 @@ def probe(memory: GuestMemory, image: ShimImage, fd: VcpuFd) -> Probe:
         return int(vcpu.run())
 
     offsets = {}
-    for index, instructions in enumerate((_LOAD, _CPUID, _SYSCALL)):
+    for index, instructions in enumerate((_LOAD, _CPUID, _SYSCALL, _WRITE_FS_BASE, _READ_FS_BASE)):
         offsets[instructions] = index * 16
         memory.write(code + index * 16, instructions)
     try:
@@ -96,8 +100,12 @@ def probe(memory: GuestMemory, image: ShimImage, fd: VcpuFd) -> Probe:
         reached = run(_LOAD) == _BREAKPOINT
         run(_SYSCALL)
         ring0 = vcpu.syscall_ring == 0
+        vcpu.rax = _STACK_VA
+        sets = run(_WRITE_FS_BASE) == _BREAKPOINT and fd.get_sregs().fs.base == _STACK_VA
+        vcpu.rax = 0
+        sets = sets and run(_READ_FS_BASE) == _BREAKPOINT and vcpu.rax == _STACK_VA
     except GuestCrash as crash:
         raise KvmxenError(
             f"this host's KVM does not run the shim ({crash}); see 'kvmxen doctor'"
         ) from None
-    return Probe(seen, ring0, signature == _XEN, reached)
+    return Probe(seen, ring0, signature == _XEN, reached, sets)

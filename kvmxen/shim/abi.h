@@ -107,6 +107,9 @@
 #define VCPU_SYSCALL_PAGE 0x25000
 #define VCPU_SIZE 0x26000
 
+/* The GS base that swapgs loads. */
+#define MSR_KERNEL_GS_BASE 0xc0000102
+
 /* Selectors in the part of the GDT that is Xen's (xen/include/public/arch-x86). */
 #define SEL_RING0_CS 0xe008
 #define SEL_RING0_SS 0xe010

@@ -44,7 +44,6 @@ enum { DONE, HOST };
 
 #define MSR_FS_BASE 0xc0000100u
 #define MSR_GS_BASE 0xc0000101u
-#define MSR_KERNEL_GS_BASE 0xc0000102u
 
 static inline char *part_of(const frame *f)
 {

@@ -105,8 +105,10 @@
         iretq
         .org GATE_CALL_USER_GS
         swapgs
-        mov     %eax, %gs
+        mov     %ecx, %gs
         swapgs
+        mov     $MSR_KERNEL_GS_BASE, %ecx
+        wrmsr
         iretq
 .endm
 

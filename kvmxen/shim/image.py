@@ -30,7 +30,7 @@ XEN_FIRST_SLOT = 256
 _FLAGS = 0x202
 
 # struct shim_domain of shim/state.h, up to its doorbells.
-_DOMAIN = struct.Struct("<QQ2Q2QQQQQQ4Q4Q4Q4Q")
+_DOMAIN = struct.Struct("<QQ2Q2QQQQQQQ4Q4Q4Q4Q")
 
 
 class Placement(Enum):
@@ -79,8 +79,11 @@ class ShimImage:
         exits = self._map_shim("EXITS_GATE", "SYSCALL_TRAP", self._nothing)
         self.slots = self._slots(exits, exits, self._physmap)
 
-    def place(self, placement: Placement, *, xen_version: int, tsc_khz: int) -> None:
-        """Have the dispatcher run at `placement`, which no vCPU runs at yet."""
+    def place(
+        self, placement: Placement, *, xen_version: int, tsc_khz: int, sets_fs_base: bool
+    ) -> None:
+        """Have the dispatcher run at `placement`, which no vCPU runs at yet; `sets_fs_base`: ring 3
+        can set its FS base."""
         if placement is Placement.RING0:
             inside = self._map_shim("RING0_GATE", "SYSCALL_PAGE", self._nothing)
             self.slots = self._slots(inside, inside, self._physmap)
@@ -91,7 +94,7 @@ class ShimImage:
             kernel = self._map_shim("KERNEL_GATE", "SYSCALL_PAGE", self._kernels)
             user = self._map_shim("USER_GATE", "SYSCALL_TRAP", self._nothing)
             self.slots = self._slots(kernel, user, self._map_kernels_memory(), exits)
-        self._write_domain(placement, xen_version, tsc_khz)
+        self._write_domain(placement, xen_version, tsc_khz, sets_fs_base)
 
     def _slots(self, kernel: int, user: int, physmap: int, shared: int = 0) -> Slots:
         return Slots(
@@ -101,7 +104,9 @@ class ShimImage:
             shared=(self._m2p, self._m2p, shared or user, self._physmap),
         )
 
-    def _write_domain(self, placement: Placement, xen_version: int, tsc_khz: int) -> None:
+    def _write_domain(
+        self, placement: Placement, xen_version: int, tsc_khz: int, sets_fs_base: bool
+    ) -> None:
         layout = self._layout
         none = [0] * (2 - len(layout.ram))
         first = [extent.mfn for extent in layout.ram] + none
@@ -119,6 +124,7 @@ class ShimImage:
                 xen_version,
                 layout.shared_info_mfn * PAGE_SIZE,
                 (tsc_khz << 32) // 1_000_000,
+                sets_fs_base,
                 *slots.pinned,
                 *slots.kernel,
                 *slots.user,

@@ -22,7 +22,6 @@ void write_msr(state *s, u32 msr, u64 value)
     s->msr_value = value;
 }
 
-/* The base comes with it: some CPUs keep the old one with a null selector. */
 void load_user_gs(state *s, u16 selector, u64 base)
 {
     s->loads_gs = 1;
@@ -37,20 +36,28 @@ static void call_gate(u32 operation, u64 a, u32 c, u32 d)
                      : : "D"(SHIM_VA + operation), "a"(a), "c"(c), "d"(d) : "cc", "memory");
 }
 
-static void set_user_gs(u32 selector)
+static void wrmsr(u32 msr, u64 value)
 {
-    if (domain()->in_ring3)
-        call_gate(GATE_CALL_USER_GS, selector, 0, 0);
-    else
-        __asm__ volatile("swapgs\n\tmov %0, %%gs\n\tswapgs" : : "r"(selector));
-}
+    u32 low = (u32)value, high = (u32)(value >> 32);
 
-static void wrmsr(u32 msr, u32 low, u32 high)
-{
-    if (domain()->in_ring3)
+    if (msr == MSR_FS_BASE && domain()->sets_fs_base)
+        __asm__ volatile("wrfsbase %0" : : "r"(value));
+    else if (domain()->in_ring3)
         call_gate(GATE_CALL_WRMSR, low, msr, high);
     else
         __asm__ volatile("wrmsr" : : "c"(msr), "a"(low), "d"(high));
+}
+
+/* A selector, then the base: some CPUs keep the old one with a null selector. */
+static void set_user_gs(u32 selector, u64 base)
+{
+    u32 low = (u32)base, high = (u32)(base >> 32);
+
+    if (domain()->in_ring3)
+        call_gate(GATE_CALL_USER_GS, low, selector, high);
+    else
+        __asm__ volatile("swapgs\n\tmov %0, %%gs\n\tswapgs\n\twrmsr"
+                         : : "r"(selector), "c"(MSR_KERNEL_GS_BASE), "a"(low), "d"(high));
 }
 
 static void set_cr0(u64 value)
@@ -81,9 +88,9 @@ static void invlpg(u64 va)
 void settle(state *s)
 {
     if (s->loads_gs)
-        set_user_gs(s->gs);
-    if (s->msr)
-        wrmsr(s->msr, (u32)s->msr_value, (u32)(s->msr_value >> 32));
+        set_user_gs(s->gs, s->msr_value);
+    else if (s->msr)
+        wrmsr(s->msr, s->msr_value);
     if (s->cr0 != s->loaded_cr0) {
         s->loaded_cr0 = s->cr0;
         set_cr0(s->cr0);

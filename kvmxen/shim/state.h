@@ -79,6 +79,7 @@ struct shim_domain {
     uint64_t xen_version;
     uint64_t shared_info_gpa;
     uint64_t tsc_per_ns;            /* in units of 2^-32 */
+    uint64_t sets_fs_base;          /* whether ring 3 can, by wrfsbase */
     /* L4 entries from slot 256 on: of a pinned table that is not in use, for the kernel, for user
      * code, and for both in one table. */
     uint64_t pinned_slots[SHIM_L4_SLOTS];

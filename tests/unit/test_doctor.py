@@ -84,8 +84,8 @@ def test_root_without_permission_is_in_a_container() -> None:
 
 
 def test_each_kind_of_kvm_has_its_words() -> None:
-    usual = {f.what: f.found for f in probed(Probe(True, True, True, True))}
-    software = {f.what: f.found for f in probed(Probe(False, False, False, False))}
+    usual = {f.what: f.found for f in probed(Probe(True, True, True, True, False))}
+    software = {f.what: f.found for f in probed(Probe(False, False, False, False, True))}
     assert usual == {
         "page tables": "by the hardware",
         "SYSCALL": "enters ring 0",

@@ -62,7 +62,7 @@ def test_golden_operations(page: str, name: str, code: str) -> None:
         ("GATE_CALL_CR3", "0f22d848cf"),
         ("GATE_CALL_CR0", "0f22c048cf"),
         ("GATE_CALL_WRMSR", "0f3048cf"),
-        ("GATE_CALL_USER_GS", "0f01f88ee80f01f848cf"),
+        ("GATE_CALL_USER_GS", "0f01f88ee90f01f8b9020100c00f3048cf"),
     ],
 )
 def test_golden_calls(name: str, code: str) -> None:
@@ -102,7 +102,7 @@ class Built:
         self.layout = Layout.plan(memory, vcpus)
         self.memory = GuestMemory(self.layout.end)
         self.image = ShimImage(self.memory, self.layout)
-        self.image.place(placement, xen_version=4 << 16, tsc_khz=2_000_000)
+        self.image.place(placement, xen_version=4 << 16, tsc_khz=2_000_000, sets_fs_base=False)
 
     def find(self, va: int, view: str = "kernel") -> tuple[int, int] | None:
         """(gpa, the flags that hold at every level and NX if any has it) of `va`, as the tables
