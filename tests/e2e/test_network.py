@@ -13,7 +13,7 @@ import pytest
 
 from kvmxen.backends.net.passt import ADDRESS, GATEWAY, GATEWAY6, has_ipv6
 from tests import packages
-from tests.e2e.domain import ROOT, Boot, Domain, Ramdisk
+from tests.e2e.domain import ROOT, SLOWNESS, Boot, Domain, Ramdisk
 from tests.e2e.network import namespace, passt, servers
 from tests.e2e.network.servers import Servers
 from tests.lab.modules import modules
@@ -21,8 +21,8 @@ from tests.lab.modules import modules
 MIB = 1 << 20
 # KVMXEN_TEST_FULL=1 for a GiB each way and ten thousand connections.
 FULL = bool(os.environ.get("KVMXEN_TEST_FULL"))
-SIZE = (1024 if FULL else 32) * MIB
-CONNECTIONS = 10_000 if FULL else 300
+SIZE = (1024 if FULL else 32) // SLOWNESS * MIB
+CONNECTIONS = (10_000 if FULL else 300) // SLOWNESS
 TIMEOUT = 1200 if FULL else 300
 SOURCE = Path(__file__).parent / "network" / "client.c"
 

@@ -23,6 +23,7 @@ SUITE = (
     "tests/e2e/test_ends.py",
     "tests/e2e/test_linux.py",
     "tests/e2e/test_disks.py::test_a_file_system",
+    "tests/e2e/test_network.py::test_tap",
 )
 # Unless -k says otherwise: one of the two kernels, a few tests of what is one thing everywhere, and
 # one of a kind. A kernel in ring 3 cannot scribble over a dispatcher in ring 0.

@@ -20,8 +20,8 @@ _INIT = Path(__file__).with_name("init.sh")
 _FILE = 0o100644
 _TAIL = 3000
 _CONSOLE = Entry("dev/console", 0o020600, device=(5, 1))
-# The host's files, a layer above them to write to, and KVM.
-WANTED = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "kvm_amd")
+# The host's files, a layer above them to write to, KVM, and tap devices on a bridge.
+WANTED = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "kvm_amd", "tun", "bridge")
 _CPUS = 2
 # Room for the largest guest of the tests; the host gives what is used.
 _MEMORY = "8G"

@@ -91,9 +91,14 @@ class Servers:
         while data := connection.recv(_BLOCK):
             size += len(data)
             total = zlib.crc32(data, total)
-        self.done.put(("sink", size, total, _segment_size(connection)))
+        # A connection that the client gave up is no transfer.
+        if size:
+            self.done.put(("sink", size, total, _segment_size(connection)))
 
     def _source(self, connection: socket.socket) -> None:
+        # Nor is one on which it asked for nothing.
+        if not connection.recv(1):
+            return
         total, block = 0, os.urandom(_BLOCK)
         for _ in range(self._size // _BLOCK):
             connection.sendall(block)
