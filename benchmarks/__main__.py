@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from benchmarks import block, boot, exits, guest, guest_block, net
+from benchmarks import block, boot, exits, guest, guest_block, linux, net
 from benchmarks.page import PAGE, replace
 from benchmarks.xenstored import measure as xenstore
 
 _BENCHMARKS: dict[str, Callable[[], dict[str, str]]] = {
     "exits": lambda: {"exits": exits.measure()},
     "guest": lambda: {"guest": guest.measure()},
+    "linux": lambda: {"linux": linux.measure()},
     "boot": boot.measure,
     "block": lambda: {"block": block.measure()},
     "block-guest": lambda: {"block guest": guest_block.measure()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,13 +55,16 @@ def measure() -> str:
     with TemporaryDirectory() as folder:
         guest = Path(folder) / "bench.elf"
         compile_guest(sorted(SOURCES.glob("*.[cS]")), guest)
-        return report([(_run(guest, "dispatch"), _run(guest, "exits")) for _ in range(_RUNS)])
+        runs = [(_run(guest, "dispatch"), _run(guest, "exits")) for _ in range(_RUNS)]
+    return report(OPERATIONS, runs)
 
 
-def report(runs: list[tuple[dict[str, int], dict[str, int]]]) -> str:
-    """The table of the runs' results, each with the dispatcher and without."""
+def report(
+    operations: Mapping[str, str], runs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]
+) -> str:
+    """The table of the runs' results, ns of each operation with the dispatcher and without."""
     rows = []
-    for name, words in OPERATIONS.items():
+    for name, words in operations.items():
         both = Pair(*(Sample.of([run[way][name] / 1e3 for run in runs]) for way in (0, 1)))
         figures = both.first.show(".1f"), both.second.show(".1f"), both.ratio.show(".3f")
         rows.append([words, *figures])

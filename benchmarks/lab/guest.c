@@ -28,18 +28,29 @@ static void page_fault(long rounds)
     need(!munmap(pages, rounds * PAGE), "munmap");
 }
 
-static void fork_exec(long rounds)
+static void children(long rounds, int exec)
 {
     for (long i = 0; i < rounds; i++) {
         pid_t child = fork();
         int status;
         need(child >= 0, "fork");
         if (!child) {
-            execl(self, self, "exit", NULL);
-            _exit(1);
+            if (exec)
+                execl(self, self, "exit", NULL);
+            _exit(exec);
         }
         need(waitpid(child, &status, 0) == child && !status, "child");
     }
+}
+
+static void fork_only(long rounds)
+{
+    children(rounds, 0);
+}
+
+static void fork_exec(long rounds)
+{
+    children(rounds, 1);
 }
 
 /* A round is a byte there and back: two switches. */
@@ -76,6 +87,7 @@ int main(int argc, char **argv)
         bench("nothing", nothing, 1);
         bench("system_call", system_call, 10000);
         bench("page_fault", page_fault, 1000);
+        bench("fork", fork_only, 100);
         bench("fork_exec", fork_exec, 50);
         bench("context_switch", context_switch, 1000);
     }

@@ -81,7 +81,7 @@ def _guest() -> Iterator[Entry]:
     yield Entry("guest/vmlinuz", _FILE, kernel.read_bytes())
     vmlinux = decompress(find_payload(kernel.read_bytes()))
     yield Entry("guest/vmlinux", _FILE, vmlinux)
-    yield Entry("guest/initrd", _FILE, _ramdisk(_INIT, [_program("guest")]))
+    yield Entry("guest/initrd", _FILE, operations())
     drivers = [
         Entry(f"lib/{number}-{module.name}", _FILE, module.image)
         for number, module in enumerate(modules(GUEST_KERNEL, devices.GUEST_MODULES))
@@ -93,6 +93,11 @@ def _guest() -> Iterator[Entry]:
         compile_guest(sorted(guest.SOURCES.glob("*.[cS]")), bench)
         yield Entry("guest/bench", _FILE, bench.read_bytes())
     yield Entry("guest/xen-shim", _FILE, packages.xen_shim().read_bytes())
+
+
+def operations() -> bytes:
+    """A ramdisk whose init does each operation of guest.c."""
+    return _ramdisk(_INIT, [_program("guest")])
 
 
 def _ramdisk(init: str, contents: Iterable[Entry]) -> bytes:

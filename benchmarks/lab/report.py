@@ -22,6 +22,7 @@ FIRST = {"first": "kvmxen, first boot", "bzimage": "QEMU, no Xen, bzImage"}
 OPERATIONS = {
     "system_call": "system call (`getppid`)",
     "page_fault": "page fault",
+    "fork": "fork, exit, wait",
     "fork_exec": "fork, exec, exit, wait",
     "context_switch": "context switch (pipe)",
 }

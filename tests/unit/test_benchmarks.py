@@ -124,7 +124,7 @@ def test_what_a_guest_pays_is_in_microseconds() -> None:
         (dict.fromkeys(guest.OPERATIONS, value), dict.fromkeys(guest.OPERATIONS, 100_000))
         for value in (40_000, 50_000, 42_000)
     ]
-    rows = guest.report(runs).splitlines()[2:]
+    rows = guest.report(guest.OPERATIONS, runs).splitlines()[2:]
     assert len(rows) == len(guest.OPERATIONS)
     figures = "42.0 (40.0-50.0) | 100.0 (100.0-100.0) | 0.420 (0.400-0.500)"
     assert rows[0] == f"| null hypercall (`xen_version`) | {figures} |"
