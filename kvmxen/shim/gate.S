@@ -9,9 +9,10 @@
  *   kernel   goes on to the dispatcher in ring 3, where ring 0 is interpreted; seen by the
  *   user     guest's kernel and by its user code, which has the kernel's tables loaded first
  *
- * The way into the guest is a list on a work stack: addresses of the operations below, each
+ * The host's way into the guest is a list on a work stack: addresses of the operations below, each
  * followed by its arguments, the last one op_return with %rax and an iretq frame. %rax is the
- * only register that operations use. Offsets: shim/abi.h.
+ * only register that operations use. A dispatcher in ring 3 calls single operations, and has a way
+ * of its own to user code. Offsets: shim/abi.h.
  */
 #include "abi.h"
 

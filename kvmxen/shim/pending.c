@@ -29,11 +29,11 @@ void load_user_gs(state *s, u16 selector, u64 base)
     write_msr(s, MSR_KERNEL_GS_BASE, base);
 }
 
-/* Have the gate do an operation, with these in %rax, %rcx and %rdx. */
+/* Have the gate do an operation, with these in %rax, %rcx, which it may change, and %rdx. */
 static void call_gate(u32 operation, u64 a, u32 c, u32 d)
 {
     __asm__ volatile("call gate"
-                     : : "D"(SHIM_VA + operation), "a"(a), "c"(c), "d"(d) : "cc", "memory");
+                     : "+c"(c) : "D"(SHIM_VA + operation), "a"(a), "d"(d) : "cc", "memory");
 }
 
 static void wrmsr(u32 msr, u64 value)
