@@ -306,6 +306,6 @@ def test_doorbells_are_behind_what_the_shim_knows_of_the_domain() -> None:
         built.image.let_ring(port, rings)
     after = built.memory.read(at, PAGE_SIZE)
     # struct shim_domain's words before them.
-    size = 27 * 8
+    size = 28 * 8
     assert (before[:size], any(before[size:])) == (after[:size], False)
     assert after[size:] == bytes(511) + b"\x80" + bytes(PAGE_SIZE - size - 512)
