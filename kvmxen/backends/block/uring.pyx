@@ -9,7 +9,7 @@ from libc.string cimport memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 
 from kvmxen.backends.block.engine cimport (
-    OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE, Engine, Op, advance,
+    OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE, Engine, Op, advance, iovec,
 )
 
 import os
@@ -50,6 +50,8 @@ cdef extern from "<linux/io_uring.h>" nogil:
 
     const int IORING_OP_READV
     const int IORING_OP_WRITEV
+    const int IORING_OP_READ
+    const int IORING_OP_WRITE
     const int IORING_OP_FSYNC
     const int IORING_OP_FALLOCATE
     const int IORING_OP_POLL_ADD
@@ -184,12 +186,18 @@ cdef class UringEngine(Engine):
 
     cdef void _describe(self, Op *op) noexcept nogil:
         cdef io_uring_sqe *sqe
+        cdef iovec *parts = &op.iov[op.iov_first]
         if op.kind == OP_READ or op.kind == OP_WRITE:
-            sqe = self._sqe(IORING_OP_READV if op.kind == OP_READ else IORING_OP_WRITEV,
-                            self._fd, op)
+            if op.iov_count == 1:
+                # No list, which the kernel would have to copy.
+                sqe = self._sqe(IORING_OP_READ if op.kind == OP_READ else IORING_OP_WRITE,
+                                self._fd, op)
+                sqe.addr, sqe.len = <uint64_t>parts.iov_base, <uint32_t>parts.iov_len
+            else:
+                sqe = self._sqe(IORING_OP_READV if op.kind == OP_READ else IORING_OP_WRITEV,
+                                self._fd, op)
+                sqe.addr, sqe.len = <uint64_t>parts, op.iov_count
             sqe.off = op.offset
-            sqe.addr = <uint64_t>&op.iov[op.iov_first]
-            sqe.len = op.iov_count
         elif op.kind == OP_FLUSH:
             sqe = self._sqe(IORING_OP_FSYNC, self._fd, op)
             sqe.fsync_flags = IORING_FSYNC_DATASYNC

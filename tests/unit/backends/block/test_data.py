@@ -20,6 +20,8 @@ from tests.unit.backends.block.frontend import Disk, Seg
 from tests.unit.backends.guest import wait_until
 
 SIZE = 4 << 20
+# A file of which Linux gives a page at most for one preadv(2).
+IN_PIECES = Path("/sys/kernel/btf/vmlinux")
 F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h
 OKAY, ERROR, UNSUPPORTED = BlkifStatus.OKAY, BlkifStatus.ERROR, BlkifStatus.EOPNOTSUPP
 PATTERN = bytes(range(256)) * 16
@@ -266,6 +268,29 @@ def test_an_image_that_shrank(make: MakeDisk) -> None:
     _, ref = disk.page()
     assert ring.do(BlkifOp.READ, 64, Seg(ref)) is ERROR
     assert ring.do(BlkifOp.READ, 0, Seg(ref)) is OKAY
+    # It ends in a part, and between two.
+    os.truncate(disk.path, 6144)
+    assert ring.do(BlkifOp.READ, 8, Seg(ref)) is ERROR
+    assert ring.do(BlkifOp.READ, 0, Seg(ref), Seg(ref)) is ERROR
+    assert ring.do(BlkifOp.READ, 4, Seg(ref), Seg(ref)) is ERROR
+    assert ring.do(BlkifOp.READ, 4, Seg(ref)) is OKAY
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.skipif(not IN_PIECES.exists(), reason=f"needs {IN_PIECES}")
+def test_an_image_that_is_read_in_pieces() -> None:
+    """Of one part and of many, in order and not."""
+    disk = Disk(IN_PIECES, "ro")
+    ring = disk.connect()
+    content = IN_PIECES.read_bytes()
+    pages = [disk.page() for _ in range(6)]
+    for order in (pages, pages[::-1], [*pages[3:], *pages[:3]]):
+        for gpa, _ in pages:
+            disk.domain.memory.zero(gpa, PAGE_SIZE)
+        assert ring.do(BlkifOp.READ, 3, *(Seg(ref) for _, ref in order)) is OKAY
+        found = b"".join(disk.domain.memory.read(gpa, PAGE_SIZE) for gpa, _ in order)
+        assert found == content[1536 : 1536 + len(found)]
+    disk.end()
 
 
 @pytest.mark.usefixtures("engine")
