@@ -28,10 +28,11 @@ cdef class Link:
 cdef class StreamLink(Link):
     cdef uint8_t *_out
     cdef uint8_t *_in
-    # Bytes [begin, end) of each buffer are in use; up to `_out_piece` they are sent at once.
+    # Bytes [begin, end) of each buffer are in use; up to `_out_piece` goes the message that
+    # a part is sent of.
     cdef uint32_t _out_begin, _out_piece, _out_end, _in_begin, _in_end
     cdef void _append(self, const uint8_t *frame, uint32_t length) noexcept nogil
-    cdef uint32_t _end_of_piece(self) noexcept nogil
+    cdef uint32_t _end_of_piece(self, uint32_t begin) noexcept nogil
     cdef bint _fill(self) noexcept nogil
 
 

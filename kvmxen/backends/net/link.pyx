@@ -6,7 +6,7 @@ None of it blocks: the file descriptors do not, and who calls waits for them.
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 
 from kvmxen.backends.net.packet cimport (
     GSO_NONE, GSO_TCPV4, GSO_TCPV6, MAX_GSO_HEADER, MAX_PACKET, MIN_GSO_SIZE, Cut, Packet,
@@ -23,7 +23,13 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     const int MSG_NOSIGNAL
     const int MSG_DONTWAIT
-    ssize_t send(int fd, const void *data, size_t length, int flags) noexcept
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags) noexcept
     ssize_t recv(int fd, void *data, size_t length, int flags) noexcept
 
 cdef enum:
@@ -33,9 +39,11 @@ cdef enum:
     # What is gathered before it is sent; then there is room for the segments of one more packet.
     GATHERED = 128 << 10
     OUT_SIZE = 1 << 20
-    # Bytes that are sent at once Linux keeps together up to there, and a frame's in two parts
+    # The bytes of a message Linux keeps together up to there, and a frame's in two parts
     # at most (unix_stream_sendmsg()): a reader sees all of a part, or nothing.
     PIECE = 32 << 10
+    # As many go by one system call.
+    PIECES = 16
     IN_SIZE = 256 << 10
 
 assert OUT_SIZE > GATHERED + (MAX_PACKET // MIN_GSO_SIZE + 1) * (
@@ -72,7 +80,7 @@ cdef class StreamLink(Link):
 
     The other end makes no use of offloads: checksums are made, and large packets cut, here.
 
-    What is sent at once are whole frames of PIECE bytes at most, or one frame that is longer: the
+    A message that is sent is whole frames of PIECE bytes at most, or one frame that is longer: the
     passt of Debian 12 (March 2023) receives the rest of a frame by one recv(), without MSG_WAITALL,
     and when that is not all of it takes what follows for the next frame's length.
     """
@@ -117,33 +125,46 @@ cdef class StreamLink(Link):
             self._append(NULL, length)
             self.segments += 1
 
-    cdef uint32_t _end_of_piece(self) noexcept nogil:
-        """Where that ends which is sent at once, from the frame at `_out_begin` on."""
-        cdef uint32_t end = self._out_begin
+    cdef uint32_t _end_of_piece(self, uint32_t begin) noexcept nogil:
+        """Where the message ends that begins with the frame at `begin`."""
+        cdef uint32_t end = begin
         cdef uint32_t next_ = end
         while next_ < self._out_end:
             next_ = end + PREFIX + frame_length(self._out + end)
-            if end > self._out_begin and next_ - self._out_begin > PIECE:
+            if end > begin and next_ - begin > PIECE:
                 break
             end = next_
         return end
 
     cdef bint flush(self) noexcept nogil:
-        cdef ssize_t done
+        cdef mmsghdr messages[PIECES]
+        cdef iovec parts[PIECES]
+        cdef uint32_t begin, end
+        cdef int count, sent, n
         while self._out_begin < self._out_end:
-            if self._out_begin == self._out_piece:
-                self._out_piece = self._end_of_piece()
+            count, begin, end = 0, self._out_begin, self._out_piece
+            while count < PIECES and begin < self._out_end:
+                if begin == end:
+                    end = self._end_of_piece(begin)
+                parts[count].iov_base, parts[count].iov_len = self._out + begin, end - begin
+                memset(&messages[count], 0, sizeof(mmsghdr))
+                messages[count].msg_hdr.msg_iov = &parts[count]
+                messages[count].msg_hdr.msg_iovlen = 1
+                count += 1
+                begin = end
             self.syscalls += 1
-            done = send(self.fd, self._out + self._out_begin, self._out_piece - self._out_begin,
-                        MSG_DONTWAIT | MSG_NOSIGNAL)
-            if done < 0:
+            # It goes no further than to a message that it sends a part of.
+            sent = sendmmsg(self.fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent < 0:
                 if errno == EINTR:
                     continue
                 if errno == EAGAIN or errno == ENOBUFS:
                     return True
                 self.ended = True
                 break
-            self._out_begin += <uint32_t>done
+            for n in range(sent):
+                self._out_piece = self._out_begin + <uint32_t>parts[n].iov_len
+                self._out_begin += messages[n].msg_len
         self._out_begin = self._out_piece = self._out_end = 0
         return False
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+
+import pytest
 
 from kvmxen.abi import netif
 from kvmxen.layout import PAGE_SIZE
@@ -83,3 +86,31 @@ def test_the_rest_of_a_frame_is_sent_alone(path: Path) -> None:
     assert 0 < len(begun) < len(long)
     with keep_pieces(path) as peer:
         assert pieces(path, peer) == [framed(long)[len(begun) :], framed(short)]
+
+
+def test_messages_go_by_one_system_call(path: Path) -> None:
+    for seed in range(5):
+        transmit(path, pattern(9014, seed))
+    path.interface.round()
+    # They are two; the other call looks for packets of the link's.
+    assert path.figures["syscalls"] == 2
+    assert len(path.frames()) == 5
+
+
+# What is sent may end amid a message, or between two.
+@pytest.mark.parametrize("room", range(1, 30_000, 2500))
+def test_a_message_ends_where_it_was_to_end(path: Path, room: int) -> None:
+    """Whatever the socket has room for, and however often it has none."""
+    packets = [pattern(9014 + seed, seed) for seed in range(9)]
+    for packet in packets:
+        transmit(path, packet)
+    whole = b"".join(map(framed, packets))
+    ends = [sum(4 + len(packet) for packet in packets[:end]) for end in (3, 6, 9)]
+    path._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+    path.interface.round()
+    assert not path.interface.round()
+    begun = path.peer.recv(1 << 20)
+    assert whole.startswith(begun)
+    with keep_pieces(path) as peer:
+        starts = [len(begun), *(end for end in ends if end > len(begun))]
+        assert pieces(path, peer) == [whole[a:b] for a, b in itertools.pairwise(starts)]
