@@ -21,6 +21,7 @@ from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SHIFT
 from kvmxen.runstate import Runstate, State
 from kvmxen.shim.abi import constants
+from kvmxen.shim.image import Placement
 from kvmxen.shim.start import CR0, CR4, enter_ring0, load_ldt, prepare
 from kvmxen.timer import MSR_TSC_DEADLINE, Timer
 from kvmxen.vcpu import Vcpu
@@ -89,7 +90,7 @@ class Cpu:
         self.runstate_va = 0
         self._time_va = 0
         self._time_version = 0
-        self.runstate = Runstate(machine.now())
+        self.runstate = Runstate(machine.now(), self.vcpu)
         self.timer = Timer(self.vcpu, machine.now, self._arm, self._has_timer)
         # Set, by any thread, to have the loop ask the machine whether to go on.
         self.look_up = False
@@ -178,6 +179,10 @@ class Cpu:
             if self.vcpu.in_ring3:
                 self.vcpu.in_ring3 = False
                 enter_ring0(self.fd)
+            if self.vcpu.waiting:
+                # Where the dispatcher did, the host does.
+                self.vcpu.waiting = False
+                self.block()
             if self._trace:
                 self._trace.trap(self, trap)
             handle(self, trap)
@@ -247,6 +252,12 @@ class Cpu:
     def end_interrupt(self) -> None:
         """Tell the LAPIC that our interrupt is dealt with."""
         self.fd.set_msr(_MSR_X2APIC_EOI, 0)
+
+    def sleeps(self) -> bool:
+        """From any thread: whether the vCPU sleeps, and comes out before it runs the guest."""
+        if self.machine.placement is Placement.RING0 and self.vcpu.stays_out():
+            return True
+        return self.vcpu.halted
 
     def send_nmi(self) -> None:
         """From any thread: have the guest's NMI callback run."""

@@ -77,7 +77,8 @@ class EventChannels:
     """A domain's event channels. `shared_info` is a gpa; `info(vcpu)` gives a vcpu_info's gpa.
 
     `kick(vcpu)` is called when a vCPU has something new to look at, from any thread,
-    `bind_timer(vcpu, port)` when its VIRQ_TIMER is bound to a port or, 0, no longer is.
+    `bind_timer(vcpu, port)` when its VIRQ_TIMER is bound to a port or, 0, no longer is,
+    `bind_ipi(port, vcpu)` when a port is that vCPU's IPI or, None, no longer is.
     `listen(port, eventfd, on)` is called when what is sent to a port may ring a backend's eventfd
     without us and, `on` false, when it no longer may: whether it now does.
     """
@@ -90,6 +91,7 @@ class EventChannels:
         info: Callable[[int], int],
         kick: Callable[[int], None],
         bind_timer: Callable[[int, int], None] = lambda _vcpu, _port: None,
+        bind_ipi: Callable[[int, int | None], None] = lambda _port, _vcpu: None,
         listen: Callable[[int, int, bool], bool] = lambda _port, _eventfd, _on: False,
     ) -> None:
         self._memory = memory
@@ -99,6 +101,7 @@ class EventChannels:
         self._info = info
         self._kick = kick
         self._bind_timer = bind_timer
+        self._bind_ipi = bind_ipi
         self._listen = listen
         self._lock = RLock()
         # Port 0 is never given out, so that 0 can mean none.
@@ -214,7 +217,9 @@ class EventChannels:
         """EVTCHNOP_bind_ipi."""
         self._check_vcpu(vcpu)
         with self._lock:
-            return self._open(Status.IPI, vcpu).number
+            port = self._open(Status.IPI, vcpu)
+            self._bind_ipi(port.number, vcpu)
+            return port.number
 
     def bind_vcpu(self, number: int, vcpu: int) -> None:
         """EVTCHNOP_bind_vcpu: which vCPU the port notifies."""
@@ -242,6 +247,8 @@ class EventChannels:
                 other = self._ports[port.target]
                 other.status, other.target = Status.UNBOUND, 0
                 other.remote_domain = DOMID_GUEST
+            if port.status is Status.IPI:
+                self._bind_ipi(number, None)
             self._stop_listening(port)
             port.status, port.on_send, port.target = Status.CLOSED, None, 0
             self._memory.clear_bit(self._pending, number)

@@ -136,9 +136,14 @@ class Machine:
             lambda index: self.cpus[index].info_gpa,
             lambda index: self.cpus[index].notify(),
             lambda index, port: self.cpus[index].set_timer_port(port),
+            self._bind_ipi,
             self._listen,
         )
         self.cpus = [Cpu(self, fd) for fd in self._fds]
+
+    def _bind_ipi(self, port: int, index: int | None) -> None:
+        kind = _C["PORT_HOST"] if index is None else _C["PORT_IPI"] + index
+        self.image.set_port(port, kind)
 
     def _listen(self, port: int, eventfd: int, on: bool) -> bool:
         """See EventChannels: it takes a dispatcher in ring 0, and KVM's room for eventfds."""
@@ -146,7 +151,7 @@ class Machine:
             return False
         # Who still rings while this goes rings nobody.
         if not on:
-            self.image.let_ring(port, False)
+            self.image.set_port(port, _C["PORT_HOST"])
         try:
             self.vm.listen(_C["DOORBELL_PORT"], port, eventfd, on)
         except KvmError:
@@ -154,7 +159,7 @@ class Machine:
                 raise
             return False
         if on:
-            self.image.let_ring(port, True)
+            self.image.set_port(port, _C["PORT_DOORBELL"])
         return on
 
     def _cpuid_policy(self, available: list[CpuidEntry]) -> CpuidPolicy:
@@ -311,11 +316,11 @@ class Machine:
         cpu.vcpu.flush()
         for other in others:
             other.vcpu.flush_pending = True
-            if other.vcpu.in_guest and not other.vcpu.halted:
-                other.kick()
-        for other in others:
-            if not other.vcpu.halted:
-                other.vcpu.wait_flushed()
+        awake = [other for other in others if other.vcpu.in_guest and not other.sleeps()]
+        for other in awake:
+            other.kick()
+        for other in awake:
+            other.vcpu.wait_flushed()
 
     def balloon_out(self, mfn: int) -> None:
         """Take a frame from the guest; its memory goes back to the host."""

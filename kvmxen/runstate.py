@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from typing import Protocol
 
 _RUNSTATE_INFO = struct.Struct("<i4x5Q")
 
@@ -17,21 +18,48 @@ class State(IntEnum):
     OFFLINE = 3
 
 
+class Sleeper(Protocol):
+    """The dispatcher, where a guest that runs by what the host knows may wait for an event: for how
+    many ns it did, and since when it does, 0 for not at all."""
+
+    @property
+    def slept(self) -> int: ...
+
+    @property
+    def asleep_since(self) -> int: ...
+
+
 class Runstate:
     """Times in ns of system time."""
 
-    def __init__(self, now: int) -> None:
+    def __init__(self, now: int, sleeper: Sleeper) -> None:
         self.state = State.OFFLINE
         self._since = now
         self._times = [0, 0, 0, 0]
+        self._sleeper = sleeper
+        self._slept = sleeper.slept
 
     def enter(self, state: State, now: int) -> None:
         """The vCPU is in `state` from `now` on."""
-        self._times[self.state] += max(0, now - self._since)
+        self._times = self._account(now)
         self.state, self._since = state, now
+        self._slept = self._sleeper.slept
 
     def pack(self, now: int) -> bytes:
         """struct vcpu_runstate_info as of `now`."""
+        state, since = self.state, self._since
+        if state is State.RUNNING and self._sleeper.asleep_since:
+            state, since = State.BLOCKED, self._sleeper.asleep_since
+        return _RUNSTATE_INFO.pack(state, since, *self._account(now))
+
+    def _account(self, now: int) -> list[int]:
         times = list(self._times)
-        times[self.state] += max(0, now - self._since)
-        return _RUNSTATE_INFO.pack(self.state, self._since, *times)
+        elapsed = max(0, now - self._since)
+        if self.state is State.RUNNING:
+            asleep = self._sleeper.asleep_since
+            blocked = self._sleeper.slept - self._slept + (now - asleep if asleep else 0)
+            blocked = min(max(0, blocked), elapsed)
+            times[State.BLOCKED] += blocked
+            elapsed -= blocked
+        times[self.state] += elapsed
+        return times

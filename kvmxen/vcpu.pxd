@@ -33,7 +33,7 @@ cdef class Vcpu(SharedState):
     cdef bint _stepping
     cdef bint _swapgs
     cdef readonly bint entered
-    cdef public bint attention, flush_pending, ending, in_ring3
+    cdef public bint attention, flush_pending, ending, in_ring3, waiting
     cdef uint64_t _done, _msr_value
     cdef uint32_t _msr
     cdef bint _loads_gs

@@ -42,6 +42,7 @@ class Vcpu(SharedState):
     flush_pending: bool
     ending: bool
     in_ring3: bool
+    waiting: bool
     rax: int
     rbx: int
     rcx: int

@@ -518,6 +518,9 @@ cdef class Vcpu(SharedState):
             self._load_cr3 = True
         self._done = frame.done
         self.error_code = frame.error_code
+        if not in_ring3:
+            self.waiting = state.waiting
+            state.waiting = False
         cdef bint inside = not frame.cs & 3 and not self._stepping
         if trap == BREAKPOINT and frame.rip == page + SYSCALL32_ENTRY + 1:
             self._load_frame(&frame)

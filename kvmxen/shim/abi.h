@@ -13,7 +13,7 @@
 #define DISPATCHER_SIZE 0x6000
 #define SHIM_IDT 0xc000
 #define SHIM_DOMAIN 0xd000
-#define SHIM_TABLES 0xe000
+#define SHIM_TABLES 0xf000
 
 /* Offsets in the gate, in bytes. */
 #define GATE_STUBS 0x000
@@ -74,6 +74,12 @@
 /* The port by which the dispatcher in ring 0 rings a backend, whose number it writes: KVM hears it
  * (KVM_IOEVENTFD), and the host only where nobody listens any more. */
 #define DOORBELL_PORT 0x100
+
+/* What the dispatcher does with what the guest sends to an event channel: leave it to the host, ring
+ * a backend, or raise the channel on vCPU PORT - PORT_IPI, whose IPI it is. */
+#define PORT_HOST 0
+#define PORT_DOORBELL 1
+#define PORT_IPI 2
 
 /* What the vCPU loop tells its caller beyond stub numbers. */
 #define TRAP_SYSCALL 40

@@ -103,13 +103,15 @@ int dispatch(frame *f)
 {
     state *s = state_of(f);
 
+    if (s->asleep_since && !(f->cs & 3))
+        wake(s, f);
     s->flush = 0;
     s->invlpgs = 0;
     s->msr = 0;
     s->loads_gs = 0;
     s->loaded_cr3 = s->kernel_cr3;
     s->loaded_kernel_mode = domain()->in_ring3 ? 1 : s->kernel_mode;
-    /* In the shim itself: an iretq of the gate's that faults, the end of a wait, or our fault.
+    /* In the shim itself: an iretq of the gate's that faults, the end of a sleep there, or our fault.
      * User code that goes there faults as it does anywhere. */
     if (!(f->cs & 3) || (domain()->in_ring3 && s->kernel_mode && f->rip >> 39 == SHIM_VA >> 39
                          && f->vector != TRAP_BREAKPOINT))
@@ -118,5 +120,7 @@ int dispatch(frame *f)
         return HOST;
     s->taken[f->vector]++;
     settle(s);
+    if (s->waiting && !domain()->in_ring3)
+        wait(s, f);
     return DONE;
 }

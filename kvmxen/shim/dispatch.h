@@ -55,6 +55,12 @@ static inline state *state_of(const frame *f)
     return (state *)(part_of(f) + VCPU_STATE);
 }
 
+/* The parts lie one behind the other, by the vCPUs' numbers. */
+static inline state *state_of_vcpu(state *s, u64 index)
+{
+    return (state *)((char *)s + (index - s->index) * VCPU_SIZE);
+}
+
 static inline const struct shim_domain *domain(void)
 {
     return (const struct shim_domain *)(SHIM_VA + SHIM_DOMAIN);
@@ -120,13 +126,20 @@ int general_protection(state *s, frame *f);
 int invalid_opcode(state *s, frame *f);
 
 /* time.c */
+u64 system_time(const state *s);
 int set_singleshot(state *s, u64 deadline, bool future);
 int timer_expired(state *s);
 
 /* events.c */
 void end_interrupt(void);
-void raise_port(state *s, u32 port);
+bool raise_port(state *s, u32 port);
+int send(state *s, u32 port);
 int look(state *s);
+
+/* wait.c: in ring 0 */
+int block(state *s);
+void wake(state *s, frame *f);
+void wait(state *s, const frame *f);
 
 /* pending.c: what must happen before the guest goes on. */
 void flush_page(state *s, u64 va);

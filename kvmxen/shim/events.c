@@ -4,6 +4,7 @@
 #define SHARED_PENDING 2048
 #define SHARED_MASK 2560
 #define MSR_X2APIC_EOI 0x80bu
+#define MSR_X2APIC_ICR 0x830u
 
 /* Ring 0 only. */
 void end_interrupt(void)
@@ -11,7 +12,8 @@ void end_interrupt(void)
     __asm__ volatile("wrmsr" : : "c"(MSR_X2APIC_EOI), "a"(0), "d"(0));
 }
 
-void raise_port(state *s, u32 port)
+/* Make the port pending on vCPU `s`: whether it was not. */
+bool raise_port(state *s, u32 port)
 {
     u64 *shared = machine(domain()->shared_info_gpa);
     u64 bit = 1ul << (port & 63);
@@ -19,13 +21,37 @@ void raise_port(state *s, u32 port)
     u8 *info = vcpu_info(s);
 
     if (__atomic_fetch_or(shared + SHARED_PENDING / 8 + word, bit, __ATOMIC_SEQ_CST) & bit)
-        return;
-    s->delivered++;
+        return false;
     if (__atomic_load_n(shared + SHARED_MASK / 8 + word, __ATOMIC_SEQ_CST) & bit)
-        return;
+        return true;
     if (!(__atomic_fetch_or((u64 *)(info + INFO_PENDING_SEL), 1ul << word, __ATOMIC_SEQ_CST)
           >> word & 1))
         info[INFO_UPCALL_PENDING] = 1;
+    return true;
+}
+
+/* EVTCHNOP_send to a backend that KVM tells of it, or an IPI: the host's process sees no exit. */
+int send(state *s, u32 port)
+{
+    u32 kind = port < SHIM_PORTS ? domain()->ports[port] : PORT_HOST;
+
+    if (kind == PORT_HOST)
+        return HOST;
+    if (kind == PORT_DOORBELL) {
+        __asm__ volatile("out %0, %1" : : "a"(port), "d"((u16)DOORBELL_PORT) : "memory");
+        return DONE;
+    }
+    u32 vcpu = kind - PORT_IPI;
+    /* Only ring 0 can interrupt another. */
+    if (vcpu != s->index && domain()->in_ring3)
+        return HOST;
+    if (!raise_port(state_of_vcpu(s, vcpu), port))
+        return DONE;
+    s->delivered++;
+    if (vcpu != s->index)
+        __asm__ volatile("wrmsr"
+                         : : "c"(MSR_X2APIC_ICR), "a"(VECTOR_EVENT), "d"(vcpu) : "memory");
+    return DONE;
 }
 
 /* Another's kick: something is pending, or the host wants to be asked. Ring 0 only. */

@@ -24,6 +24,7 @@ enum {
 #define VCPUOP_stop_singleshot_timer 9
 #define SSHOTTMR_FUTURE 1
 #define SCHEDOP_yield 0
+#define SCHEDOP_block 1
 #define EVTCHNOP_send 4
 #define ENOENT 2
 #define ETIME 62
@@ -68,20 +69,25 @@ static int vcpu_op(state *s, frame *f)
     return HOST;
 }
 
-/* To a backend that KVM tells of it: the host's process sees no exit. */
 static int event_channel_op(state *s, frame *f)
 {
     u64 word;
 
-    if (domain()->in_ring3 || (u32)f->rdi != EVTCHNOP_send || f->rsi & 3
-        || load(s->kernel_cr3, f->rsi & ~7ul, &word))
+    if ((u32)f->rdi != EVTCHNOP_send || f->rsi & 3 || load(s->kernel_cr3, f->rsi & ~7ul, &word)
+        || send(s, (u32)(f->rsi & 4 ? word >> 32 : word)))
         return HOST;
-    u32 port = (u32)(f->rsi & 4 ? word >> 32 : word);
-    if (port >= SHIM_PORTS
-        || !(__atomic_load_n(&domain()->doorbells[port >> 6], __ATOMIC_ACQUIRE) >> (port & 63) & 1))
-        return HOST;
-    __asm__ volatile("out %0, %1" : : "a"(port), "d"((u16)DOORBELL_PORT) : "memory");
     return answer(f, 0);
+}
+
+static int sched_op(state *s, frame *f)
+{
+    switch ((u32)f->rdi) {
+    case SCHEDOP_yield:
+        return answer(f, 0);
+    case SCHEDOP_block:
+        return block(s) ? HOST : answer(f, 0);
+    }
+    return HOST;
 }
 
 static int multicall(state *s, frame *f);
@@ -110,7 +116,7 @@ static int call(state *s, frame *f)
     case HYPERCALL_mmuext_op:
         return hypercall_mmuext_op(s, f);
     case HYPERCALL_sched_op:
-        return (u32)f->rdi == SCHEDOP_yield ? answer(f, 0) : HOST;
+        return sched_op(s, f);
     case HYPERCALL_event_channel_op:
         return event_channel_op(s, f);
     case HYPERCALL_iret:

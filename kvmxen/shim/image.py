@@ -29,7 +29,7 @@ XEN_FIRST_SLOT = 256
 # IF, and the bit that is always set.
 _FLAGS = 0x202
 
-# struct shim_domain of shim/state.h, up to its doorbells.
+# struct shim_domain of shim/state.h, up to its ports.
 _DOMAIN = struct.Struct("<QQ2Q2QQQQQQQ4Q4Q4Q4Q")
 
 
@@ -132,10 +132,10 @@ class ShimImage:
             ),
         )
 
-    def let_ring(self, port: int, rings: bool) -> None:
-        """Whether KVM itself tells a backend of what the guest sends to event channel `port`."""
-        change = self._memory.set_bit if rings else self._memory.clear_bit
-        change(_C["SHIM_DOMAIN"] + _DOMAIN.size, port)
+    def set_port(self, port: int, kind: int) -> None:
+        """What the dispatcher does with what the guest sends to event channel `port`: PORT_HOST,
+        PORT_DOORBELL, or PORT_IPI and the vCPU's number."""
+        self._memory.write_u8(_C["SHIM_DOMAIN"] + _DOMAIN.size + port, kind)
 
     def vcpu_gpa(self, index: int) -> int:
         """The gpa of vCPU `index`'s part; its virtual address is SHIM_VA more."""
@@ -259,7 +259,8 @@ class ShimImage:
         read, write = _READ_ONLY | _USER, _KERNEL | _USER
         for offset in range(0, _C["DISPATCHER_SIZE"], PAGE_SIZE):
             yield _C["DISPATCHER"] + offset, read
-        yield _C["SHIM_DOMAIN"], read
+        for gpa in range(_C["SHIM_DOMAIN"], _C["SHIM_TABLES"], PAGE_SIZE):
+            yield gpa, read
         for index in range(self._layout.vcpus):
             part = self.vcpu_gpa(index)
             yield part + _C["VCPU_TRAP_STACK_END"] & -PAGE_SIZE, write

@@ -16,7 +16,7 @@ cdef extern from "shim/state.h":
     ctypedef struct shim_state "struct shim_state":
         uint64_t kernel_cr3, user_cr3, kernel_sp, info_gpa, cr0, loaded_cr0
         uint64_t index
-        uint8_t kernel_mode, look
+        uint8_t kernel_mode, look, waiting
         shim_handler traps[32]
         shim_handler event, syscall
         uint64_t hypercalls[64]
@@ -24,6 +24,7 @@ cdef extern from "shim/state.h":
         uint64_t delivered
         uint64_t singleshot, others, armed
         uint32_t timer_port, time_version, cpuids
+        uint64_t slept, asleep_since
         shim_cpuid cpuid[64]
         uint8_t loaded_kernel_mode, flush
         uint32_t invlpgs

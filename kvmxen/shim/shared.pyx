@@ -6,6 +6,16 @@ read here is the guest's word, to be checked where it is used.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+cdef extern from *:
+    """
+    static inline int shim_stays_out(struct shim_state *state)
+    {
+        __atomic_store_n(&state->look, 1, __ATOMIC_SEQ_CST);
+        return __atomic_load_n(&state->asleep_since, __ATOMIC_SEQ_CST) != 0;
+    }
+    """
+    bint shim_stays_out(shim_state *state) noexcept nogil
+
 
 cdef class SharedState:
     """What a `Vcpu` is built on."""
@@ -126,6 +136,21 @@ cdef class SharedState:
     def looked(self):
         """What the host wanted to be asked is about to be looked at."""
         self.state.look = 0
+
+    def stays_out(self):
+        """From any thread: `request_look`; whether the dispatcher is asleep, so that what wakes it
+        will be an exit."""
+        return shim_stays_out(self.state)
+
+    @property
+    def asleep_since(self):
+        """Since when it is asleep, in ns of system time; 0 where it is not."""
+        return self.state.asleep_since
+
+    @property
+    def slept(self):
+        """For how many ns it was asleep before."""
+        return self.state.slept
 
     @property
     def delivered(self):

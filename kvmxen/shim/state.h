@@ -46,6 +46,7 @@ struct shim_state {
     uint64_t index;                 /* the vCPU's number */
     uint8_t kernel_mode;            /* what the guest runs in, or was in when it trapped */
     uint8_t look;                   /* the host wants an exit at the next interrupt */
+    uint8_t waiting;                /* the guest waits for an event; only in ring 0 */
     struct shim_handler traps[SHIM_VECTORS];
     struct shim_handler event, syscall;
     uint64_t hypercalls[SHIM_HYPERCALLS];   /* done by the dispatcher, by number */
@@ -56,6 +57,10 @@ struct shim_state {
     uint64_t singleshot, others, armed;
     uint32_t timer_port;            /* VIRQ_TIMER's, 0 for none */
     uint32_t time_version;          /* of the guest's copy of the vcpu_info's time */
+    /* For how many ns it slept in the dispatcher; the system time since when it does, or 0; and
+     * what it will go on with. */
+    uint64_t slept, asleep_since;
+    struct shim_frame sleeper;
     uint32_t cpuids;                /* answers that are there */
     struct shim_cpuid cpuid[SHIM_CPUIDS];
     /* Of the entry that is being dealt with: what must happen before the guest goes on. */
@@ -86,8 +91,8 @@ struct shim_domain {
     uint64_t kernel_slots[SHIM_L4_SLOTS];
     uint64_t user_slots[SHIM_L4_SLOTS];
     uint64_t shared_slots[SHIM_L4_SLOTS];
-    /* A bit for each event channel that KVM itself tells a backend of: the host changes it. */
-    uint64_t doorbells[SHIM_PORTS / 64];
+    /* PORT_* for each event channel: the host changes it. */
+    uint8_t ports[SHIM_PORTS];
 };
 
 #endif

@@ -50,6 +50,13 @@ static u64 now(const state *s, u64 *tsc)
     return time->system_time + scale(delta, time->tsc_to_system_mul);
 }
 
+/* Likewise, in ns alone. */
+u64 system_time(const state *s)
+{
+    u64 tsc;
+    return now(s, &tsc);
+}
+
 /* 0 for none. */
 static u64 earliest(const state *s)
 {
@@ -100,7 +107,7 @@ int timer_expired(state *s)
     if (s->singleshot && s->singleshot <= time) {
         s->singleshot = 0;
         if (s->timer_port)
-            raise_port(s, s->timer_port);
+            s->delivered += raise_port(s, s->timer_port);
     }
     arm(s, time, tsc);
     return DONE;

@@ -19,7 +19,7 @@ def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
     domain = boot(
         kernel,
         *("--shim", shim, "--stats=json", "--console", "stdio", "--timeout", LIMIT),
-        *("--cmdline", f"{what}={rounds}"),
+        *("--cmdline", f"{what}={rounds}", "--vcpus", 2 if what == "ipis" else 1),
     )
     domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
@@ -30,7 +30,16 @@ def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
 
 @pytest.mark.parametrize(
     ("what", "most"),
-    [("syscalls", 0), ("switches", 0), ("faults", 1), ("copies", 0), ("stores", 0)],
+    [
+        ("syscalls", 0),
+        ("switches", 0),
+        ("faults", 1),
+        ("copies", 0),
+        ("stores", 0),
+        ("events", 0),
+        pytest.param("waits", 0, marks=pytest.mark.needs_ring0),
+        pytest.param("ipis", 0, marks=pytest.mark.needs_ring0),
+    ],
 )
 def test_counts(boot: Boot, guest: Callable[[str], Path], what: str, most: int) -> None:
     def more(shim: str) -> int:

@@ -1,5 +1,5 @@
 /* Does one thing as often as the command line says: syscalls=, faults=, switches=, copies=,
- * stores=. */
+ * stores=, events=, waits=, ipis=. */
 #include "guest.h"
 
 extern const char user_start[], user_end[];
@@ -7,6 +7,8 @@ static u64 root[512] __attribute__((aligned(PAGE_SIZE)));
 static u64 tables[4][512] __attribute__((aligned(PAGE_SIZE)));
 #define COPIED (1ul << 39) /* read-only user memory, which tables[3] has */
 #define STORE_BYTES 3      /* of copies' store */
+static u32 arrived, answered;
+static evtchn_port_t there, back;
 
 static bool on_syscall(struct regs *regs)
 {
@@ -57,6 +59,79 @@ static void stores(u64 count)
     }
 }
 
+static void arrive(evtchn_port_t port)
+{
+    (void)port;
+    store_release(&arrived, arrived + 1);
+}
+
+static void answer(evtchn_port_t port)
+{
+    (void)port;
+    store_release(&answered, answered + 1);
+    check_equal(evtchn_send(back), 0);
+}
+
+/* An IPI of the vCPU's. */
+static evtchn_port_t bind(u32 cpu, event_handler handler)
+{
+    long port = evtchn_bind_ipi(cpu);
+    check(port > 0);
+    event_handle((evtchn_port_t)port, handler);
+    return (evtchn_port_t)port;
+}
+
+static void events(u64 count)
+{
+    evtchn_port_t port = bind(0, arrive);
+    for (u32 i = 0; i < count; i++) {
+        check_equal(evtchn_send(port), 0);
+        check_equal(arrived, i + 1);
+    }
+    check_equal(evtchn_close(port), 0);
+}
+
+/* Sleeps until its timer's time. */
+static void waits(u64 count)
+{
+    struct vcpu_set_singleshot_timer timer = {0, 0};
+    for (u64 i = 0; i < count; i++) {
+        u64 before = timer_ticks;
+        timer.timeout_abs_ns = now() + 200 * US;
+        check_equal(vcpu_op(VCPUOP_set_singleshot_timer, 0, &timer), 0);
+        for (upcalls_off(); timer_ticks == before; upcalls_off())
+            check_equal(sched_op(SCHEDOP_block, NULL), 0);
+        upcalls_on();
+        check(now() >= timer.timeout_abs_ns);
+    }
+}
+
+static void other(u32 cpu)
+{
+    for (;;) {
+        upcalls_off();
+        if (answered == option("ipis", 0))
+            break;
+        check_equal(sched_op(SCHEDOP_block, NULL), 0);
+    }
+    vcpu_op(VCPUOP_down, cpu, NULL);
+}
+
+/* To a vCPU that sleeps, and back to one that does. */
+static void ipis(u64 count)
+{
+    there = bind(1, answer);
+    back = bind(0, arrive);
+    check_equal(cpu_start(1, other), 0);
+    for (u32 i = 0; i < count; i++) {
+        check_equal(evtchn_send(there), 0);
+        for (upcalls_off(); load_acquire(&arrived) == i; upcalls_off())
+            check_equal(sched_op(SCHEDOP_block, NULL), 0);
+        upcalls_on();
+    }
+    check_equal(answered, count);
+}
+
 void guest_main(void)
 {
     user_init(user_start, (size_t)(user_end - user_start), on_syscall);
@@ -64,6 +139,10 @@ void guest_main(void)
     switches(option("switches", 0));
     stores(option("stores", 0));
     copies(option("copies", 0));
+    events(option("events", 0));
+    waits(option("waits", 0));
+    if (cpu_count() > 1)
+        ipis(option("ipis", 0));
     user_run(option("faults", 0) << 32 | option("syscalls", 0));
     print("SUCCESS\n");
 }
