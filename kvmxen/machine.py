@@ -269,8 +269,12 @@ class Machine:
         # This object may live on until its parts, which refer to each other, are collected.
         self.memory.release()
 
-    def _end(self, end: End) -> None:
-        if not self.stopping:
+    def _end(self, end: End, reason: str = "", cpu: Cpu | None = None) -> None:
+        # vCPUs may come here at the same time: the first says how it ends.
+        with self._control:
+            first, self.stopping = not self.stopping, True
+        if first:
+            self.crash_reason, self.crashed_cpu = reason, cpu
             self.stop()
             self._ended(end)
 
@@ -286,9 +290,7 @@ class Machine:
 
     def crash(self, reason: str, cpu: Cpu) -> None:
         """The guest cannot go on."""
-        if not self.stopping:
-            self.crash_reason, self.crashed_cpu = reason, cpu
-        self._end(End.CRASH)
+        self._end(End.CRASH, reason, cpu)
 
     def fail(self, error: BaseException) -> None:
         """A vCPU's thread met an error that is ours: the caller of the boot gets it."""

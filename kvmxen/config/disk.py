@@ -70,6 +70,7 @@ class DiskSpec:
     cdrom: bool = False
     cache: DiskCache = "writeback"
     discard: bool = True
+    persistent: bool = False
     sector_size: int = 512
 
     def __post_init__(self) -> None:
@@ -128,6 +129,8 @@ def _position(part: str, text: str) -> tuple[str, str]:
         return "format", part
     if part in ("discard", "no-discard"):
         return "discard", str(int(part == "discard"))
+    if part == "persistent":
+        return "persistent", "1"
     if part in ("cdrom", "disk"):
         return "devtype", part
     if _VDEV.fullmatch(part):
@@ -154,7 +157,10 @@ _KEYS: dict[str, tuple[str, Callable[[str, str], object]]] = {
         lambda value, text: _one_of(value, ("disk", "cdrom"), "devtype", text) == "cdrom",
     ),
     "cache": ("cache", lambda value, text: _one_of(value, CACHES, "cache", text)),
-    "discard": ("discard", lambda value, text: _one_of(value, ("0", "1"), "discard", text) == "1"),
+    **{
+        key: (key, lambda value, text, key=key: _one_of(value, ("0", "1"), key, text) == "1")
+        for key in ("discard", "persistent")
+    },
     "sector-size": (
         "sector_size",
         lambda value, text: int(_one_of(value, ("512", "4096"), "sector-size", text)),

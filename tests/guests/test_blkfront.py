@@ -20,7 +20,7 @@ REQUESTS = 20_000 // SLOWNESS
 def test_blkfront(boot: Boot, guest: Callable[[str], Path], tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(FILL * SIZE)
-    options = ("--vcpus", 2, "--disk", image, "--stats=json", "--timeout", LIMIT)
+    options = ("--vcpus", 2, "--disk", f"{image},persistent", "--stats=json", "--timeout", LIMIT)
     domain = boot(guest("blkfront"), "--cmdline", f"requests={REQUESTS}", *options)
     domain.ends(0, LIMIT)
     assert domain.output.endswith("SUCCESS\n")

@@ -64,7 +64,7 @@ class Vbd(Device):
         nodes: dict[str, object] = {
             "feature-flush-cache": 1,
             "feature-barrier": 1,
-            "feature-persistent": 1,
+            "feature-persistent": int(self._spec.persistent),
             "feature-max-indirect-segments": MAX_INDIRECT_SEGMENTS,
             "multi-queue-max-queues": MAX_QUEUES,
             "max-ring-page-order": MAX_RING_ORDER,
@@ -104,7 +104,8 @@ class Vbd(Device):
         count = frontend.number("multi-queue-num-queues", MAX_QUEUES, 1)
         if count < 1:
             raise FrontendError(errno.EINVAL, "multi-queue-num-queues is 0")
-        persistent = frontend.flag("feature-persistent")
+        # Linux's says that it has it, and does it where we do.
+        persistent = frontend.flag("feature-persistent") and self._spec.persistent
         with ExitStack() as undo:
             served = []
             for n in range(count):

@@ -23,6 +23,8 @@ from kvmxen.errors import UsageError
         ("a.img,format=qcow2,cache=none", {"path": "a.img", "format": "qcow2", "cache": "none"}),
         ("a.img,no-discard", {"path": "a.img", "discard": False}),
         ("a.img,discard,sector-size=4096", {"path": "a.img", "sector_size": 4096}),
+        ("a.img,persistent", {"path": "a.img", "persistent": True}),
+        ("a.img,persistent=0,discard=0", {"path": "a.img", "discard": False}),
         # From xl-disk-configuration(5).
         ("/dev/vg/guest-volume,,hda", {"path": "/dev/vg/guest-volume", "target": "hda"}),
         ("/dev/vg/guest,raw,hda,rw", {"path": "/dev/vg/guest", "target": "hda"}),
@@ -56,6 +58,7 @@ def test_ways_to_say_it(text: str, fields: dict[str, Any]) -> None:
         ("a,qcow", "no format 'qcow'"),
         ("a,cache=maybe", "no cache"),
         ("a,sector-size=100", "no sector-size"),
+        ("a,persistent=maybe", "no persistent 'maybe'"),
         ("a,target=nvme0", "cannot name a disk"),
         ("a,target=xvda256", "beyond the disks"),
         ("a,script=b", "unknown key 'script'"),

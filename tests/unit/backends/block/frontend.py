@@ -200,7 +200,7 @@ class Disk:
         self.domain: FakeDomain = beside.domain if beside else FakeDomain()
         self.bus: Xenbus = beside.bus if beside else Xenbus(self.domain.guest)
         self.path = path
-        (self.spec,) = with_targets([DiskSpec.parse(f"{path},{options}")])
+        (self.spec,) = with_targets([DiskSpec.parse(f"{path},persistent,{options}")])
         self.vbd = Vbd(self.domain.guest, self.spec)
         self.bus.attach(self.vbd)
         self.back = f"/local/domain/0/backend/vbd/1/{self.spec.number}"

@@ -70,6 +70,16 @@ def make(tmp_path: Path) -> Iterator[MakeDisk]:
         one.end()
 
 
+@pytest.mark.parametrize("offered", [False, True])
+def test_persistent_grants_are_used_where_they_are_offered(make: MakeDisk, offered: bool) -> None:
+    disk = make(f"persistent={int(offered)}")
+    assert disk.node("feature-persistent") == str(int(offered))
+    ring = disk.connect(persistent=True)
+    _, ref = disk.page(PATTERN)
+    assert ring.do(BlkifOp.WRITE, 8, Seg(ref)) is OKAY
+    assert set(disk.domain.grants.pinned()) - set(ring.refs) == ({ref} if offered else set())
+
+
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("persistent", [False, True])
