@@ -37,12 +37,14 @@ class Guest:
         self.memory = GuestMemory(0x4000)
         self.kicked: list[int] = []
         self.listened: list[tuple[int, int, bool]] = []
+        self.ipis: list[tuple[int, int | None]] = []
         self.events = EventChannels(
             self.memory,
             SHARED_INFO,
             VCPUS,
             self.info,
             self.kicked.append,
+            bind_ipi=lambda port, vcpu: self.ipis.append((port, vcpu)),
             listen=self.listen,
         )
 
@@ -374,6 +376,17 @@ def test_an_eventfd_is_listened_to_while_both_ends_are_there(guest: Guest, end: 
     backend.close()
     backend.close()
     assert guest.listened == [(number, 7, True), (number, 7, False)]
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_the_dispatcher_knows_an_ipi_while_it_is_bound(guest: Guest, end: str) -> None:
+    guest.events.alloc_unbound(DOMID_GUEST)
+    number = guest.events.bind_ipi(2)
+    assert guest.ipis == [(number, 2)]
+    if end == "close":
+        guest.events.close(number)
+    guest.events.reset()
+    assert guest.ipis == [(number, 2), (number, None)]
 
 
 def test_a_backend_without_an_eventfd_is_called(guest: Guest) -> None:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmxen.abi.xen import DOMID_SELF, Hypercall
+from kvmxen.abi.xen import DOMID_SELF, NR_CHANNELS, Hypercall
 from kvmxen.errors import GuestCrash
+from kvmxen.events import Status
 from kvmxen.hypercall.segments import MAX_GDT_FRAMES, MAX_LDT_ENTRIES
 from kvmxen.hypercall.table import TABLE
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, XENHEAP_FRAMES
@@ -104,6 +105,8 @@ def test_edges(call: int, edge: int) -> None:
     check([edge] * 32, script)
 
 
+# What the dispatcher does with each port: behind the words of struct shim_domain (shim/state.h).
+PORTS = _C["SHIM_DOMAIN"] + 28 * 8
 FRAME = 0x000FFFFFFFFFF000
 # Neither those that make a frame an L4, with the shim's entries in it, nor copies into a frame
 # that was a table before.
@@ -156,6 +159,13 @@ def check(scratch: list[int], script: list[tuple[int, list[int]]]) -> None:
     except GuestCrash:
         pass
     assert foreign_memory(domain) == before
+    ipis = {
+        port.number: _C["PORT_IPI"] + port.vcpu
+        for port in domain.machine.events.ports()
+        if port.status is Status.IPI
+    }
+    kinds = domain.memory.read(PORTS, NR_CHANNELS)
+    assert {port: kind for port, kind in enumerate(kinds) if kind} == ipis
     for cpu in domain.cpus:
         gdt = domain.memory.read(cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE)
         ldt = domain.memory.read(cpu.ldt_gpa, MAX_LDT_ENTRIES * 8)
@@ -164,10 +174,11 @@ def check(scratch: list[int], script: list[tuple[int, list[int]]]) -> None:
 
 
 def foreign_memory(domain: Domain) -> bytes:
-    """All that is not for the guest to change, less what is kept of its vCPUs' state and the
-    copies of their descriptor tables."""
+    """All that is not for the guest to change, less what is kept of its vCPUs' state and of its
+    IPIs, and the copies of their descriptor tables."""
     memory, layout = domain.memory, domain.layout
     shim = bytearray(memory.read(0, layout.xenheap_gpa))
+    shim[PORTS : PORTS + NR_CHANNELS] = bytes(NR_CHANNELS)
     for cpu in domain.cpus:
         for start, size in (
             (cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE),
