@@ -147,6 +147,10 @@ def _one_of(value: str, values: Iterable[str], what: str, text: str) -> str:
     return value
 
 
+def _flag(key: str) -> Callable[[str, str], bool]:
+    return lambda value, text: _one_of(value, ("0", "1"), key, text) == "1"
+
+
 _KEYS: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "vdev": ("target", lambda value, _text: value),
     "target": ("target", lambda value, _text: value),
@@ -157,10 +161,8 @@ _KEYS: dict[str, tuple[str, Callable[[str, str], object]]] = {
         lambda value, text: _one_of(value, ("disk", "cdrom"), "devtype", text) == "cdrom",
     ),
     "cache": ("cache", lambda value, text: _one_of(value, CACHES, "cache", text)),
-    **{
-        key: (key, lambda value, text, key=key: _one_of(value, ("0", "1"), key, text) == "1")
-        for key in ("discard", "persistent")
-    },
+    "discard": ("discard", _flag("discard")),
+    "persistent": ("persistent", _flag("persistent")),
     "sector-size": (
         "sector_size",
         lambda value, text: int(_one_of(value, ("512", "4096"), "sector-size", text)),
