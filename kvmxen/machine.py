@@ -318,7 +318,8 @@ class Machine:
         cpu.vcpu.flush()
         for other in others:
             other.vcpu.flush_pending = True
-        awake = [other for other in others if other.vcpu.in_guest and not other.sleeps()]
+        # One that a signal has stopped in the guest goes on there.
+        awake = [other for other in others if other.vcpu.entered and not other.sleeps()]
         for other in awake:
             other.kick()
         for other in awake:

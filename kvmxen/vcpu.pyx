@@ -298,6 +298,8 @@ cdef class Vcpu(SharedState):
 
     cdef void _start_guest(self, uint16_t cs, uint16_t ss, uint64_t rflags):
         """Complete the work list so that it ends in the guest."""
+        if self.come_back():
+            self._load_cr3 = True
         cdef uint64_t *last = self._work + self._compose()
         last[0] = SHIM_VA + GATE_OP_RETURN
         last[1] = self.rax

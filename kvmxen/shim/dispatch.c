@@ -98,11 +98,8 @@ static int deal(state *s, frame *f)
     return f->vector < SHIM_VECTORS ? exception(s, f) : HOST;
 }
 
-/* From every entry; returns HOST where the host is to deal with it. */
-int dispatch(frame *f)
+static int take(state *s, frame *f)
 {
-    state *s = state_of(f);
-
     if (s->asleep_since && !(f->cs & 3))
         wake(s, f);
     s->flush = 0;
@@ -123,4 +120,15 @@ int dispatch(frame *f)
     if (s->waiting && !domain()->in_ring3)
         wait(s, f);
     return DONE;
+}
+
+/* From every entry; returns HOST where the host is to deal with it. */
+int dispatch(frame *f)
+{
+    state *s = state_of(f);
+
+    if (take(s, f) == DONE)
+        return DONE;
+    s->outside = 1;
+    return HOST;
 }

@@ -132,9 +132,14 @@ int timer_expired(state *s);
 
 /* events.c */
 void end_interrupt(void);
+void interrupt(u32 vcpu);
 bool raise_port(state *s, u32 port);
 int send(state *s, u32 port);
 int look(state *s);
+
+/* flush.c */
+void serve_flushes(state *s);
+int flush_others(state *s, u64 mask);
 
 /* wait.c: in ring 0 */
 int block(state *s);

@@ -12,6 +12,12 @@ void end_interrupt(void)
     __asm__ volatile("wrmsr" : : "c"(MSR_X2APIC_EOI), "a"(0), "d"(0));
 }
 
+/* Have another vCPU look. Ring 0 only. */
+void interrupt(u32 vcpu)
+{
+    __asm__ volatile("wrmsr" : : "c"(MSR_X2APIC_ICR), "a"(VECTOR_EVENT), "d"(vcpu) : "memory");
+}
+
 /* Make the port pending on vCPU `s`: whether it was not. */
 bool raise_port(state *s, u32 port)
 {
@@ -49,8 +55,7 @@ int send(state *s, u32 port)
         return DONE;
     s->delivered++;
     if (vcpu != s->index)
-        __asm__ volatile("wrmsr"
-                         : : "c"(MSR_X2APIC_ICR), "a"(VECTOR_EVENT), "d"(vcpu) : "memory");
+        interrupt(vcpu);
     return DONE;
 }
 
@@ -59,6 +64,7 @@ int look(state *s)
 {
     if (s->look)
         return HOST;
+    serve_flushes(s);
     end_interrupt();
     return DONE;
 }

@@ -16,6 +16,18 @@ enum {
     NEW_USER_BASEPTR = 15,
 };
 
+/* Flush the vCPUs of the bitmap at va. */
+static int flush_some(state *s, u64 va)
+{
+    u64 mask;
+
+    if (load(s->kernel_cr3, va, &mask))
+        return HOST;
+    if (mask >> s->index & 1)
+        flush_all(s);
+    return flush_others(s, mask);
+}
+
 /* struct mmuext_op: a command and two words. */
 static int operation(state *s, const u64 *words)
 {
@@ -34,12 +46,13 @@ static int operation(state *s, const u64 *words)
         return DONE;
     case NEW_USER_BASEPTR:
         return set_user_base(s, argument);
+    case TLB_FLUSH_MULTI:
+    case INVLPG_MULTI:
+        return flush_some(s, words[2]);
     case TLB_FLUSH_ALL:
     case INVLPG_ALL:
-        if (domain()->vcpus > 1)
-            return HOST;
         flush_all(s);
-        return DONE;
+        return flush_others(s, ~0ul);
     case TLB_FLUSH_LOCAL:
         flush_all(s);
         return DONE;

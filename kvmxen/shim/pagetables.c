@@ -12,6 +12,7 @@
 #define UVMF_FLUSH_MASK 3
 #define UVMF_TLB_FLUSH 1
 #define UVMF_INVLPG 2
+#define UVMF_ALL 4ul
 
 static u8 *level_of(u64 mfn)
 {
@@ -84,20 +85,18 @@ int hypercall_update_va_mapping(state *s, frame *f)
     u64 value = f->rsi;
     u64 *entry = leaf(s->kernel_cr3, f->rdi);
     u32 flush = f->rdx & UVMF_FLUSH_MASK;
-    bool flushes = flush == UVMF_TLB_FLUSH || flush == UVMF_INVLPG;
+    /* Of other vCPUs: all, or those of a bitmap. */
+    u64 scope = flush == UVMF_TLB_FLUSH || flush == UVMF_INVLPG ? f->rdx & ~(u64)UVMF_FLUSH_MASK : 0;
 
-    if (!entry || !sanitise(&value))
-        return HOST;
-    /* Other vCPUs' translations. */
-    if (flushes && f->rdx & ~(u64)UVMF_FLUSH_MASK && domain()->vcpus > 1)
-        return HOST;
-    if (flushes && f->rdx & ~(u64)UVMF_FLUSH_MASK & ~4ul)
+    if (!entry || !sanitise(&value) || scope & ~UVMF_ALL)
         return HOST;
     store(entry, value, false);
     if (flush == UVMF_INVLPG)
         flush_page(s, f->rdi);
     else if (flush == UVMF_TLB_FLUSH)
         flush_all(s);
+    if (scope && flush_others(s, ~0ul))
+        return HOST;
     f->rax = 0;
     return DONE;
 }

@@ -128,6 +128,7 @@ __attribute__((section(".dispatcher.finish"))) int finish(frame *f)
         const struct shim_handler upcall = { s->event.address, 1 };
         if (bounce(s, f, &upcall, NULL)) {
             f->vector = STUB_EVENT;
+            s->outside = 1;
             return -1;
         }
     }

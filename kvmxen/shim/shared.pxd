@@ -16,7 +16,8 @@ cdef extern from "shim/state.h":
     ctypedef struct shim_state "struct shim_state":
         uint64_t kernel_cr3, user_cr3, kernel_sp, info_gpa, cr0, loaded_cr0
         uint64_t index
-        uint8_t kernel_mode, look, waiting
+        uint8_t kernel_mode, look, waiting, outside
+        uint32_t flushes_asked, flushes_done
         shim_handler traps[32]
         shim_handler event, syscall
         uint64_t hypercalls[64]
@@ -39,3 +40,4 @@ cdef class SharedState:
     cdef int _cpuids
 
     cdef void share(self, shim_state *state, int index, uint64_t cr0) noexcept
+    cdef bint come_back(self) noexcept

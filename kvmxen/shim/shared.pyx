@@ -11,10 +11,20 @@ cdef extern from *:
     static inline int shim_stays_out(struct shim_state *state)
     {
         __atomic_store_n(&state->look, 1, __ATOMIC_SEQ_CST);
-        return __atomic_load_n(&state->asleep_since, __ATOMIC_SEQ_CST) != 0;
+        return __atomic_load_n(&state->outside, __ATOMIC_SEQ_CST);
+    }
+    static inline int shim_come_back(struct shim_state *state)
+    {
+        __atomic_store_n(&state->outside, 0, __ATOMIC_SEQ_CST);
+        uint32_t asked = __atomic_load_n(&state->flushes_asked, __ATOMIC_SEQ_CST);
+        if (asked == state->flushes_done)
+            return 0;
+        state->flushes_done = asked;
+        return 1;
     }
     """
     bint shim_stays_out(shim_state *state) noexcept nogil
+    bint shim_come_back(shim_state *state) noexcept nogil
 
 
 cdef class SharedState:
@@ -26,6 +36,11 @@ cdef class SharedState:
         state.index = index
         state.cr0 = state.loaded_cr0 = cr0
         state.kernel_mode = True
+        state.outside = True
+
+    cdef bint come_back(self) noexcept:
+        """The vCPU is about to run the guest: whether it must flush its translations first."""
+        return shim_come_back(self.state)
 
     # What the guest's kernel runs on and registers.
 
@@ -138,8 +153,8 @@ cdef class SharedState:
         self.state.look = 0
 
     def stays_out(self):
-        """From any thread: `request_look`; whether the dispatcher is asleep, so that what wakes it
-        will be an exit."""
+        """From any thread: `request_look`; whether the vCPU is outside of the guest, so that what
+        brings it back will be an exit first."""
         return shim_stays_out(self.state)
 
     @property

@@ -47,6 +47,8 @@ struct shim_state {
     uint8_t kernel_mode;            /* what the guest runs in, or was in when it trapped */
     uint8_t look;                   /* the host wants an exit at the next interrupt */
     uint8_t waiting;                /* the guest waits for an event; only in ring 0 */
+    uint8_t outside;                /* whatever brings it back looks at `look` and `flushes_asked` */
+    uint32_t flushes_asked, flushes_done;   /* by other vCPUs */
     struct shim_handler traps[SHIM_VECTORS];
     struct shim_handler event, syscall;
     uint64_t hypercalls[SHIM_HYPERCALLS];   /* done by the dispatcher, by number */

@@ -22,8 +22,9 @@ void wake(state *s, frame *f)
     *f = s->sleeper;
     f->vector = vector;
     s->slept += system_time(s) - s->asleep_since;
-    /* A host that saw it asleep has asked for an exit before, and is heard from here on. */
-    __atomic_store_n(&s->asleep_since, 0, __ATOMIC_SEQ_CST);
+    s->asleep_since = 0;
+    __atomic_store_n(&s->outside, 0, __ATOMIC_SEQ_CST);
+    serve_flushes(s);
 }
 
 /* What a guest that waits does next: go on, or sleep, from which this does not return. */
@@ -34,7 +35,8 @@ void wait(state *s, const frame *f)
         return;
     }
     s->sleeper = *f;
-    __atomic_store_n(&s->asleep_since, system_time(s), __ATOMIC_SEQ_CST);
+    s->asleep_since = system_time(s);
+    __atomic_store_n(&s->outside, 1, __ATOMIC_SEQ_CST);
     __asm__ volatile("sti\n"
                      "1:\thlt\n\t"
                      "jmp 1b" : : : "memory");

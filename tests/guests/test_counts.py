@@ -13,13 +13,15 @@ from tests.e2e.domain import LIMIT, Boot
 ROUNDS = 2000
 # Exits that have nothing to do with it: the console's events, a signal.
 OTHERS = 200
+# What two vCPUs do to each other.
+TWO = ("ipis", "flushes")
 
 
 def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
     domain = boot(
         kernel,
         *("--shim", shim, "--stats=json", "--console", "stdio", "--timeout", LIMIT),
-        *("--cmdline", f"{what}={rounds}", "--vcpus", 2 if what == "ipis" else 1),
+        *("--cmdline", f"{what}={rounds}", "--vcpus", 2 if what in TWO else 1),
     )
     domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
@@ -39,6 +41,7 @@ def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
         ("events", 0),
         pytest.param("waits", 0, marks=pytest.mark.needs_ring0),
         pytest.param("ipis", 0, marks=pytest.mark.needs_ring0),
+        pytest.param("flushes", 0, marks=pytest.mark.needs_ring0),
     ],
 )
 def test_counts(boot: Boot, guest: Callable[[str], Path], what: str, most: int) -> None:

@@ -1,5 +1,5 @@
 /* Does one thing as often as the command line says: syscalls=, faults=, switches=, copies=,
- * stores=, events=, waits=, ipis=. */
+ * stores=, events=, waits=, ipis=, flushes=. */
 #include "guest.h"
 
 extern const char user_start[], user_end[];
@@ -9,6 +9,9 @@ static u64 tables[4][512] __attribute__((aligned(PAGE_SIZE)));
 #define STORE_BYTES 3      /* of copies' store */
 static u32 arrived, answered;
 static evtchn_port_t there, back;
+static u64 page[512] __attribute__((aligned(PAGE_SIZE)));
+static u64 contents[2][512] __attribute__((aligned(PAGE_SIZE)));
+static u64 seen;
 
 static bool on_syscall(struct regs *regs)
 {
@@ -132,6 +135,39 @@ static void ipis(u64 count)
     check_equal(answered, count);
 }
 
+static void sleeper(u32 cpu)
+{
+    store_release(&seen, READ_ONCE(page[0]));
+    for (;;) {
+        upcalls_off();
+        if (load_acquire(&answered))
+            break;
+        check_equal(sched_op(SCHEDOP_block, NULL), 0);
+    }
+    store_release(&seen, READ_ONCE(page[0]));
+    vcpu_op(VCPUOP_down, cpu, NULL);
+}
+
+/* Of what a vCPU that sleeps has read, and reads again when it is woken. */
+static void flushes(u64 count)
+{
+    struct mmuext_op op = {.cmd = MMUEXT_INVLPG_ALL, .arg1.linear_addr = (u64)page};
+    contents[0][0] = 1;
+    contents[1][0] = 2;
+    there = bind(1, answer);
+    back = bind(0, arrive);
+    check_equal(map_page((u64)page, pte(va_to_mfn(contents[0]), PTE_RW)), 0);
+    check_equal(cpu_start(1, sleeper), 0);
+    while (load_acquire(&seen) != 1)
+        cpu_relax();
+    check_equal(map_page((u64)page, pte(va_to_mfn(contents[1]), PTE_RW)), 0);
+    for (u64 i = 0; i < count; i++)
+        check_equal(mmuext_op(&op, 1, NULL, DOMID_SELF), 0);
+    check_equal(evtchn_send(there), 0);
+    while (load_acquire(&seen) != 2)
+        cpu_relax();
+}
+
 void guest_main(void)
 {
     user_init(user_start, (size_t)(user_end - user_start), on_syscall);
@@ -141,8 +177,10 @@ void guest_main(void)
     copies(option("copies", 0));
     events(option("events", 0));
     waits(option("waits", 0));
-    if (cpu_count() > 1)
+    if (option("ipis", 0))
         ipis(option("ipis", 0));
+    if (option("flushes", 0))
+        flushes(option("flushes", 0));
     user_run(option("faults", 0) << 32 | option("syscalls", 0));
     print("SUCCESS\n");
 }

@@ -1,9 +1,12 @@
-/* Every vCPU that the domain has: started, sent IPIs, its TLB flushed from afar, stopped. */
+/* Every vCPU that the domain has: started, sent IPIs, its TLB flushed from afar while it sleeps and
+ * while it runs, stopped. */
 #include "guest.h"
 
 #define ROUNDS 100
+#define FLUSHES 40
 
 static u32 started, flushed, told[MAX_CPUS], leave;
+static u64 round, seen[MAX_CPUS];
 static evtchn_port_t ipi[MAX_CPUS], answer;
 static u32 answers;
 static u64 page[512] __attribute__((aligned(PAGE_SIZE)));
@@ -39,6 +42,19 @@ static void on_answer(evtchn_port_t port)
     add(&answers);
 }
 
+/* Reads, all the time, what vCPU 0 maps elsewhere. */
+static void read_on(u32 cpu)
+{
+    while (seen[cpu] < FLUSHES) {
+        u64 now = load_acquire(&round);
+        u64 value = READ_ONCE(page[0]);
+        if (now == seen[cpu])
+            continue;
+        check_equal(value, now % 2 ? 0xaaaa : 0xbbbb);
+        store_release(&seen[cpu], now);
+    }
+}
+
 /* A further vCPU: takes its IPIs blocked, reads the page that vCPU 0 remaps, goes down. */
 static void run(u32 cpu)
 {
@@ -56,6 +72,7 @@ static void run(u32 cpu)
     }
     if (READ_ONCE(page[0]) == 0xbbbb)
         add(&flushed);
+    read_on(cpu);
     vcpu_op(VCPUOP_down, cpu, NULL);
     fail("vCPU %u runs on after VCPUOP_down", cpu);
 }
@@ -92,6 +109,33 @@ static void send_ipis(u32 cpus)
         }
 }
 
+/* By each way to flush vCPUs that run. */
+static void flush_running(u32 cpus)
+{
+    u64 mask = (1ul << cpus) - 1;
+    struct mmuext_op ops[] = {
+        {.cmd = MMUEXT_INVLPG_MULTI, .arg1.linear_addr = (u64)page, .arg2 = (u64)&mask},
+        {.cmd = MMUEXT_TLB_FLUSH_MULTI, .arg2 = (u64)&mask},
+        {.cmd = MMUEXT_TLB_FLUSH_ALL},
+        {.cmd = MMUEXT_INVLPG_ALL, .arg1.linear_addr = (u64)page},
+    };
+    for (u64 i = 1; i <= FLUSHES; i++) {
+        u64 entry = pte(va_to_mfn(i % 2 ? a : b), PTE_RW);
+        u64 way = i % (ARRAY_SIZE(ops) + 1);
+        check_equal(update_va_mapping((u64)page, entry, way ? 0 : UVMF_INVLPG | UVMF_ALL), 0);
+        if (way)
+            check_equal(mmuext_op(&ops[way - 1], 1, NULL, DOMID_SELF), 0);
+        store_release(&round, i);
+        u64 end = now() + PATIENCE;
+        for (u32 cpu = 1; cpu < cpus; cpu++)
+            while (load_acquire(&seen[cpu]) != i) {
+                if (now() > end)
+                    fail("vCPU %u does not read on after round %lu", cpu, i);
+                sched_op(SCHEDOP_yield, NULL);
+            }
+    }
+}
+
 static void flush_and_stop(u32 cpus)
 {
     check_equal(update_va_mapping((u64)page, pte(va_to_mfn(b), PTE_RW), UVMF_INVLPG | UVMF_ALL),
@@ -100,6 +144,7 @@ static void flush_and_stop(u32 cpus)
     for (u32 cpu = 1; cpu < cpus; cpu++)
         check_equal(evtchn_send(ipi[cpu]), 0);
     wait_until(&flushed, cpus - 1, "vCPUs that see the new mapping");
+    flush_running(cpus);
     for (u32 cpu = 1; cpu < cpus; cpu++) {
         u64 end = now() + PATIENCE;
         while (vcpu_op(VCPUOP_is_up, cpu, NULL) == 1)
