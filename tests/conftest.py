@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,9 @@ settings.register_profile("others", UNHURRIED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+FAILED = pytest.StashKey[bool]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers that say what a test needs."""
     for name, what in resources.NEEDS.items():
@@ -30,6 +33,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for name, what in resources.NEEDS.items():
         if item.get_closest_marker(name) and name not in resources.found():
             pytest.skip(f"needs {what}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have `item.stash[FAILED]` say, to its fixtures' ends, whether the test failed."""
+    report = yield
+    item.stash[FAILED] = report.failed
+    return report
 
 
 def _need(what: str, fetch: Callable[[], Path]) -> Path:

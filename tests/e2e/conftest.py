@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvmxen.initramfs import Entry, build_cpio, folder, program
+from tests.conftest import FAILED
 from tests.e2e.domain import Boot, Domain, Ramdisk
 from tests.resources import has_kvm
 
@@ -58,7 +59,9 @@ def busybox_found(environment: dict[str, str], busybox: Path) -> None:
 
 
 @pytest.fixture
-def boot(kvm: None, environment: dict[str, str], tmp_path: Path) -> Iterator[Boot]:
+def boot(
+    request: pytest.FixtureRequest, kvm: None, environment: dict[str, str], tmp_path: Path
+) -> Iterator[Boot]:
     """boot(*arguments, tty=False) starts a domain; checks at the end that none left a file."""
     with ExitStack() as domains:
 
@@ -66,6 +69,9 @@ def boot(kvm: None, environment: dict[str, str], tmp_path: Path) -> Iterator[Boo
             return domains.enter_context(Domain(*arguments, environment=environment, tty=tty))
 
         yield start
+    if request.node.stash[FAILED]:
+        # Its domain was killed. The test may be run again, which a failure here would prevent.
+        return
     left = list((tmp_path / "run").glob("*/*"))
     assert not left, f"a domain left {left}"
 
