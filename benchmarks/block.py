@@ -151,7 +151,7 @@ class Bench:
             readonly=False,
             discard=True,
             flush=True,
-            persistent=True,
+            persistent=False,
         )
         view = window.view()
         driven = _Ring(
