@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,22 +11,17 @@ from benchmarks.lab import image
 from benchmarks.lab.report import OPERATIONS
 from tests import packages
 
-_RUNS = 9
 _TIMED = re.compile(r"BENCH (\w+) (\d+) (\d+)")
 
 
 def _run(ramdisk: Path, shim: str) -> dict[str, float]:
     """ns of one of each operation."""
-    kernel = str(packages.debian_kernel(image.GUEST_KERNEL))
-    command = [sys.executable, "-m", "kvmxen", "boot", kernel, "--ramdisk", str(ramdisk)]
-    command += ["--memory", "256M", "--timeout", "120", "--shim", shim]
-    command += ["--cmdline", "console=hvc0 quiet"]
-    result = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    found = {name: int(ns) / int(rounds) for name, rounds, ns in _TIMED.findall(result.stdout)}
-    if result.returncode or OPERATIONS.keys() - found.keys():
-        raise RuntimeError(f"the guest failed:\n{result.stdout}{result.stderr}")
+    kernel = packages.debian_kernel(image.GUEST_KERNEL)
+    options = ("--ramdisk", str(ramdisk), "--memory", "256M", "--cmdline", "console=hvc0 quiet")
+    output = guest.boot(kernel, shim, *options)
+    found = {name: int(ns) / int(rounds) for name, rounds, ns in _TIMED.findall(output)}
+    if OPERATIONS.keys() - found.keys():
+        raise RuntimeError(f"the guest failed:\n{output}")
     return found
 
 
@@ -37,5 +30,4 @@ def measure() -> str:
     with TemporaryDirectory() as folder:
         ramdisk = Path(folder, "ramdisk")
         ramdisk.write_bytes(image.operations())
-        runs = [(_run(ramdisk, "dispatch"), _run(ramdisk, "exits")) for _ in range(_RUNS)]
-    return guest.report(OPERATIONS, runs)
+        return guest.report(OPERATIONS, guest.both_ways(lambda shim: _run(ramdisk, shim)))

@@ -255,8 +255,8 @@ class Cpu:
 
     def sleeps(self) -> bool:
         """From any thread: whether the vCPU sleeps, and comes out before it runs the guest."""
-        if self.machine.placement is Placement.RING0 and self.vcpu.stays_out():
-            return True
+        if self.machine.placement is Placement.RING0:
+            return self.vcpu.stays_out()
         return self.vcpu.halted
 
     def send_nmi(self) -> None:

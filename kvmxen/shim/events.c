@@ -59,7 +59,7 @@ int send(state *s, u32 port)
     return DONE;
 }
 
-/* Another's kick: something is pending, or the host wants to be asked. Ring 0 only. */
+/* Another's kick, for events, for a flush, or to have the host asked. Ring 0 only. */
 int look(state *s)
 {
     if (s->look)

@@ -109,14 +109,16 @@ static void waits(u64 count)
     }
 }
 
+/* Sleeps until it has answered so many IPIs; upcalls are off then. */
+static void sleep_through(u64 count)
+{
+    for (upcalls_off(); load_acquire(&answered) < count; upcalls_off())
+        check_equal(sched_op(SCHEDOP_block, NULL), 0);
+}
+
 static void other(u32 cpu)
 {
-    for (;;) {
-        upcalls_off();
-        if (answered == option("ipis", 0))
-            break;
-        check_equal(sched_op(SCHEDOP_block, NULL), 0);
-    }
+    sleep_through(option("ipis", 0));
     vcpu_op(VCPUOP_down, cpu, NULL);
 }
 
@@ -138,12 +140,7 @@ static void ipis(u64 count)
 static void sleeper(u32 cpu)
 {
     store_release(&seen, READ_ONCE(page[0]));
-    for (;;) {
-        upcalls_off();
-        if (load_acquire(&answered))
-            break;
-        check_equal(sched_op(SCHEDOP_block, NULL), 0);
-    }
+    sleep_through(1);
     store_release(&seen, READ_ONCE(page[0]));
     vcpu_op(VCPUOP_down, cpu, NULL);
 }
