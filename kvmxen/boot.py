@@ -18,11 +18,12 @@ from kvmxen.backends.terminal import PlainTerminal, open_terminal
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.config import Config
+from kvmxen.config.sizes import MIB
 from kvmxen.control.hotplug import Hotplug
 from kvmxen.control.server import ControlServer
-from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
+from kvmxen.loader.files import RegularFile
 from kvmxen.loader.frames import fill_m2p
 from kvmxen.loader.kernel import load_kernel
 from kvmxen.loader.pv import build
@@ -141,7 +142,7 @@ def boot(config: Config) -> Outcome:
 def pv(
     config: Config,
     kernel: ElfKernel,
-    ramdisk: bytes | None,
+    ramdisk: bytes | bytearray | None,
     terminal: PlainTerminal,
     supervisor: Supervisor,
     folder: Path,
@@ -259,22 +260,16 @@ def default_cmdline(config: Config) -> str:
     return "console=hvc0" if config.kernel else ""
 
 
-def read_ramdisk(config: Config) -> bytes | None:
-    """The initial ramdisk that `config` asks for; raises KvmxenError where it cannot be read."""
+def read_ramdisk(config: Config) -> bytes | bytearray | None:
+    """The initial ramdisk that `config` asks for; raises KvmxenError if it cannot be read."""
     if config.shell:
         from kvmxen.initramfs import shell_initramfs
 
         return shell_initramfs()
-    return read_file(config.ramdisk) if config.ramdisk else None
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of `path`, or a sentence that says what is wrong with it."""
-    try:
-        return path.read_bytes()
-    except IsADirectoryError:
-        raise KvmxenError(f"the ramdisk {path} is a directory; name a file") from None
-    except OSError as error:
-        raise KvmxenError(
-            f"the ramdisk {path} cannot be read: {error.strerror}; name another file"
-        ) from None
+    if config.ramdisk is None:
+        return None
+    most = config.memory
+    with RegularFile(config.ramdisk, f"the ramdisk {config.ramdisk}") as file:
+        return file.read(
+            most, f"the guest has {most // MIB} MiB of memory; give the guest more memory"
+        )

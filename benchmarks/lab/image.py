@@ -16,7 +16,7 @@ from benchmarks.lab import devices, jobs, python
 from kvmxen.guests._build import compile_guest
 from kvmxen.initramfs import Entry, build_cpio, folder, program, system
 from kvmxen.loader.bzimage import find_payload
-from kvmxen.loader.decompress import decompress
+from kvmxen.loader.decompress import decompress_payload
 from tests import packages
 from tests.lab.modules import modules
 
@@ -79,8 +79,8 @@ def _guest() -> Iterator[Entry]:
     """Guest's kernel, as its package has it and unpacked, and ramdisks."""
     kernel = packages.debian_kernel(GUEST_KERNEL)
     yield Entry("guest/vmlinuz", _FILE, kernel.read_bytes())
-    vmlinux = decompress(find_payload(kernel.read_bytes()))
-    yield Entry("guest/vmlinux", _FILE, vmlinux)
+    vmlinux = decompress_payload(find_payload(kernel.read_bytes()))
+    yield Entry("guest/vmlinux", _FILE, bytes(vmlinux))
     yield Entry("guest/initrd", _FILE, operations())
     drivers = [
         Entry(f"lib/{number}-{module.name}", _FILE, module.image)

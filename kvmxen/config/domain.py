@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ MIN_MEMORY = 32 * MIB
 MAX_CMDLINE = 1023
 # A folder is named after the domain: no separators, neither "." nor "..".
 _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,63}", re.ASCII)
+# What Python makes of a byte that is no UTF-8 (PEP 383).
+_NO_CHARACTER = re.compile("[\udc80-\udcff]")
 
 OnReboot = Literal["restart", "destroy"]
 Stats = Literal["text", "json"]
@@ -28,6 +31,15 @@ Shim = Literal["dispatch", "exits"]
 def is_name(text: str) -> bool:
     """Whether a domain may be called `text`."""
     return _NAME.fullmatch(text) is not None
+
+
+def _is_line(text: str) -> bool:
+    """Whether `text` is a command line that fits; bytes that are no characters are as good."""
+    try:
+        size = len(os.fsencode(text))
+    except UnicodeEncodeError:
+        return False
+    return size <= MAX_CMDLINE and _NO_CHARACTER.sub("", text).isprintable()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +76,7 @@ class Config:
                 f"{self.name!r} cannot name a domain: give 1 to 64 letters, digits or . _ + -, "
                 "the first of them not . or -"
             )
-        if len(self.cmdline.encode()) > MAX_CMDLINE or not self.cmdline.isprintable():
+        if not _is_line(self.cmdline):
             raise UsageError(
                 f"--cmdline must be at most {MAX_CMDLINE} bytes of printable text, on one line"
             )

@@ -24,12 +24,12 @@ SETUP_HEADER = Struct(
 )
 
 
-def is_bzimage(image: bytes) -> bool:
+def is_bzimage(image: bytes | bytearray) -> bool:
     """Whether `image` bears the boot protocol's magic."""
     return image[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] == b"HdrS"
 
 
-def find_payload(image: bytes) -> memoryview:
+def find_payload(image: bytes | bytearray) -> memoryview:
     """The compressed payload of bzImage `image`, a view of it.
 
     Raises KvmxenError, phrased to follow the file's name.

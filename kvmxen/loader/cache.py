@@ -7,6 +7,10 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _KEPT = 8
 # What changed less than this before it was read may have changed again since, with no other time
@@ -35,7 +39,7 @@ class KernelCache:
                     return mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
         return None
 
-    def store(self, source: os.stat_result, image: bytes) -> None:
+    def store(self, source: os.stat_result, image: Buffer) -> None:
         """Keep `image` for the next time; only the latest few are kept.
 
         `source` is the status that the file had before it was read.

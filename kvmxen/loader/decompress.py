@@ -1,108 +1,213 @@
-"""Decompression with an upper bound: the output never grows past what was announced."""
+"""Decompression in small steps: the output is bounded, and looked at as soon as it begins."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from kvmxen.errors import KvmxenError
 
-MAX_OUTPUT = 1 << 30
+# Four times the largest of Debian's kernels.
+MAX_OUTPUT = 256 << 20
+# How much of the output a check of its beginning sees: enough to know a bzImage.
+HEAD = 0x210
+_INPUT = 64 << 10
+_STEP = 1 << 20
 _LZ4_CHUNK = 8 << 20
-_ZSTD_STEP = 4 << 20
+# What xz -9 takes, four times.
+_LZMA_MEMORY = 256 << 20
+
+# Raises KvmxenError if what begins so is not what was meant.
+Check = Callable[[bytearray], None]
 
 
 class _Corrupt(Exception):
     """The stream is broken, whatever library says so."""
 
 
-class _Decompressor(Protocol):
-    """What bz2's, lzma's and zlib's decompressor objects have in common."""
+class _Stream(Protocol):
+    """What the decompressor objects of bz2, lzma and lz4.frame have in common."""
 
     @property
     def eof(self) -> bool: ...
-
-    def decompress(self, data: memoryview, max_length: int, /) -> bytes: ...
-
-
-def _take(stream: _Decompressor, data: memoryview, limit: int) -> bytes:
-    output = stream.decompress(data, limit)
-    if len(output) < limit and not stream.eof:
-        raise _Corrupt
-    return output
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes | None: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def _gzip(data: memoryview, limit: int) -> bytes:
+class _GzipStream:
+    """zlib's decompressor object with the manners of the others."""
+
+    def __init__(self) -> None:
+        import zlib
+
+        self._stream = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._stream.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+
+
+def _steps(
+    data: memoryview, make: Callable[[], _Stream], *errors: type[Exception]
+) -> Iterator[bytes]:
+    """Decompress one stream after the other, each by an object that `make` makes."""
+    at = 0
+    while at < len(data):
+        stream = make()
+        while not stream.eof:
+            hungry = stream.needs_input
+            piece = bytes(data[at : at + _INPUT]) if hungry else b""
+            at += len(piece)
+            try:
+                output = stream.decompress(piece, _STEP)
+            except errors as error:
+                raise _Corrupt from error
+            if hungry and not piece and not output and not stream.eof:
+                raise _Corrupt
+            yield output
+        at -= len(stream.unused_data or b"")
+
+
+def _gzip(data: memoryview) -> Iterator[bytes]:
     import zlib
 
-    try:
-        return _take(zlib.decompressobj(wbits=31), data, limit)
-    except zlib.error as error:
-        raise _Corrupt from error
+    return _steps(data, _GzipStream, zlib.error)
 
 
-def _bzip2(data: memoryview, limit: int) -> bytes:
+def _bzip2(data: memoryview) -> Iterator[bytes]:
     import bz2
 
-    try:
-        return _take(bz2.BZ2Decompressor(), data, limit)
-    except (OSError, ValueError) as error:
-        raise _Corrupt from error
+    return _steps(data, bz2.BZ2Decompressor, OSError, ValueError)
 
 
-def _lzma(data: memoryview, limit: int) -> bytes:
+def _lzma(data: memoryview) -> Iterator[bytes]:
     import lzma
 
-    try:
-        return _take(lzma.LZMADecompressor(memlimit=MAX_OUTPUT), data, limit)
-    except (lzma.LZMAError, ValueError) as error:
-        raise _Corrupt from error
+    def make() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
+
+    return _steps(data, make, lzma.LZMAError, ValueError)
 
 
-def _lz4(data: memoryview, limit: int) -> bytes:
+def _lz4_frame(data: memoryview) -> Iterator[bytes]:
+    import lz4.frame
+
+    return _steps(data, lz4.frame.LZ4FrameDecompressor, RuntimeError)
+
+
+def _lz4_legacy(data: memoryview) -> Iterator[bytes]:
     import lz4.block
 
-    # The legacy frame (Linux's lib/decompress_unlz4.c): the magic, then chunks behind their size.
-    output = bytearray()
-    at = 4
-    while at + 4 <= len(data) and len(output) < limit:
+    # Linux's lib/decompress_unlz4.c: the magic, then chunks behind their size.
+    at, whole = 4, True
+    while at + 4 <= len(data):
         (size,) = struct.unpack_from("<I", data, at)
         chunk = data[at + 4 : at + 4 + size]
-        # Every chunk but the last is whole: that bounds the number of steps.
-        if len(chunk) < size or len(output) % _LZ4_CHUNK:
+        # Every chunk but the last is whole, and none is empty.
+        if len(chunk) < size or not whole:
             raise _Corrupt
         try:
-            output += lz4.block.decompress(chunk, uncompressed_size=_LZ4_CHUNK)
+            output: bytes = lz4.block.decompress(chunk, uncompressed_size=_LZ4_CHUNK)
         except (lz4.block.LZ4BlockError, ValueError) as error:
             raise _Corrupt from error
         if not output:
             raise _Corrupt
-        at += 4 + size
-    return bytes(output)
+        yield output
+        at, whole = at + 4 + size, len(output) == _LZ4_CHUNK
 
 
-def _zstd(data: memoryview, limit: int) -> bytes:
+def _zstd(data: memoryview) -> Iterator[bytes]:
     import zstandard
 
-    output = bytearray()
     try:
-        with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-            while len(output) < limit and (step := reader.read(_ZSTD_STEP)):
-                output += step
+        with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+            while step := reader.read(_STEP):
+                yield step
     except zstandard.ZstdError as error:
         raise _Corrupt from error
-    return bytes(output)
 
 
-_BY_MAGIC: tuple[tuple[bytes, Callable[[memoryview, int], bytes]], ...] = (
-    (b"\x1f\x8b", _gzip),
-    (b"BZh", _bzip2),
-    (b"\x5d\x00\x00", _lzma),
-    (b"\xfd7zXZ\x00", _lzma),
-    (b"\x02\x21\x4c\x18", _lz4),
-    (b"\x28\xb5\x2f\xfd", _zstd),
-)
+_BY_MAGIC: dict[bytes, Callable[[memoryview], Iterator[bytes]]] = {
+    b"\x1f\x8b": _gzip,
+    b"BZh": _bzip2,
+    b"\x5d\x00\x00": _lzma,
+    b"\xfd7zXZ\x00": _lzma,
+    b"\x02\x21\x4c\x18": _lz4_legacy,
+    b"\x04\x22\x4d\x18": _lz4_frame,
+    b"\x28\xb5\x2f\xfd": _zstd,
+}
+
+
+def is_compressed(head: bytes | bytearray) -> bool:
+    """Whether what begins with `head` is a compressed stream of a kind that pieces() knows."""
+    return head.startswith(tuple(_BY_MAGIC))
+
+
+def _format_of(data: memoryview) -> Callable[[memoryview], Iterator[bytes]]:
+    for magic, unpack in _BY_MAGIC.items():
+        if data[: len(magic)] == magic:
+            return unpack
+    raise KvmxenError(
+        f"holds a payload of unknown compression (it begins {data[:4].hex(' ')}); "
+        "rebuild it with gzip, bzip2, lzma, xz, lz4 or zstd"
+    )
+
+
+def pieces(data: memoryview) -> Iterator[bytes]:
+    """What the compressed `data` unpacks to, in pieces of at most 8 MiB, some of them empty.
+
+    A piece takes milliseconds, and signals are handled between two. Raises KvmxenError, phrased
+    to follow the file's name.
+    """
+    try:
+        yield from _format_of(data)(data)
+    except _Corrupt:
+        raise KvmxenError("holds a corrupt or truncated payload; get it again") from None
+
+
+def _anything(_head: bytearray) -> None:
+    pass
+
+
+def decompress(data: memoryview, check: Check = _anything) -> bytearray:
+    """What the compressed `data` unpacks to, at most MAX_OUTPUT bytes.
+
+    It is held once, and beside it one piece. `check` sees its first HEAD bytes as soon as they
+    are there. Raises KvmxenError, phrased to follow the file's name.
+    """
+    too_much = f"unpacks to more than {MAX_OUTPUT >> 20} MiB, and that is no kernel; it is corrupt"
+    return _collect(data, check, MAX_OUTPUT, too_much)
+
+
+def decompress_payload(payload: memoryview, check: Check = _anything) -> bytearray:
+    """The same for the payload of a bzImage, which says how long its kernel is."""
+    size = announced_size(payload)
+    body = payload if _format_of(payload) is _gzip else payload[:-4]
+    if size > MAX_OUTPUT:
+        raise KvmxenError(
+            f"says that it unpacks to {size >> 20} MiB, and more than {MAX_OUTPUT >> 20} MiB "
+            "is no kernel; it is corrupt"
+        )
+    wrong = f"does not unpack to the {size} bytes that it announces; it is corrupt, get it again"
+    image = _collect(body, check, size, wrong)
+    if len(image) != size:
+        raise KvmxenError(wrong)
+    return image
 
 
 def announced_size(payload: memoryview) -> int:
@@ -116,32 +221,17 @@ def announced_size(payload: memoryview) -> int:
     return int.from_bytes(payload[-4:], "little")
 
 
-def decompress(payload: memoryview) -> bytes:
-    """Decompress `payload`, a gzip, bzip2, lzma, xz, lz4 (legacy) or zstd stream and its size.
-
-    Never holds more than the announced size (and one step of the format's: at most 8 MiB).
-    Raises KvmxenError, phrased to follow the file's name.
-    """
-    size = announced_size(payload)
-    by_magic = (unpack for magic, unpack in _BY_MAGIC if payload[: len(magic)] == magic)
-    unpack = next(by_magic, None)
-    if unpack is None:
-        raise KvmxenError(
-            f"holds a payload of unknown compression (it begins {payload[:4].hex(' ')}); "
-            "rebuild it with gzip, bzip2, lzma, xz, lz4 or zstd"
-        )
-    if size > MAX_OUTPUT:
-        raise KvmxenError(
-            f"says that it unpacks to {size >> 20} MiB, and more than {MAX_OUTPUT >> 20} MiB "
-            "is no kernel; it is corrupt"
-        )
-    body = payload if unpack is _gzip else payload[:-4]
-    try:
-        image = unpack(body, size + 1)
-    except _Corrupt:
-        raise KvmxenError("holds a corrupt or truncated payload; get it again") from None
-    if len(image) != size:
-        raise KvmxenError(
-            f"does not unpack to the {size} bytes that it announces; it is corrupt, get it again"
-        )
+def _collect(data: memoryview, check: Check, most: int, too_much: str) -> bytearray:
+    """All that `data` unpacks to; the sentence `too_much` is the error beyond `most` bytes."""
+    image = bytearray()
+    unchecked = True
+    for piece in pieces(data):
+        image += piece
+        if unchecked and len(image) >= HEAD:
+            check(image)
+            unchecked = False
+        if len(image) > most:
+            raise KvmxenError(too_much)
+    if unchecked:
+        check(image)
     return image

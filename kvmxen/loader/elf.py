@@ -19,9 +19,11 @@ from kvmxen.loader.symbols import SymbolTable
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-MAGIC = b"\x7fELF"
+_MAGIC = b"\x7fELF"
 MAX_HEADERS = 4096
 MAX_SPAN = 1 << 30
+# Ten times those of Linux with all of its drivers built in.
+MAX_SYMBOLS = 1 << 21
 # Of both classes: in e_ident the class and the byte order, type, machine.
 _IDENT = struct.Struct("<4xBB10xHH")
 # Of Elf64_Ehdr: entry phoff shoff, phentsize phnum, shentsize shnum.
@@ -55,7 +57,7 @@ class Segment:
 class ElfKernel:
     """A 64-bit PV kernel that passed every check, its segments by ascending `paddr`.
 
-    `segments` are views of the file's bytes, and keep them; `symbols` does not.
+    `segments` and `symbols` are views of the file's bytes, and keep them.
     """
 
     segments: tuple[Segment, ...]
@@ -86,8 +88,7 @@ class ElfKernel:
     def parse(cls, file: Buffer) -> ElfKernel:
         """The kernel in the ELF file whose bytes are `file`; raises KvmxenError."""
         image = memoryview(file).cast("B")
-        if image[: len(MAGIC)] != MAGIC:
-            raise KvmxenError("holds no ELF kernel; name a bzImage or an ELF kernel")
+        check_elf(image)
         if len(image) < _IDENT.size:
             raise _corrupt()
         _check_machine(*_IDENT.unpack_from(image))
@@ -116,6 +117,17 @@ class ElfKernel:
         notes = interpret(descs, entry)
         check(notes, segments[0].paddr, segments[-1].paddr + segments[-1].memsz)
         return cls(segments, notes, _symbols(image, sections))
+
+
+def is_elf(head: bytes | bytearray | memoryview) -> bool:
+    """Whether what begins with `head` bears an ELF file's magic."""
+    return head[: len(_MAGIC)] == _MAGIC
+
+
+def check_elf(head: bytes | bytearray | memoryview) -> None:
+    """Raise KvmxenError unless what begins with `head` bears an ELF file's magic."""
+    if not is_elf(head):
+        raise KvmxenError("holds no ELF kernel; name a bzImage or an ELF kernel")
 
 
 def _corrupt() -> KvmxenError:
@@ -180,8 +192,6 @@ def _symbols(image: memoryview, sections: list[Header]) -> SymbolTable:
         if kind != _SHT_SYMTAB or link >= len(sections):
             continue
         _, _, _, _, names_at, names_size, *_ = sections[link]
-        whole = size // _SYMBOL_SIZE * _SYMBOL_SIZE
-        return SymbolTable(
-            bytes(_slice(image, offset, size)[:whole]), bytes(_slice(image, names_at, names_size))
-        )
-    return SymbolTable(b"", b"")
+        whole = min(size // _SYMBOL_SIZE, MAX_SYMBOLS) * _SYMBOL_SIZE
+        return SymbolTable(_slice(image, offset, size)[:whole], _slice(image, names_at, names_size))
+    return SymbolTable(memoryview(b""), memoryview(b""))

@@ -71,10 +71,13 @@ class XenNotes:
 def collect(blobs: Iterable[memoryview]) -> dict[int, bytes]:
     """The Xen notes in `blobs` (whole PT_NOTE segments): descriptors by type, the last one wins."""
     found: dict[int, bytes] = {}
-    count = 0
+    count = total = 0
     for blob in blobs:
-        if len(blob) > MAX_NOTE_BYTES:
-            raise KvmxenError(f"has {len(blob) >> 20} MiB of ELF notes; it is no kernel")
+        total += len(blob)
+        if total > MAX_NOTE_BYTES:
+            raise KvmxenError(
+                f"has more than {MAX_NOTE_BYTES >> 20} MiB of ELF notes; it is no kernel"
+            )
         at = 0
         while at < len(blob):
             count += 1
@@ -82,11 +85,11 @@ def collect(blobs: Iterable[memoryview]) -> dict[int, bytes]:
                 raise KvmxenError(f"has more than {MAX_NOTES} ELF notes; it is no kernel")
             kind, name, desc, at = _note(blob, at)
             if name == NOTE_NAME:
-                found[kind] = desc
+                found[kind] = bytes(desc)
     return found
 
 
-def _note(blob: memoryview, at: int) -> tuple[int, bytes, bytes, int]:
+def _note(blob: memoryview, at: int) -> tuple[int, memoryview, memoryview, int]:
     """(type, name, descriptor) of the note at offset `at` of `blob`, and where the next one is."""
     start = at + NOTE_HEADER.size
     if start > len(blob):
@@ -97,7 +100,7 @@ def _note(blob: memoryview, at: int) -> tuple[int, bytes, bytes, int]:
     if desc_at + desc_size > len(blob):
         raise KvmxenError("has corrupt ELF notes; get it again")
     name, desc = blob[start : start + name_size], blob[desc_at : desc_at + desc_size]
-    return kind, bytes(name), bytes(desc), desc_at + (desc_size + 3 & ~3)
+    return kind, name, desc, desc_at + (desc_size + 3 & ~3)
 
 
 def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:

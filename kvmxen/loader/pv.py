@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,7 @@ def build(
 
 
 def _command_line(cmdline: str) -> bytes:
-    command = cmdline.encode("utf-8", "surrogateescape")
+    command = os.fsencode(cmdline)
     if b"\0" in command:
         raise UsageError("the kernel command line has a NUL in it; take that out")
     if len(command) >= MAX_GUEST_CMDLINE:

@@ -8,13 +8,15 @@ from functools import cached_property
 
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
 _STT_NOTYPE, _STT_FUNC = 0, 2
+# C++ and Rust make long names; a longer one is cut.
+_LONGEST = 4096
 _SHN_UNDEF, _SHN_LORESERVE = 0, 0xFF00
 
 
 class SymbolTable:
     """The contents of a .symtab (a whole number of entries) and its string table."""
 
-    def __init__(self, symtab: bytes, strtab: bytes) -> None:
+    def __init__(self, symtab: memoryview, strtab: memoryview) -> None:
         self._symtab = symtab
         self._strtab = strtab
 
@@ -43,6 +45,5 @@ class SymbolTable:
             size = code[at + 1][0] - value
         if va - value >= max(size, 1):
             return None
-        end = self._strtab.find(b"\0", name)
-        text = self._strtab[name : end if end >= 0 else None].decode("utf-8", "replace")
-        return f"{text}+{va - value:#x}/{size:#x}"
+        text, _, _ = bytes(self._strtab[name : name + _LONGEST]).partition(b"\0")
+        return f"{text.decode('utf-8', 'replace')}+{va - value:#x}/{size:#x}"

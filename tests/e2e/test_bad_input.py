@@ -77,10 +77,11 @@ def refused(environment: dict[str, str], tmp_path: Path) -> Iterator[Refused]:
 
 
 def bomb() -> bytes:
-    """A GiB and more of zeros, which says that it is a page."""
+    """A GiB and more of zeros after the beginning of an ELF file, which says that it is a page."""
     zeros = bytes(64 << 20)
     stream = zstandard.ZstdCompressor().compressobj()
-    parts = [stream.compress(zeros) for _ in range(17)]
+    parts = [stream.compress(elf()[:64])]
+    parts += [stream.compress(zeros) for _ in range(17)]
     return b"".join([*parts, stream.flush(), struct.pack("<I", 4096)])
 
 
@@ -116,6 +117,8 @@ KERNELS: dict[str, tuple[Callable[[], bytes], str]] = {
     "header of an ELF": (lambda: elf()[:40], "corrupt ELF file"),
     "no Xen notes": (lambda: elf({}), "no Xen notes"),
     "32-bit": (elf32, "32-bit"),
+    "compressed text": (lambda: gzip(b"no kernel" * 99), "neither a bzImage nor an ELF kernel"),
+    "two compressions": (lambda: gzip(gzip(elf())), "neither a bzImage nor an ELF kernel"),
     "corrupt gzip": (lambda: bzimage(spoiled(gzip(noise(1 << 16)))), "corrupt"),
     "corrupt xz": (lambda: bzimage(spoiled(lzma.compress(noise(1 << 16)))), "corrupt"),
     "bomb": (lambda: bzimage(bomb()), "corrupt"),
@@ -179,10 +182,15 @@ def test_ramdisk(kvm: None, refused: Refused, kernel: Path, tmp_path: Path) -> N
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(600 << 20)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
     for ramdisk, message in (
         (tmp_path / "none", "cannot be read"),
         (tmp_path, "directory"),
         (large, "give the guest more memory"),
+        (fifo, "is no regular file"),
+        (Path("/dev/zero"), "is no regular file"),
+        (Path("/proc/self/mem"), "is empty"),
     ):
         status, sentence = refused(kernel, "--ramdisk", ramdisk)
         assert status == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,13 @@ def test_memory_of_all_sizes(boot: Boot, guest: Guest, memory: str) -> None:
     domain = boot(guest("mmu"), "--memory", memory, "--timeout", LIMIT)
     domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
+
+
+def test_a_command_line_of_bytes(boot: Boot) -> None:
+    """The demo guest prints its own, with a question mark for each byte that is not ASCII."""
+    domain = boot("--cmdline", os.fsdecode(b"caf\xe9 \xc3\xa9"), "--timeout", LIMIT)
+    domain.ends(0)
+    assert re.search(r"command line +\| caf\? \?\? ", domain.output)
 
 
 def test_bench(boot: Boot, guest: Guest) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,10 @@ KERNEL = Path("vmlinuz")
         ({"name": "a" * 65}, "cannot name a domain"),
         ({"cmdline": "x" * 1024}, "at most 1023 bytes"),
         ({"cmdline": "ä" * 512}, "at most 1023 bytes"),
+        ({"cmdline": os.fsdecode(b"\xe9" * 1024)}, "at most 1023 bytes"),
         ({"cmdline": "a\0b"}, "printable text"),
+        ({"cmdline": "a\ud800b"}, "printable text"),
+        ({"cmdline": os.fsdecode(b"\xe9\x1b")}, "printable text"),
         ({"cmdline": "a\nb"}, "printable text"),
         ({"shell": True}, "--shell needs a kernel"),
         ({"ramdisk": Path("rd")}, "--ramdisk needs a kernel"),
@@ -118,6 +122,11 @@ def test_usage_errors(wrong: dict[str, Any], sentence: str) -> None:
 @pytest.mark.parametrize("name", ["a", "domain-1", "Debian_12.x+y", "a" * 64, "+", "_"])
 def test_names(name: str) -> None:
     assert Config(name=name).name == name
+
+
+def test_a_command_line_need_not_be_utf8() -> None:
+    text = os.fsdecode(b"init=/caf\xe9 \xff")
+    assert Config(name="a", cmdline=text).cmdline == text
 
 
 def test_longest_cmdline_and_largest_number_of_vcpus() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from kvmxen.abi.elfnote import NoteType as N
 from kvmxen.errors import KvmxenError
 from kvmxen.loader.bzimage import find_payload
-from kvmxen.loader.decompress import decompress
+from kvmxen.loader.decompress import decompress_payload
 from kvmxen.loader.elf import ElfKernel
 from tests.unit.loader.images import (
     EM_386,
@@ -37,6 +38,16 @@ def refused(image: bytes) -> str:
     with pytest.raises(KvmxenError) as caught:
         ElfKernel.parse(image)
     return str(caught.value)
+
+
+def overlapping_notes() -> bytes:
+    """Hundreds of program headers for one note of nearly a MiB."""
+    image = elf(note(99, bytes((1 << 20) - 64)))
+    programs = image[64 : 64 + 56] + image[64 + 56 : 64 + 2 * 56] * 300
+    header = bytearray(image[:64])
+    struct.pack_into("<Q", header, 0x20, len(image))
+    struct.pack_into("<H", header, 0x38, 301)
+    return bytes(header) + image[64:] + programs
 
 
 def test_segments_in_order_of_their_addresses() -> None:
@@ -104,6 +115,7 @@ def test_no_symbols() -> None:
         (elf(loads=[Load(), Load()]), "overlap"),
         (elf(loads=[Load(memsz=1 << 31)]), "span 2048 MiB"),
         (elf(loads=[Load(), Load(1 << 50)]), "span 1073741823 MiB"),
+        (overlapping_notes(), "has more than 1 MiB of ELF notes"),
         (elf(b"\xff" * 64), "has corrupt ELF notes"),
         (elf({**NOTES, N.ENTRY: u64(0)}), "entry, 0x0, outside"),
         (elf({**NOTES, N.INIT_P2M: u64(INIT_P2M + 1)}), "INIT_P2M"),
@@ -134,7 +146,7 @@ def test_headers_of_another_size(field: int) -> None:
 
 
 def test_headers_are_as_another_reader_has_them(debian_kernel: Callable[[str], Path]) -> None:
-    image = decompress(find_payload(debian_kernel("6.1").read_bytes()))
+    image = decompress_payload(find_payload(debian_kernel("6.1").read_bytes()))
     elf_file = ELFFile(io.BytesIO(image))
     loads = [s.header for s in elf_file.iter_segments() if s.header.p_type == "PT_LOAD"]
     assert [(s.paddr, s.vaddr, s.memsz, len(s.data)) for s in ElfKernel.parse(image).segments] == [

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from kvmxen.errors import KvmxenError
 from kvmxen.loader import cache as cache_module
 from kvmxen.loader import kernel as module
-from kvmxen.loader.decompress import decompress
+from kvmxen.loader.decompress import MAX_OUTPUT, Check, decompress_payload
+from kvmxen.loader.files import RegularFile
 from kvmxen.loader.kernel import load_kernel
 from tests.unit.loader.images import ENTRY, Load, bzimage, elf, gzip
+from tests.unit.loader.test_decompress import STREAMS, sized
 
 LONG_AGO = 10**18  # ns since 1970: in 2001
 NOBODY = 65534  # root reads every file
@@ -39,7 +43,15 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "content", [elf(), gzip(elf()), bzimage(gzip(elf()))], ids=["elf", "gzip", "bzimage"]
+    "content",
+    [
+        elf(),
+        bzimage(gzip(elf())),
+        *(compress(elf()) for compress in STREAMS.values()),
+        gzip(bzimage(gzip(elf()))),
+        lzma.compress(bzimage(sized(zstandard.compress(elf()), elf()))),
+    ],
+    ids=["elf", "bzimage", *STREAMS, "gzip of a bzImage", "xz of a bzImage"],
 )
 def test_kernels(file: Callable[[bytes], Path], content: bytes) -> None:
     assert load_kernel(file(content), cache=None).entry == ENTRY
@@ -53,6 +65,9 @@ def test_kernels(file: Callable[[bytes], Path], content: bytes) -> None:
         (b"x", "is neither a bzImage nor an ELF file"),
         (bzimage(gzip(elf()))[:-500], "is a truncated bzImage"),
         (bzimage(gzip(b"no kernel")), "holds no ELF kernel"),
+        (gzip(b"no kernel" * 99), "holds neither a bzImage nor an ELF kernel"),
+        (gzip(gzip(elf())), "holds neither a bzImage nor an ELF kernel"),
+        (bzimage(gzip(bzimage(gzip(elf())))), "holds no ELF kernel"),
         (bzimage(b"no payload at all"), "unknown compression"),
         (bzimage(gzip(elf())[:-10] + bytes(10)), "corrupt"),
         (elf({}), "has no Xen notes"),
@@ -92,9 +107,21 @@ def test_a_file_without_the_right_to_read(file: Callable[[bytes], Path]) -> None
 
 
 def test_a_file_too_large(tmp_path: Path) -> None:
-    with (tmp_path / "large").open("wb") as stream:
-        stream.truncate(module.MAX_FILE + (2 << 20))
-    assert "has 1026 MiB" in refused(tmp_path / "large")
+    path = tmp_path / "large"
+    for content, most in ((elf(), module.MAX_FILE), (bzimage(gzip(elf())), MAX_OUTPUT)):
+        path.write_bytes(content)
+        os.truncate(path, most + (2 << 20))
+        assert f"has {(most >> 20) + 2} MiB, and more than {most >> 20} MiB" in refused(path)
+
+
+def test_a_large_file_of_nothing_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RegularFile, "read", None)
+    path = tmp_path / "large"
+    path.touch()
+    os.truncate(path, module.MAX_FILE)
+    assert "is neither a bzImage nor an ELF file" in refused(path)
 
 
 class TestCache:
@@ -116,11 +143,11 @@ class TestCache:
         """The sizes of the payloads that were decompressed."""
         sizes: list[int] = []
 
-        def counting(payload: memoryview) -> bytes:
+        def counting(payload: memoryview, check: Check) -> bytearray:
             sizes.append(len(payload))
-            return decompress(payload)
+            return decompress_payload(payload, check)
 
-        monkeypatch.setattr(module, "decompress", counting)
+        monkeypatch.setattr(module, "decompress_payload", counting)
         return sizes
 
     @pytest.fixture(autouse=True)
@@ -217,6 +244,16 @@ class TestCache:
             path.write_bytes(bzimage(gzip(elf())))
             load_kernel(path, cache=cache)
         assert len(list(cache.iterdir())) == 8
+
+    @pytest.mark.parametrize(
+        "image", [bytes(1 << 20), elf({}), elf()[:5000]], ids=["zeros", "no notes", "cut"]
+    )
+    def test_what_is_no_pv_kernel_is_not_kept(
+        self, file: Callable[[bytes], Path], cache: Path, image: bytes
+    ) -> None:
+        with pytest.raises(KvmxenError):
+            load_kernel(file(bzimage(gzip(image))), cache=cache)
+        assert not cache.exists()
 
     def test_corrupt_payloads_are_not_kept(
         self, file: Callable[[bytes], Path], cache: Path

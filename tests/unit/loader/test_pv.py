@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -288,6 +289,11 @@ def test_the_longest_command_line() -> None:
         Guest(kernel(), cmdline="é" * 513)
     with pytest.raises(UsageError, match="NUL"):
         Guest(kernel(), cmdline="a\0b")
+
+
+def test_bytes_that_are_no_characters_reach_the_guest_as_they_are() -> None:
+    given = bytes(range(0x80, 0x100))
+    assert Guest(kernel(), cmdline=os.fsdecode(given)).info.cmd_line.rstrip(b"\0") == given
 
 
 @pytest.mark.parametrize(
