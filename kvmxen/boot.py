@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from uuid import uuid4
 
 from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.backends.console import Console
@@ -21,6 +16,7 @@ from kvmxen.config import Config
 from kvmxen.config.sizes import MIB
 from kvmxen.control.hotplug import Hotplug
 from kvmxen.control.server import ControlServer
+from kvmxen.errors import Interrupted
 from kvmxen.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.files import RegularFile
@@ -32,6 +28,8 @@ from kvmxen.machine import End, Machine
 from kvmxen.report import crash_report
 from kvmxen.rundir import RunDirectory, cache_directory
 from kvmxen.stats import Stats
+from kvmxen.streams import say, tell
+from kvmxen.supervisor import Supervisor
 from kvmxen.trace import Trace
 from kvmxen.xenstored.client import SOCKET
 from kvmxen.xenstored.journal import Journal
@@ -39,8 +37,6 @@ from kvmxen.xenstored.server import Server
 
 EXIT_POWEROFF = 0
 EXIT_CRASHED = 3
-EXIT_TIMEOUT = 4
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -50,91 +46,28 @@ class Outcome:
     exit_status: int
 
 
-class Supervisor:
-    """The person's side of a running domain: Ctrl-C, the escape key, SIGTERM, the timeout."""
-
-    def __init__(self, loop: Loop, timeout: float | None) -> None:
-        self.loop = loop
-        self.uuid = uuid4()
-        self.status: int | None = None
-        self.end: End | None = None
-        self._asked = False
-        self._ask: Callable[[], None] = lambda: None
-        if timeout is not None:
-            loop.after(timeout, self._time_out)
-
-    def attach(self, ask: Callable[[], None]) -> None:
-        """Watch over a machine about to start; `ask()` requests its guest to shut down."""
-        self._ask, self.end = ask, None
-        if self.status is not None:
-            self.ended(End.DESTROYED)
-
-    def wait(self) -> None:
-        """Run the loop until the guest's run is over."""
-        while self.end is None:
-            self.loop.run()
-
-    def ended(self, end: End) -> None:
-        """From any thread: the guest's run is over."""
-        self.end = end
-        self.loop.post(self.loop.stop)
-
-    def interrupt(self) -> None:
-        """The person wants it to end: ask the guest the first time, destroy it the second."""
-        if not self._asked:
-            self._asked = True
-            self._say("asking the guest to shut down; once more to destroy it")
-            self._ask()
-        else:
-            self._destroy(EXIT_INTERRUPTED)
-
-    def _time_out(self) -> None:
-        self._say("the timeout is over: the guest is destroyed")
-        self._destroy(EXIT_TIMEOUT)
-
-    def _destroy(self, status: int) -> None:
-        self.status = status
-        self.ended(End.DESTROYED)
-
-    @staticmethod
-    def _say(text: str) -> None:
-        print(f"\rkvmxen: {text}\r", file=sys.stderr, flush=True)
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM interrupt, for the time of the context."""
-
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
-            self.loop.post(self.interrupt)
-
-        before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def boot(config: Config) -> Outcome:
     """Boot what `config` says, and again after each reboot; returns when the domain is gone.
 
     Raises KvmxenError for what a person can mend.
     """
     loop = Loop()
-    supervisor = Supervisor(loop, config.timeout)
+    supervisor = Supervisor(loop)
     try:
-        with (
-            RunDirectory(config.name) as folder,
-            supervisor.signals(),
-            open_terminal(config.console, supervisor.interrupt) as terminal,
-            Journal(config.xenstore) if config.xenstore else nullcontext() as journal,
-        ):
-            kernel = read_kernel(config)
-            ramdisk = read_ramdisk(config)
+        with supervisor.signals(config.timeout), ExitStack() as stack:
+            with supervisor.interruptible():
+                folder = stack.enter_context(RunDirectory(config.name))
+                terminal = stack.enter_context(open_terminal(config.console, supervisor.interrupt))
+                journal = stack.enter_context(Journal(config.xenstore)) if config.xenstore else None
+                kernel = read_kernel(config)
+                ramdisk = read_ramdisk(config)
             while True:
                 status = pv(config, kernel, ramdisk, terminal, supervisor, folder.path, journal)
                 if status is not None:
                     return Outcome(status)
+    except Interrupted as interruption:
+        say(str(interruption))
+        return Outcome(interruption.exit_status)
     finally:
         loop.close()
 
@@ -163,16 +96,17 @@ def pv(
     try:
         console_port = machine.events.open_backend(lambda: loop.post(console.pump))
         store_port = machine.events.open_backend(lambda: xenstore.pump())
-        start = build(
-            machine.memory,
-            layout,
-            kernel,
-            ramdisk,
-            config.cmdline or default_cmdline(config),
-            console_port=console_port,
-            store_port=store_port,
-        )
-        fill_m2p(machine.memory, layout)
+        with supervisor.interruptible():
+            start = build(
+                machine.memory,
+                layout,
+                kernel,
+                ramdisk,
+                config.cmdline or default_cmdline(config),
+                console_port=console_port,
+                store_port=store_port,
+            )
+            fill_m2p(machine.memory, layout)
         machine.grants.seed(RESERVED_CONSOLE, start.console_mfn)
         machine.grants.seed(RESERVED_XENSTORE, start.store_mfn)
         xenstore = XenstoreBackend(
@@ -208,15 +142,16 @@ def pv(
         machine.boot(
             entry=start.entry, stack=start.stack, start_info=start.start_info, cr3=start.cr3
         )
-        supervisor.attach(lambda: xenstore.request_shutdown("poweroff"))
-        stats.built()
         guest = Guest(machine.memory, machine.grants, machine.events, xenstore.store, machine.fail)
         with Server(xenstore.store, folder / SOCKET, machine.fail), Xenbus(guest) as bus:
             hotplug = Hotplug(guest, bus, config)
-            hotplug.start()
+            with supervisor.interruptible():
+                hotplug.start()
+            supervisor.attach(lambda: xenstore.request_shutdown("poweroff"))
+            stats.built()
             machine.start()
             with ControlServer(folder, hotplug.commands(), machine.fail):
-                supervisor.wait()
+                end = supervisor.wait()
             xenstore.shut_down()
             machine.stop()
             machine.join()
@@ -225,25 +160,27 @@ def pv(
                 machine.trace.grants(machine.grants)
         console.close()
         stats.report(figures)
-        return conclude(config, machine, kernel, supervisor, console.tail)
+        return conclude(config, machine, kernel, end, supervisor.status, console.tail)
     finally:
         machine.close()
 
 
 def conclude(
-    config: Config, machine: Machine, kernel: ElfKernel, supervisor: Supervisor, tail: bytes
+    config: Config, machine: Machine, kernel: ElfKernel, end: End, status: int | None, tail: bytes
 ) -> int | None:
-    """The exit status for how the run ended, with the crash report; None for a reboot."""
+    """The exit status for how the run ended, with the crash report; None for a reboot.
+
+    `status` is that of a domain that a person or the timeout ended, whatever its guest did then.
+    """
     if machine.failure is not None:
         raise machine.failure
-    match supervisor.end:
-        case End.REBOOT:
-            return None if config.on_reboot == "restart" else EXIT_POWEROFF
-        case End.CRASH:
-            print(crash_report(machine, kernel.symbols.find, tail), file=sys.stderr, flush=True)
-            return EXIT_CRASHED
-        case End.DESTROYED:
-            return supervisor.status
+    if end is End.CRASH:
+        tell(crash_report(machine, kernel.symbols.find, tail))
+        return EXIT_CRASHED
+    if status is not None:
+        return status
+    if end is End.REBOOT and config.on_reboot == "restart":
+        return None
     return EXIT_POWEROFF
 
 

@@ -39,3 +39,15 @@ class GuestFault(HypercallError):
 
 class GuestCrash(Exception):
     """The guest cannot go on: str() is the reason that the crash report gives."""
+
+
+class Interrupted(BaseException):
+    """A person or the timeout ends the command before a guest runs: str() says which.
+
+    No Exception, as KeyboardInterrupt is none: who deals with errors lets it pass, and who made
+    something lets go of it on the way.
+    """
+
+    def __init__(self, text: str, exit_status: int) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status

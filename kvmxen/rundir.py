@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -86,6 +86,9 @@ class RunDirectory:
         try:
             with _held(self.root):
                 self._sweep()
+                # What a process leaves that ends before it has its lock.
+                with suppress(OSError):
+                    self.path.rmdir()
                 self.path.mkdir(mode=0o700)
                 self._lock = _lock_file(self.path)
                 atexit.register(self.close)
@@ -95,6 +98,9 @@ class RunDirectory:
         except OSError as error:
             self.close()
             raise KvmxenError(f"cannot use the folder {self.path}: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

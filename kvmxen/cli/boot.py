@@ -65,7 +65,12 @@ class _Command(click.Command):
     help="A network card: user (by passt), tap, tap=NAME or none, then ,bridge=BRIDGE ,mac=MAC "
     ",rate=10Mb/s; repeatable.",
 )
-@click.option("--timeout", metavar="SECONDS", type=float, help="Destroy the guest after that time.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=float,
+    help="End it after that time, which counts from the start of the command.",
+)
 @click.option(
     "--on-reboot",
     type=click.Choice(["restart", "destroy"]),

@@ -9,7 +9,7 @@ from kvmxen.config import Config, DiskSpec
 from kvmxen.config.disk import device_number, with_targets
 from kvmxen.config.net import NetSpec
 from kvmxen.control.server import Commands
-from kvmxen.errors import KvmxenError, UsageError
+from kvmxen.errors import UsageError
 
 # A guest's driver lets go at once, or when nobody uses the device any more.
 DETACH_S = 10.0
@@ -74,7 +74,7 @@ class Hotplug:
     def _attach(self, device: Device) -> None:
         try:
             self._bus.attach(device)
-        except KvmxenError:
+        except BaseException:
             device.close()
             raise
 

@@ -20,6 +20,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"boot", "doctor"},
+    {"supervisor"},
     {"machine", "report", "stats", "control"},
     {"cpu"},
     {"exceptions"},
@@ -32,7 +33,7 @@ LAYERS = (
     {"ring", "kvm"},
     {"memory", "config", "rundir", "initramfs"},
     {"layout", "abi", "runstate", "timer", "loop"},
-    {"errors"},
+    {"errors", "streams"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 

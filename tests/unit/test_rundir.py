@@ -123,6 +123,25 @@ def test_what_is_no_domains_folder_is_left_alone(root: Path) -> None:
     assert (root / "mine" / "pid").exists()
 
 
+def test_a_folder_that_was_made_and_not_locked_is_taken_over(root: Path) -> None:
+    (root / "a").mkdir(parents=True, mode=0o700)
+    root.chmod(0o700)
+    with RunDirectory("a") as directory:
+        assert (directory.path / "kvmxen.pid").exists()
+    assert list(root.iterdir()) == []
+
+
+def test_an_interrupted_start_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", interrupted)
+        with pytest.raises(KeyboardInterrupt), RunDirectory("a"):
+            pass
+    assert list(root.iterdir()) == []
+
+
 def test_a_link_for_a_lock_is_not_followed(root: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.touch()

@@ -10,7 +10,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -22,6 +21,7 @@ from kvmxen.backends.block.nbd import NbdEngine
 from kvmxen.backends.block.qcow2 import check_chain
 from kvmxen.config.disk import DiskSpec
 from kvmxen.errors import KvmxenError
+from kvmxen.streams import say
 
 _START_S = 60.0
 _END_S = 60.0
@@ -54,6 +54,9 @@ class QemuImage:
                 size, flags = [_negotiate(one) for one in self._free][-1]
             except (OSError, struct.error):
                 raise self._refusal() from None
+            except BaseException:
+                self._kill()
+                raise
         for one in self._free:
             one.setblocking(False)
         self.sectors = size // self.sector_size * (self.sector_size // SECTOR)
@@ -122,8 +125,7 @@ class QemuImage:
         # Killed or not, it may be the host's kernel that hangs.
         for one in self._used:
             _shut(one)
-        text = f"the disk {self._path}: qemu-nbd does not answer and is killed; writes may be lost"
-        print(f"\rkvmxen: {text}\r", file=sys.stderr, flush=True)
+        say(f"the disk {self._path}: qemu-nbd does not answer and is killed; writes may be lost")
 
     def close(self) -> None:
         """End the connections; qemu-nbd writes what it holds, and ends."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from kvmxen.backends.net.link import StreamLink
 from kvmxen.backends.net.vif import Offloads, Wire
 from kvmxen.errors import KvmxenError
+from kvmxen.streams import say
 
 # What QEMU's and others' user networking has, and a unique local prefix (RFC 4193).
 ADDRESS, PREFIX, GATEWAY = "10.0.2.15", 24, "10.0.2.2"
@@ -67,12 +67,7 @@ class Passt(Wire):
             lines = self._log.read().decode(errors="replace").split("\n")
             said = [line for line in lines if line and "syslog" not in line][-1:]
             why = f": {said[0]}" if said else ""
-            print(
-                f"\rkvmxen: passt ended with status {status}, {self._name} has no network any more"
-                f"{why}\r",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"passt ended with status {status}, {self._name} has no network any more{why}")
 
     def set_offloads(self, offloads: Offloads) -> None:
         """Nothing: packets come whole."""

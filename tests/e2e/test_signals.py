@@ -1,0 +1,80 @@
+"""Signals and the timeout: from the first moment on, while something is waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import disks
+from tests.e2e.domain import LIMIT, PATIENCE, SLOWNESS, Boot
+
+# What waits for a server that never answers.
+SILENT = """\
+#!/bin/sh
+touch '{ran}'
+exec sleep 1000
+"""
+
+
+@pytest.fixture
+def server(environment: dict[str, str], tmp_path: Path) -> Callable[[], None]:
+    """Puts a qemu-nbd in the path that never serves; server() waits until it runs."""
+    ran, program = tmp_path / "ran", tmp_path / "bin" / "qemu-nbd"
+    program.parent.mkdir()
+    program.write_text(SILENT.format(ran=ran))
+    program.chmod(0o755)
+    environment["PATH"] = f"{program.parent}:{environment['PATH']}"
+
+    def started() -> None:
+        end = time.monotonic() + PATIENCE * SLOWNESS
+        while not ran.exists():
+            assert time.monotonic() < end, "qemu-nbd was not started"
+            time.sleep(0.01)
+
+    return started
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    image = tmp_path / "image.qcow2"
+    disks.run("qemu-img", "create", "-q", "-f", "qcow2", image, "1M")
+    return image
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_an_image_is_opened(
+    boot: Boot, server: Callable[[], None], image: Path, number: signal.Signals
+) -> None:
+    domain = boot("--disk", f"{image},format=qcow2", "--timeout", LIMIT)
+    server()
+    domain.process.send_signal(number)
+    domain.ends(130)
+    assert domain.stderr == "kvmxen: interrupted before the guest was started\n"
+
+
+@pytest.mark.usefixtures("server")
+def test_the_timeout_while_an_image_is_opened(boot: Boot, image: Path) -> None:
+    domain = boot("--disk", f"{image},format=qcow2", "--timeout", 2)
+    domain.ends(4)
+    assert domain.stderr == "kvmxen: the timeout is over, and the guest was not started yet\n"
+
+
+def test_the_timeout_while_a_console_is_opened(boot: Boot, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    domain = boot("--console", f"file:{fifo}", "--timeout", 2)
+    domain.ends(4)
+
+
+def test_a_hangup_asks_the_guest(boot: Boot, pv_grub: Path) -> None:
+    domain = boot(pv_grub, "--timeout", LIMIT)
+    domain.expect("grub> ")
+    domain.process.send_signal(signal.SIGHUP)
+    domain.expect_stderr("asking the guest to shut down; once more to destroy it")
+    domain.process.send_signal(signal.SIGHUP)
+    domain.ends(130)
