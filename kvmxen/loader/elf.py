@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from kvmxen.errors import KvmxenError
+from kvmxen.loader import guest_section
 from kvmxen.loader.notes import XenNotes, check, collect, interpret
 from kvmxen.loader.symbols import SymbolTable
 
@@ -26,8 +27,8 @@ MAX_SPAN = 1 << 30
 MAX_SYMBOLS = 1 << 21
 # Of both classes: in e_ident the class and the byte order, type, machine.
 _IDENT = struct.Struct("<4xBB10xHH")
-# Of Elf64_Ehdr: entry phoff shoff, phentsize phnum, shentsize shnum.
-_FILE = struct.Struct("<24xQQQ6xHHHH2x")
+# Of Elf64_Ehdr: entry phoff shoff, phentsize phnum, shentsize shnum, shstrndx.
+_FILE = struct.Struct("<24xQQQ6xHHHHH")
 # Elf64_Phdr: type flags offset vaddr paddr filesz memsz align.
 _PROGRAM = struct.Struct("<IIQQQQQQ")
 # Elf64_Shdr: name type flags addr offset size link info addralign entsize.
@@ -36,7 +37,7 @@ _CLASS_64, _LITTLE_ENDIAN = 2, 1
 _EM_386, _EM_X86_64 = 3, 62
 _ET_EXEC, _ET_DYN = 2, 3
 _PT_LOAD, _PT_NOTE = 1, 4
-_SHT_SYMTAB, _SHT_NOTE = 2, 7
+_SHT_SYMTAB, _SHT_NOTE, _SHT_NOBITS = 2, 7, 8
 _SYMBOL_SIZE = 24
 _PF_RWX = 7
 
@@ -94,27 +95,11 @@ class ElfKernel:
         _check_machine(*_IDENT.unpack_from(image))
         if len(image) < _FILE.size:
             raise _corrupt()
-        entry, programs_at, sections_at, *sizes = _FILE.unpack_from(image)
+        entry, programs_at, sections_at, *sizes, names = _FILE.unpack_from(image)
         programs = list(_headers(image, _PROGRAM, programs_at, *sizes[:2]))
         sections = list(_headers(image, _SECTION, sections_at, *sizes[2:]))
         segments = _segments(image, programs)
-        descs = collect(
-            _slice(image, offset, size)
-            for kind, _, offset, _, _, size, _, _ in programs
-            # Some linkers leave the offset zero where they have no notes, as Xen's loader knows.
-            if kind == _PT_NOTE and offset
-        )
-        if not descs:
-            descs = collect(
-                _slice(image, offset, size)
-                for _, kind, _, _, offset, size, *_ in sections
-                if kind == _SHT_NOTE and offset
-            )
-        if not descs:
-            raise KvmxenError(
-                "has no Xen notes; kvmxen boots 64-bit PV kernels (in Linux: CONFIG_XEN_PV)"
-            )
-        notes = interpret(descs, entry)
+        notes = interpret(_descriptors(image, programs, sections, names), entry)
         check(notes, segments[0].paddr, segments[-1].paddr + segments[-1].memsz)
         return cls(segments, notes, _symbols(image, sections))
 
@@ -161,6 +146,49 @@ def _slice(image: memoryview, offset: int, size: int) -> memoryview:
     return image[offset : offset + size]
 
 
+def _descriptors(
+    image: memoryview, programs: list[Header], sections: list[Header], names: int
+) -> dict[int, bytes]:
+    """What the kernel tells of itself, as the descriptors of notes: where Xen's loader looks."""
+    found = collect(
+        _slice(image, offset, size)
+        for kind, _, offset, _, _, size, _, _ in programs
+        # Some linkers leave the offset zero where they have no notes, as Xen's loader knows.
+        if kind == _PT_NOTE and offset
+    )
+    found = found or collect(
+        _slice(image, offset, size)
+        for _, kind, _, _, offset, size, *_ in sections
+        if kind == _SHT_NOTE and offset
+    )
+    if not found and (section := _section(image, sections, names, guest_section.NAME)):
+        found = guest_section.notes_of(section)
+    if not found:
+        raise KvmxenError(
+            "has no Xen notes; kvmxen boots 64-bit PV kernels (in Linux: CONFIG_XEN_PV)"
+        )
+    return found
+
+
+def _section(
+    image: memoryview, sections: list[Header], names: int, name: bytes
+) -> memoryview | None:
+    """What is in the section called `name`, None if there is none; section `names` has names."""
+    if names >= len(sections):
+        return None
+    table = _contents(image, sections[names])
+    for section in sections:
+        at = section[0]
+        if table[at : at + len(name) + 1] == name + b"\0":
+            return _contents(image, section)
+    return None
+
+
+def _contents(image: memoryview, section: Header) -> memoryview:
+    _, kind, _, _, offset, size, *_ = section
+    return image[:0] if kind == _SHT_NOBITS else _slice(image, offset, size)
+
+
 def _segments(image: memoryview, programs: list[Header]) -> tuple[Segment, ...]:
     segments = []
     for kind, flags, offset, vaddr, paddr, filesz, memsz, _ in programs:
@@ -191,7 +219,6 @@ def _symbols(image: memoryview, sections: list[Header]) -> SymbolTable:
     for _, kind, _, _, offset, size, link, *_ in sections:
         if kind != _SHT_SYMTAB or link >= len(sections):
             continue
-        _, _, _, _, names_at, names_size, *_ = sections[link]
         whole = min(size // _SYMBOL_SIZE, MAX_SYMBOLS) * _SYMBOL_SIZE
-        return SymbolTable(_slice(image, offset, size)[:whole], _slice(image, names_at, names_size))
+        return SymbolTable(_slice(image, offset, size)[:whole], _contents(image, sections[link]))
     return SymbolTable(memoryview(b""), memoryview(b""))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +59,23 @@ def test_memory_of_all_sizes(boot: Boot, guest: Guest, memory: str) -> None:
     domain = boot(guest("mmu"), "--memory", memory, "--timeout", LIMIT)
     domain.ends(0)
     assert domain.output.endswith("SUCCESS\n")
+
+
+def test_a_guest_from_before_the_notes(boot: Boot, guest: Guest, tmp_path: Path) -> None:
+    """What its notes say, in a section __xen_guest."""
+    objcopy = shutil.which("objcopy")
+    if not objcopy:
+        pytest.skip("needs objcopy (Debian's binutils)")
+    text = "GUEST_OS=kvmxen,XEN_VER=xen-3.0,VIRT_BASE=0xffffffff80000000,ELF_PADDR_OFFSET=0x0"
+    (tmp_path / "section").write_text(f"{text},LOADER=generic,PAE=yes[extended-cr3]\0")
+    old = tmp_path / "old.elf"
+    section = f"__xen_guest={tmp_path / 'section'}"
+    command = [objcopy, "--remove-section=.note.xen", "--add-section", section]
+    subprocess.run([*command, guest("null"), old], check=True)
+    assert b"Xen\0" not in old.read_bytes()
+    domain = boot(old, "--timeout", LIMIT)
+    domain.ends(0)
+    assert domain.output == "SUCCESS\n"
 
 
 def test_a_command_line_of_bytes(boot: Boot) -> None:

@@ -64,8 +64,12 @@ def elf(
     entry: int = ENTRY,
     note_sections: bool = False,
     symbols: Sequence[tuple[str, int, int]] = (),
+    guest_section: bytes | None = None,
 ) -> bytes:
-    """An ELF64 file; `symbols` are (name, value, size) of functions in section 1."""
+    """An ELF64 file; `symbols` are (name, value, size) of functions in section 1.
+
+    `guest_section` is what is in its section __xen_guest, if it has one.
+    """
     blob = notes if isinstance(notes, bytes) else notes_blob(notes)
     body = bytearray()
     programs = []
@@ -96,25 +100,42 @@ def elf(
     programs.append(struct.pack("<IIQQQQQQ", kind, 4, at_notes, 0, 0, len(blob), len(blob), 4))
 
     strtab = b"\0" + b"".join(name.encode() + b"\0" for name, _, _ in symbols)
+    section_name = len(strtab)
+    strtab += b"__xen_guest\0"
     symtab = bytearray(24)
     for name, value, size in symbols:
         index = strtab.index(b"\0" + name.encode() + b"\0") + 1
         symtab += struct.pack("<IBBHQQ", index, 0x12, 0, 1, value, size)
     sections = [
-        (0, 0, 0, 0),
-        (7, at_notes, len(blob), 0),  # SHT_NOTE
-        (2, place(bytes(symtab)), len(symtab), 3),  # SHT_SYMTAB, its names in section 3
-        (3, place(strtab), len(strtab), 0),  # SHT_STRTAB
+        (0, 0, 0, 0, 0),
+        (0, 7, at_notes, len(blob), 0),  # SHT_NOTE
+        (0, 2, place(bytes(symtab)), len(symtab), 3),  # SHT_SYMTAB, its names in section 3
+        (0, 3, place(strtab), len(strtab), 0),  # SHT_STRTAB
     ]
+    if guest_section is not None:
+        sections.append((section_name, 1, place(guest_section), len(guest_section), 0))
     table = place(
         b"".join(
-            struct.pack("<IIQQQQIIQQ", 0, kind, 0, 0, offset, size, link, 0, 1, 0)
-            for kind, offset, size, link in sections
+            struct.pack("<IIQQQQIIQQ", name, kind, 0, 0, offset, size, link, 0, 1, 0)
+            for name, kind, offset, size, link in sections
         )
     )
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
     header += struct.pack(
-        "<HHIQQQIHHHHHH", 2, machine, 1, entry, 64, table, 0, 64, 56, len(programs), 64, 4, 3
+        "<HHIQQQIHHHHHH",
+        2,
+        machine,
+        1,
+        entry,
+        64,
+        table,
+        0,
+        64,
+        56,
+        len(programs),
+        64,
+        len(sections),
+        3,
     )
     return header + b"".join(programs) + bytes(body)
 
