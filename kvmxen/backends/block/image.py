@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import mmap
 import os
-import stat
 import struct
 from typing import Protocol
 
 from kvmxen.abi.blkif import SECTOR
 from kvmxen.backends.block.engine import Engine
+from kvmxen.backends.block.files import is_block_device, open_disk, size_of
 from kvmxen.backends.block.pool import PoolEngine
 from kvmxen.backends.block.uring import UringEngine
 from kvmxen.config.disk import DiskSpec
@@ -40,52 +39,34 @@ class Image(Protocol):
         """Let go of it, when no engine is in use any more."""
 
 
+def whole_sectors(size: int, sector_size: int) -> int:
+    """How many sectors of 512 bytes a disk of `size` bytes has, in units of `sector_size`."""
+    return size // sector_size * (sector_size // SECTOR)
+
+
 class RawImage:
     """The file or block device that `spec` names, locked against another domain's use.
 
-    Raises KvmxenError where it cannot be used.
+    Raises KvmxenError if it cannot be used.
     """
 
     def __init__(self, spec: DiskSpec) -> None:
         self._path = spec.path
-        flags = os.O_CLOEXEC | (os.O_RDONLY if spec.readonly else os.O_RDWR)
-        flags |= os.O_DIRECT if spec.cache in _DIRECT else 0
+        flags = os.O_DIRECT if spec.cache in _DIRECT else 0
         flags |= os.O_DSYNC if spec.cache in _SYNCHRONOUS else 0
-        try:
-            self._fd = os.open(spec.path, flags)
-        except OSError as error:
-            raise self._refusal(error, spec) from None
+        self._fd = open_disk(spec.path, readonly=spec.readonly, flags=flags)
         try:
             self._examine(spec)
         except BaseException:
             os.close(self._fd)
             raise
 
-    def _refusal(self, error: OSError, spec: DiskSpec) -> KvmxenError:
-        advice = "name another file"
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and not spec.readonly:
-            advice = "make it writable, or give ,ro"
-        elif error.errno == errno.EINVAL:
-            advice = "give another cache="
-        return KvmxenError(f"the disk {self._path} cannot be opened: {error.strerror}; {advice}")
-
     def _examine(self, spec: DiskSpec) -> None:
-        mode = os.fstat(self._fd).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            raise KvmxenError(f"the disk {self._path} is neither a file nor a block device")
-        try:
-            how = fcntl.LOCK_SH if spec.readonly else fcntl.LOCK_EX
-            fcntl.flock(self._fd, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise KvmxenError(
-                f"the disk {self._path} is in use: end who uses it, or give both ,ro"
-            ) from None
         self.sector_size = spec.sector_size
-        if stat.S_ISBLK(mode):
+        if is_block_device(self._fd):
             answer = fcntl.ioctl(self._fd, _BLKSSZGET, bytes(4))
             self.sector_size = max(self.sector_size, struct.unpack("i", answer)[0])
-        size = os.lseek(self._fd, 0, os.SEEK_END)
-        self.sectors = size // self.sector_size * (self.sector_size // SECTOR)
+        self.sectors = whole_sectors(size_of(self._fd, self._path), self.sector_size)
         if not self.sectors:
             raise KvmxenError(
                 f"the disk {self._path} has no sector: make it larger (truncate --size 1G)"

@@ -15,8 +15,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from kvmxen.abi.blkif import SECTOR
 from kvmxen.backends.block.engine import Engine
+from kvmxen.backends.block.image import whole_sectors
 from kvmxen.backends.block.nbd import NbdEngine
 from kvmxen.backends.block.qcow2 import check_chain
 from kvmxen.config.disk import DiskSpec
@@ -59,7 +59,7 @@ class QemuImage:
                 raise
         for one in self._free:
             one.setblocking(False)
-        self.sectors = size // self.sector_size * (self.sector_size // SECTOR)
+        self.sectors = whole_sectors(size, self.sector_size)
         self.discards = spec.discard and not spec.readonly and bool(flags & _FLAG_SEND_TRIM)
 
     def _start(self, spec: DiskSpec, where: Path, connections: int) -> subprocess.Popen[bytes]:
