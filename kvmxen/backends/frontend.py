@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from threading import Thread
 
 from kvmxen.backends.guest import Guest
 from kvmxen.errors import GuestFault, HypercallError
@@ -22,6 +23,14 @@ class FrontendError(Exception):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.errno = code
+
+
+def start_thread(thread: Thread) -> None:
+    """Start a thread that serves a frontend; raises FrontendError if the host has no more."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise FrontendError(errno.EAGAIN, str(error)) from None
 
 
 class FrontendNodes:
@@ -107,6 +116,9 @@ class Channel:
             raise FrontendError(
                 errno.EINVAL, f"event-channel {port} is not waiting for the backend"
             ) from None
+        except BaseException:
+            self._release()
+            raise
 
     def notify(self) -> None:
         """Send to the guest."""

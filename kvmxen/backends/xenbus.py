@@ -68,7 +68,8 @@ class Device(ABC):
         """Map the rings and start to serve them: the nodes to write with Connected.
 
         `broken(error)` may be called from any thread, once the frontend cannot be served any
-        longer. Raises FrontendError, and then nothing is left mapped or running.
+        longer. Raises FrontendError, or OSError or MemoryError for what the host has no more of,
+        and then nothing is left mapped or running.
         """
 
     def settle(self) -> None:  # noqa: B027
@@ -264,6 +265,11 @@ class Xenbus:
                 )
             except FrontendError as error:
                 self._broken(slot, error)
+                return
+            except (OSError, MemoryError) as error:
+                # More than the host can give.
+                code = getattr(error, "errno", None) or errno.ENOMEM
+                self._broken(slot, FrontendError(code, f"on the host: {os.strerror(code)}"))
                 return
             slot.connected = True
         self._say(slot, state, nodes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -23,9 +24,11 @@ class Doorbell:
         with self._lock:
             if self.fd >= 0:
                 # To read it would keep it from its thread (proc_pid_fdinfo(5)).
-                shown = Path(f"/proc/self/fdinfo/{self.fd}").read_text()
-                found = re.search(r"eventfd-count:\s*([0-9a-f]+)", shown)
-                self._unread = int(found[1], 16) if found else 0
+                # Out of descriptors, the figure is the one before.
+                with suppress(OSError):
+                    shown = Path(f"/proc/self/fdinfo/{self.fd}").read_text()
+                    found = re.search(r"eventfd-count:\s*([0-9a-f]+)", shown)
+                    self._unread = int(found[1], 16) if found else 0
             return self._unread
 
     def ring(self) -> None:

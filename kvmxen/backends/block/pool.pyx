@@ -2,7 +2,7 @@
 
 from libc.errno cimport EINTR, EIO, errno
 from libc.stdint cimport int64_t, uint64_t
-from posix.unistd cimport read, write
+from posix.unistd cimport close, read, write
 
 from kvmxen.backends.block.engine cimport (
     OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE, Engine, Op, advance, iovec,
@@ -142,8 +142,6 @@ cdef class PoolEngine(Engine):
 
     def __dealloc__(self):
         self._end()
-        if self._shared.event >= 0:
-            os.close(self._shared.event)
         pthread_cond_destroy(&self._shared.work)
         pthread_mutex_destroy(&self._shared.lock)
 
@@ -160,6 +158,9 @@ cdef class PoolEngine(Engine):
             for thread in range(self._count):
                 pthread_join(self._threads[thread], NULL)
             self._count = 0
+            if self._shared.event >= 0:
+                close(self._shared.event)
+                self._shared.event = -1
 
     cdef void submit(self, Op *op) noexcept nogil:
         op.next = NULL

@@ -7,6 +7,7 @@ from libc.errno cimport EAGAIN, EBUSY, EINTR, EIO, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close
 
 from kvmxen.backends.block.engine cimport (
     OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE, Engine, Op, advance, iovec,
@@ -159,12 +160,21 @@ cdef class UringEngine(Engine):
         self._cq_mask = params.cq_entries - 1
 
     def __dealloc__(self):
+        self._release()
+
+    def close(self):
+        self._release()
+
+    cdef void _release(self) noexcept:
         if self._sqes != NULL:
             munmap(self._sqes, self._sqes_size)
+            self._sqes = NULL
         if self._rings != NULL:
             munmap(self._rings, self._rings_size)
+            self._rings = NULL
         if self._ring >= 0:
-            os.close(self._ring)
+            close(self._ring)
+            self._ring = -1
 
     cdef io_uring_sqe *_sqe(self, int opcode, int fd, Op *op) noexcept nogil:
         """The next entry: there is one, as the ring has room for every operation."""

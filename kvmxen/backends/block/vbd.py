@@ -12,7 +12,13 @@ from contextlib import ExitStack
 from kvmxen.abi.blkif import NATIVE, PROTOCOLS, VDISK_CDROM, VDISK_READONLY
 from kvmxen.backends.block.image import Image, open_image
 from kvmxen.backends.block.queue import MAX_INDIRECT_SEGMENTS, BlockQueue
-from kvmxen.backends.frontend import Channel, FrontendError, FrontendNodes, RingPages
+from kvmxen.backends.frontend import (
+    Channel,
+    FrontendError,
+    FrontendNodes,
+    RingPages,
+    start_thread,
+)
 from kvmxen.backends.guest import Guest
 from kvmxen.backends.xenbus import Device, Nodes
 from kvmxen.config.disk import DiskSpec
@@ -116,10 +122,11 @@ class Vbd(Device):
                 served.append(_Served(self._guest, refs, port))
                 undo.callback(served[-1].close)
                 served[-1].open(self._image, self._spec, layouts, persistent, broken)
+            for one in served:
+                one.start()
+                undo.callback(one.end)
             undo.pop_all()
         self._served = served
-        for one in served:
-            one.thread.start()
         return self._size()
 
     def settle(self) -> None:
@@ -207,6 +214,10 @@ class _Served:
         self._broken = broken
         self.thread = threading.Thread(target=self._serve, name="block", daemon=True)
 
+    def start(self) -> None:
+        """Begin to serve; raises FrontendError if the host has no thread for it."""
+        start_thread(self.thread)
+
     def _serve(self) -> None:
         self._queue.serve()
         if self._queue.broken:
@@ -225,6 +236,11 @@ class _Served:
         """Have the thread end."""
         self._queue.stop()
         self._channel.doorbell.ring()
+
+    def end(self) -> None:
+        """Have the thread end, and wait for that."""
+        self.stop()
+        self.thread.join()
 
     def close(self) -> None:
         """Give all back; the thread has ended, or was not started."""

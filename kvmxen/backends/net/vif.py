@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from construct import Construct
 
 from kvmxen.abi.netif import MAX_PACKET, RX_REQUEST, RX_RESPONSE, TX_REQUEST, TX_RESPONSE
-from kvmxen.backends.frontend import Channel, FrontendError, FrontendNodes, RingPages
+from kvmxen.backends.frontend import (
+    Channel,
+    FrontendError,
+    FrontendNodes,
+    RingPages,
+    start_thread,
+)
 from kvmxen.backends.guest import Guest
 from kvmxen.backends.net.interface import Credit, Interface
 from kvmxen.backends.net.link import Link
@@ -97,10 +103,12 @@ class _Connection:
         return channel.notify
 
     def start(self, interface: Interface, name: str) -> None:
-        """Serve `interface`, which has the queues, in a thread."""
+        """Serve `interface`, which has the queues, in a thread; raises FrontendError if the host
+        has none."""
         self.interface = interface
-        self._thread = threading.Thread(target=self._run, args=[interface], name=name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=[interface], name=name, daemon=True)
+        start_thread(thread)
+        self._thread = thread
 
     def _run(self, interface: Interface) -> None:
         try:
@@ -176,17 +184,21 @@ class Vif(Device):
             tso6=sg and csum6 and frontend.flag("feature-gso-tcpv6"),
         )
         connection = _Connection(self._guest, frontend, queues)
-        self._wire.set_offloads(offloads)
-        interface = Interface(
-            self._wire.link,
-            connection.queues,
-            Credit(self._rate.size, self._rate.usec * 1000) if self._rate else Credit(0, 1),
-            connection.doorbell,
-            lambda: broken(FrontendError(errno.EIO, "a ring is broken")),
-        )
-        # Without scatter-gather a packet has one buffer.
-        interface.longest = MAX_PACKET if sg else PAGE_SIZE
-        connection.start(interface, f"vif{self.index}")
+        try:
+            self._wire.set_offloads(offloads)
+            interface = Interface(
+                self._wire.link,
+                connection.queues,
+                Credit(self._rate.size, self._rate.usec * 1000) if self._rate else Credit(0, 1),
+                connection.doorbell,
+                lambda: broken(FrontendError(errno.EIO, "a ring is broken")),
+            )
+            # Without scatter-gather a packet has one buffer.
+            interface.longest = MAX_PACKET if sg else PAGE_SIZE
+            connection.start(interface, f"vif{self.index}")
+        except BaseException:
+            connection.close()
+            raise
         with self._lock:
             self._connection = connection
         return {}

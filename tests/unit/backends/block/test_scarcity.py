@@ -1,0 +1,94 @@
+"""Frontends that ask for more than the host has: an error to them, and another try is served."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kvmxen.abi.blkif import BlkifOp, BlkifStatus
+from kvmxen.abi.xenbus import XenbusState as State
+from kvmxen.backends.block.vbd import MAX_QUEUES
+from tests.unit.backends.block.frontend import Disk
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(4 << 20))
+    disk = Disk(path)
+    yield disk
+    disk.end()
+
+
+@contextmanager
+def descriptors(count: int) -> Iterator[None]:
+    """The process can open `count` more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def assert_serves(disk: Disk) -> None:
+    """That a frontend that starts again is served by all of its queues."""
+    disk.domain.set(f"{disk.front}/state", int(State.CLOSED))
+    disk.become(State.CLOSED)
+    disk.domain.set(f"{disk.front}/state", int(State.INITIALISING))
+    disk.become(State.INIT_WAIT)
+    disk.connect(queues=MAX_QUEUES)
+    for queue in disk.queues:
+        assert queue.do(BlkifOp.FLUSH_DISKCACHE, 0) is BlkifStatus.OKAY
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_out_of_descriptors(disk: Disk, count: int) -> None:
+    before = open_descriptors()
+    with descriptors(count):
+        disk.offer(queues=MAX_QUEUES)
+        disk.become(State.CLOSING)
+    assert open_descriptors() == before
+    assert disk.error == "-24 on the host: Too many open files"
+    assert disk.domain.grants.pinned() == {}
+    assert_serves(disk)
+
+
+def test_descriptors_are_gone_while_it_is_served(disk: Disk) -> None:
+    """What ends a device opens nothing."""
+    disk.connect(queues=MAX_QUEUES)
+    with descriptors(0):
+        disk.figures()
+        disk.close_frontend()
+    assert_serves(disk)
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_QUEUES - 1])
+def test_out_of_threads(disk: Disk, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    start = threading.Thread.start
+    left = iter(range(count))
+
+    def scarce(thread: threading.Thread) -> None:
+        if thread.name == "block" and next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    disk.offer(queues=MAX_QUEUES)
+    disk.become(State.CLOSING)
+    assert disk.error == "-11 can't start new thread"
+    assert disk.domain.grants.pinned() == {}
+    monkeypatch.undo()
+    assert_serves(disk)
