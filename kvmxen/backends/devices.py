@@ -23,6 +23,6 @@ def net_device(guest: Guest, index: int, spec: NetSpec, *, domain: str, vcpus: i
     from kvmxen.backends.net.tap import Tap
     from kvmxen.backends.net.vif import Vif
 
-    wire = Passt(f"vif{index}") if spec.kind == "user" else Tap(spec.name, spec.bridge)
+    wire = Passt(f"vif{index}", spec) if spec.kind == "user" else Tap(spec.name, spec.bridge)
     mac = spec.mac or generate_mac(domain, index)
     return Vif(guest, index, wire, mac=mac, queues=vcpus, rate=spec.rate)

@@ -63,7 +63,7 @@ class _Command(click.Command):
     metavar="NET",
     multiple=True,
     help="A network card: user (by passt), tap, tap=NAME or none, then ,bridge=BRIDGE ,mac=MAC "
-    ",rate=10Mb/s; repeatable.",
+    ",rate=10Mb/s, and for user ,forward=tcp:2222:22 ,host-loopback=no; repeatable.",
 )
 @click.option(
     "--timeout",

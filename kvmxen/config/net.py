@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from ipaddress import ip_address
+from typing import Any, Literal
 
 from kvmxen.errors import UsageError
 
@@ -16,7 +18,13 @@ _RATE = re.compile(r"([0-9]{1,12})([KMGkmg]?)([bB])/s(?:@([0-9]{1,9})(s|ms|us))?
 _USEC = {"s": 1_000_000, "ms": 1000, "us": 1}
 # In microseconds, as xl has it (XLU__RATE_INTERVAL...).
 _INTERVAL = 50_000
-_FORMS = "user, tap, tap=NAME or none, then ,bridge=BRIDGE ,mac=MAC ,rate=10Mb/s"
+_FORWARD = re.compile(
+    r"(tcp|udp):(?:([0-9.]{7,15}):|\[([0-9A-Fa-f:.]{2,45})\]:)?([0-9]{1,5}):([0-9]{1,5})", re.ASCII
+)
+_FORMS = (
+    "user, tap, tap=NAME or none, then ,bridge=BRIDGE ,mac=MAC ,rate=10Mb/s, "
+    "or for user ,host-loopback=no ,forward=tcp:2222:22"
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,10 @@ class Rate:
 
     size: int
     usec: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.size < 1 << 32 or not 0 < self.usec < 1 << 32:
+            raise UsageError("a rate of --net is too small or too large: give such as 10Mb/s")
 
     @classmethod
     def parse(cls, text: str) -> Rate:
@@ -36,59 +48,120 @@ class Rate:
         a_second = int(count) * 1000 ** " KMG".index(unit.upper() or " ")
         a_second //= 8 if bits == "b" else 1
         usec = int(interval) * _USEC[of] if interval else _INTERVAL
-        size = a_second * usec // 1_000_000
-        if not 0 < size < 1 << 32 or not 0 < usec < 1 << 32:
-            raise UsageError(f"the rate {text!r} is too small or too large")
-        return cls(size, usec)
+        return cls(a_second * usec // 1_000_000, usec)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of the host's, at its `address`, that leads to the guest's `port`."""
+
+    protocol: Literal["tcp", "udp"]
+    address: str
+    host: int
+    port: int
+
+    def __post_init__(self) -> None:
+        try:
+            ip_address(self.address)
+        except ValueError:
+            raise UsageError(
+                f"{self.address!r} is no address of this host: give such as 127.0.0.1"
+            ) from None
+        for number in (self.host, self.port):
+            if not 0 < number < 1 << 16:
+                raise UsageError(f"{number} is no port: give 1 to 65535")
+
+    @classmethod
+    def parse(cls, text: str) -> Forward:
+        """Read PROTOCOL:[ADDRESS:]PORT:PORT, an IPv6 address in brackets; raises UsageError.
+
+        Without an address only the host itself reaches the guest.
+        """
+        match = _FORWARD.fullmatch(text)
+        if match is None:
+            raise UsageError(
+                f"forward={text}: give such as tcp:2222:22, or tcp:0.0.0.0:2222:22 "
+                "for other hosts as well"
+            )
+        protocol, address, address6, host, port = match.groups()
+        return cls(
+            "tcp" if protocol == "tcp" else "udp",
+            address or address6 or "127.0.0.1",
+            int(host),
+            int(port),
+        )
 
 
 @dataclass(frozen=True)
 class NetSpec:
-    """An interface: by passt ("user") or a tap device, whose `name` the host chooses if empty."""
+    """An interface: by passt ("user") or a tap device, whose `name` the host chooses if empty.
+
+    With `host_loopback`, 10.0.2.2 is the host's 127.0.0.1 to the guest of a "user" interface.
+    """
 
     kind: NetKind
     name: str = ""
     bridge: str = ""
     mac: str = ""
     rate: Rate | None = None
+    host_loopback: bool = True
+    forwards: tuple[Forward, ...] = ()
+
+    def __post_init__(self) -> None:
+        for value in (self.name, self.bridge):
+            if value and (not _INTERFACE.fullmatch(value) or value in (".", "..")):
+                raise UsageError(f"--net: {value!r} cannot name a network interface")
+        if self.kind == "user" and self.name:
+            raise UsageError("--net user has no name: give user or tap=NAME")
+        if self.kind == "user" and self.bridge:
+            raise UsageError("--net user: only a tap device can be on a bridge")
+        if self.kind == "tap" and (self.forwards or not self.host_loopback):
+            raise UsageError("--net tap: host-loopback and forward are for --net user")
+        if self.mac and not _is_mac(self.mac):
+            raise UsageError(
+                f"{self.mac!r} is not a network card's address: give such as 00:16:3e:12:34:56"
+            )
 
     @classmethod
     def parse(cls, text: str) -> NetSpec | None:
         """Read --net's argument, None for "none"; raises UsageError."""
         first, *rest = text.split(",")
         kind, given, name = first.partition("=")
-        options = dict.fromkeys(("bridge", "mac", "rate"), "")
-        for part in rest:
-            key, _, value = part.partition("=")
-            if key not in options or not value or options[key]:
-                raise UsageError(f"--net {text}: give {_FORMS}")
-            options[key] = value
         if first == "none" and not rest:
             return None
-        if kind not in ("user", "tap") or (given and (kind == "user" or not name)):
+        if kind not in ("user", "tap") or (given and not name):
             raise UsageError(f"--net {text}: give {_FORMS}")
-        for value in (name, options["bridge"]):
-            if value and (not _INTERFACE.fullmatch(value) or value in (".", "..")):
-                raise UsageError(f"--net {text}: {value!r} cannot name a network interface")
-        if options["bridge"] and kind == "user":
-            raise UsageError(f"--net {text}: only a tap device can be on a bridge")
-        rate = Rate.parse(options["rate"]) if options["rate"] else None
-        return cls(
-            "user" if kind == "user" else "tap",
-            name,
-            options["bridge"],
-            _check_mac(options["mac"]) if options["mac"] else "",
-            rate,
-        )
+        fields: dict[str, Any] = {}
+        forwards = []
+        for part in rest:
+            key, _, value = part.partition("=")
+            if key == "forward":
+                forwards.append(Forward.parse(value))
+            elif key in _KEYS and value and _KEYS[key][0] not in fields:
+                field, convert = _KEYS[key]
+                fields[field] = convert(value)
+            else:
+                raise UsageError(f"--net {text}: give {_FORMS}")
+        return cls("user" if kind == "user" else "tap", name, **fields, forwards=tuple(forwards))
 
 
-def _check_mac(text: str) -> str:
-    mac = text.lower()
-    if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
-        raise UsageError(
-            f"{text!r} is not a network card's address: give such as 00:16:3e:12:34:56"
-        )
-    return mac
+def _yes_or_no(value: str) -> bool:
+    if value not in ("yes", "no"):
+        raise UsageError(f"host-loopback={value}: give yes or no")
+    return value == "yes"
+
+
+_KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
+    "bridge": ("bridge", str),
+    "mac": ("mac", str.lower),
+    "rate": ("rate", Rate.parse),
+    "host-loopback": ("host_loopback", _yes_or_no),
+}
+
+
+def _is_mac(text: str) -> bool:
+    """Whether `text` is a station's address: neither a group's nor nobody's."""
+    return bool(_MAC.fullmatch(text)) and not int(text[:2], 16) & 1 and text.strip("0:") != ""
 
 
 def generate_mac(domain: str, index: int) -> str:

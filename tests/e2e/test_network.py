@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -185,6 +187,38 @@ def test_passt(
     assert counted["segments"] > counted["tx_gso"]
     assert counted["rx_bytes"] > SIZE
     assert "passt ended" not in domain.stderr
+
+
+def test_what_passt_opens_and_closes(
+    boot: Boot, kernel: Path, ramdisk: Ramdisk, programs: list[Path]
+) -> None:
+    """A port of the host's leads to the guest, which does not reach the host's loopback."""
+    if lack := passt.why_not():
+        pytest.skip(f"needs {lack}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Servers("127.0.0.1", None, SIZE) as served:
+        script = f"""
+            {START}
+            udhcpc -i eth0 -f -n -q -t 20 -T 5 -s /bin/dhcp 2>/dev/null
+            nc -w 3 {GATEWAY} {served.ports["hello"]} </dev/null && echo "[reached]"
+            echo "[tried]"
+            echo "from the guest" >/tmp/page
+            httpd -p 8022 -h /tmp
+            echo "[serving]"
+            read done
+            poweroff -f
+        """
+        domain = boot(
+            kernel, "--ramdisk", ramdisk(script, *programs), "--cmdline", "console=hvc0 quiet",
+            "--net", f"user,host-loopback=no,forward=tcp:{port}:8022", "--timeout", TIMEOUT,
+        )  # fmt: skip
+        assert "[reached]" not in domain.expect(r"(?s).*\[tried\]")[0]
+        domain.expect(r"\[serving\]")
+        with urlopen(f"http://127.0.0.1:{port}/page", timeout=TIMEOUT) as page:
+            assert page.read() == b"from the guest\n"
+        domain.send("\n")
+        domain.ends(0, TIMEOUT)
 
 
 def test_tap(

@@ -8,6 +8,7 @@ it is told to passt, so that nothing depends on the host's interfaces. See passt
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from kvmxen.backends.net.link import StreamLink
 from kvmxen.backends.net.vif import Offloads, Wire
+from kvmxen.config.net import Forward, NetSpec
 from kvmxen.errors import KvmxenError
 from kvmxen.streams import say
 
@@ -31,23 +33,26 @@ _PATIENCE = 10.0
 class Passt(Wire):
     """A passt of our own; it ends when our end of its socket is closed, however we end.
 
-    Raises KvmxenError where the host has none.
+    `spec` says which of the host's ports lead to the guest, and whether the guest reaches the
+    host's loopback. Raises KvmxenError if the host has no passt, or a port is not to be had.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, spec: NetSpec) -> None:
         program = shutil.which("passt")
         if program is None:
             raise KvmxenError(
                 "--net user needs passt, which this host has not: install it (Debian's package "
                 "passt), or give --net tap"
             )
+        for forward in spec.forwards:
+            _check_free(forward)
         self._name = name
         self._closing = False
         self._socket, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             self._process = subprocess.Popen(
-                [program, *_arguments(theirs.fileno())],
+                [program, *_arguments(theirs.fileno(), spec)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -63,11 +68,15 @@ class Passt(Wire):
     def _watch(self) -> None:
         status = self._process.wait()
         if not self._closing:
-            self._log.seek(0)
-            lines = self._log.read().decode(errors="replace").split("\n")
-            said = [line for line in lines if line and "syslog" not in line][-1:]
-            why = f": {said[0]}" if said else ""
-            say(f"passt ended with status {status}, {self._name} has no network any more{why}")
+            say(f"passt {self._how(status)}, {self._name} has no network any more")
+
+    def _how(self, status: int) -> str:
+        if status < 0:
+            return f"was killed by signal {-status} ({signal.strsignal(-status)})"
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="backslashreplace").splitlines()
+        said = [line for line in lines if line and "syslog" not in line][-1:]
+        return f"ended with status {status}" + (f" ({said[0]})" if said else "")
 
     def set_offloads(self, offloads: Offloads) -> None:
         """Nothing: packets come whole."""
@@ -84,13 +93,34 @@ class Passt(Wire):
         self._log.close()
 
 
-def _arguments(fd: int) -> list[str]:
-    # The template has to have a link-local address for IPv6; of nothing else of it there is use.
+def _arguments(fd: int, spec: NetSpec) -> list[str]:
+    # The template has to have a link-local address for IPv6; nothing else of it is used.
     template = link_local_interface()
     ipv4 = ["--address", ADDRESS, "--netmask", str(PREFIX), "--gateway", GATEWAY]
     ipv6 = ["--address", ADDRESS6, "--gateway", GATEWAY6] if template else ["--ipv4-only"]
     options = ["--interface", template or "lo", "--mac-addr", GATEWAY_MAC, *ipv4, *ipv6]
+    if not spec.host_loopback:
+        options.append("--no-map-gw")
+    for forward in spec.forwards:
+        where = f"{forward.address}/{forward.host}:{forward.port}"
+        options += [f"--{forward.protocol}-ports", where]
     return ["--foreground", "--quiet", "--stderr", "--fd", str(fd), *options]
+
+
+def _check_free(forward: Forward) -> None:
+    """passt tells of a port that is taken only after it has started, on its own stderr."""
+    family = socket.AF_INET6 if ":" in forward.address else socket.AF_INET
+    kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(family, kind) as trial:
+        if forward.protocol == "tcp":
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((forward.address, forward.host))
+        except OSError as error:
+            raise KvmxenError(
+                f"--net user: the host's {forward.protocol} port {forward.host} at "
+                f"{forward.address} cannot be had ({error.strerror}): give another"
+            ) from None
 
 
 def has_ipv6() -> bool:

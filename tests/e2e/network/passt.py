@@ -6,6 +6,7 @@ import select
 import socket
 
 from kvmxen.backends.net.passt import ADDRESS, GATEWAY, Passt
+from kvmxen.config.net import NetSpec
 from kvmxen.errors import KvmxenError
 
 _PATIENCE = 120.0
@@ -14,7 +15,7 @@ _PATIENCE = 120.0
 def why_not() -> str | None:
     """What it lacks, None where a passt of ours answers."""
     try:
-        passt = Passt("probe")
+        passt = Passt("probe", NetSpec("user"))
     except KvmxenError as error:
         return str(error)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvmxen.config.net import NetSpec, Rate, generate_mac
+from kvmxen.config.net import Forward, NetSpec, Rate, generate_mac
 from kvmxen.errors import UsageError
 
 
@@ -18,6 +18,19 @@ from kvmxen.errors import UsageError
         ("tap=a-b.c_1,bridge=br0", NetSpec("tap", "a-b.c_1", "br0")),
         ("user,mac=00:16:3E:aa:BB:cc", NetSpec("user", mac="00:16:3e:aa:bb:cc")),
         ("tap,rate=8Mb/s,bridge=b", NetSpec("tap", bridge="b", rate=Rate(50_000, 50_000))),
+        ("user,host-loopback=no", NetSpec("user", host_loopback=False)),
+        ("user,host-loopback=yes", NetSpec("user")),
+        (
+            "user,forward=tcp:2222:22,forward=udp:0.0.0.0:53:5353,forward=tcp:[::1]:80:8080",
+            NetSpec(
+                "user",
+                forwards=(
+                    Forward("tcp", "127.0.0.1", 2222, 22),
+                    Forward("udp", "0.0.0.0", 53, 5353),
+                    Forward("tcp", "::1", 80, 8080),
+                ),
+            ),
+        ),
     ],
 )
 def test_interfaces(text: str, spec: NetSpec | None) -> None:
@@ -45,6 +58,17 @@ def test_interfaces(text: str, spec: NetSpec | None) -> None:
         "user,speed=1",
         "user,",
         "user,rate=fast",
+        "user,host-loopback=maybe",
+        "user,host-loopback=no,host-loopback=no",
+        "tap,host-loopback=no",
+        "tap,forward=tcp:1:1",
+        "user,forward=",
+        "user,forward=tcp:22",
+        "user,forward=sctp:1:1",
+        "user,forward=tcp:0:22",
+        "user,forward=tcp:2222:65536",
+        "user,forward=tcp:10.0.0.256:1:1",
+        "user,forward=tcp:localhost:1:1",
     ],
 )
 def test_what_is_none(text: str) -> None:

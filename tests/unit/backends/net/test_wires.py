@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kvmxen.backends.net import passt, tap
 from kvmxen.backends.net.passt import Passt
 from kvmxen.backends.net.tap import Tap
 from kvmxen.backends.net.vif import Offloads
+from kvmxen.config.net import Forward, NetSpec
 from kvmxen.errors import KvmxenError
 from tests.unit.backends.guest import wait_until
 
@@ -41,13 +43,13 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_no_passt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(KvmxenError, match="needs passt, which this host has not: install it"):
-        Passt("vif0")
+        Passt("vif0", NetSpec("user"))
 
 
 def test_passt_gets_its_socket_and_ends_with_it(program: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     program.write_text(SINK.format(python=sys.executable, log=log))
-    wire = Passt("vif0")
+    wire = Passt("vif0", NetSpec("user"))
     wait_until(lambda: log.exists() and bool(log.read_text()))
     wire.set_offloads(WHOLE)
     wire.close()
@@ -55,6 +57,21 @@ def test_passt_gets_its_socket_and_ends_with_it(program: Path, tmp_path: Path) -
     assert "--foreground" in arguments
     assert arguments[arguments.index("--address") + 1] == passt.ADDRESS
     assert arguments[arguments.index("--gateway") + 1] == passt.GATEWAY
+    assert "--no-map-gw" not in arguments
+
+
+def test_what_passt_is_told_of_the_host(program: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    program.write_text(SINK.format(python=sys.executable, log=log))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    forward = Forward("tcp", "127.0.0.1", port, 22)
+    wire = Passt("vif0", NetSpec("user", host_loopback=False, forwards=(forward,)))
+    wait_until(lambda: log.exists() and bool(log.read_text()))
+    wire.close()
+    arguments = log.read_text().split()
+    assert "--no-map-gw" in arguments
+    assert arguments[arguments.index("--tcp-ports") + 1] == f"127.0.0.1/{port}:22"
 
 
 def test_a_passt_that_ends_is_told_of(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,12 +79,33 @@ def test_a_passt_that_ends_is_told_of(program: Path, monkeypatch: pytest.MonkeyP
     # pytest's own loses what another thread writes while it is read.
     said = io.StringIO()
     monkeypatch.setattr(sys, "stderr", said)
-    wire = Passt("vif3")
+    wire = Passt("vif3", NetSpec("user"))
     wait_until(lambda: "vif3" in said.getvalue())
     wire.close()
     assert said.getvalue().strip() == (
-        "kvmxen: passt ended with status 7, vif3 has no network any more: the reason"
+        "kvmxen: passt ended with status 7 (the reason), vif3 has no network any more"
     )
+
+
+def test_a_passt_that_is_killed_is_told_of(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program.write_text("#!/bin/sh\necho a harmless line >&2\nkill -9 $$\n")
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+    wire = Passt("vif3", NetSpec("user"))
+    wait_until(lambda: "vif3" in said.getvalue())
+    wire.close()
+    assert said.getvalue().strip() == (
+        "kvmxen: passt was killed by signal 9 (Killed), vif3 has no network any more"
+    )
+
+
+def test_a_port_that_is_taken(program: Path) -> None:
+    program.write_text("#!/bin/sh\nexit 0\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        spec = NetSpec("user", forwards=(Forward("tcp", "127.0.0.1", port, 22),))
+        with pytest.raises(KvmxenError, match=f"tcp port {port} at 127.0.0.1 cannot be had"):
+            Passt("vif0", spec)
 
 
 @pytest.mark.parametrize(
