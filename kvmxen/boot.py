@@ -150,7 +150,7 @@ def pv(
             supervisor.attach(lambda: xenstore.request_shutdown("poweroff"))
             stats.built()
             machine.start()
-            with ControlServer(folder, hotplug.commands(), machine.fail):
+            with ControlServer(folder, hotplug.do):
                 end = supervisor.wait()
             xenstore.shut_down()
             machine.stop()

@@ -89,6 +89,10 @@ class Device(ABC):
         """What was done since it was attached, for --stats: from any thread."""
 
 
+class NoSuchDevice(KvmxenError):
+    """The guest has no device of that kind and number."""
+
+
 class _Slot:
     """A device on the bus. Only the bus's thread uses it once it is there."""
 
@@ -137,14 +141,13 @@ class Xenbus:
     def detach(self, kind: str, index: int, timeout: float) -> bool:
         """Ask the guest to let go of a device: whether it did within `timeout` seconds.
 
-        A guest that still uses it may go on, and does let go later. Raises KvmxenError where
-        there is no such device.
+        A guest that still uses it may go on, and does let go later. Raises NoSuchDevice.
         """
         gone = self._do(lambda: self._detach(kind, index))
         return gone.wait(timeout)
 
     def remove(self, kind: str, index: int) -> None:
-        """Take a device away, whether the guest has let go of it or not; KvmxenError as above."""
+        """Take a device away, whether the guest has let go of it or not; raises NoSuchDevice."""
         self._do(lambda: self._remove(self._slot(kind, index)))
 
     def numbers(self, kind: str) -> set[int]:
@@ -300,7 +303,7 @@ class Xenbus:
     def _slot(self, kind: str, index: int) -> _Slot:
         slot = self._slots.get((kind, index))
         if slot is None:
-            raise KvmxenError(f"the guest has no {kind} {index}")
+            raise NoSuchDevice(f"no {kind} {index}")
         return slot
 
     def _detach(self, kind: str, index: int) -> threading.Event:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmxen.errors import KvmxenError
+from kvmxen.config.disk import DiskSpec, device_number
+from kvmxen.config.net import NetSpec
+from kvmxen.errors import KvmxenError, UsageError
+
+if TYPE_CHECKING:
+    from kvmxen.control.requests import BlockDetach, NetworkDetach, Request
 
 _FORCE = click.option(
     "--force", is_flag=True, help="Take it away without asking the guest, which may lose data."
 )
 
 
-def _ask(name: str, command: str, *arguments: str) -> Any:
+def _ask(name: str, request: Request) -> Any:
     # --help waits for none of this.
     from kvmxen.control.client import ask
     from kvmxen.rundir import runtime_root
 
-    return ask(runtime_root(), name, command, *arguments)
+    return ask(runtime_root(), name, request)
 
 
-def _detach(name: str, command: str, device: str, force: bool) -> None:
-    if not _ask(name, command, device, *(["force"] if force else [])):
+def _detach(name: str, request: BlockDetach | NetworkDetach, device: str) -> None:
+    if not _ask(name, request):
         raise KvmxenError(
-            f"the guest still uses {device}: it goes when the guest lets go of it, "
+            f"the guest still uses {device}: it goes when the guest gives it up, "
             "or at once with --force"
         )
 
@@ -34,7 +39,9 @@ def _detach(name: str, command: str, device: str, force: bool) -> None:
 @click.argument("disk", metavar="FILE[,KEY=VALUE]...")
 def block_attach(name: str, disk: str) -> None:
     """Give the running domain NAME a disk, as boot's --disk does, and print what it is called."""
-    click.echo(_ask(name, "block-attach", disk))
+    from kvmxen.control.requests import BlockAttach
+
+    click.echo(_ask(name, BlockAttach(DiskSpec.parse(disk))))
 
 
 @click.command("block-detach", short_help="Take a disk from a running domain.")
@@ -42,8 +49,11 @@ def block_attach(name: str, disk: str) -> None:
 @click.argument("device")
 @_FORCE
 def block_detach(name: str, device: str, force: bool) -> None:
-    """Have the running domain NAME let go of DEVICE, a disk such as xvdb."""
-    _detach(name, "block-detach", device, force)
+    """Have the running domain NAME give up DEVICE, a disk such as xvdb."""
+    from kvmxen.control.requests import BlockDetach
+
+    device_number(device)
+    _detach(name, BlockDetach(device, force), device)
 
 
 @click.command("network-attach", short_help="Give a running domain one more network interface.")
@@ -51,16 +61,23 @@ def block_detach(name: str, device: str, force: bool) -> None:
 @click.argument("net")
 def network_attach(name: str, net: str) -> None:
     """Give the running domain NAME an interface, as boot's --net does, and print its number."""
-    click.echo(_ask(name, "network-attach", net))
+    from kvmxen.control.requests import NetworkAttach
+
+    spec = NetSpec.parse(net)
+    if spec is None:
+        raise UsageError("there is nothing to attach: give user or tap")
+    click.echo(_ask(name, NetworkAttach(spec)))
 
 
 @click.command("network-detach", short_help="Take a network interface from a running domain.")
 @click.argument("name")
-@click.argument("number")
+@click.argument("number", type=click.IntRange(0, 0xFFFF))
 @_FORCE
-def network_detach(name: str, number: str, force: bool) -> None:
-    """Have the running domain NAME let go of its interface NUMBER, 0 for the first."""
-    _detach(name, "network-detach", number, force)
+def network_detach(name: str, number: int, force: bool) -> None:
+    """Have the running domain NAME give up its interface NUMBER, 0 for the first."""
+    from kvmxen.control.requests import NetworkDetach
+
+    _detach(name, NetworkDetach(number, force), f"network interface {number}")
 
 
 COMMANDS = (block_attach, block_detach, network_attach, network_detach)

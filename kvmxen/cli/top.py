@@ -24,10 +24,11 @@ def top(name: str, once: bool, as_json: bool) -> None:
     In total, and in a second; Ctrl-C ends it.
     """
     from kvmxen.control.client import ask
+    from kvmxen.control.requests import Figures as Ask
     from kvmxen.rundir import runtime_root
 
     root = runtime_root()
-    figures = ask(root, name, "figures")
+    figures = ask(root, name, Ask())
     if as_json:
         click.echo(json.dumps(figures))
     elif once:
@@ -36,7 +37,7 @@ def top(name: str, once: bool, as_json: bool) -> None:
             for what, count in counts.items():
                 click.echo(f"  {what:32} {count:>16,}")
     else:
-        _watch(lambda: ask(root, name, "figures"), figures)
+        _watch(lambda: ask(root, name, Ask()), figures)
 
 
 def _watch(ask: Any, before: Figures) -> None:

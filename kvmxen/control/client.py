@@ -13,14 +13,15 @@ from kvmxen.control.protocol import (
     read_line,
     write_line,
 )
+from kvmxen.control.requests import Request, pack
 from kvmxen.errors import KvmxenError
 from kvmxen.xenstored.listener import connect
 
 
-def ask(root: Path, name: str, command: str, *arguments: str) -> Any:
-    """Have the domain `name`, whose run directory is in `root`, do `command`: what it answers.
+def ask(root: Path, name: str, request: Request) -> Any:
+    """Have the domain `name`, whose run directory is in `root`, do `request`: what it answers.
 
-    Raises KvmxenError where there is no such domain, or it could not do it.
+    Raises KvmxenError if there is no such domain, or it could not do it.
     """
     try:
         connected = connect(root / name / SOCKET)
@@ -35,7 +36,7 @@ def ask(root: Path, name: str, command: str, *arguments: str) -> Any:
         ) from None
     with connected:
         try:
-            write_line(connected, {"command": command, "arguments": list(arguments)})
+            write_line(connected, pack(request))
             return parse_reply(read_line(connected, MAX_REPLY))
         except (OSError, ProtocolError):
             raise KvmxenError(f"the domain {name} ended before it answered") from None

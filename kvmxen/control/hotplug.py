@@ -1,19 +1,28 @@
-"""Devices that come and go while the domain runs: what the control socket's commands do."""
+"""Devices that come and go while the domain runs: what the control socket's requests do."""
 
 from __future__ import annotations
 
+import threading
+from typing import assert_never
+
 from kvmxen.backends.devices import block_device, net_device
 from kvmxen.backends.guest import Guest
-from kvmxen.backends.xenbus import Device, Xenbus
+from kvmxen.backends.xenbus import Device, NoSuchDevice, Xenbus
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.disk import device_number, with_targets
 from kvmxen.config.net import NetSpec
-from kvmxen.control.server import Commands
-from kvmxen.errors import UsageError
+from kvmxen.control.requests import (
+    BlockAttach,
+    BlockDetach,
+    Figures,
+    NetworkAttach,
+    NetworkDetach,
+    Request,
+)
+from kvmxen.errors import KvmxenError
 
-# A guest's driver lets go at once, or when nobody uses the device any more.
+# A guest's driver gives a device up at once, or when nobody uses it any more.
 DETACH_S = 10.0
-FORCE = "force"
 
 
 class Hotplug:
@@ -23,6 +32,8 @@ class Hotplug:
         self._guest = guest
         self._bus = bus
         self._config = config
+        # From the choice of a device's number until the bus has the device.
+        self._attaching = threading.Lock()
 
     def start(self) -> None:
         """Attach what the domain starts with; raises KvmxenError."""
@@ -31,41 +42,33 @@ class Hotplug:
         for index, net in enumerate(self._config.nets):
             self._attach_net(index, net)
 
-    def commands(self) -> Commands:
-        """What may be asked for, by name."""
-        return {
-            "block-attach": self.attach_disk,
-            "block-detach": self.detach_disk,
-            "network-attach": self.attach_net,
-            "network-detach": self.detach_net,
-            "figures": self._bus.figures,
-        }
+    def do(self, request: Request) -> object:
+        """Do what a client asks for: the answer, as JSON has it; raises KvmxenError."""
+        match request:
+            case BlockAttach(disk):
+                return self._add_disk(disk)
+            case BlockDetach(device, force):
+                return self._detach("vbd", device_number(device), f"disk {device}", force)
+            case NetworkAttach(net):
+                return self._add_net(net)
+            case NetworkDetach(number, force):
+                return self._detach("vif", number, f"network interface {number}", force)
+            case Figures():
+                return self._bus.figures()
+        assert_never(request)
 
-    def attach_disk(self, text: str) -> str:
-        """Attach a disk as --disk has it: its name in the guest."""
-        (disk,) = with_targets([DiskSpec.parse(text)], self._bus.numbers("vbd"))
-        self._attach(block_device(self._guest, disk))
+    def _add_disk(self, spec: DiskSpec) -> str:
+        with self._attaching:
+            (disk,) = with_targets([spec], self._bus.numbers("vbd"))
+            self._attach(block_device(self._guest, disk))
         return disk.target
 
-    def detach_disk(self, name: str, how: str = "") -> bool:
-        """Have the guest let go of xvdb, say; whether it has. With FORCE it is not asked."""
-        return self._detach("vbd", device_number(name), how)
-
-    def attach_net(self, text: str) -> int:
-        """Attach an interface as --net has it: its number."""
-        spec = NetSpec.parse(text)
-        if spec is None:
-            raise UsageError("there is nothing to attach: give user or tap")
-        taken = self._bus.numbers("vif")
-        index = next(n for n in range(len(taken) + 1) if n not in taken)
-        self._attach_net(index, spec)
+    def _add_net(self, spec: NetSpec) -> int:
+        with self._attaching:
+            taken = self._bus.numbers("vif")
+            index = next(n for n in range(len(taken) + 1) if n not in taken)
+            self._attach_net(index, spec)
         return index
-
-    def detach_net(self, number: str, how: str = "") -> bool:
-        """The same as detach_disk, for the interface of that number."""
-        if not number.isascii() or not number.isdecimal() or len(number) > 5:
-            raise UsageError(f"{number!r} is no interface's number: give 0 for the first")
-        return self._detach("vif", int(number), how)
 
     def _attach_net(self, index: int, spec: NetSpec) -> None:
         config = self._config
@@ -78,8 +81,11 @@ class Hotplug:
             device.close()
             raise
 
-    def _detach(self, kind: str, index: int, how: str) -> bool:
-        if how == FORCE:
-            self._bus.remove(kind, index)
-            return True
-        return self._bus.detach(kind, index, DETACH_S)
+    def _detach(self, kind: str, index: int, what: str, force: bool) -> bool:
+        try:
+            if force:
+                self._bus.remove(kind, index)
+                return True
+            return self._bus.detach(kind, index, DETACH_S)
+        except NoSuchDevice:
+            raise KvmxenError(f"the guest has no {what}") from None

@@ -1,7 +1,7 @@
 """The control socket's protocol: one line of JSON there, one back, and the connection ends.
 
-A request is {"command": NAME, "arguments": [TEXT, ...]}; a reply is {"done": VALUE}, or
-{"error": SENTENCE} with what a person is to be told.
+A request is as requests.py says; a reply is {"done": VALUE}, or {"error": SENTENCE} with what a
+person is to be told.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 from kvmxen.errors import KvmxenError
 
 SOCKET = "control.sock"
-# Bytes of a line, its end included. A reply has every device's figures in it.
-MAX_REQUEST = 8192
+# Bytes of a line, its end included. A path has at most 4,096, percent-encoded thrice as many; a
+# reply has every device's figures in it.
+MAX_REQUEST = 64 << 10
 MAX_REPLY = 1 << 20
-MAX_ARGUMENTS = 8
 
 
 class ProtocolError(Exception):
-    """What came is not a request, or not a reply."""
+    """What came is not a line of this protocol."""
 
 
 def read_line(connected: socket.socket, most: int) -> bytes:
@@ -41,30 +41,19 @@ def write_line(connected: socket.socket, value: dict[str, Any]) -> None:
     connected.sendall(json.dumps(value).encode() + b"\n")
 
 
-def parse_request(line: bytes) -> tuple[str, list[str]]:
-    """The command and its arguments; raises ProtocolError."""
-    match _parse(line):
-        case {"command": str(command), "arguments": list(arguments), **rest} if (
-            not rest
-            and len(arguments) <= MAX_ARGUMENTS
-            and all(isinstance(argument, str) for argument in arguments)
-        ):
-            return command, arguments
-    raise ProtocolError("not a request")
+def parse(line: bytes) -> Any:
+    """The value that a line is; raises ProtocolError."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("not JSON") from error
 
 
 def parse_reply(line: bytes) -> Any:
     """What was done; raises KvmxenError for what could not be, and ProtocolError."""
-    match _parse(line):
+    match parse(line):
         case {"done": value, **rest} if not rest:
             return value
         case {"error": str(sentence), **rest} if not rest:
             raise KvmxenError(sentence)
     raise ProtocolError("not a reply")
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("not JSON") from error

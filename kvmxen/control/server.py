@@ -6,7 +6,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,29 @@ from kvmxen.control.protocol import (
     MAX_REQUEST,
     SOCKET,
     ProtocolError,
-    parse_request,
+    parse,
     read_line,
     write_line,
 )
+from kvmxen.control.requests import Request, RequestError, unpack
 from kvmxen.errors import KvmxenError
+from kvmxen.streams import say
 from kvmxen.xenstored.listener import listen, may_connect
 
 # Who connects and then says nothing keeps one of these for so long.
 _PATIENCE_S = 10.0
 _AT_ONCE = 16
 
-Commands = Mapping[str, Callable[..., Any]]
-
 
 class ControlServer:
-    """Serves `commands`, each called with the request's arguments, in `folder` for the time of
-    the context. `fail(error)` is for errors that are ours."""
+    """Serves requests in `folder` for the time of the context, by `do(request)`.
 
-    def __init__(
-        self, folder: Path, commands: Commands, fail: Callable[[BaseException], None]
-    ) -> None:
-        self._commands = commands
-        self._fail = fail
+    `do` is called in several threads at once. Whatever it raises goes to the client, and an error
+    of ours to stderr as well: no request ends the domain.
+    """
+
+    def __init__(self, folder: Path, do: Callable[[Request], object]) -> None:
+        self._do = do
         self._path = folder / SOCKET
         self._busy = threading.Semaphore(_AT_ONCE)
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
@@ -77,17 +77,21 @@ class ControlServer:
         try:
             with connected, suppress(OSError):
                 connected.settimeout(_PATIENCE_S)
-                write_line(connected, self._answer(connected))
-        except BaseException as error:
-            self._fail(error)
+                write_line(connected, self._reply(connected))
         finally:
             self._busy.release()
 
-    def _answer(self, connected: socket.socket) -> dict[str, Any]:
+    def _reply(self, connected: socket.socket) -> dict[str, Any]:
+        """What becomes of the request that comes; raises OSError as recv(2) does."""
         try:
-            command, arguments = parse_request(read_line(connected, MAX_REQUEST))
-            if command not in self._commands:
-                raise KvmxenError(f"this domain knows no {command}: it is of another version")
-            return {"done": self._commands[command](*arguments)}
-        except (KvmxenError, ProtocolError) as error:
+            request = unpack(parse(read_line(connected, MAX_REQUEST)))
+        except (KvmxenError, ProtocolError, RequestError) as error:
             return {"error": str(error)}
+        try:
+            return {"done": self._do(request)}
+        except KvmxenError as error:
+            return {"error": str(error)}
+        except Exception as error:
+            fault = f"internal error: {type(error).__name__}: {error}; please report it"
+            say(f"a request met an {fault}")
+            return {"error": fault}

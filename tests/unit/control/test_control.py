@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +21,52 @@ from hypothesis import strategies as st
 from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.config import Config, DiskSpec
+from kvmxen.config.net import Forward, NetSpec, Rate
 from kvmxen.control import hotplug
 from kvmxen.control.client import ask
 from kvmxen.control.hotplug import Hotplug
-from kvmxen.control.protocol import (
-    MAX_REQUEST,
-    SOCKET,
-    ProtocolError,
-    parse_reply,
-    parse_request,
+from kvmxen.control.protocol import MAX_REQUEST, SOCKET, ProtocolError, parse, parse_reply
+from kvmxen.control.requests import (
+    COMMANDS,
+    BlockAttach,
+    BlockDetach,
+    Figures,
+    NetworkAttach,
+    NetworkDetach,
+    Request,
+    RequestError,
+    pack,
+    unpack,
 )
 from kvmxen.control.server import ControlServer
 from kvmxen.errors import KvmxenError
 from kvmxen.xenstored.listener import connect
-from tests.unit.backends.guest import FakeDomain, wait_until
+from tests.unit.backends.guest import FakeDomain
 
 
 @pytest.fixture
-def failures() -> list[BaseException]:
+def asked() -> list[Request]:
     return []
 
 
 @pytest.fixture
-def folder(tmp_path: Path, failures: list[BaseException]) -> Iterator[Path]:
-    """The run directory of the domain "one", which knows a few commands."""
+def folder(tmp_path: Path, asked: list[Request]) -> Iterator[Path]:
+    """The run directory of the domain "one", which does one thing, refuses one, and errs in one."""
 
-    def fault(*_: str) -> None:
-        raise RuntimeError("ours")
+    def do(request: Request) -> object:
+        asked.append(request)
+        match request:
+            case BlockAttach():
+                raise KvmxenError("it cannot be; do something else")
+            case BlockDetach("xvdb"):
+                raise OSError(errno.EMFILE, "too many")
+            case BlockDetach():
+                raise RuntimeError("ours")
+        return "done"
 
-    def refuse(*_: str) -> None:
-        raise KvmxenError("it cannot be; do something else")
-
-    commands = {"echo": lambda *args: list(args), "refuse": refuse, "fault": fault}
     path = tmp_path / "one"
     path.mkdir()
-    with ControlServer(path, commands, failures.append):
+    with ControlServer(path, do):
         yield path
     assert not (path / SOCKET).exists()
 
@@ -67,24 +81,34 @@ def send(folder: Path, data: bytes) -> dict[str, Any] | None:
     return json.loads(reply) if reply else None
 
 
-def test_ask(folder: Path) -> None:
-    assert ask(folder.parent, "one", "echo", "a", "\N{SNOWMAN}") == ["a", "\N{SNOWMAN}"]
+DISK = DiskSpec.parse("/a,ro")
+
+
+def test_ask(folder: Path, asked: list[Request]) -> None:
+    assert ask(folder.parent, "one", Figures()) == "done"
     with pytest.raises(KvmxenError, match="it cannot be; do something else"):
-        ask(folder.parent, "one", "refuse")
-    with pytest.raises(KvmxenError, match="knows no dance"):
-        ask(folder.parent, "one", "dance")
+        ask(folder.parent, "one", BlockAttach(DISK))
+    assert asked == [Figures(), BlockAttach(DISK)]
 
 
-def test_a_fault_of_ours(folder: Path, failures: list[BaseException]) -> None:
-    with pytest.raises(KvmxenError, match="ended before it answered"):
-        ask(folder.parent, "one", "fault")
-    wait_until(lambda: [str(error) for error in failures] == ["ours"])
+@pytest.mark.parametrize("device", ["xvdb", "xvdc"])
+def test_a_fault_of_ours_goes_to_the_client_and_ends_nothing(
+    folder: Path, device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KvmxenError, match=r"internal error: .*; please report it"):
+        ask(folder.parent, "one", BlockDetach(device))
+    assert ask(folder.parent, "one", Figures()) == "done"
+    assert "a request met an internal error" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["two", "one/nothing"])
 def test_no_such_domain(folder: Path, name: str) -> None:
     with pytest.raises(KvmxenError, match="no domain named"):
-        ask(folder.parent, name, "echo")
+        ask(folder.parent, name, Figures())
+
+
+def line(command: object, arguments: object, **more: object) -> bytes:
+    return json.dumps({"command": command, "arguments": arguments, **more}).encode() + b"\n"
 
 
 @pytest.mark.parametrize(
@@ -96,26 +120,79 @@ def test_no_such_domain(folder: Path, name: str) -> None:
         b"[]\n",
         b"not JSON\n",
         b"[" * 8000 + b"\n",
-        b'{"command": "echo", "arguments": []}',
-        b'{"command": "echo", "arguments": [1]}\n',
-        b'{"command": "echo", "arguments": ["a", "a", "a", "a", "a", "a", "a", "a", "a"]}\n',
-        b'{"command": "echo", "arguments": [], "more": 1}\n',
-        b'{"command": ["echo"], "arguments": []}\n',
+        b'{"command": "figures", "arguments": {}}',
+        line("figures", []),
+        line("figures", {"more": 1}),
+        line("figures", {}, more=1),
+        line("dance", {}),
+        line(["figures"], {}),
+        line("block-attach", {}),
+        line("block-attach", {"disk": "/tmp/a"}),
+        line("block-attach", {"disk": {"path": "a"}}),
+        line("block-attach", {"disk": {"path": "/a%00b"}}),
+        line("block-attach", {"disk": {"path": "/a\0b"}}),
+        line("block-attach", {"disk": {"path": "/\ud800x"}}),
+        line("block-attach", {"disk": {"path": "/a", "target": "eth0"}}),
+        line("block-attach", {"disk": {"path": "/a", "readonly": 1}}),
+        line("block-attach", {"disk": {"path": "/a", "format": "raw2"}}),
+        line("block-attach", {"disk": {"path": "/a", "sector_size": True}}),
+        line("block-attach", {"disk": {"path": "/a", "of_the_future": 1}}),
+        line("block-detach", {"device": "xvda", "force": "\u0664"}),
+        line("network-attach", {"net": {"kind": "tap", "bridge": "a b"}}),
+        line("network-attach", {"net": {"kind": "user", "mac": "01:00:00:00:00:00"}}),
+        line("network-attach", {"net": {"kind": "user", "rate": {"size": 0, "usec": 1}}}),
+        line("network-detach", {"number": "\u0663"}),
+        line("network-detach", {"number": True}),
+        line("network-detach", {"number": 1.0}),
         b"x" * MAX_REQUEST,
         b"\xff\xfe\n",
     ],
 )
-def test_what_is_no_request(folder: Path, failures: list[BaseException], data: bytes) -> None:
+def test_what_is_no_request(folder: Path, asked: list[Request], data: bytes) -> None:
     reply = send(folder, data)
     assert reply is not None
     assert set(reply) == {"error"}
-    assert failures == []
-    assert ask(folder.parent, "one", "echo") == []
+    assert "internal error" not in reply["error"]
+    assert asked == []
+
+
+def test_a_request_that_is_one(folder: Path, asked: list[Request]) -> None:
+    """What the lines above differ from."""
+    data = line("network-attach", {"net": {"kind": "tap", "rate": {"size": 9, "usec": 1}}})
+    assert send(folder, data) == {"done": "done"}
+    assert asked == [NetworkAttach(NetSpec("tap", rate=Rate(9, 1)))]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        BlockAttach(DiskSpec.parse("/a/b%20 c,qcow2,xvdc,ro,sector-size=4096,no-discard")),
+        BlockAttach(DiskSpec(path=Path(os.fsdecode(b"/\xff/\xc3\xa9")))),
+        BlockDetach("xvdb", force=True),
+        NetworkAttach(NetSpec("tap", "tap0", "br0", "00:16:3e:00:00:01", Rate(1, 2))),
+        NetworkAttach(NetSpec("user", forwards=(Forward("udp", "::1", 1, 2),) * 2)),
+        NetworkDetach(7),
+        Figures(),
+    ],
+)
+def test_requests_arrive_as_they_were(request_: Request) -> None:
+    assert unpack(json.loads(json.dumps(pack(request_)))) == request_
+
+
+def test_every_request_is_sent_above() -> None:
+    marks = test_requests_arrive_as_they_were.pytestmark  # type: ignore[attr-defined]
+    assert {type(request) for request in marks[0].args[1]} == set(COMMANDS.values())
+
+
+def test_paths_are_the_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = BlockAttach(DiskSpec.parse("disk.img"))
+    assert unpack(pack(request)) == BlockAttach(DiskSpec(path=tmp_path / "disk.img"))
 
 
 def test_those_who_say_nothing_hold_up_nobody(folder: Path) -> None:
     with connect(folder / SOCKET), connect(folder / SOCKET):
-        assert ask(folder.parent, "one", "echo", "b") == ["b"]
+        assert ask(folder.parent, "one", Figures()) == "done"
 
 
 def test_the_socket_is_its_owners(folder: Path) -> None:
@@ -125,14 +202,31 @@ def test_the_socket_is_its_owners(folder: Path) -> None:
 def test_another_users_process_is_not_heard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvmxen.control.server.may_connect", lambda _: False)
     with pytest.raises(KvmxenError, match="ended before"):
-        ask(folder.parent, "one", "echo")
+        ask(folder.parent, "one", Figures())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+)
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes(data: bytes) -> None:
-    for parse in (parse_request, parse_reply):
-        with suppress(ProtocolError, KvmxenError):
-            parse(data)
+    for use in (lambda: unpack(parse(data)), lambda: parse_reply(data)):
+        with suppress(ProtocolError, RequestError, KvmxenError):
+            use()
+
+
+@given(st.sampled_from(sorted(COMMANDS)), st.data())
+def test_any_arguments(command: str, data: st.DataObject) -> None:
+    """Of the right names and of any kind: an answer, never another exception."""
+    names = [field.name for field in fields(COMMANDS[command])]
+    within = [field.name for kind in (DiskSpec, NetSpec, Rate) for field in fields(kind)]
+    nested = JSON | st.dictionaries(st.sampled_from(within), JSON | st.just("/a"))
+    arguments = data.draw(st.fixed_dictionaries(dict.fromkeys(names, nested)) | JSON)
+    with suppress(RequestError, KvmxenError):
+        unpack({"command": command, "arguments": arguments})
 
 
 # What the commands do.
@@ -160,16 +254,21 @@ def _touch(path: Path) -> Path:
     return path
 
 
+def attach(path: Path, options: str = "") -> BlockAttach:
+    return BlockAttach(DiskSpec.parse(f"{path}{options}"))
+
+
 def test_a_disk_comes_and_goes(domain: FakeDomain, plug: Hotplug, tmp_path: Path) -> None:
-    commands = plug.commands()
-    assert set(commands["figures"]()) == {"vbd/51712"}
-    assert commands["block-attach"](f"{tmp_path / 'second'},ro") == "xvdb"
+    figures = plug.do(Figures())
+    assert isinstance(figures, dict)
+    assert set(figures) == {"vbd/51712"}
+    assert plug.do(attach(tmp_path / "second", ",ro")) == "xvdb"
     front = "/local/domain/1/device/vbd/51728"
     assert domain.state(front) is State.INITIALISING
     with pytest.raises(KvmxenError, match="in use"):
-        commands["block-attach"](str(tmp_path / "first"))
+        plug.do(attach(tmp_path / "first"))
     with pytest.raises(KvmxenError, match="two disks are xvda"):
-        commands["block-attach"](f"{tmp_path / 'second'},ro,target=xvda")
+        plug.do(attach(tmp_path / "second", ",ro,target=xvda"))
     # The frontend lets go when it sees that it should.
     back = "/local/domain/0/backend/vbd/1/51728"
 
@@ -178,37 +277,45 @@ def test_a_disk_comes_and_goes(domain: FakeDomain, plug: Hotplug, tmp_path: Path
             threading.Thread(target=domain.set, args=(f"{front}/state", 6)).start()
 
     domain.store.watch(f"{back}/state", let_go)
-    assert commands["block-detach"]("xvdb") is True
-    assert set(commands["figures"]()) == {"vbd/51712"}
-    assert commands["block-attach"](str(tmp_path / "second")) == "xvdb"
+    assert plug.do(BlockDetach("xvdb")) is True
+    figures = plug.do(Figures())
+    assert isinstance(figures, dict)
+    assert set(figures) == {"vbd/51712"}
+    assert plug.do(attach(tmp_path / "second")) == "xvdb"
 
 
 def test_a_disk_that_is_used(
     plug: Hotplug, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(hotplug, "DETACH_S", 0.0)
-    assert plug.detach_disk("xvda") is False
-    assert plug.detach_disk("xvda", "force") is True
-    with pytest.raises(KvmxenError, match="no vbd 51712"):
-        plug.detach_disk("xvda")
+    assert plug.do(BlockDetach("xvda")) is False
+    assert plug.do(BlockDetach("xvda", force=True)) is True
+    with pytest.raises(KvmxenError, match="the guest has no disk xvda"):
+        plug.do(BlockDetach("xvda"))
     # It is unlocked.
-    assert plug.attach_disk(str(tmp_path / "first")) == "xvda"
+    assert plug.do(attach(tmp_path / "first")) == "xvda"
+
+
+def test_disks_attached_at_once_are_different_ones(plug: Hotplug, tmp_path: Path) -> None:
+    images = [_touch(tmp_path / f"image{n}") for n in range(12)]
+    for image in images:
+        os.truncate(image, 1 << 20)
+    with ThreadPoolExecutor(len(images)) as clients:
+        names = set(clients.map(lambda image: plug.do(attach(image)), images))
+    assert names == {f"xvd{letter}" for letter in "bcdefghijklm"}
 
 
 @pytest.mark.parametrize(
-    ("command", "argument", "complaint"),
+    ("request_", "complaint"),
     [
-        ("block-attach", "/nowhere/at/all", "cannot be opened"),
-        ("block-attach", "/", "cannot be opened|neither a file"),
-        ("block-attach", "a,b,c", "what is 'b'"),
-        ("block-detach", "eth0", "cannot name a disk"),
-        ("block-detach", "xvdz", "no vbd"),
-        ("network-attach", "none", "nothing to attach"),
-        ("network-attach", "mesh", "mesh"),
-        ("network-detach", "-1", "no interface's number"),
-        ("network-detach", "0", "no vif 0"),
+        (attach(Path("/nowhere/at/all")), "cannot be opened"),
+        (attach(Path("/")), "cannot be opened|neither a file"),
+        (BlockDetach("eth0"), "cannot name a disk"),
+        (BlockDetach("xvdz"), "the guest has no disk xvdz"),
+        (NetworkDetach(0), "the guest has no network interface 0"),
+        (NetworkDetach(-1), "the guest has no network interface -1"),
     ],
 )
-def test_what_is_asked_wrongly(plug: Hotplug, command: str, argument: str, complaint: str) -> None:
+def test_what_is_asked_wrongly(plug: Hotplug, request_: Request, complaint: str) -> None:
     with pytest.raises(KvmxenError, match=complaint):
-        plug.commands()[command](argument)
+        plug.do(request_)
