@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 _C = constants()
 _INTERRUPTED = _C["INTERRUPTED"]
+_MSR_X2APIC_TPR = 0x808
 _MSR_X2APIC_EOI = 0x80B
+# A task priority above that of every vector.
+_NO_INTERRUPTS = 0xFF
 _MSR_KVM_SYSTEM_TIME = 0x4B564D01
 _SYSTEM_TIME_ENABLED = 1
 # Interrupts KVM_RUN; its handler does nothing (machine.py installs it).
@@ -57,6 +60,7 @@ _GPRS = (
 _DR7_ALLOWED = 0xFFFF03FF
 _DR7_FIXED = 0x400
 _CR0_TS = 8
+_TF = 1 << 8
 # Of a segment's type.
 _ACCESSED, _READABLE, _CODE = 1, 2, 8
 _DR6_FIXED = 0xFFFF0FF0
@@ -252,6 +256,21 @@ class Cpu:
     def end_interrupt(self) -> None:
         """Tell the LAPIC that our interrupt is dealt with."""
         self.fd.set_msr(_MSR_X2APIC_EOI, 0)
+
+    def step_in_ring0(self) -> int:
+        """Do the guest kernel's next instruction in ring 0: the trap that ended it, 1 (#DB) if it
+        was done."""
+        # A dispatcher in ring 3, by which the trap comes, can be interrupted.
+        self.fd.set_msr(_MSR_X2APIC_TPR, _NO_INTERRUPTS)
+        registers = self.fd.get_debugregs()
+        try:
+            trap = self.vcpu.step_in_ring0()
+        finally:
+            self.fd.set_msr(_MSR_X2APIC_TPR, 0)
+        if not self.vcpu.rflags & _TF:
+            # DR6 tells of our own step.
+            self.fd.set_debugregs(registers)
+        return trap
 
     def sleeps(self) -> bool:
         """From any thread: whether the vCPU sleeps, and comes out before it runs the guest."""

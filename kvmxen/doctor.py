@@ -217,8 +217,8 @@ def probed(probe: Probe) -> Iterator[Finding]:
         yield Finding(
             "L4 slot 256",
             "out of reach of ring 3",
-            "guests that ask for the machine-to-physical table get it elsewhere; each read of one "
-            "that does not ask is done for it",
+            "guests that ask for the machine-to-physical table get it elsewhere; others (Mini-OS, "
+            "Unikraft) trap at each read, 24,300 times for 32 MiB, to the host with --shim exits",
         )
 
 

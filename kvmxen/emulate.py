@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FORCED_PREFIX = b"\x0f\x0bxen"
 _CPUID = b"\x0f\xa2"
 _MAX_LENGTH = 15
-_REGISTERS = (
+REGISTERS = (
     "rax",
     "rcx",
     "rdx",
@@ -157,7 +157,7 @@ def _two_byte(cpu: Cpu, code: bytes, rex: int) -> int:
     if opcode in (0x30, 0x32):
         return 2 if (_write_msr(cpu) if opcode == 0x30 else _read_msr(cpu)) else 0
     if opcode in (0x20, 0x21, 0x22, 0x23) and len(code) > 1:
-        register = _REGISTERS[code[1] & 7 | (rex & 1) << 3]
+        register = REGISTERS[code[1] & 7 | (rex & 1) << 3]
         number = code[1] >> 3 & 7 | (rex & 4) << 1
         return 3 if _move(cpu, opcode, number, register) else 0
     if opcode == 0x01 and code[1:2] == b"\xd1":

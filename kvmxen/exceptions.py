@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvmxen import emulate
+from kvmxen import emulate, m2p
 from kvmxen.abi.xen import CR2
 from kvmxen.hypercall.traps import TI_MASK_EVENTS, CallbackType
 from kvmxen.shim.abi import constants
@@ -25,9 +25,9 @@ GENERAL_PROTECTION = 13
 PAGE_FAULT = 14
 _WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
 _PF_USER = 4
-_XEN_M2P_SLOT = _C["XEN_M2P_VA"] >> 39
 _ERROR_EXTERNAL = 1
 _ERROR_IDT = 2
+_TF = 1 << 8
 _MASK64 = (1 << 64) - 1
 
 # TI_GET_DPL of struct trap_info's flags.
@@ -92,18 +92,20 @@ def _page_fault(cpu: Cpu) -> None:
     if vcpu.kernel_mode:
         if cpu.tables.repair(vcpu):
             return
-        if vcpu.cr2 >> 39 == _XEN_M2P_SLOT and not cpu.machine.probe.reaches_xen_m2p:
-            _read_xen_m2p(cpu)
+        if m2p.is_out_of_reach(cpu, vcpu.cr2):
+            _read_m2p(cpu)
             return
     _forward_page_fault(cpu)
 
 
-def _read_xen_m2p(cpu: Cpu) -> None:
-    """The kernel reads the machine-to-physical table where this host's ring 3 cannot."""
-    trap = cpu.vcpu.step_in_ring0()
+def _read_m2p(cpu: Cpu) -> None:
+    if m2p.load(cpu, cpu.vcpu.cr2):
+        return
+    stepping = cpu.vcpu.rflags & _TF
+    trap = cpu.step_in_ring0()
     if trap == PAGE_FAULT:
         _forward_page_fault(cpu)
-    elif trap != _DEBUG:
+    elif trap != _DEBUG or stepping:
         inject(cpu, trap, cpu.vcpu.error_code)
 
 

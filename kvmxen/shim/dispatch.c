@@ -47,7 +47,7 @@ static int page_fault(state *s, frame *f)
 
     if (!s->kernel_mode)
         error |= PF_USER;
-    else if (mend(s, f->cr2, error))
+    else if (mend(s, f->cr2, error) || (!error && !read_xen_m2p(s, f)))
         return DONE;
     else if (may_be_ours(s, f->cr2, error))
         return HOST;

@@ -121,6 +121,9 @@ int hypercall_iret(state *s, frame *f);
 /* hypercalls.c */
 int hypercall(state *s, frame *f);
 
+/* m2p.c */
+int read_xen_m2p(const state *s, frame *f);
+
 /* privileged.c */
 int general_protection(state *s, frame *f);
 int invalid_opcode(state *s, frame *f);

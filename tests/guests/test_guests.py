@@ -22,6 +22,7 @@ OTHERS = {
     "console",
     "counts",
     "hostile",
+    "m2p",
     "netfront",
     "scribble",
     "sequence",

@@ -24,6 +24,7 @@ LAYERS = (
     {"machine", "report", "stats", "control"},
     {"cpu"},
     {"exceptions"},
+    {"m2p"},
     {"emulate"},
     {"hypercall", "loader", "backends", "guests", "xenstored"},
     {"bounce", "trace"},

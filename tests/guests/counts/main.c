@@ -1,5 +1,5 @@
 /* Does one thing as often as the command line says: syscalls=, faults=, switches=, copies=,
- * stores=, events=, waits=, ipis=, flushes=. */
+ * stores=, reads=, events=, waits=, ipis=, flushes=. */
 #include "guest.h"
 
 extern const char user_start[], user_end[];
@@ -60,6 +60,14 @@ static void stores(u64 count)
         WRITE_ONCE(tables[0][i % 512], 0);
         check_equal(unpin_table(mfn), 0);
     }
+}
+
+/* The kernel reads the machine-to-physical table where Xen has always had it. */
+static void reads(u64 count)
+{
+    const u64 *table = (const u64 *)0xffff800000000000ul;
+    for (u64 i = 0; i < count; i++)
+        check_equal(READ_ONCE(table[pfn_to_mfn(i % start_info->nr_pages)]), i % start_info->nr_pages);
 }
 
 static void arrive(evtchn_port_t port)
@@ -172,6 +180,7 @@ void guest_main(void)
     switches(option("switches", 0));
     stores(option("stores", 0));
     copies(option("copies", 0));
+    reads(option("reads", 0));
     events(option("events", 0));
     waits(option("waits", 0));
     if (option("ipis", 0))
