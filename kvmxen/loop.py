@@ -26,8 +26,10 @@ class Loop:
         os.close(self._wakeup)
 
     def watch(self, fd: int, readable: bool, callback: Callable[[], None]) -> None:
-        """Call `callback` while `fd` is readable, or else writable; replaces an earlier watch."""
-        self.unwatch(fd)
+        """Call `callback` while `fd` is readable, or else writable.
+
+        Raises KeyError for one that is watched already: two that use it are one too many.
+        """
         event = selectors.EVENT_READ if readable else selectors.EVENT_WRITE
         self._selector.register(fd, event, callback)
 

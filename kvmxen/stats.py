@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from kvmxen.config import Config
+from kvmxen.streams import tell
 from kvmxen.trace import hypercall_name, trap_name
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class Stats:
         if self._kind == "json":
             import json
 
-            print(json.dumps(figures), file=sys.stderr, flush=True)
+            tell(json.dumps(figures))
         else:
-            print(_table(figures), file=sys.stderr, flush=True)
+            tell(_table(figures))
 
     def figures(
         self, machine: Machine, devices: Mapping[str, Mapping[str, int]]

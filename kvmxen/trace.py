@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from kvmxen.abi.xen import Hypercall
@@ -83,10 +84,14 @@ class Trace:
     def grants(self, grants: GrantTable) -> None:
         """The grants in use."""
         for reference, (readers, writers) in grants.pinned().items():
-            print(
-                f"grant {reference}: pinned {readers} times for reading, {writers} for writing",
-                file=self._out,
+            self._print(
+                f"grant {reference}: pinned {readers} times for reading, {writers} for writing"
             )
 
     def _line(self, cpu: Cpu, text: str) -> None:
-        print(f"vcpu{cpu.index}: {text}", file=self._out)
+        self._print(f"vcpu{cpu.index}: {text}")
+
+    def _print(self, line: str) -> None:
+        # A full disk is no reason for the guest to end.
+        with suppress(OSError):
+            print(line, file=self._out)

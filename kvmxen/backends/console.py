@@ -6,7 +6,6 @@ that a slow one slows the guest; only a pty nobody reads loses its oldest.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 from collections import deque
@@ -26,6 +25,7 @@ from kvmxen.abi.io_console import (
 )
 from kvmxen.memory import GuestMemory
 from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
+from kvmxen.streams import say
 
 TAIL_BYTES = 8192
 # What the terminal has not taken by then is lost, oldest first.
@@ -36,14 +36,20 @@ _CHUNK = 2048
 _CHUNKS = 16
 # What is left at the end waits so long for a terminal that does not take it.
 _LAST_MS = 1000
+# What a person types and pastes before the guest takes it; more is lost.
+_TYPED_AHEAD = 1 << 20
 
 
 class Terminal(Protocol):
-    """Where a console goes; `input_fd` and `output_fd` are None where it has none."""
+    """Where a console goes; `input_fd` and `output_fd` are None where it has none.
+
+    See kvmxen.backends.terminal.PlainTerminal for `lossy` and `raw`.
+    """
 
     input_fd: int | None
     output_fd: int | None
     lossy: bool
+    raw: bool
 
     def filter_input(self, data: bytes) -> bytes:
         """What of `data` the guest is to get."""
@@ -75,7 +81,9 @@ class Console:
         self._notify = notify
         self._terminal = terminal
         self._loop = loop
-        self._typed = b""
+        self._typed = bytearray()
+        self._reading = self._writing = False
+        self._complained = False
         self._waiting = b""
         self._emergency: deque[bytes] = deque(maxlen=_EMERGENCY_WRITES)
         self._tail = bytearray()
@@ -91,9 +99,8 @@ class Console:
                 pass
         # What was posted before is too late: the terminal may have its next guest.
         self._over = True
-        for fd in (self._terminal.input_fd, self._terminal.output_fd):
-            if fd is not None:
-                self._loop.unwatch(fd)
+        self._unwatch_input()
+        self._unwatch_output()
 
     @property
     def tail(self) -> bytes:
@@ -102,7 +109,7 @@ class Console:
 
     def emergency(self, data: bytes) -> None:
         """From any thread, to be followed by a pump: output that did not come by the ring."""
-        self._emergency.append(data)
+        self._emergency.append(data.replace(b"\n", b"\r\n") if self._terminal.raw else data)
 
     def pump(self) -> None:
         """Move what can be moved, both ways."""
@@ -148,33 +155,58 @@ class Console:
             if self._terminal.lossy:
                 self._waiting = b""
                 return True
-            self._loop.watch(fd, False, self._writable)
+            self._wait_for(fd)
             return False
         try:
             count = os.write(fd, self._waiting[:_CHUNK])
-        except OSError:
-            # Nobody is there any more, or no room: the guest goes on without.
-            self._loop.unwatch(fd)
-            self._terminal.output_fd = None
+        except BlockingIOError:
+            # Another process made it so, whose terminal it is too.
+            self._wait_for(fd)
+            return False
+        except OSError as error:
+            self._lose(error)
             return True
         self._waiting = self._waiting[count:]
         return True
+
+    def _lose(self, error: OSError) -> None:
+        """The guest goes on without; a disk may have room again, a FIFO another reader."""
+        self._waiting = b""
+        if not self._complained:
+            self._complained = True
+            gone = isinstance(error, BrokenPipeError)
+            why = "nobody reads it any more" if gone else error.strerror
+            say(f"the console goes on into nothing, until it can be written again: {why}")
 
     def _takes_output(self, fd: int) -> bool:
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
         return bool(poll.poll(self._patience_ms))
 
+    def _wait_for(self, fd: int) -> None:
+        if not self._writing:
+            self._writing = True
+            self._loop.watch(fd, False, self._writable)
+
     def _writable(self) -> None:
-        fd = self._terminal.output_fd
-        if fd is not None:
-            self._loop.unwatch(fd)
-        self._watch_input()
+        self._unwatch_output()
         self.pump()
 
+    def _unwatch_output(self) -> None:
+        if self._terminal.output_fd is not None and self._writing:
+            self._writing = False
+            self._loop.unwatch(self._terminal.output_fd)
+
     def _watch_input(self) -> None:
-        if self._terminal.input_fd is not None and len(self._typed) < INPUT_SIZE:
-            self._loop.watch(self._terminal.input_fd, True, self._readable)
+        fd = self._terminal.input_fd
+        if fd is not None and not self._reading:
+            self._reading = True
+            self._loop.watch(fd, True, self._readable)
+
+    def _unwatch_input(self) -> None:
+        if self._terminal.input_fd is not None and self._reading:
+            self._reading = False
+            self._loop.unwatch(self._terminal.input_fd)
 
     def _readable(self) -> None:
         fd = self._terminal.input_fd
@@ -184,22 +216,25 @@ class Console:
             data = os.read(fd, INPUT_SIZE)
         except BlockingIOError:
             return
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
+        except OSError:
+            # A terminal that hung up, a directory, what was opened for writing only.
             data = b""
         if not data and not self._terminal.lossy:
-            self._loop.unwatch(fd)
+            self._unwatch_input()
             self._terminal.input_fd = None
             return
         self._typed += self._terminal.filter_input(data)
-        if len(self._typed) >= INPUT_SIZE:
-            self._loop.unwatch(fd)
+        if self._terminal.raw:
+            del self._typed[_TYPED_AHEAD:]
+        elif len(self._typed) >= INPUT_SIZE:
+            # Whoever writes it waits.
+            self._unwatch_input()
         self.pump()
 
     def _pump_input(self) -> None:
         count = self._input.write(self._typed[: self._input.free])
-        self._typed = self._typed[count:]
         if count:
+            del self._typed[:count]
             self._notify()
-            self._watch_input()
+            if len(self._typed) < INPUT_SIZE:
+                self._watch_input()

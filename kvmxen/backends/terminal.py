@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
-import sys
+import signal
 import termios
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from kvmxen.config import ConsoleSpec
 from kvmxen.errors import KvmxenError
+from kvmxen.streams import ends_lines_for_raw, say
 
 # Ctrl-], as xl console and telnet have it.
 ESCAPE = b"\x1d"
 
 
 class PlainTerminal:
-    """Two descriptors, either of which may be missing; `path` is where others can open it."""
+    """Two descriptors, either of which may be missing; `path` is where others can open it.
+
+    `lossy` output is lost if nobody reads it. A `raw` one is a person's terminal: what is typed is
+    read whether the guest takes it or not, as the escape key may be in it, and "\\n" only moves the
+    cursor down.
+    """
 
     lossy = False
+    raw = False
     path = ""
 
     def __init__(self, input_fd: int | None, output_fd: int | None) -> None:
@@ -32,8 +40,10 @@ class PlainTerminal:
 
 
 class StdioTerminal(PlainTerminal):
-    """Standard input and output; `escaped()` is called for the escape key, which the guest
-    does not get."""
+    """The terminal at standard input, and standard output; `escaped()` is called for the escape
+    key, which the guest does not get."""
+
+    raw = True
 
     def __init__(self, escaped: Callable[[], None]) -> None:
         super().__init__(0, 1)
@@ -71,16 +81,18 @@ class PtyTerminal(PlainTerminal):
 def open_terminal(spec: ConsoleSpec, escaped: Callable[[], None]) -> Iterator[PlainTerminal]:
     """The terminal that `spec` asks for, in the state that it needs; as it was, afterwards.
 
-    Raises KvmxenError where the file cannot be opened.
+    Raises KvmxenError if the file cannot be opened.
     """
     match spec.kind:
-        case "stdio":
-            with _raw(0):
+        case "stdio" if os.isatty(0):
+            with _raw(0), ends_lines_for_raw():
                 yield StdioTerminal(escaped)
+        case "stdio":
+            yield PlainTerminal(0, 1)
         case "pty":
             terminal = PtyTerminal()
             try:
-                print(f"kvmxen: the console is {terminal.path}", file=sys.stderr, flush=True)
+                say(f"the console is {terminal.path}")
                 yield terminal
             finally:
                 terminal.close()
@@ -100,19 +112,56 @@ def open_terminal(spec: ConsoleSpec, escaped: Callable[[], None]) -> Iterator[Pl
             yield PlainTerminal(None, None)
 
 
+def size(spec: ConsoleSpec) -> os.terminal_size | None:
+    """The size of the terminal that `spec` asks for, if a person sits at it and it has one."""
+    if spec.kind != "stdio" or not os.isatty(0):
+        return None
+    with suppress(OSError):
+        size = os.get_terminal_size(0)
+        if all(size):
+            return size
+    return None
+
+
 @contextmanager
 def _raw(fd: int) -> Iterator[None]:
-    """Raw mode for a terminal's input, output processing left on; nothing for what is none."""
+    """Raw mode for the terminal `fd`, but while a shell has the process stopped; nothing for what
+    is none (any more)."""
     try:
         before = termios.tcgetattr(fd)
     except termios.error:
         yield
         return
+
+    def set_raw(*_: int | FrameType | None) -> None:
+        if _in_foreground(fd):
+            tty.setraw(fd, termios.TCSANOW)
+
+    def restore() -> None:
+        # It may be gone, or another's by now.
+        with suppress(termios.error):
+            if _in_foreground(fd):
+                termios.tcsetattr(fd, termios.TCSANOW, before)
+
+    def stop(*_: int | FrameType | None) -> None:
+        restore()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    handlers = {signal.SIGTSTP: stop, signal.SIGCONT: set_raw}
+    handlers_before = {n: signal.signal(n, handler) for n, handler in handlers.items()}
     try:
-        tty.setraw(fd, termios.TCSANOW)
-        now = termios.tcgetattr(fd)
-        now[1] |= termios.OPOST | termios.ONLCR
-        termios.tcsetattr(fd, termios.TCSANOW, now)
+        set_raw()
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        for number, handler in handlers_before.items():
+            signal.signal(number, handler)
+        restore()
+
+
+def _in_foreground(fd: int) -> bool:
+    """Whether this process may set the terminal `fd` without being stopped for it."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        # Not the terminal that controls this process.
+        return True

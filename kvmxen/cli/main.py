@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
 from kvmxen.cli.top import top
 from kvmxen.cli.xenstore import xenstore
 from kvmxen.errors import KvmxenError
+from kvmxen.streams import say, settle
 
 
 @click.group(
@@ -43,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
+        return _run(arguments, debug)
+    finally:
+        settle()
+
+
+def _run(arguments: Sequence[str] | None, debug: bool) -> int:
+    try:
         status = kvmxen.main(arguments, prog_name="kvmxen", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
@@ -52,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output left; Python must not complain again as it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output left, and knows.
         return FAILED
     except Exception as error:
         if debug:
@@ -74,5 +80,5 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _fail(sentence: str, status: int) -> int:
-    click.echo(f"kvmxen: {' '.join(sentence.split())}", err=True)
+    say(" ".join(sentence.split()))
     return status

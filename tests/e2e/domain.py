@@ -102,6 +102,12 @@ class Domain:
         """Type `text`."""
         os.write(self._keyboard, text.encode())
 
+    def look_away(self) -> None:
+        """Close the end of the pipe that the guest's output comes from."""
+        assert self.process.stdout
+        self._open.remove(self._screen)
+        self.process.stdout.close()
+
     def expect(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
         """Wait until the guest has written, after what was expected last, `pattern`."""
         return self._expect(self._screen, pattern, timeout)

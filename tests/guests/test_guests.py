@@ -107,6 +107,16 @@ def test_console(boot: Boot, guest: Guest, tty: bool) -> None:
     assert domain.output.endswith("SUCCESS\n")
 
 
+def test_the_escape_key_is_data_in_a_pipe(boot: Boot, guest: Guest) -> None:
+    domain = boot(guest("console"), "--timeout", LIMIT)
+    domain.expect("console ready\n")
+    domain.send("AB\x1dCD\x1d\n")
+    domain.expect("echo: AB\x1dCD\x1d\n")
+    domain.send("quit\n")
+    domain.ends(0)
+    assert domain.stderr == ""
+
+
 def test_console_takes_more_than_its_ring_at_once(boot: Boot, guest: Guest) -> None:
     domain = boot(guest("console"), "--timeout", LIMIT)
     domain.expect("console ready\n")

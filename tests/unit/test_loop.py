@@ -88,9 +88,10 @@ def test_a_descriptor_is_watched_until_unwatched(loop: Loop, pipe: tuple[int, in
     assert got == [b"a", b"b"]
 
 
-def test_a_second_watch_replaces_the_first(loop: Loop, pipe: tuple[int, int]) -> None:
-    loop.watch(pipe[1], False, lambda: pytest.fail("the first watch is over"))
+def test_a_second_watch_of_a_descriptor_is_refused(loop: Loop, pipe: tuple[int, int]) -> None:
     loop.watch(pipe[1], False, loop.stop)
+    with pytest.raises(KeyError):
+        loop.watch(pipe[1], True, lambda: pytest.fail("nobody watches for this"))
     loop.run()
 
 

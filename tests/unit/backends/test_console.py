@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,7 @@ class FakeLoop:
         self.posted: list[Callable[[], None]] = []
 
     def watch(self, fd: int, readable: bool, callback: Callable[[], None]) -> None:
+        assert fd not in self.watched
         self.watched[fd] = readable, callback
 
     def unwatch(self, fd: int) -> None:
@@ -194,20 +196,67 @@ def test_a_terminal_nobody_reads_loses_output() -> None:
     bench.close()
 
 
-def test_a_terminal_that_is_gone_does_not_end_the_guest(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_said_once_and_writing_resumes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
-    bench.guest.write(b"lost")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for _ in range(2):
+            bench.guest.write(b"lost")
+            bench.console.pump()
+    assert capsys.readouterr().err == (
+        "kvmxen: the console goes on into nothing, until it can be written again: "
+        "No space left on device\n"
+    )
+    # The guest goes on meanwhile.
+    assert bench.guest.index(OUT_CONS) == 8
+    bench.guest.write(b"there")
     bench.console.pump()
-    assert bench.terminal.output_fd is None
-    bench.guest.write(b"too")
-    bench.console.pump()
-    assert bench.guest.index(OUT_CONS) == 7
-    assert bench.console.tail == b"losttoo"
+    assert bench.shown() == b"there"
+    assert bench.console.tail == b"lostlostthere"
+
+
+def test_a_reader_that_goes(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    os.close(bench.reader)
+    for _ in range(3):
+        bench.guest.write(b"x" * OUTPUT_SIZE)
+        bench.console.pump()
+    assert bench.guest.index(OUT_CONS) == 3 * OUTPUT_SIZE
+    assert bench.writes_to not in bench.loop.watched
+    bench.console.close()
+    assert capsys.readouterr().err == (
+        "kvmxen: the console goes on into nothing, until it can be written again: "
+        "nobody reads it any more\n"
+    )
+    bench.reader = os.dup(bench.writes_to)
+
+
+def test_a_stdout_that_another_process_made_non_blocking(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", busy)
+        bench.guest.write(b"later")
+        bench.console.pump()
+    bench.loop.ready(bench.writes_to)
+    assert bench.shown() == b"later"
+    assert bench.writes_to not in bench.loop.watched
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDONLY | os.O_DIRECTORY])
+def test_what_cannot_be_read_is_no_input(bench: Bench, tmp_path: Path, flags: int) -> None:
+    path = tmp_path if flags & os.O_DIRECTORY else Path(os.devnull)
+    fd = os.open(path, flags)
+    bench.connect(PlainTerminal(fd, None))
+    bench.loop.ready(fd)
+    assert fd not in bench.loop.watched
+    os.close(fd)
 
 
 def test_no_terminal_at_all(bench: Bench) -> None:
@@ -298,8 +347,69 @@ def test_what_was_posted_before_the_close_does_nothing(bench: Bench) -> None:
     assert bench.loop.watched == {}
 
 
-def test_the_escape_key_is_not_the_guests() -> None:
-    escaped: list[int] = []
-    terminal = StdioTerminal(lambda: escaped.append(1))
-    assert terminal.filter_input(b"a\x1db\x1d") == b"ab"
-    assert escaped == [1, 1]
+class Keyboard(StdioTerminal):
+    """A person's terminal, at a pipe's end."""
+
+    def __init__(self, fd: int) -> None:
+        self.escapes = 0
+        super().__init__(self._escape)
+        self.input_fd, self.output_fd = fd, None
+
+    def _escape(self) -> None:
+        self.escapes += 1
+
+
+def test_the_escape_key_is_not_the_guests(bench: Bench) -> None:
+    terminal = Keyboard(bench.typed_to)
+    bench.console.close()
+    bench.connect(terminal)
+    bench.type(b"a\x1db\x1d")
+    assert bench.guest.read() == b"ab"
+    assert terminal.escapes == 2
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_escape_key_works_whatever_the_guest_reads(bench: Bench, broken: bool) -> None:
+    terminal = Keyboard(bench.typed_to)
+    bench.console.close()
+    console = bench.connect(terminal)
+    if broken:
+        bench.guest.memory.write_u32(PAGE + IN_CONS, 1)
+    text = bytes(range(32, 112)) * 60
+    for at in range(0, len(text), 100):
+        bench.type(text[at : at + 100])
+    bench.type(b"\x1d")
+    assert terminal.escapes == 1
+    if broken:
+        return
+    # And what was typed before is not lost.
+    got = b""
+    while part := bench.guest.read():
+        got += part
+        console.pump()
+    assert got == text
+
+
+def test_what_is_typed_ahead_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvmxen.backends.console._TYPED_AHEAD", 3000)
+    bench.console.close()
+    console = bench.connect(Keyboard(bench.typed_to))
+    for _ in range(50):
+        bench.type(b"x" * 100)
+    got = b""
+    while part := bench.guest.read():
+        got += part
+        console.pump()
+    # What the ring took at once comes on top.
+    assert 3000 <= len(got) <= 3000 + INPUT_SIZE
+
+
+def test_emergency_output_in_a_persons_terminal(bench: Bench) -> None:
+    terminal = Keyboard(bench.typed_to)
+    terminal.output_fd = bench.writes_to
+    bench.console.close()
+    console = bench.connect(terminal)
+    console.emergency(b"one\ntwo\n")
+    bench.guest.write(b"three\n")
+    console.pump()
+    assert bench.shown() == b"one\r\ntwo\r\nthree\n"

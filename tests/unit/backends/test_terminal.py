@@ -5,17 +5,30 @@ from __future__ import annotations
 import gc
 import os
 import select
+import signal
+import sys
 import termios
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from kvmxen.backends.terminal import PtyTerminal, StdioTerminal, _raw, open_terminal
+from kvmxen.backends.terminal import (
+    PlainTerminal,
+    PtyTerminal,
+    StdioTerminal,
+    _raw,
+    open_terminal,
+    size,
+)
 from kvmxen.config import ConsoleSpec
+from kvmxen.config.console import ConsoleKind
 from kvmxen.errors import KvmxenError
+from kvmxen.streams import tell
 
-LFLAG = 3
+OFLAG, LFLAG = 1, 3
 
 
 @pytest.fixture
@@ -26,14 +39,14 @@ def pty() -> Iterator[tuple[int, int]]:
         os.close(end)
 
 
-def test_raw_input_and_cooked_output_until_the_end(pty: tuple[int, int]) -> None:
+def test_raw_until_the_end(pty: tuple[int, int]) -> None:
     _, slave = pty
     before = termios.tcgetattr(slave)
     with _raw(slave):
         now = termios.tcgetattr(slave)
-        # No echo, no lines, and Ctrl-C is the guest's.
+        # No echo, no lines, Ctrl-C is the guest's, and its own "\r\n" stays what it is.
         assert not now[LFLAG] & (termios.ECHO | termios.ICANON | termios.ISIG)
-        assert now[1] & termios.OPOST
+        assert not now[OFLAG] & termios.OPOST
     assert termios.tcgetattr(slave) == before
 
 
@@ -99,8 +112,108 @@ def test_none() -> None:
         assert terminal.filter_input(b"\x1d") == b"\x1d"
 
 
-def test_stdio() -> None:
-    with open_terminal(ConsoleSpec("stdio"), lambda: None) as terminal:
-        assert isinstance(terminal, StdioTerminal)
+def test_stdio_that_is_no_terminal() -> None:
+    with _stdin(os.open(os.devnull, os.O_RDONLY)), open_stdio() as terminal:
         assert (terminal.input_fd, terminal.output_fd) == (0, 1)
         assert not terminal.lossy
+        assert not terminal.raw
+        # The escape key is data there.
+        assert terminal.filter_input(b"\x1d") == b"\x1d"
+
+
+def test_stdio_in_a_terminal(pty: tuple[int, int]) -> None:
+    with _stdin(os.dup(pty[1])), open_stdio() as terminal:
+        assert isinstance(terminal, StdioTerminal)
+        assert (terminal.input_fd, terminal.output_fd) == (0, 1)
+        assert terminal.raw
+
+
+def open_stdio() -> AbstractContextManager[PlainTerminal]:
+    return open_terminal(ConsoleSpec("stdio"), lambda: None)
+
+
+@contextmanager
+def _stdin(fd: int) -> Iterator[None]:
+    """Has `fd` be this process's standard input; closes it."""
+    kept = os.dup(0)
+    os.dup2(fd, 0)
+    os.close(fd)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
+def test_what_is_said_in_a_raw_terminal(
+    pty: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master, slave = pty
+    with (
+        os.fdopen(os.dup(slave), "w") as stderr,
+        monkeypatch.context() as patch,
+        _stdin(os.dup(slave)),
+    ):
+        patch.setattr(sys, "stderr", stderr)
+        with open_stdio():
+            tell("one\ntwo")
+            assert os.read(master, 64) == b"one\r\ntwo\r\n"
+        # The terminal does it again.
+        tell("three\nfour")
+        assert os.read(master, 64) == b"three\r\nfour\r\n"
+
+
+@pytest.mark.parametrize("kind", ["stdio", "pty", "none"])
+def test_the_size_is_that_of_a_persons_terminal(pty: tuple[int, int], kind: ConsoleKind) -> None:
+    with _stdin(os.dup(pty[1])):
+        assert size(ConsoleSpec(kind)) is None
+        termios.tcsetwinsize(pty[1], (50, 132))
+        assert size(ConsoleSpec(kind)) == ((132, 50) if kind == "stdio" else None)
+
+
+def test_no_size_without_a_terminal() -> None:
+    with _stdin(os.open(os.devnull, os.O_RDONLY)):
+        assert size(ConsoleSpec("stdio")) is None
+
+
+# A program at a terminal that controls it, as a shell starts it.
+STOPPED = """
+import os, sys
+from kvmxen.backends.terminal import _raw
+with _raw(0):
+    os.write(1, b"raw")
+    sys.stdin.read(1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGSTOP])
+def test_a_shell_that_stops_the_process(number: signal.Signals) -> None:
+    child, master = os.forkpty()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", STOPPED])
+    before = termios.tcgetattr(master)
+    assert os.read(master, 16) == b"raw"
+    raw = termios.tcgetattr(master)
+    assert raw != before
+    os.kill(child, number)
+    os.waitpid(child, os.WUNTRACED)
+    if number == signal.SIGTSTP:
+        assert termios.tcgetattr(master) == before
+    # What a shell does as it takes the terminal, and gives it back.
+    termios.tcsetattr(master, termios.TCSANOW, before)
+    os.kill(child, signal.SIGCONT)
+    while termios.tcgetattr(master) != raw:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        time.sleep(0.01)
+    os.write(master, b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(master)
+
+
+def test_a_terminal_that_hangs_up() -> None:
+    master, slave = os.openpty()
+    with _raw(slave):
+        os.close(master)
+    with pytest.raises(termios.error):
+        termios.tcgetattr(slave)
+    os.close(slave)
