@@ -13,6 +13,7 @@ cdef class Vcpu(SharedState):
     cdef readonly int index
     cdef readonly uint64_t exits
     cdef readonly uint64_t guest_ns
+    cdef uint64_t _left
     cdef readonly uint64_t error_code
     cdef readonly uint64_t cr2
     cdef readonly bint in_guest, halted

@@ -6,7 +6,7 @@ returns the next trap.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from kvmxen.memory cimport GuestMemory
@@ -63,7 +63,7 @@ cdef extern from *:
     """
     ctypedef struct kvm_run "struct kvm_run":
         pass
-    const unsigned long KVM_RUN
+    const unsigned long KVM_RUN, KVM_KVMCLOCK_CTRL
     kvm_regs *run_regs(kvm_run *run) noexcept nogil
     int run_is_gate_exit(const kvm_run *run) noexcept nogil
     int run_is_doorbell(const kvm_run *run) noexcept nogil
@@ -102,6 +102,8 @@ cdef uint64_t _TF = 1 << 8
 cdef uint64_t _IF = 1 << 9
 # What user code may have set when it makes a system call: ID AC OF DF TF SF ZF AF PF CF.
 cdef uint64_t _USER_FLAGS = 0x240dd5
+# A guest that did not run for so long, in ns, did not run because its process did not.
+cdef int64_t _STOPPED_NS = 1000000000
 # Room for touches: the list's end and the other operations need the rest.
 cdef int _MAX_TOUCHES = (VCPU_WORK_END - VCPU_WORK) // 16 - 48
 
@@ -137,6 +139,7 @@ cdef class Vcpu(SharedState):
         self.cs = SEL_RING3_CS64
         self.ss = SEL_RING3_SS
         self.rflags = 0x202
+        self._left = _now()
         run_valid(<kvm_run *>self._run)
 
     def set_info(self, GuestMemory memory, uint64_t gpa):
@@ -367,15 +370,22 @@ cdef class Vcpu(SharedState):
         cdef int result
         cdef int error
         cdef uint64_t before
+        cdef uint64_t after
         self.in_guest = True
         with nogil:
             before = _now()
+            if <int64_t>(before - self._left) > _STOPPED_NS:
+                # So that its watchdogs count from now on; in vain without a clock of KVM's.
+                ioctl(fd, KVM_KVMCLOCK_CTRL, 0)
             result = ioctl(fd, KVM_RUN, 0)
             while result == 0 and run_is_doorbell(<kvm_run *>self._run):
                 # The backend went while it was rung.
                 result = ioctl(fd, KVM_RUN, 0)
             error = errno
-            self.guest_ns += _now() - before
+            after = _now()
+            self.guest_ns += after - before
+            # Signals end it only where the process is stopped, or frozen, or the domain paused.
+            self._left = after if result == 0 else 0
         self.in_guest = False
         if result == 0:
             self.exits += 1

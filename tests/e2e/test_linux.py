@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import termios
 import time
 from collections.abc import Callable
@@ -137,6 +138,33 @@ def test_reboot_that_destroys(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> Non
     domain = boot(kernel, "--ramdisk", image, "--on-reboot", "destroy", "--timeout", LIMIT)
     domain.ends(0)
     assert domain.output.count("Linux version") == 1
+
+
+# In seconds; the kernel waits twice the first of these before it complains of a CPU.
+STOPPED_S = 15
+STOPPED = """\
+echo 3 >/proc/sys/kernel/watchdog_thresh
+echo 10 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout
+for cpu in 0 1; do taskset $((1 << cpu)) sh -c 'while :; do :; done' & done
+sleep 5
+echo "[busy]"
+read line
+sleep 5
+echo "[log]"; dmesg; echo "[end]"
+poweroff -f
+"""
+
+
+def test_a_process_that_was_stopped(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> None:
+    image = ramdisk(STOPPED)
+    domain = boot(kernel, "--ramdisk", image, "--vcpus", 2, "--timeout", LIMIT)
+    domain.expect(r"\[busy\]")
+    domain.process.send_signal(signal.SIGSTOP)
+    time.sleep(STOPPED_S)
+    domain.process.send_signal(signal.SIGCONT)
+    domain.send("\n")
+    assert_healthy(domain.expect(r"\[log\](.*)\[end\]")[1])
+    domain.ends(0)
 
 
 def test_crash(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> None:
