@@ -78,19 +78,25 @@ class BuildExt(build_ext):
 
 
 def modules() -> list[Extension]:
-    return [
-        Extension(
-            ".".join(path.with_suffix("").parts),
-            [str(path)],
-            include_dirs=["kvmxen"],
-            depends=[str(header) for header in sources(SHIM, ".h")],
-            extra_compile_args=["-O2"],
-        )
-        for path in sources(Path("kvmxen"), ".pyx")
-    ]
+    """The Cython modules; those that include a header of the shim's are built again with it."""
+    extensions: list[Extension] = cythonize(
+        [
+            Extension(
+                ".".join(path.with_suffix("").parts),
+                [str(path)],
+                include_dirs=["kvmxen"],
+                extra_compile_args=["-O2"],
+            )
+            for path in sources(Path("kvmxen"), ".pyx")
+        ],
+        build_dir="build/cython",
+        language_level=3,
+    )
+    headers = [str(header) for header in sources(SHIM, ".h")]
+    for extension in extensions:
+        if f'#include "{SHIM.name}/' in Path(extension.sources[0]).read_text():
+            extension.depends += headers
+    return extensions
 
 
-setup(
-    cmdclass={"build_ext": BuildExt},
-    ext_modules=cythonize(modules(), build_dir="build/cython", language_level=3),
-)
+setup(cmdclass={"build_ext": BuildExt}, ext_modules=modules())
