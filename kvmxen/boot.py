@@ -92,6 +92,7 @@ def pv(
         output=lambda data: emergency(data),
         trace=Trace() if config.debug else None,
         dispatcher=config.shim == "dispatch" and not config.debug,
+        break_event_loops=config.break_event_loops,
     )
     try:
         console_port = machine.events.open_backend(lambda: loop.post(console.pump))

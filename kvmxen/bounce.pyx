@@ -7,6 +7,7 @@ xen/include/public/arch-x86/xen-x86_64.h.
 from libc.stdint cimport uint8_t, uint64_t
 
 from kvmxen.paging cimport PageTables
+from kvmxen.shim.shared cimport SHIM_EVENT_LOOP
 from kvmxen.vcpu cimport Vcpu
 
 from kvmxen.errors import GuestCrash, GuestFault
@@ -23,6 +24,7 @@ cdef uint64_t EFL_VIF_VIP = 3 << 19
 cdef uint64_t IN_SYSCALL = 1 << 8
 cdef int KERNEL_CS = 0xe033
 cdef int KERNEL_SS = 0xe02b
+cdef uint64_t UPCALL_PENDING = 0
 cdef uint64_t UPCALL_MASK = 1
 
 
@@ -87,6 +89,7 @@ def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
 def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
     """HYPERVISOR_iret: load the registers from the iret_context on the kernel's stack.
 
+    Returns whether that finds the vCPU in an event loop, once for each loop: see eventloop.py.
     Raises GuestCrash where the frame cannot be read or there is no user address space.
     """
     cdef const uint64_t[::1] frame
@@ -112,4 +115,17 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
     vcpu.rflags = rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP) & 0x3fffff | EFL_IF | 2
     vcpu.rsp = frame[7]
     vcpu.ss = <int>(frame[8] & 0xffff) | 3
-    tables.memory.at(info_gpa, 64)[UPCALL_MASK] = 0 if rflags & EFL_IF else 1
+    cdef uint8_t *info = tables.memory.at(info_gpa, 64)
+    info[UPCALL_MASK] = 0 if rflags & EFL_IF else 1
+    return _is_event_loop(vcpu, rflags & EFL_IF and info[UPCALL_PENDING])
+
+
+cdef bint _is_event_loop(Vcpu vcpu, bint upcall_due) noexcept:
+    cdef bint again = vcpu.rip == vcpu.state.upcall_rip and vcpu.rsp == vcpu.state.upcall_rsp
+    if not upcall_due:
+        vcpu.state.upcalls = 0
+        return False
+    vcpu.state.upcall_rip = vcpu.rip
+    vcpu.state.upcall_rsp = vcpu.rsp
+    vcpu.state.upcalls = vcpu.state.upcalls + 1 if again else 1
+    return vcpu.state.upcalls == SHIM_EVENT_LOOP

@@ -107,6 +107,7 @@ class Cpu:
         self._polled: Sequence[int] = ()
         self._poll_deadline = 0
         self._nmi = False
+        self._withheld = False
         self._deferred: list[Callable[[], None]] = []
         self._tsc_khz = fd.tsc_khz()
         self._thread = threading.Thread(target=self._run, name=f"vcpu{fd.index}", daemon=True)
@@ -170,7 +171,8 @@ class Cpu:
             if self._nmi and TRAP_NMI in self.trap_table:
                 self._nmi = False
                 inject(self, TRAP_NMI)
-            if vcpu.upcall_ready:
+            withheld, self._withheld = self._withheld, False
+            if vcpu.upcall_ready and not withheld:
                 self.bounce(self.callbacks.get(CallbackType.EVENT, (0, True))[0], True, None)
         elif vcpu.attention:
             # Told while a signal had it outside KVM, which is now to tell the guest.
@@ -285,6 +287,15 @@ class Cpu:
 
     # Blocking and time.
 
+    def break_event_loop(self) -> None:
+        """An upcall follows at once, as it did at this place all the last times."""
+        vcpu = self.vcpu
+        delay = self.machine.event_loops.met(self.index, (vcpu.rip, vcpu.rsp))
+        if delay:
+            self._withheld = True
+            vcpu.forget_event_loop()
+            self.timer.set_wake(self.machine.now() + delay)
+
     def block(self) -> None:
         """Sleep until an event."""
         self._blocked = True
@@ -292,7 +303,7 @@ class Cpu:
     def poll(self, ports: Sequence[int], deadline: int) -> None:
         """Sleep until one of `ports` is pending or `deadline` ns of system time (0: never)."""
         self._polled, self._poll_deadline = ports, deadline
-        self.timer.set_poll(deadline)
+        self.timer.set_wake(deadline)
         self._polling = self._blocked = True
 
     def _wake(self) -> bool:

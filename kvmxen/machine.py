@@ -13,6 +13,7 @@ from kvmxen.abi.xen import LEGACY_MAX_VCPUS, UPCALL_MASK, VCPU_INFO_SIZE, WALLCL
 from kvmxen.cpu import KICK_SIGNAL, Cpu
 from kvmxen.cpuid import CpuidPolicy, host_entries
 from kvmxen.errors import KvmxenError
+from kvmxen.eventloop import EventLoops
 from kvmxen.events import EventChannels
 from kvmxen.grants import GrantTable
 from kvmxen.hypercall.sched_op import Shutdown
@@ -71,10 +72,12 @@ class Machine:
         uuid: UUID | None = None,
         trace: Trace | None = None,
         dispatcher: bool = True,
+        break_event_loops: bool = False,
     ) -> None:
         self.layout = layout
         self.uuid = uuid or uuid4()
         self.trace = trace
+        self.event_loops = EventLoops(break_event_loops)
         self._wants_dispatcher = dispatcher
         self.emergency_output = output
         self.ballooned: set[int] = set()

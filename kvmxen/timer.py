@@ -1,4 +1,4 @@
-"""A vCPU's timers: singleshot, periodic, and the limit of a poll, on the one LAPIC deadline."""
+"""A vCPU's timers: singleshot, periodic, and one to look for events, on the one LAPIC deadline."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Timer:
         self._has_listener = has_listener
         self._period = DEFAULT_PERIOD
         self._next_tick = 0
-        self._poll = 0
+        self._wake = 0
         self.dirty = True
 
     def set_singleshot(self, deadline: int) -> None:
@@ -56,9 +56,9 @@ class Timer:
         self._next_tick = 0
         self.dirty = True
 
-    def set_poll(self, deadline: int) -> None:
-        """Wake a poll at `deadline`."""
-        self._poll = deadline
+    def set_wake(self, deadline: int) -> None:
+        """Have the vCPU come out at `deadline`, where a poll ends or a withheld upcall is due."""
+        self._wake = deadline
         self.dirty = True
 
     def program(self) -> None:
@@ -67,7 +67,7 @@ class Timer:
         if self._period and not self._next_tick and self._has_listener():
             self._next_tick = self._now() + self._period
         shared = self._shared
-        shared.others = _earliest(self._next_tick, self._poll)
+        shared.others = _earliest(self._next_tick, self._wake)
         earliest = _earliest(shared.singleshot, shared.others)
         if earliest != shared.armed:
             shared.armed = earliest
@@ -83,8 +83,8 @@ class Timer:
         if 0 < self._next_tick <= now:
             self._next_tick = now + self._period if self._period else 0
             due = True
-        if 0 < self._poll <= now:
-            self._poll = 0
+        if 0 < self._wake <= now:
+            self._wake = 0
         self._shared.armed = 0
         self.dirty = True
         return due

@@ -97,6 +97,11 @@ class _Command(click.Command):
     type=Path,
     help="Keep in FILE what the xenstore has beside the guest's own nodes.",
 )
+@click.option(
+    "--break-event-loops",
+    is_flag=True,
+    help="Let a guest go on that does nothing but take one event after the other.",
+)
 @click.option("--debug", is_flag=True, help="Trace hypercalls and traps; implies --shim exits.")
 def boot(
     kernel: Path | None,
@@ -114,6 +119,7 @@ def boot(
     stats: Stats | None,
     shim: Shim,
     xenstore: Path | None,
+    break_event_loops: bool,
     debug: bool,
 ) -> int:
     """Boot KERNEL (a bzImage or ELF file) as a Xen guest, or without one the demo guest."""
@@ -133,6 +139,7 @@ def boot(
         stats=stats,
         shim=shim,
         xenstore=xenstore,
+        break_event_loops=break_event_loops,
         debug=debug,
     )
     from kvmxen.boot import boot

@@ -64,6 +64,7 @@ class Config:
     on_reboot: OnReboot = "restart"
     stats: Stats | None = None
     shim: Shim = "dispatch"
+    break_event_loops: bool = False
     xenstore: Path | None = None
     debug: bool = False
 

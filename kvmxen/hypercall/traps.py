@@ -136,7 +136,8 @@ def fpu_taskswitch(cpu: Cpu, ts: int) -> int:
 
 def iret(cpu: Cpu) -> None:
     """Return from a trap or system call; loads every register, the result's included."""
-    load_iret(cpu.vcpu, cpu.tables, cpu.info_gpa)
+    if load_iret(cpu.vcpu, cpu.tables, cpu.info_gpa):
+        cpu.break_event_loop()
 
 
 def set_debugreg(cpu: Cpu, register: int, value: int) -> int:

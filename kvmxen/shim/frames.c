@@ -86,6 +86,16 @@ int hypercall_iret(state *s, frame *f)
     if (!is_canonical(words[4]) || !may_return_to(f, cs, ss)
         || (to_user && !is_ram(s->user_cr3 >> 12)))
         return HOST;
+    if (rflags & EFL_IF && vcpu_info(s)[INFO_UPCALL_PENDING]) {
+        bool again = words[4] == s->upcall_rip && words[7] == s->upcall_rsp;
+        if (again && s->upcalls == SHIM_EVENT_LOOP - 1)
+            return HOST;
+        s->upcall_rip = words[4];
+        s->upcall_rsp = words[7];
+        s->upcalls = again ? s->upcalls + 1 : 1;
+    } else {
+        s->upcalls = 0;
+    }
     if (to_user)
         s->kernel_mode = 0;
     f->rax = words[0];

@@ -1,6 +1,9 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "shim/state.h":
+    enum:
+        SHIM_EVENT_LOOP
+
     ctypedef struct shim_frame "struct shim_frame":
         uint64_t done
         uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rcx, rdx, rsi, rdi, rax
@@ -24,7 +27,8 @@ cdef extern from "shim/state.h":
         uint64_t taken[48]
         uint64_t delivered
         uint64_t singleshot, others, armed
-        uint32_t timer_port, time_version, cpuids
+        uint64_t upcall_rip, upcall_rsp
+        uint32_t timer_port, time_version, upcalls, cpuids
         uint64_t slept, asleep_since
         shim_cpuid cpuid[64]
         uint8_t loaded_kernel_mode, flush

@@ -71,6 +71,10 @@ cdef class SharedState:
     def user_cr3(self, uint64_t gpa):
         self.state.user_cr3 = gpa
 
+    def forget_event_loop(self):
+        """Begin to count anew how often an upcall followed the last one at once."""
+        self.state.upcalls = 0
+
     @property
     def kernel_sp(self):
         """The guest kernel's stack for traps from user code."""

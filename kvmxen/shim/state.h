@@ -14,6 +14,8 @@
 #define SHIM_INVLPGS 16
 #define SHIM_CPUIDS 64
 #define SHIM_PORTS 4096
+/* So many irets in a row to one place, each with an upcall due, are an event loop: the host's. */
+#define SHIM_EVENT_LOOP 16
 
 /* The registers at a trap, as the entries push them; ends at VCPU_FRAME_END. */
 struct shim_frame {
@@ -63,6 +65,9 @@ struct shim_state {
      * what it will go on with. */
     uint64_t slept, asleep_since;
     struct shim_frame sleeper;
+    /* The last iret with an upcall due: where to, and how many such there were in a row. */
+    uint64_t upcall_rip, upcall_rsp;
+    uint32_t upcalls;
     uint32_t cpuids;                /* answers that are there */
     struct shim_cpuid cpuid[SHIM_CPUIDS];
     /* Of the entry that is being dealt with: what must happen before the guest goes on. */

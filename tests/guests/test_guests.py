@@ -21,6 +21,7 @@ OTHERS = {
     "confined",
     "console",
     "counts",
+    "eventloop",
     "hostile",
     "m2p",
     "netfront",
@@ -84,6 +85,31 @@ def test_a_command_line_of_bytes(boot: Boot) -> None:
     domain = boot("--cmdline", os.fsdecode(b"caf\xe9 \xc3\xa9"), "--timeout", LIMIT)
     domain.ends(0)
     assert re.search(r"command line +\| caf\? \?\? ", domain.output)
+
+
+@pytest.mark.parametrize("shim", ["dispatch", "exits"])
+def test_an_event_loop_is_broken(boot: Boot, guest: Guest, shim: str) -> None:
+    domain = boot(
+        guest("eventloop"), "--break-event-loops", "--shim", shim, "--timeout", LIMIT
+    )  # fmt: skip
+    domain.ends(0)
+    assert domain.output.endswith("SUCCESS\n")
+    (line,) = domain.stderr.splitlines()
+    assert "sends an event to itself" in line
+    assert "it goes on by --break-event-loops" in line
+
+
+@pytest.mark.parametrize("shim", ["dispatch", "exits"])
+def test_an_event_loop_is_told_of(boot: Boot, guest: Guest, shim: str) -> None:
+    """And it stays one, as on Xen: the guest is destroyed by the second signal."""
+    domain = boot(guest("eventloop"), "--shim", shim, "--timeout", LIMIT)
+    domain.expect_stderr("no progress, on Xen neither; --break-event-loops lets it go on")
+    domain.process.terminate()
+    domain.expect_stderr("once more to destroy it")
+    domain.process.terminate()
+    domain.ends(130)
+    assert domain.output == "looping\n"
+    assert domain.stderr.count("sends an event to itself") == 1
 
 
 def test_bench(boot: Boot, guest: Guest) -> None:

@@ -52,7 +52,7 @@ def test_nothing_is_programmed_for_nothing(clock: Clock) -> None:
 def test_the_earliest_counts(clock: Clock) -> None:
     for deadline in (5000, 3000, 4000):
         clock.timer.set_singleshot(deadline)
-        clock.timer.set_poll(deadline + 500)
+        clock.timer.set_wake(deadline + 500)
         clock.timer.program()
     assert clock.armed == [5000, 3000, 4000]
     clock.timer.set_singleshot(0)
@@ -106,7 +106,7 @@ def test_a_tick_goes_on(clock: Clock) -> None:
 
 
 def test_a_polls_end_is_no_timer_event(clock: Clock) -> None:
-    clock.timer.set_poll(2000)
+    clock.timer.set_wake(2000)
     clock.timer.program()
     clock.now = 2000
     assert not clock.timer.expire()
@@ -117,7 +117,7 @@ def test_a_polls_end_is_no_timer_event(clock: Clock) -> None:
 @pytest.mark.parametrize("deadline", [1 << 60, 1 << 63, (1 << 64) - 1])
 def test_what_never_comes_is_not_programmed(clock: Clock, deadline: int) -> None:
     clock.timer.set_singleshot(deadline)
-    clock.timer.set_poll(deadline)
+    clock.timer.set_wake(deadline)
     clock.timer.program()
     assert clock.armed == []
 
