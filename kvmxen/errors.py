@@ -6,6 +6,11 @@ import errno
 import os
 
 
+def printable(text: str) -> str:
+    """`text` on one line, and what would do something to a terminal as an escape sequence."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+
+
 class KvmxenError(Exception):
     """A person's mistake or a host's lack: str() is one clear sentence that says what to do."""
 

@@ -45,7 +45,8 @@ class _Command(click.Command):
     "disks",
     metavar="FILE[,KEY=VALUE]...",
     multiple=True,
-    help="A disk: a file or block device; ro, target=xvda, format=raw|qcow2, devtype=cdrom, "
+    help="A disk: a file or block device; ro, target=xvda, format=raw|qcow2|vhd|vmdk|vhdx, "
+    "backing=FILE|allow, key=FILE, devtype=cdrom, "
     "cache=writeback|writethrough|none|directsync|unsafe, no-discard, persistent, "
     "sector-size=512|4096. "
     "Can be given several times, and understands xl's way to write it.",

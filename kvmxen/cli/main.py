@@ -14,7 +14,7 @@ from kvmxen.cli.hotplug import COMMANDS as HOTPLUG
 from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
 from kvmxen.cli.top import top
 from kvmxen.cli.xenstore import xenstore
-from kvmxen.errors import KvmxenError
+from kvmxen.errors import KvmxenError, printable
 from kvmxen.streams import say, settle
 
 
@@ -80,5 +80,5 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _fail(sentence: str, status: int) -> int:
-    say(" ".join(sentence.split()))
+    say(printable(sentence))
     return status

@@ -10,11 +10,12 @@ from typing import Literal
 
 from kvmxen.errors import UsageError
 
-DiskFormat = Literal["raw", "qcow2"]
+DiskFormat = Literal["raw", "qcow2", "vhd", "vmdk", "vhdx"]
 DiskCache = Literal["writeback", "writethrough", "none", "directsync", "unsafe"]
 
-FORMATS = ("raw", "qcow2")
+FORMATS = ("raw", "qcow2", "vhd", "vmdk", "vhdx")
 CACHES = ("writeback", "writethrough", "none", "directsync", "unsafe")
+_SECTOR_SIZES = {"512": 512, "4096": 4096}
 _ACCESS = {"r": True, "ro": True, "w": False, "rw": False}
 _VDEV = re.compile(r"(xvd|hd|sd)([a-z]{1,5})([0-9]{0,3})|d([0-9]{1,5})(?:p([0-9]{1,3}))?", re.ASCII)
 _OLD_PREFIX = re.compile(r"(?:file|phy|tap2?:aio|aio|raw):(?=/)")
@@ -60,8 +61,13 @@ def _name(disk: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DiskSpec:
-    """What is behind a disk and how the guest sees it; `target` is the device's name in the
-    guest, empty for the first that is free. `sector_size` is in bytes."""
+    """What is behind a disk and how the guest sees it.
+
+    `target` is the device's name in the guest, empty for the first that is free. `sector_size` is
+    in bytes. `backing` are the files to be used behind a qcow2 image, the nearest first; with
+    `follows_backing` it is those that the images name. `key` has the passphrase of an encrypted
+    image.
+    """
 
     path: Path
     format: DiskFormat = "raw"
@@ -72,8 +78,20 @@ class DiskSpec:
     discard: bool = True
     persistent: bool = False
     sector_size: int = 512
+    backing: tuple[Path, ...] = ()
+    follows_backing: bool = False
+    key: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.sector_size not in _SECTOR_SIZES.values():
+            raise UsageError(f"no sector-size {self.sector_size}: give 512 or 4096")
+        if self.backing and self.follows_backing:
+            raise UsageError(
+                "give backing=FILE, and again for each file behind that, or backing=allow"
+            )
+        if self.format != "qcow2" and (self.backing or self.follows_backing or self.key):
+            option = "key=" if self.key else "backing="
+            raise UsageError(f"{option} is for format=qcow2, and {self.path} is {self.format}")
         if self.target:
             device_number(self.target)
 
@@ -118,14 +136,21 @@ def _apply(fields: dict[str, object], part: str, text: str) -> None:
         keys = ", ".join(_KEYS)
         raise UsageError(f"--disk {text!r}: unknown key {key!r}: give one of {keys}")
     name, convert = _KEYS[key]
-    fields[name] = convert(value, text)
+    if key == "backing" and value == "allow":
+        fields["follows_backing"] = True
+    elif key == "backing":
+        # Each time one more, behind the one before.
+        fields.setdefault(name, ())
+        fields[name] += (convert(value, text),)  # type: ignore[operator]
+    else:
+        fields[name] = convert(value, text)
 
 
 def _position(part: str, text: str) -> tuple[str, str]:
     """The key and the value of what came without an `=`."""
     if part in _ACCESS:
         return "access", part
-    if part in FORMATS or part in ("qcow", "vhd", "vmdk", "qed"):
+    if part in FORMATS or part in ("qcow", "qed"):
         return "format", part
     if part in ("discard", "no-discard"):
         return "discard", str(int(part == "discard"))
@@ -151,6 +176,12 @@ def _flag(key: str) -> Callable[[str, str], bool]:
     return lambda value, text: _one_of(value, ("0", "1"), key, text) == "1"
 
 
+def _path(value: str, text: str) -> Path:
+    if not value:
+        raise UsageError(f"--disk {text!r}: a key names no file: give key=FILE, backing=FILE")
+    return Path(value)
+
+
 _KEYS: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "vdev": ("target", lambda value, _text: value),
     "target": ("target", lambda value, _text: value),
@@ -165,8 +196,10 @@ _KEYS: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "persistent": ("persistent", _flag("persistent")),
     "sector-size": (
         "sector_size",
-        lambda value, text: int(_one_of(value, ("512", "4096"), "sector-size", text)),
+        lambda value, text: _SECTOR_SIZES[_one_of(value, _SECTOR_SIZES, "sector-size", text)],
     ),
+    "backing": ("backing", _path),
+    "key": ("key", _path),
 }
 
 

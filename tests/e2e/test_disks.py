@@ -263,7 +263,8 @@ def test_disks_that_come_and_go(
     base = images[1].rename(tmp_path / "base")
     disks.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, images[1])
     images[2].write_bytes(b"plugged in\n" * 4096 * 8)
-    attached = ("--disk", images[0], "--disk", f"{images[1]},format=qcow2")
+    over = f"{images[1]},format=qcow2,backing={base}"
+    attached = ("--disk", images[0], "--disk", over)
     options = ("--ramdisk", disk_ramdisk(PLUG), "--vcpus", 4, "--name", "plug", *attached)
     domain = boot(kernel, *options, *QUIET)
     domain.expect(r"\[queues: 4\]", WAIT)
@@ -288,7 +289,7 @@ def test_disks_that_come_and_go(
     domain.expect(r"\[loaded\]", WAIT)
     assert kvmxen("block-detach", "plug", "xvdb") == ""
     wait_until(lambda: "vbd/51728" not in json.loads(kvmxen("top", "plug", "--json")))
-    assert kvmxen("block-attach", "plug", f"{images[1]},format=qcow2,target=xvdb") == "xvdb\n"
+    assert kvmxen("block-attach", "plug", f"{over},target=xvdb") == "xvdb\n"
     domain.expect(r"\[again\]", WAIT)
     domain.ends(0, WAIT)
     assert "[failed]" not in domain.output

@@ -1,76 +1,119 @@
-"""What must be known of a qcow2 image before it is used: that its chain of files is all named.
+"""What the header of a qcow2 image says: the files that it names, its encryption.
 
-An image says of which format its backing file is, or qemu looks at that file's first bytes,
-which may be a guest's. Source: qemu's docs/interop/qcow2.txt.
+qemu is told which files to use, and follows no name in a header; this is read to refuse what a
+person has not allowed, in words. Source: qemu's docs/interop/qcow2.txt.
 """
 
 from __future__ import annotations
 
+import os
+import struct
+from dataclasses import dataclass
 from pathlib import Path
-
-from construct import Bytes, Const, ConstructError, Int32ub, Int64ub, Struct
+from shlex import quote
 
 from kvmxen.errors import KvmxenError
 
-HEADER = Struct(
-    "magic" / Const(b"QFI\xfb"),
-    "version" / Int32ub,
-    "backing_file_offset" / Int64ub,
-    "backing_file_size" / Int32ub,
-    "_" / Bytes(80),
-    "header_length" / Int32ub,
-)
-EXTENSION = Struct("type" / Int32ub, "length" / Int32ub)
-BACKING_FORMAT = 0xE2792ACA
-
+_MAGIC = b"QFI\xfb"
+# Magic, version, the backing file's offset and size, cluster bits, size, method of encryption;
+# then, from version 3 on, the incompatible features and the header's length.
+_HEADER = struct.Struct(">4sIQIIQI")
+_FEATURES = struct.Struct(">Q")
+_FEATURES_AT, _LENGTH_AT = 72, 100
+_LENGTH = struct.Struct(">I")
 _V2_LENGTH = 72
+_EXTENSION = struct.Struct(">II")
+
+_DATA_FILE_BIT = 1 << 2
+_END, _BACKING_FORMAT, _DATA_FILE = 0, 0xE2792ACA, 0x44415441
+_NOT_ENCRYPTED, _LUKS = 0, 2
+
 _MAX_NAME = 1023
-_MAX_CHAIN = 64
+# Of all kinds that there are an image has one extension each.
+_MAX_EXTENSIONS = 64
 # The header and its extensions are in the first cluster, which has at most 2 MiB.
 _MAX_CLUSTER = 2 << 20
 
 
-def check_chain(path: Path) -> None:
-    """Raises KvmxenError for what is no qcow2 image, or whose backing file's format is not said,
-    or that of a file behind that."""
-    for _ in range(_MAX_CHAIN):
-        backing = _backing(path)
-        if backing is None:
-            return
-        name, form = backing
-        if not form:
-            raise KvmxenError(
-                f"{path} does not say of which format {name}, the image behind it, is: "
-                f"qemu-img rebase -u -b {name} -F FORMAT {path}"
-            )
-        if form != "qcow2":
-            return
-        path = path.parent / name
-    raise KvmxenError(f"there are more than {_MAX_CHAIN} images behind {path}")
+@dataclass(frozen=True)
+class Header:
+    """`backing` is the name of the file behind the image, if there is one, and `backing_format`
+    the format that it is said to have, if any; `encrypted` is LUKS."""
+
+    backing: str | None
+    backing_format: str
+    encrypted: bool
 
 
-def _backing(path: Path) -> tuple[str, str] | None:
-    """The backing file of the image at `path` and its format, None where it has none."""
+def read_header(fd: int, path: Path) -> Header:
+    """The header of the image at `path`, open as `fd`.
+
+    Raises KvmxenError for what is no qcow2 image, for one whose data is in another file, and for
+    names that no file has.
+    """
+    data = os.pread(fd, _MAX_CLUSTER, 0)
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_CLUSTER)
-    except OSError as error:
-        raise KvmxenError(f"the disk {path} cannot be opened: {error.strerror}") from None
-    try:
-        header = HEADER.parse(data)
-    except ConstructError:
-        raise KvmxenError(f"{path} is no qcow2 image: give the format that it is of") from None
-    if not header.backing_file_offset:
-        return None
-    start, size = header.backing_file_offset, min(header.backing_file_size, _MAX_NAME)
-    name = data[start : start + size].decode("utf-8", "surrogateescape")
-    at = header.header_length if header.version >= 3 else _V2_LENGTH
-    while at + EXTENSION.sizeof() <= min(start, len(data)):
-        extension = EXTENSION.parse(data[at:])
-        at += EXTENSION.sizeof()
-        if extension.type == BACKING_FORMAT:
-            return name, data[at : at + extension.length].decode("ascii", "replace")
-        if extension.type == 0:
-            break
-        at += (extension.length + 7) & ~7
-    return name, ""
+        return _parse(data, path)
+    except struct.error:
+        raise _none(path) from None
+
+
+def _parse(data: bytes, path: Path) -> Header:
+    magic, version, backing_at, backing_size, _, _, method = _HEADER.unpack_from(data)
+    if magic != _MAGIC or version not in (2, 3):
+        raise _none(path)
+    length, features = _V2_LENGTH, 0
+    if version == 3:
+        (features,) = _FEATURES.unpack_from(data, _FEATURES_AT)
+        (length,) = _LENGTH.unpack_from(data, _LENGTH_AT)
+    extensions = _extensions(data, length, backing_at or len(data), path)
+    if features & _DATA_FILE_BIT or _DATA_FILE in extensions:
+        raise KvmxenError(
+            f"the disk {path} has its data in another file, which it names; that is not allowed: "
+            f"make one image of the two (qemu-img convert -O qcow2 {quote(str(path))} NEW)"
+        )
+    if method not in (_NOT_ENCRYPTED, _LUKS):
+        raise KvmxenError(
+            f"the disk {path} is encrypted in a way that is not safe any more: convert it to LUKS "
+            "(qemu-img convert)"
+        )
+    return Header(
+        backing=_backing(data, backing_at, backing_size, path) if backing_at else None,
+        backing_format=_name(extensions.get(_BACKING_FORMAT, b""), path),
+        encrypted=method == _LUKS,
+    )
+
+
+def _extensions(data: bytes, at: int, end: int, path: Path) -> dict[int, bytes]:
+    """The header's extensions by their types, from `at` to their end or to `end`."""
+    found: dict[int, bytes] = {}
+    for _ in range(_MAX_EXTENSIONS):
+        if at + _EXTENSION.size > min(end, len(data)):
+            return found
+        kind, length = _EXTENSION.unpack_from(data, at)
+        if kind == _END:
+            return found
+        at += _EXTENSION.size
+        found[kind] = data[at : at + min(length, _MAX_NAME)]
+        at += (length + 7) & ~7
+    raise KvmxenError(f"the disk {path} is damaged: its header has no end")
+
+
+def _backing(data: bytes, at: int, size: int, path: Path) -> str:
+    if not 0 < size <= _MAX_NAME or at + size > len(data):
+        raise KvmxenError(f"the disk {path} is damaged: the name in its header has no end")
+    return _name(data[at : at + size], path)
+
+
+def _name(raw: bytes, path: Path) -> str:
+    name = os.fsdecode(raw)
+    if not name.isprintable():
+        raise KvmxenError(
+            f"the disk {path} names a file or a format with characters that cannot be printed: "
+            "it is damaged, or meant to deceive"
+        )
+    return name
+
+
+def _none(path: Path) -> KvmxenError:
+    return KvmxenError(f"the disk {path} is no qcow2 image: give the format that it is of")

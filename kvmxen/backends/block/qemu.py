@@ -1,24 +1,27 @@
 """Images of other formats than raw: qemu-nbd, a process of its own, reads and writes them.
 
-It serves a Unix socket in a folder that is gone as soon as all connections are made, and it ends
-by itself when the last of them does, however this process ended. One that hangs is killed.
+It is connected before it starts, and ends by itself when the last connection does. One that hangs
+is killed.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
 import socket
 import struct
-import subprocess
 import tempfile
-import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+from kvmxen.backends.block.chain import KEY_ID, Chain
 from kvmxen.backends.block.engine import Engine
 from kvmxen.backends.block.image import whole_sectors
 from kvmxen.backends.block.nbd import NbdEngine
-from kvmxen.backends.block.qcow2 import check_chain
+from kvmxen.backends.block.server import Server, passed
 from kvmxen.config.disk import DiskSpec
 from kvmxen.errors import KvmxenError
 from kvmxen.streams import say
@@ -31,80 +34,91 @@ _OPTION_GO = 7
 _OPTION_REPLY = 0x3E889045565A9
 _REPLY_ACK, _REPLY_INFO, _INFO_EXPORT = 1, 3, 0
 _FLAG_SEND_TRIM = 1 << 5
+_WRONG_KEY = "Invalid password"
 
 
 class QemuImage:
-    """The qcow2 image that `spec` names, with `connections` for as many engines at a time.
+    """The image that `spec` names, with `connections` for as many engines at a time.
 
-    Raises KvmxenError where it, or qemu-nbd, cannot be used.
+    Raises KvmxenError if it, or qemu-nbd, cannot be used.
     """
 
     def __init__(self, spec: DiskSpec, connections: int) -> None:
-        check_chain(spec.path)
-        self._path = spec.path
+        self._name = (
+            f"the disk {spec.target} ({spec.path})" if spec.target else f"the disk {spec.path}"
+        )
+        self._spec = spec
         self._free: list[socket.socket] = []
         self._used: list[socket.socket] = []
         self.sector_size = spec.sector_size
-        with tempfile.TemporaryDirectory(prefix="kvmxen-") as folder:
-            where = Path(folder, "nbd")
-            self._process = self._start(spec, where, connections)
-            try:
-                for _ in range(connections):
-                    self._free.append(self._connect(where))
-                size, flags = [_negotiate(one) for one in self._free][-1]
-            except (OSError, struct.error):
-                raise self._refusal() from None
-            except BaseException:
-                self._kill()
-                raise
-        for one in self._free:
-            one.setblocking(False)
+        self._chain = Chain(spec)
+        try:
+            size, flags = self._serve(connections)
+        except BaseException:
+            for one in self._free:
+                one.close()
+            self._chain.close()
+            raise
         self.sectors = whole_sectors(size, self.sector_size)
         self.discards = spec.discard and not spec.readonly and bool(flags & _FLAG_SEND_TRIM)
 
-    def _start(self, spec: DiskSpec, where: Path, connections: int) -> subprocess.Popen[bytes]:
+    def _serve(self, connections: int) -> tuple[int, int]:
+        """Start it and connect: the size in bytes of what it serves, and its flags."""
         program = shutil.which("qemu-nbd")
         if program is None:
-            raise KvmxenError("qcow2 images need qemu-nbd: install Debian's package qemu-utils")
-        command = [program, "--format", spec.format, "--socket", str(where)]
-        command += ["--shared", str(connections), "--cache", spec.cache]
-        command += ["--discard", "unmap" if spec.discard else "ignore"]
-        command += ["--read-only"] if spec.readonly else []
-        return subprocess.Popen(
-            [*command, "--", str(spec.path.absolute())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+            raise KvmxenError(
+                f"{self._spec.format} images need qemu-nbd: install Debian's package qemu-utils"
+            )
+        try:
+            with closing(socket.socket(socket.AF_UNIX)) as listener:
+                self._free += _connect(listener, connections)
+                self._server = self._start(str(Path(program).absolute()), listener)
+        except OSError as error:
+            raise KvmxenError(f"{self._name} cannot be served: {error.strerror}") from None
+        try:
+            for one in self._free:
+                one.settimeout(_START_S)
+                found = _negotiate(one)
+                one.setblocking(False)
+        except (OSError, struct.error):
+            raise self._refusal() from None
+        except BaseException:
+            self._server.kill()
+            raise
+        return found
 
-    def _connect(self, where: Path) -> socket.socket:
-        end = time.monotonic() + _START_S
-        while True:
-            connected = socket.socket(socket.AF_UNIX)
-            try:
-                connected.settimeout(_START_S)
-                connected.connect(str(where))
-                return connected
-            except (FileNotFoundError, ConnectionRefusedError):
-                connected.close()
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise self._refusal()
-            time.sleep(0.005)
+    def _start(self, program: str, listener: socket.socket) -> Server:
+        files = self._chain.files
+        with ExitStack() as stack:
+            listening, *copies = stack.enter_context(
+                passed(listener.fileno(), *(file.fd for file in files))
+            )
+            names = {file: f"/proc/self/fd/{fd}" for file, fd in zip(files, copies, strict=True)}
+            self._paths = {name: str(file.path) for file, name in names.items()}
+            command = [program, "--shared", str(len(self._free)), "--cache", self._spec.cache]
+            command += ["--discard", "unmap" if self._spec.discard else "ignore"]
+            command += ["--read-only"] if self._spec.readonly else []
+            readonly = [fd for file, fd in zip(files, copies, strict=True) if not file.writable]
+            if self._chain.key is not None:
+                key = stack.enter_context(_pipe_of(self._chain.key))
+                readonly += stack.enter_context(passed(key))
+                command += ["--object", f"secret,id={KEY_ID},file=/proc/self/fd/{readonly[-1]}"]
+            self._node = "json:" + json.dumps(self._chain.node(names.__getitem__))
+            writable = [fd for file, fd in zip(files, copies, strict=True) if file.writable]
+            return Server(self._name, [*command, self._node], listening, readonly, writable)
 
     def _refusal(self) -> KvmxenError:
-        self._kill()
-        assert self._process.stderr
-        with self._process.stderr as stderr:
-            why = stderr.read().decode(errors="replace").strip().splitlines()[-1:]
-        reason = why[0].removeprefix("qemu-nbd: ") if why else "qemu-nbd ended"
-        return KvmxenError(f"the disk {self._path} cannot be used: {reason}")
-
-    def _kill(self) -> None:
-        for one in self._free:
-            one.close()
-        self._process.kill()
-        self._process.wait()
+        self._server.kill()
+        self._server.wait(_END_S)
+        why = self._server.said.replace(f"Failed to blk_new_open '{self._node}': ", "")
+        why = re.sub(r"/proc/self/fd/\d+", lambda found: self._paths.get(found[0], found[0]), why)
+        if self._spec.key and _WRONG_KEY in why:
+            why = (
+                f"the key in {self._spec.key} does not open it; all of the file is the key, a "
+                "newline at its end too"
+            )
+        why = why or "qemu-nbd ended, or did not answer"
+        return KvmxenError(f"the disk {self._spec.path} cannot be used: {why}")
 
     def engine(self, doorbell: int, depth: int) -> Engine:
         """On one of the connections, which is free again when the engine is closed."""
@@ -121,24 +135,54 @@ class QemuImage:
 
     def abandon(self) -> None:
         """Kill qemu-nbd, so that what waits for it ends with an error."""
-        self._process.kill()
+        self._server.kill()
         # Killed or not, it may be the host's kernel that hangs.
         for one in self._used:
             _shut(one)
-        say(f"the disk {self._path}: qemu-nbd does not answer and is killed; writes may be lost")
+        say(f"{self._name}: qemu-nbd does not answer and is killed; writes may be lost")
 
     def close(self) -> None:
         """End the connections; qemu-nbd writes what it holds, and ends."""
+        self._server.expect_end()
         for one in self._free:
             one.close()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
+        if not self._server.wait(_END_S):
             self.abandon()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_S)
-        if self._process.stderr:
-            self._process.stderr.close()
+            self._server.wait(_END_S)
+        self._chain.close()
+
+
+def _connect(listener: socket.socket, count: int) -> list[socket.socket]:
+    """Have `listener` listen, and connect to it `count` times; nobody else can afterwards."""
+    connected: list[socket.socket] = []
+    with tempfile.TemporaryDirectory(prefix="kvmxen-") as folder:
+        # Not by the folder's path, which may be longer than a socket's can be.
+        place = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+        try:
+            listener.bind(f"/proc/self/fd/{place}/nbd")
+            listener.listen(count)
+            for _ in range(count):
+                connected.append(socket.socket(socket.AF_UNIX))
+                connected[-1].connect(f"/proc/self/fd/{place}/nbd")
+        except BaseException:
+            for one in connected:
+                one.close()
+            raise
+        finally:
+            os.close(place)
+    return connected
+
+
+@contextmanager
+def _pipe_of(data: bytes) -> Iterator[int]:
+    """The end to read of a pipe with `data` in it, which has room for it."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, data)
+        os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
 
 
 def _shut(connection: socket.socket) -> None:
@@ -150,7 +194,7 @@ def _shut(connection: socket.socket) -> None:
 def _negotiate(connected: socket.socket) -> tuple[int, int]:
     """From the server's greeting to the transmission phase: the export's size and flags.
 
-    Raises OSError where the server does not go along.
+    Raises OSError if the server does not go along.
     """
     greeting = _receive(connected, 18)
     if greeting[:16] != _HANDSHAKE_MAGIC or not greeting[17] & _FIXED_NEWSTYLE:

@@ -55,7 +55,7 @@ class Vbd(Device):
         device_type = "cdrom" if spec.cdrom else "disk"
         ours = {
             "params": spec.path.absolute(),
-            "type": "qdisk" if spec.format == "qcow2" else "file",
+            "type": "file" if spec.format == "raw" else "qdisk",
             "dev": spec.target,
             "mode": "r" if spec.readonly else "w",
             "device-type": device_type,

@@ -25,6 +25,20 @@ from kvmxen.errors import UsageError
         ("a.img,discard,sector-size=4096", {"path": "a.img", "sector_size": 4096}),
         ("a.img,persistent", {"path": "a.img", "persistent": True}),
         ("a.img,persistent=0,discard=0", {"path": "a.img", "discard": False}),
+        ("a.img,qcow2,backing=b", {"path": "a.img", "format": "qcow2", "backing": (Path("b"),)}),
+        (
+            "a,format=qcow2,backing=b,backing=c,backing=./allow,key=k",
+            {
+                "path": "a",
+                "format": "qcow2",
+                "backing": (Path("b"), Path("c"), Path("allow")),
+                "key": Path("k"),
+            },
+        ),
+        ("a,backing=allow,format=qcow2", {"path": "a", "format": "qcow2", "follows_backing": True}),
+        ("a.vhd,vhd,xvda,w", {"path": "a.vhd", "format": "vhd", "target": "xvda"}),
+        ("a,vmdk", {"path": "a", "format": "vmdk"}),
+        ("a,format=vhdx", {"path": "a", "format": "vhdx"}),
         # From xl-disk-configuration(5).
         ("/dev/vg/guest-volume,,hda", {"path": "/dev/vg/guest-volume", "target": "hda"}),
         ("/dev/vg/guest,raw,hda,rw", {"path": "/dev/vg/guest", "target": "hda"}),
@@ -54,7 +68,14 @@ def test_ways_to_say_it(text: str, fields: dict[str, Any]) -> None:
         ("", "names no file"),
         (",ro", "names no file"),
         ("ro=1", "what is|names no file|unknown key|no access"),
-        ("a,format=vhd", "no format 'vhd': give raw or qcow2"),
+        ("a,format=vdi", "no format 'vdi': give raw or qcow2 or vhd or vmdk or vhdx"),
+        ("a,backing=b", "backing= is for format=qcow2, and a is raw"),
+        ("a,vhd,key=b", "key= is for format=qcow2, and a is vhd"),
+        ("a,backing=allow", "backing= is for format=qcow2, and a is raw"),
+        ("a,qcow2,backing=", "a key names no file: give"),
+        ("a,qcow2,backing=allow,backing=b", "or backing=allow"),
+        ("a,qcow2,backing=b,backing=allow", "or backing=allow"),
+        ("a,qcow2,key=", "a key names no file"),
         ("a,qcow", "no format 'qcow'"),
         ("a,cache=maybe", "no cache"),
         ("a,sector-size=100", "no sector-size"),
@@ -101,6 +122,12 @@ def test_numbers(name: str, number: int) -> None:
 def test_every_disk_has_a_name(disk: int) -> None:
     number = device_number(_name(disk))
     assert number == (202 << 8 | disk << 4 if disk < 16 else 1 << 28 | disk << 8)
+
+
+@pytest.mark.parametrize("size", [0, 1, 513, 8192, -512])
+def test_sector_sizes(size: int) -> None:
+    with pytest.raises(UsageError, match="no sector-size"):
+        DiskSpec(path=Path("a"), sector_size=size)
 
 
 def test_targets_that_are_free() -> None:

@@ -136,6 +136,9 @@ def line(command: object, arguments: object, **more: object) -> bytes:
         line("block-attach", {"disk": {"path": "/a", "readonly": 1}}),
         line("block-attach", {"disk": {"path": "/a", "format": "raw2"}}),
         line("block-attach", {"disk": {"path": "/a", "sector_size": True}}),
+        line("block-attach", {"disk": {"path": "/a", "sector_size": 0}}),
+        line("block-attach", {"disk": {"path": "/a", "format": "qcow2", "backing": ["b"]}}),
+        line("block-attach", {"disk": {"path": "/a", "key": "/b"}}),
         line("block-attach", {"disk": {"path": "/a", "of_the_future": 1}}),
         line("block-detach", {"device": "xvda", "force": "\u0664"}),
         line("network-attach", {"net": {"kind": "tap", "bridge": "a b"}}),
@@ -167,6 +170,8 @@ def test_a_request_that_is_one(folder: Path, asked: list[Request]) -> None:
     "request_",
     [
         BlockAttach(DiskSpec.parse("/a/b%20 c,qcow2,xvdc,ro,sector-size=4096,no-discard")),
+        BlockAttach(DiskSpec.parse("/a,qcow2,backing=/b,backing=/c,key=/d")),
+        BlockAttach(DiskSpec.parse("/a,qcow2,backing=allow")),
         BlockAttach(DiskSpec(path=Path(os.fsdecode(b"/\xff/\xc3\xa9")))),
         BlockDetach("xvdb", force=True),
         NetworkAttach(NetSpec("tap", "tap0", "br0", "00:16:3e:00:00:01", Rate(1, 2))),
@@ -188,6 +193,10 @@ def test_paths_are_the_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     request = BlockAttach(DiskSpec.parse("disk.img"))
     assert unpack(pack(request)) == BlockAttach(DiskSpec(path=tmp_path / "disk.img"))
+    request = BlockAttach(DiskSpec.parse("disk.img,qcow2,backing=a,key=b"))
+    unpacked = unpack(pack(request))
+    assert isinstance(unpacked, BlockAttach)
+    assert (unpacked.disk.backing, unpacked.disk.key) == ((tmp_path / "a",), tmp_path / "b")
 
 
 def test_those_who_say_nothing_hold_up_nobody(folder: Path) -> None:

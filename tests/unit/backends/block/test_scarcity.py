@@ -60,7 +60,7 @@ def test_out_of_descriptors(disk: Disk, count: int) -> None:
     with descriptors(count):
         disk.offer(queues=MAX_QUEUES)
         disk.become(State.CLOSING)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert disk.error == "-24 on the host: Too many open files"
     assert disk.domain.grants.pinned() == {}
     assert_serves(disk)

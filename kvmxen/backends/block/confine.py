@@ -1,0 +1,130 @@
+"""A program of its own: it gives up what the program that it becomes has no use for.
+
+    python -I -S confine.py PARENT SOCKET READ-ONLY WRITABLE -- PROGRAM ARGUMENT...
+
+PARENT is the process that it must not outlive, SOCKET the listening socket that PROGRAM finds as
+systemd's services do (sd_listen_fds(3)); READ-ONLY and WRITABLE are the descriptors, with commas,
+of the files that it may open again. It knows nothing of kvmxen, so that it starts quickly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import stat
+import struct
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import NoReturn
+
+# linux/prctl.h, linux/capability.h.
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, PR_CAP_AMBIENT = 1, 38, 24, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+CAPABILITY_VERSION_3 = 0x20080522
+# Root's other users have files too.
+CAP_DAC_OVERRIDE = 1 << 1
+# linux/landlock.h, and x86-64's numbers of its system calls.
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+RULESET_VERSION, RULE_PATH_BENEATH = 1, 1
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE, IOCTL_DEV = 1, 2, 4, 8, 1 << 14, 1 << 15
+# How many rights to files, and to bind and connect, each version of the interface knows.
+FILE_RIGHTS = (13, 14, 15, 15, 16)
+NET_RIGHTS, NET_SINCE = 3, 4
+SCOPES, SCOPES_SINCE = 3, 6
+
+FIRST_SOCKET = 3
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, what: str) -> int:
+    """`result`; ends the process where it is negative."""
+    if result < 0:
+        sys.exit(f"{what}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def end_with(parent: int) -> None:
+    """Be killed when the thread that started this process ends."""
+    check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
+    if os.getppid() != parent:
+        sys.exit("whoever started it has ended")
+
+
+def drop_capabilities() -> None:
+    """Keep none, and of root's one."""
+    check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITY_VERSION_3, 0))
+    # Effective, permitted, inheritable; then the same of those from 32 on.
+    data = ctypes.create_string_buffer(24)
+    check(libc.capget(header, data), "capget")
+    kept = struct.unpack_from("I", data, 4)[0] & (CAP_DAC_OVERRIDE if os.geteuid() == 0 else 0)
+    for number in range(64):
+        if not kept >> number & 1:
+            # Nothing where it has no right to, and then exec gives none either.
+            libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+    struct.pack_into("6I", data, 0, kept, kept, 0, 0, 0, 0)
+    check(libc.capset(header, data), "capset")
+
+
+def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int]) -> None:
+    """Allow the files with these descriptors, and what a program consists of, where the host's
+    kernel has Landlock (Linux 5.13)."""
+    version = libc.syscall(CREATE_RULESET, None, 0, RULESET_VERSION)
+    if version < 1:
+        return
+    rights = (1 << FILE_RIGHTS[min(version, len(FILE_RIGHTS)) - 1]) - 1
+    handled = struct.pack(
+        "QQQ",
+        rights,
+        NET_RIGHTS if version >= NET_SINCE else 0,
+        SCOPES if version >= SCOPES_SINCE else 0,
+    )
+    size = 24 if version >= SCOPES_SINCE else 16 if version >= NET_SINCE else 8
+    ruleset = check(libc.syscall(CREATE_RULESET, handled, size, 0), "landlock_create_ruleset")
+
+    def allow(fd: int, access: int) -> None:
+        rule = struct.pack("=Qi", access & rights, fd)
+        check(libc.syscall(ADD_RULE, ruleset, RULE_PATH_BENEATH, rule, 0), "landlock_add_rule")
+
+    # A distribution's programs and libraries, or where this one is with its own (/nix, /opt).
+    # By /dev/null qemu finds out whether files can be locked, in /sys what a block device takes.
+    top = "/".join(os.path.realpath(program).split("/")[:2])
+    paths = dict.fromkeys(("/usr", "/bin", "/lib", "/lib64", top), EXECUTE | READ_FILE | READ_DIR)
+    paths |= {"/sys/devices": READ_FILE | READ_DIR}
+    paths |= {"/etc/ld.so.cache": READ_FILE, "/dev/urandom": READ_FILE}
+    paths |= {"/dev/null": READ_FILE | WRITE_FILE}
+    for path, access in paths.items():
+        with suppress(FileNotFoundError):
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            allow(place, access)
+            os.close(place)
+    for access, files in ((READ_FILE, readonly), (READ_FILE | WRITE_FILE | TRUNCATE, writable)):
+        for fd in files:
+            mode = os.fstat(fd).st_mode
+            # A pipe is in no file system, and nothing is asked of who opens it again.
+            if not stat.S_ISFIFO(mode):
+                allow(fd, access | (IOCTL_DEV if stat.S_ISBLK(mode) else 0))
+    check(libc.syscall(RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
+    os.close(ruleset)
+
+
+def main() -> NoReturn:
+    """See above."""
+    parent, socket, readonly, writable, _, *command = sys.argv[1:]
+    end_with(int(parent))
+    drop_capabilities()
+    files = ([int(fd) for fd in text.split(",") if fd] for text in (readonly, writable))
+    restrict_files(command[0], *files)
+    os.dup2(int(socket), FIRST_SOCKET)
+    os.close(int(socket))
+    environment = {"PATH": os.defpath, "LC_ALL": "C"}
+    environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+    os.execve(command[0], command, environment)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The process of qemu-nbd: how it starts, with what rights, and what is said when it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from kvmxen.errors import KvmxenError, printable
+from kvmxen.streams import say
+
+_CONFINE = Path(__file__).with_name("confine.py")
+# Below it are those that a program expects to be something.
+_FIRST_DESCRIPTOR = 10
+# The longest line that is kept of what it says, in bytes.
+_MAX_LINE = 4096
+
+
+class Server:
+    """qemu-nbd, as `command`, which serves `listener`; it can open again what `readonly` and
+    `writable` have open (all of them made by `passed`). Raises KvmxenError.
+
+    It is killed when this process ends in whatever way, as by a power failure: what was flushed
+    is there. If it ends before `expect_end` was called, that is said on stderr of `name`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        listener: int,
+        readonly: list[int],
+        writable: list[int],
+    ) -> None:
+        self._name = name
+        self._expected = False
+        self._failure: OSError | None = None
+        self._line = b""
+        python = [sys.executable, "-I", "-S", str(_CONFINE), str(os.getpid()), str(listener)]
+        files = [",".join(map(str, fds)) for fds in (readonly, writable)]
+        self._command = [*python, *files, "--", *command]
+        self._passed = [listener, *readonly, *writable]
+        self._started = threading.Event()
+        # Linux kills the process when the thread that started it ends, so that one waits for it.
+        self._thread = threading.Thread(target=self._run, name="qemu-nbd", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise KvmxenError(f"{name} cannot be served: {error}") from None
+        try:
+            self._started.wait()
+        except BaseException:
+            # A signal: it may not have started yet.
+            self._expected = True
+            if self._started.is_set() and self._failure is None:
+                self.process.kill()
+            raise
+        if self._failure is not None:
+            raise KvmxenError(f"{name} cannot be served: {self._failure.strerror}")
+
+    def _run(self) -> None:
+        try:
+            self.process = subprocess.Popen(
+                self._command,
+                pass_fds=self._passed,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={},
+                cwd="/",
+                # Ctrl-C is for the guest.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._failure = error
+            return
+        finally:
+            self._started.set()
+        if self._expected:
+            self.process.kill()
+        assert self.process.stderr
+        with self.process.stderr as stderr:
+            while line := stderr.readline(_MAX_LINE):
+                self._line = line.strip() or self._line
+        status = self.process.wait()
+        if not self._expected:
+            how = f"status {status}" if status >= 0 else signal.Signals(-status).name
+            said = f" ({self.said})" if self.said else ""
+            say(f"{self._name}: qemu-nbd ended by {how}{said}; the guest gets I/O errors")
+
+    @property
+    def said(self) -> str:
+        """The last line that it printed."""
+        return printable(self._line.decode(errors="replace")).removeprefix("qemu-nbd: ")
+
+    def expect_end(self) -> None:
+        """From now on nothing is said of its end."""
+        self._expected = True
+
+    def kill(self) -> None:
+        """End it."""
+        self._expected = True
+        self.process.kill()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long for its end: whether it came."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+
+@contextmanager
+def passed(*fds: int) -> Iterator[list[int]]:
+    """Copies of `fds` for a process that is started meanwhile."""
+    with ExitStack() as stack:
+        copies = []
+        for fd in fds:
+            copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR))
+            stack.callback(os.close, copies[-1])
+        yield copies

@@ -1,0 +1,41 @@
+"""What the footer of a vhd image says: whether the image stands on another.
+
+qemu takes an image with a parent for one without, and what is in the parent reads as zeros.
+Source: Microsoft's Virtual Hard Disk Image Format Specification; qemu's block/vpc.c.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+from kvmxen.errors import KvmxenError
+
+_FOOTER = struct.Struct(">8s52xI")
+_FOOTER_SIZE = 512
+_COOKIE = b"conectix"
+_FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
+
+
+def check_vhd(fd: int, path: Path, size: int) -> None:
+    """Raises KvmxenError for what is no vhd image of its own, `size` bytes long."""
+    cookie, kind = _footer(fd, max(0, size - _FOOTER_SIZE))
+    if cookie != _COOKIE or kind not in (_FIXED, _DYNAMIC, _DIFFERENCING):
+        raise KvmxenError(f"the disk {path} is no vhd image: give the format that it is of")
+    copy, copied_kind = _footer(fd, 0)
+    # Of a fixed one the guest has that sector, and qemu would believe it.
+    if (copy == _COOKIE) != (kind != _FIXED) or (copy == _COOKIE and copied_kind != kind):
+        raise KvmxenError(f"the disk {path} is damaged: its two ends say different things")
+    if kind == _DIFFERENCING:
+        raise KvmxenError(
+            f"the disk {path} stands on another vhd image, its parent, which qemu does not read: "
+            "merge the two"
+        )
+
+
+def _footer(fd: int, at: int) -> tuple[bytes, int]:
+    """The cookie and the kind of disk at the offset `at`."""
+    data = os.pread(fd, _FOOTER.size, at).ljust(_FOOTER.size, b"\0")
+    cookie, kind = _FOOTER.unpack(data)
+    return cookie, kind

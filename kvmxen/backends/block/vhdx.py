@@ -1,0 +1,71 @@
+"""What the metadata of a vhdx image says: whether the image stands on another.
+
+Source: Microsoft's MS-VHDX; qemu's block/vhdx.c.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from uuid import UUID
+
+from kvmxen.errors import KvmxenError
+
+_MAGIC = b"vhdxfile"
+# Either copy of the region table, and of it the number of entries; then those.
+_TABLES_AT = (192 << 10, 256 << 10)
+_TABLE = struct.Struct("<4s4xI4x")
+_REGION = struct.Struct("<16sQI4x")
+_METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
+_METADATA_TABLE = struct.Struct("<8s2xH20x")
+_ITEM = struct.Struct("<16sIII4x")
+_FILE_PARAMETERS = UUID("caa16737-fa36-4d43-b3b6-33f0aa44e76b").bytes_le
+_PARENT_LOCATOR = UUID("a8d35f2d-b30b-454d-abf7-d3d84834ab0c").bytes_le
+_PARAMETERS = struct.Struct("<II")
+_HAS_PARENT = 2
+_MAX_ENTRIES = 2047
+_MAX_OFFSET = 1 << 46
+
+
+def check_vhdx(fd: int, path: Path) -> None:
+    """Raises KvmxenError for what is no vhdx image of its own."""
+    try:
+        if os.pread(fd, len(_MAGIC), 0) != _MAGIC:
+            raise KvmxenError(f"the disk {path} is no vhdx image: give the format that it is of")
+        if _has_parent(fd):
+            raise KvmxenError(
+                f"the disk {path} stands on another vhdx image, its parent, which is not allowed: "
+                "merge the two"
+            )
+    except struct.error:
+        raise KvmxenError(f"the disk {path} is damaged: it has no metadata") from None
+
+
+def _has_parent(fd: int) -> bool:
+    return any(_says_parent(fd, at) for table in _TABLES_AT for at in _metadata(fd, table))
+
+
+def _metadata(fd: int, table: int) -> list[int]:
+    """The offsets of the metadata that the region table at `table` names."""
+    magic, count = _TABLE.unpack(os.pread(fd, _TABLE.size, table))
+    if magic != b"regi":
+        return []
+    data = os.pread(fd, min(count, _MAX_ENTRIES) * _REGION.size, table + _TABLE.size)
+    regions = _REGION.iter_unpack(data)
+    return [at for guid, at, _ in regions if guid == _METADATA and at < _MAX_OFFSET]
+
+
+def _says_parent(fd: int, at: int) -> bool:
+    magic, count = _METADATA_TABLE.unpack(os.pread(fd, _METADATA_TABLE.size, at))
+    if magic != b"metadata":
+        return False
+    data = os.pread(fd, min(count, _MAX_ENTRIES) * _ITEM.size, at + _METADATA_TABLE.size)
+    for guid, offset, _, _ in _ITEM.iter_unpack(data):
+        if guid == _PARENT_LOCATOR:
+            return True
+        if guid == _FILE_PARAMETERS:
+            _, bits = _PARAMETERS.unpack(os.pread(fd, _PARAMETERS.size, at + offset))
+            if bits & _HAS_PARENT:
+                return True
+    return False

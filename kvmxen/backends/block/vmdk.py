@@ -1,0 +1,55 @@
+"""What a vmdk image says: its extents, which can be other files, and its parent.
+
+Only an image that is its own one extent is used: those that VMware calls monolithicSparse and
+streamOptimized. Source: VMware's Virtual Disk Format 1.1; qemu's block/vmdk.c.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+
+from kvmxen.errors import KvmxenError
+
+# Magic, version, flags, capacity, grain size, the descriptor's offset and size, in sectors.
+_HEADER = struct.Struct("<4sIIQQQQ")
+_MAGIC = b"KDMV"
+_SECTOR = 512
+# Of sectors; qemu reads no more.
+_MAX_DESCRIPTOR = 20
+_LINE = re.compile(r'\s*(\w+)\s*=\s*"?([^"]*?)"?\s*', re.ASCII)
+_EXTENT = re.compile(r"\s*(?:RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)", re.ASCII)
+_WRITABLE, _READONLY = "monolithicSparse", "streamOptimized"
+_NO_PARENT = "ffffffff"
+
+
+def check_vmdk(fd: int, path: Path, *, readonly: bool) -> None:
+    """Raises KvmxenError for what is no vmdk image of one file, or cannot be written but is to."""
+    data = os.pread(fd, _HEADER.size, 0).ljust(_HEADER.size, b"\0")
+    magic, _, _, capacity, _, at, sectors = _HEADER.unpack(data)
+    if magic != _MAGIC:
+        raise KvmxenError(
+            f"the disk {path} is no vmdk image of one file: make one of it (qemu-img convert)"
+        )
+    text = os.pread(fd, min(sectors, _MAX_DESCRIPTOR) * _SECTOR, min(at, 1 << 40) * _SECTOR)
+    lines = text.partition(b"\0")[0].decode("latin-1").splitlines()
+    said = {found[1]: found[2] for line in lines if (found := _LINE.fullmatch(line))}
+    extents = [found[1] for line in lines if (found := _EXTENT.match(line))]
+    kind = said.get("createType")
+    if not capacity or kind not in (_WRITABLE, _READONLY) or extents != ["SPARSE"]:
+        raise KvmxenError(
+            f"the disk {path} has its data in other files, which it names; that is not allowed: "
+            "make one image of them (qemu-img convert)"
+        )
+    if said.get("parentCID", _NO_PARENT) != _NO_PARENT or "parentFileNameHint" in said:
+        raise KvmxenError(
+            f"the disk {path} stands on another vmdk image, its parent, which is not allowed: "
+            "merge the two (qemu-img convert)"
+        )
+    if kind == _READONLY and not readonly:
+        raise KvmxenError(
+            f"the disk {path} is a vmdk image that can only be read: give ,ro, or convert it "
+            "(qemu-img convert)"
+        )

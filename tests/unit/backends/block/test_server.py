@@ -1,0 +1,285 @@
+"""qemu-nbd's process: what it may do, what is said of its end, and that it does not outlive us."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from kvmxen.abi.blkif import BlkifOp, BlkifStatus
+from kvmxen.backends.block import confine
+from kvmxen.backends.block.qemu import QemuImage
+from kvmxen.backends.block.server import Server, passed
+from kvmxen.config import DiskSpec
+from kvmxen.errors import KvmxenError
+from tests.e2e.disks import run, tool
+from tests.unit.backends.block.frontend import Disk, Seg
+from tests.unit.backends.guest import wait_until
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    tool("qemu-nbd")
+    path = tmp_path / "image.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, "16M")
+    return path
+
+
+def spec(image: Path) -> DiskSpec:
+    return DiskSpec.parse(f"{image},format=qcow2,target=xvdb")
+
+
+@pytest.fixture
+def server(image: Path) -> Iterator[Server]:
+    opened = QemuImage(spec(image), 2)
+    yield opened._server
+    opened.close()
+
+
+def status(server: Server) -> dict[str, str]:
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+# Its rights.
+
+
+def test_what_it_may_do(server: Server) -> None:
+    found = status(server)
+    assert found["NoNewPrivs"] == "1"
+    most = confine.CAP_DAC_OVERRIDE if os.geteuid() == 0 else 0
+    for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+        assert int(found[kind], 16) & ~most == 0, kind
+    if os.geteuid() == 0:
+        assert int(found["CapBnd"], 16) & ~most == 0
+
+
+def test_what_it_knows(server: Server) -> None:
+    folder = Path(f"/proc/{server.process.pid}")
+    variables = {
+        text.partition(b"=")[0] for text in (folder / "environ").read_bytes().split(b"\0") if text
+    }
+    assert variables == {b"PATH", b"LC_ALL", b"LISTEN_PID", b"LISTEN_FDS"}
+    assert (folder / "cwd").readlink() == Path("/")
+
+
+def test_what_it_has_open(image: Path, tmp_path: Path) -> None:
+    """Nothing of ours but what it was given, whatever we have open, to be inherited or not."""
+    ours = (tmp_path / "ours").open("wb")
+    os.set_inheritable(ours.fileno(), True)
+    with ours, closing(QemuImage(spec(image), 2)) as opened:
+        folder = Path(f"/proc/{opened._server.process.pid}/fd")
+        files = {str(path.readlink()) for path in folder.iterdir()}
+    named = {name for name in files if name.startswith("/") and not name.startswith("/dev/")}
+    assert named == {str(image)}
+
+
+def confined(*command: str, readonly: str = "", writable: str = "", fds: tuple[int, ...]) -> str:
+    """What a program prints that was given `fds`."""
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        arguments = [str(os.getpid()), str(listener.fileno()), readonly, writable, "--", *command]
+        result = subprocess.run(
+            [sys.executable, "-I", "-S", confine.__file__, *arguments],
+            pass_fds=(listener.fileno(), *fds),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    return result.stdout + result.stderr
+
+
+@pytest.fixture
+def landlock() -> None:
+    if confine.libc.syscall(confine.CREATE_RULESET, None, 0, confine.RULESET_VERSION) < 1:
+        pytest.skip("needs Landlock in the host's kernel")
+
+
+@pytest.mark.usefixtures("landlock")
+def test_the_files_that_it_reaches(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for path in (mine, other):
+        path.write_text(path.name)
+    shell = "/bin/sh"
+    with mine.open("r+b") as file:
+        fd = file.fileno()
+        again = f"/proc/self/fd/{fd}"
+        for given in ({"readonly": str(fd)}, {"writable": str(fd)}):
+            assert confined("/bin/cat", again, **given, fds=(fd,)) == "mine"
+            said = confined("/bin/cat", str(other), **given, fds=(fd,))
+            assert "Permission denied" in said
+            said = confined(shell, "-c", f"echo more >>{tmp_path / 'new'}", **given, fds=(fd,))
+            assert "Permission denied" in said
+        write = f"echo changed >>{again}"
+        assert "Permission denied" in confined(shell, "-c", write, readonly=str(fd), fds=(fd,))
+        assert mine.read_text() == "mine"
+        assert confined(shell, "-c", write, writable=str(fd), fds=(fd,)) == ""
+        assert mine.read_text() == "minechanged\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "other"}
+
+
+def test_a_socket_handed_over() -> None:
+    command = "echo $LISTEN_FDS $((LISTEN_PID == $$)); [ -S /dev/fd/3 ] || [ -e /proc/self/fd/3 ]"
+    assert confined("/bin/sh", "-c", command, fds=()) == "1 1\n"
+
+
+def test_copies_are_out_of_the_way(tmp_path: Path) -> None:
+    """3 is the socket's."""
+    with (tmp_path / "a").open("wb") as file, passed(file.fileno(), file.fileno()) as copies:
+        assert min(copies) >= 10
+        assert len(set(copies)) == 2
+        assert all(fcntl.fcntl(fd, fcntl.F_GETFD) == fcntl.FD_CLOEXEC for fd in copies)
+
+
+# Its end.
+
+
+def test_an_end_amid_requests_is_told(image: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    disk = Disk(image, "format=qcow2,target=xvdb")
+    ring = disk.connect()
+    _, ref = disk.page(b"data")
+    assert ring.do(BlkifOp.WRITE, 0, Seg(ref)) is BlkifStatus.OKAY
+    disk.vbd._image._server.process.kill()  # type: ignore[attr-defined]
+    said = ""
+
+    def is_told() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return "\n" in said
+
+    wait_until(is_told)
+    assert ring.do(BlkifOp.WRITE, 0, Seg(ref)) is BlkifStatus.ERROR
+    disk.end()
+    said += capfd.readouterr().err
+    assert " ".join(said.split()) == (
+        f"kvmxen: the disk xvdb ({image}): qemu-nbd ended by SIGKILL; the guest gets I/O errors"
+    )
+
+
+def test_an_end_that_is_wanted_is_not_told(image: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    opened = QemuImage(spec(image), 2)
+    opened.close()
+    assert opened._server.process.returncode == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def replace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """replace(program): have that in place of qemu-nbd."""
+
+    def make(program: str) -> None:
+        path = tmp_path / "qemu-nbd"
+        path.write_text(program)
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    return make
+
+
+TALKS = """#!/bin/sh
+i=0
+while [ $i -lt 3000 ]; do
+    echo "complaint $i, which is longer than a word, and there are many of them" >&2
+    i=$((i+1))
+done
+exit 3
+"""
+
+
+def test_one_that_talks_too_much(image: Path, replace: Callable[[str], None]) -> None:
+    """More than a pipe holds; the last line is the reason."""
+    replace(TALKS)
+    with pytest.raises(KvmxenError, match="cannot be used: complaint 2999, which is longer"):
+        QemuImage(spec(image), 2)
+
+
+def test_one_that_cannot_run(image: Path, replace: Callable[[str], None]) -> None:
+    replace("\x7fELF")
+    with pytest.raises(KvmxenError, match=r"cannot be used: .*Exec format error"):
+        QemuImage(spec(image), 2)
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def test_the_wait_for_it_can_be_interrupted(image: Path, replace: Callable[[str], None]) -> None:
+    """A signal's handler that raises: nothing is left."""
+    replace("#!/bin/sh\nexec sleep 600\n")
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    threads = set(threading.enumerate())
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        raise _Interrupted
+
+    old = signal.signal(signal.SIGUSR1, on_signal)
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        wait_until(lambda: any("sleep" in command_line(pid) for pid in children(os.getpid())))
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    try:
+        with pytest.raises(_Interrupted):
+            QemuImage(spec(image), 2)
+    finally:
+        interrupter.join()
+        signal.signal(signal.SIGUSR1, old)
+    wait_until(lambda: set(threading.enumerate()) == threads)
+    assert not any("sleep" in command_line(pid) for pid in children(os.getpid()))
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} <= before
+
+
+def children(parent: int) -> list[int]:
+    tasks = Path(f"/proc/{parent}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def command_line(pid: int) -> str:
+    """What it was started with; nothing, if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+PROGRAM = """
+import sys, time
+from kvmxen.backends.block import qemu
+from kvmxen.config import DiskSpec
+qemu.QemuImage(DiskSpec.parse(sys.argv[1] + ',format=qcow2'), 2)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("program", ["confine.py", "qemu-nbd"])
+def test_it_ends_when_we_are_killed(image: Path, tmp_path: Path, program: str) -> None:
+    """Before it serves: nobody is connected to it whose end it could see."""
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(image)], stderr=file)
+    found: list[int] = []
+    while not found:
+        assert child.poll() is None
+        found = [pid for pid in children(child.pid) if program in command_line(pid)]
+    server = os.pidfd_open(found[0])
+    child.kill()
+    child.wait()
+    assert select.select([server], [], [], 120)[0]
+    os.close(server)
+    assert log.read_text() == ""
+    QemuImage(spec(image), 2).close()
