@@ -37,6 +37,7 @@ from kvmxen.xenstored.server import Server
 
 EXIT_POWEROFF = 0
 EXIT_CRASHED = 3
+EXIT_REBOOTED = 5
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,8 @@ def conclude(
         return EXIT_CRASHED
     if status is not None:
         return status
-    if end is End.REBOOT and config.on_reboot == "restart":
-        return None
+    if end is End.REBOOT:
+        return None if config.on_reboot == "restart" else EXIT_REBOOTED
     return EXIT_POWEROFF
 
 

@@ -13,6 +13,7 @@ Exit status of boot:
     2  wrong usage
     3  the guest crashed
     4  the time given by --timeout was over
+    5  the guest rebooted, with --on-reboot destroy
   130  interrupted
 """
 

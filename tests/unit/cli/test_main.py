@@ -78,7 +78,7 @@ def test_stats_takes_no_word_of_its_own(booted: Booted, arguments: list[str]) ->
     assert (config.kernel, config.stats, config.shell) == (Path("vmlinuz"), "text", True)
 
 
-@pytest.mark.parametrize("status", [0, 1, 3, 4, 130])
+@pytest.mark.parametrize("status", [0, 1, 3, 4, 5, 130])
 def test_the_outcomes_status_is_ours(booted: Booted, status: int) -> None:
     booted.outcome = status
     assert main(["boot"]) == status
@@ -150,7 +150,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_gives_the_statuses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    for line in ("0  the guest powered off", "3  the guest crashed", "130  interrupted"):
+    for line in (
+        "0  the guest powered off",
+        "3  the guest crashed",
+        "5  the guest rebooted",
+        "130  interrupted",
+    ):
         assert line in out
 
 
