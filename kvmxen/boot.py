@@ -60,10 +60,13 @@ def boot(config: Config) -> Outcome:
                 folder = stack.enter_context(RunDirectory(config.name))
                 terminal = stack.enter_context(open_terminal(config.console, supervisor.interrupt))
                 journal = stack.enter_context(Journal(config.xenstore)) if config.xenstore else None
+                stats = stack.enter_context(Stats(config))
                 kernel = read_kernel(config)
                 ramdisk = read_ramdisk(config)
             while True:
-                status = pv(config, kernel, ramdisk, terminal, supervisor, folder.path, journal)
+                status = pv(
+                    config, kernel, ramdisk, terminal, supervisor, stats, folder.path, journal
+                )
                 if status is not None:
                     return Outcome(status)
     except Interrupted as interruption:
@@ -79,13 +82,14 @@ def pv(
     ramdisk: bytes | bytearray | None,
     terminal: PlainTerminal,
     supervisor: Supervisor,
+    stats: Stats,
     folder: Path,
     journal: Journal | None = None,
 ) -> int | None:
     """One run of a 64-bit PV domain: its exit status, None when it is to be booted again."""
     loop = supervisor.loop
     layout = Layout.plan(config.memory, config.vcpus)
-    stats = Stats(config)
+    stats.begin()
     machine = Machine(
         layout,
         uuid=supervisor.uuid,

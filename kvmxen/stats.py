@@ -1,4 +1,4 @@
-"""--stats: what a run cost, as a table or as JSON, on stderr."""
+"""--stats: what a run cost, as a table or as JSON, on stderr or in a file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
 
 from kvmxen.config import Config
-from kvmxen.streams import tell
+from kvmxen.errors import KvmxenError
+from kvmxen.streams import say, tell
 from kvmxen.trace import hypercall_name, trap_name
 
 if TYPE_CHECKING:
@@ -17,27 +19,58 @@ if TYPE_CHECKING:
 
 
 class Stats:
-    """Takes the time from its making on; `report` prints once where `config` asks for it."""
+    """Takes the times of a domain's runs, and reports each as `config` asks for it.
+
+    Within its context it has the file open that `config` names, which is emptied; KvmxenError if
+    it cannot be opened.
+    """
 
     def __init__(self, config: Config) -> None:
         self._kind = config.stats
+        self._path = config.stats_file
+        self._file: TextIO | None = None
+        self._begin = self._built = 0
+
+    def __enter__(self) -> Stats:
+        if self._path is not None:
+            try:
+                self._file = self._path.open("w")
+            except OSError as error:
+                raise KvmxenError(
+                    f"the file {self._path} for --stats cannot be opened: {error.strerror}; "
+                    "name another"
+                ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def begin(self) -> None:
+        """A run begins."""
         self._begin = time.monotonic_ns()
-        self._built = 0
 
     def built(self) -> None:
         """The domain is built and about to start."""
         self._built = time.monotonic_ns()
 
     def report(self, figures: dict[str, object]) -> None:
-        """Print `figures` where that was asked for."""
-        if self._kind is None:
-            return
-        if self._kind == "json":
+        """Write `figures` where that was asked for: as JSON in one line."""
+        if self._kind == "text":
+            tell(_table(figures))
+        elif self._kind == "json":
             import json
 
-            tell(json.dumps(figures))
-        else:
-            tell(_table(figures))
+            line = json.dumps(figures)
+            if self._file is None:
+                tell(line)
+                return
+            try:
+                self._file.write(f"{line}\n")
+                self._file.flush()
+            except OSError as error:
+                say(f"the file {self._path} for --stats cannot be written: {error.strerror}")
 
     def figures(
         self, machine: Machine, devices: Mapping[str, Mapping[str, int]]

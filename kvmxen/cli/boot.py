@@ -14,6 +14,19 @@ from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import parse_size
 
 
+def _stats(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[Stats, Path | None] | None:
+    if value is None:
+        return None
+    match value.partition(":"):
+        case ("text" | "json") as kind, "", "":
+            return kind, None
+        case "json", ":", path if path:
+            return "json", Path(path)
+    raise click.BadParameter(f"{value!r} is none of json and json:FILE", ctx, param)
+
+
 class _Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # click would take the word after a bare --stats for its value.
@@ -81,9 +94,9 @@ class _Command(click.Command):
 )
 @click.option(
     "--stats",
-    metavar="[=json]",
-    type=click.Choice(["text", "json"]),
-    help="At the end, print what the run took (--stats=json for a program).",
+    metavar="[=json[:FILE]]",
+    callback=_stats,
+    help="At the end, say on stderr what the run took; --stats=json:FILE for a program.",
 )
 @click.option(
     "--shim",
@@ -117,7 +130,7 @@ def boot(
     nets: tuple[str, ...],
     timeout: float | None,
     on_reboot: OnReboot,
-    stats: Stats | None,
+    stats: tuple[Stats, Path | None] | None,
     shim: Shim,
     xenstore: Path | None,
     break_event_loops: bool,
@@ -137,7 +150,8 @@ def boot(
         nets=tuple(spec for text in nets if (spec := NetSpec.parse(text))),
         timeout=timeout,
         on_reboot=on_reboot,
-        stats=stats,
+        stats=stats and stats[0],
+        stats_file=stats and stats[1],
         shim=shim,
         xenstore=xenstore,
         break_event_loops=break_event_loops,

@@ -47,7 +47,8 @@ class Config:
     """What to boot, and how; making one raises UsageError where it makes no sense.
 
     With no `kernel` it is the embedded demo guest. `memory` is in bytes, `timeout` in seconds
-    of the host's time. Each of `disks` has a target once it is here.
+    of the host's time. Each of `disks` has a target once it is here. `stats_file` is where `stats`
+    goes that is "json", else stderr.
     """
 
     kernel: Path | None = None
@@ -63,6 +64,7 @@ class Config:
     timeout: float | None = None
     on_reboot: OnReboot = "restart"
     stats: Stats | None = None
+    stats_file: Path | None = None
     shim: Shim = "dispatch"
     break_event_loops: bool = False
     xenstore: Path | None = None

@@ -101,6 +101,14 @@ def test_stats_for_a_program(boot: Boot) -> None:
     assert all(stats[key] > 0 for key in STATS if key.endswith("_ns"))
 
 
+def test_stats_in_a_file(boot: Boot, tmp_path: Path) -> None:
+    domain = boot(f"--stats=json:{tmp_path}/stats", "--timeout", LIMIT)
+    domain.ends(0)
+    stats = json.loads((tmp_path / "stats").read_text())
+    assert stats["hypercalls"]["sched_op"] >= 1
+    assert domain.stderr == ""
+
+
 def test_stats_for_a_person(boot: Boot) -> None:
     domain = boot("--stats", "--timeout", LIMIT)
     domain.ends(0)

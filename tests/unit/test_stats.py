@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from kvmxen.abi.xen import Hypercall
 from kvmxen.config import Config
+from kvmxen.errors import KvmxenError
 from kvmxen.stats import Stats
 from tests.unit.forged import Domain
 
@@ -31,6 +33,7 @@ def domain() -> Iterator[Domain]:
 
 def report(domain: Domain, kind: Literal["text", "json"] | None) -> None:
     stats = Stats(Config(name="one", stats=kind))
+    stats.begin()
     stats.built()
     stats.report(stats.figures(domain.machine, {"vif/0": {"kicks": 3}}))
 
@@ -49,6 +52,34 @@ def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["vif/0"] == {"kicks": 3}
     assert figures["max_rss_kib"] > 0
     assert figures["run_ns"] >= 0
+
+
+def test_json_in_a_file(domain: Domain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "stats"
+    path.write_text("of another boot")
+    with Stats(Config(name="one", stats="json", stats_file=path)) as stats:
+        for _ in range(2):
+            stats.begin()
+            stats.built()
+            stats.report(stats.figures(domain.machine, {}))
+    # A line for each run.
+    runs = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [run["hypercalls"]["sched_op"] for run in runs] == [1, 1]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    config = Config(name="one", stats="json", stats_file=tmp_path)
+    with pytest.raises(KvmxenError, match=r"Is a directory; name another$"), Stats(config):
+        pass
+
+
+def test_a_file_on_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    with Stats(Config(name="one", stats="json", stats_file=Path("/dev/full"))) as stats:
+        stats.report({})
+    assert capsys.readouterr().err == (
+        "kvmxen: the file /dev/full for --stats cannot be written: No space left on device\n"
+    )
 
 
 def test_text(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,12 @@ def test_stats_takes_no_word_of_its_own(booted: Booted, arguments: list[str]) ->
     assert (config.kernel, config.stats, config.shell) == (Path("vmlinuz"), "text", True)
 
 
+def test_stats_in_a_file(booted: Booted) -> None:
+    assert main(["boot", "--stats=json:a:b"]) == 0
+    (config,) = booted.configs
+    assert (config.stats, config.stats_file) == ("json", Path("a:b"))
+
+
 @pytest.mark.parametrize("status", [0, 1, 3, 4, 5, 130])
 def test_the_outcomes_status_is_ours(booted: Booted, status: int) -> None:
     booted.outcome = status
@@ -102,6 +108,9 @@ def test_the_outcomes_status_is_ours(booted: Booted, status: int) -> None:
         ("boot --timeout nan", "--timeout must be more than 0 seconds"),
         ("boot --on-reboot wait", "invalid value for '--on-reboot'"),
         ("boot --stats=xml", "invalid value for '--stats'"),
+        ("boot --stats=", "invalid value for '--stats'"),
+        ("boot --stats=json:", "invalid value for '--stats'"),
+        ("boot --stats=text:file", "invalid value for '--stats'"),
         ("boot --console screen", "unknown console 'screen'"),
         ("boot --shell", "--shell needs a kernel"),
         ("boot --name a/b", "'a/b' cannot name a domain"),
