@@ -9,7 +9,7 @@ from pathlib import Path
 from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.backends.console import Console
 from kvmxen.backends.guest import Guest
-from kvmxen.backends.terminal import PlainTerminal, open_terminal
+from kvmxen.backends.terminal import PlainTerminal, open_terminal, terminal_size
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.config import Config
@@ -208,7 +208,7 @@ def read_ramdisk(config: Config) -> bytes | bytearray | None:
     if config.shell:
         from kvmxen.initramfs import shell_initramfs
 
-        return shell_initramfs()
+        return shell_initramfs(size=terminal_size(config.console))
     if config.ramdisk is None:
         return None
     most = config.memory

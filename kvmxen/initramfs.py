@@ -36,6 +36,8 @@ for end in poweroff reboot halt; do
     # A shell of busybox prefers its own to what is in the path.
     echo "alias $end=/sbin/$end" >>/etc/profile
 done
+# As large as the terminal of whoever started the domain, if there is one.
+[ -f /etc/winsize ] && stty $(cat /etc/winsize) </dev/hvc0
 cd /root
 echo
 echo "Linux $(uname -r), a Xen guest of kvmxen. Leave the shell to power off."
@@ -92,8 +94,11 @@ def _append(archive: bytearray, inode: int, entry: Entry) -> None:
     archive += bytes(-len(archive) % 4)
 
 
-def system(busybox: Path, init: str) -> bytes:
-    """An initial ramdisk of `busybox` (a static one) that runs `init`, a script for its sh."""
+def system(busybox: Path, init: str, *more: Entry) -> bytes:
+    """An initial ramdisk of `busybox` (a static one) that runs `init`, a script for its sh.
+
+    `more` comes after the folders of _FOLDERS.
+    """
     return build_cpio(
         [
             *map(folder, ("usr", *_FOLDERS)),
@@ -101,16 +106,24 @@ def system(busybox: Path, init: str) -> bytes:
             Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
             program("bin/busybox", _read_static(busybox)),
             program("init", init.encode()),
+            *more,
         ]
     )
 
 
-def shell_initramfs(busybox: Path | None = None) -> bytes:
+def shell_initramfs(busybox: Path | None = None, size: os.terminal_size | None = None) -> bytes:
     """An initial ramdisk with an interactive shell on hvc0; leaving it powers off.
 
-    Without `busybox` the host's is taken. KvmxenError where there is none, or no static one.
+    Without `busybox` the host's is taken. hvc0 is told the `size` of the terminal that shows it.
+    KvmxenError where there is no busybox, or no static one.
     """
-    return system(busybox or find_busybox(), INIT)
+    more = [] if size is None else [_winsize(size)]
+    return system(busybox or find_busybox(), INIT, *more)
+
+
+def _winsize(size: os.terminal_size) -> Entry:
+    words = f"rows {size.lines} cols {size.columns}\n"
+    return Entry("etc/winsize", stat.S_IFREG | 0o644, words.encode())
 
 
 def find_busybox() -> Path:

@@ -112,7 +112,7 @@ def open_terminal(spec: ConsoleSpec, escaped: Callable[[], None]) -> Iterator[Pl
             yield PlainTerminal(None, None)
 
 
-def size(spec: ConsoleSpec) -> os.terminal_size | None:
+def terminal_size(spec: ConsoleSpec) -> os.terminal_size | None:
     """The size of the terminal that `spec` asks for, if a person sits at it and it has one."""
     if spec.kind != "stdio" or not os.isatty(0):
         return None

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,11 +63,11 @@ def busybox_found(environment: dict[str, str], busybox: Path) -> None:
 def boot(
     request: pytest.FixtureRequest, kvm: None, environment: dict[str, str], tmp_path: Path
 ) -> Iterator[Boot]:
-    """boot(*arguments, tty=False) starts a domain; checks at the end that none left a file."""
+    """boot(*arguments, **Domain's) starts a domain; checks at the end that none left a file."""
     with ExitStack() as domains:
 
-        def start(*arguments: str | Path | float, tty: bool = False) -> Domain:
-            return domains.enter_context(Domain(*arguments, environment=environment, tty=tty))
+        def start(*arguments: str | Path | float, **options: Any) -> Domain:
+            return domains.enter_context(Domain(*arguments, environment=environment, **options))
 
         yield start
     if request.node.stash[FAILED]:

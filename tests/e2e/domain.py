@@ -7,6 +7,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,17 +34,23 @@ def _slowed(arguments: Sequence[str | Path | float]) -> Iterator[str]:
 class Domain:
     """A running `kvmxen boot`; leaving the context kills it if need be.
 
-    Its standard input and output are a terminal where `tty`, else pipes; `environment` is the
+    Its standard input and output are a terminal of `size`, rows and columns, if `tty`, else pipes; `environment` is the
     process's whole one. What follows "--timeout" is for a machine of ordinary speed.
     `terminal` is the terminal's descriptor at the process's side.
     """
 
     def __init__(
-        self, *arguments: str | Path | float, environment: Mapping[str, str], tty: bool = False
+        self,
+        *arguments: str | Path | float,
+        environment: Mapping[str, str],
+        tty: bool = False,
+        size: tuple[int, int] = (0, 0),
     ) -> None:
         keyboard: int | None
         self.terminal: int | None
         keyboard, self.terminal = os.openpty() if tty else (None, None)
+        if self.terminal is not None:
+            termios.tcsetwinsize(self.terminal, size)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kvmxen", "boot", *_slowed(arguments)],
             cwd=ROOT,

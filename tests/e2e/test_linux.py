@@ -57,7 +57,7 @@ def uptime_rates(shell: Shell, seconds: float) -> tuple[float, float]:
 
 @pytest.mark.usefixtures("busybox_found")
 def test_shell(boot: Boot, kernel: Path, version: str) -> None:
-    domain = boot(kernel, "--shell", "--timeout", LIMIT, tty=True)
+    domain = boot(kernel, "--shell", "--timeout", LIMIT, tty=True, size=(50, 132))
     assert domain.terminal is not None
     before = termios.tcgetattr(domain.terminal)
     domain.expect("Hypervisor detected: Xen PV")
@@ -67,6 +67,7 @@ def test_shell(boot: Boot, kernel: Path, version: str) -> None:
     assert shell.run("echo $((6 * 7))") == "42\n"
     assert shell.run("cat /sys/hypervisor/type /sys/hypervisor/uuid").startswith("xen\n")
     assert shell.run("tty") == "/dev/hvc0\n"
+    assert shell.run("stty size") == "50 132\n"
     least, most = uptime_rates(shell, 3)
     assert least < 1.2
     assert most > 0.8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 import subprocess
@@ -87,6 +88,14 @@ def test_shell_has_what_a_kernel_needs(tmp_path: Path) -> None:
         assert parent == "." or parent in paths[:n]
 
 
+def test_the_size_of_the_terminal(tmp_path: Path) -> None:
+    busybox = tmp_path / "busybox"
+    busybox.write_bytes(elf(PT_LOAD))
+    files = read_cpio(shell_initramfs(busybox, os.terminal_size((132, 50))))
+    assert files["etc/winsize"] == (stat.S_IFREG | 0o644, b"rows 50 cols 132\n", (0, 0))
+    assert "etc/winsize" not in read_cpio(shell_initramfs(busybox))
+
+
 def test_init_powers_off_after_the_shell() -> None:
     *_, shell, last = INIT.splitlines()
     assert shell.startswith("setsid -c sh ")
@@ -95,7 +104,7 @@ def test_init_powers_off_after_the_shell() -> None:
 
 def test_init_needs_only_what_busybox_has(busybox: Path) -> None:
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
-    used = {"sh", "mount", "mkdir", "hostname", "ip", "uname", "setsid", "poweroff"}
+    used = {"sh", "mount", "mkdir", "hostname", "ip", "uname", "stty", "setsid", "poweroff"}
     assert used <= set(applets.stdout.split())
     subprocess.run([busybox, "sh", "-n", "-c", INIT], check=True)
 

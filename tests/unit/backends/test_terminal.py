@@ -21,7 +21,7 @@ from kvmxen.backends.terminal import (
     StdioTerminal,
     _raw,
     open_terminal,
-    size,
+    terminal_size,
 )
 from kvmxen.config import ConsoleSpec
 from kvmxen.config.console import ConsoleKind
@@ -166,14 +166,14 @@ def test_what_is_said_in_a_raw_terminal(
 @pytest.mark.parametrize("kind", ["stdio", "pty", "none"])
 def test_the_size_is_that_of_a_persons_terminal(pty: tuple[int, int], kind: ConsoleKind) -> None:
     with _stdin(os.dup(pty[1])):
-        assert size(ConsoleSpec(kind)) is None
+        assert terminal_size(ConsoleSpec(kind)) is None
         termios.tcsetwinsize(pty[1], (50, 132))
-        assert size(ConsoleSpec(kind)) == ((132, 50) if kind == "stdio" else None)
+        assert terminal_size(ConsoleSpec(kind)) == ((132, 50) if kind == "stdio" else None)
 
 
 def test_no_size_without_a_terminal() -> None:
     with _stdin(os.open(os.devnull, os.O_RDONLY)):
-        assert size(ConsoleSpec("stdio")) is None
+        assert terminal_size(ConsoleSpec("stdio")) is None
 
 
 # A program at a terminal that controls it, as a shell starts it.
