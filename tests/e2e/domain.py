@@ -34,8 +34,9 @@ def _slowed(arguments: Sequence[str | Path | float]) -> Iterator[str]:
 class Domain:
     """A running `kvmxen boot`; leaving the context kills it if need be.
 
-    Its standard input and output are a terminal if `tty`, of `size` rows and columns, else pipes; `environment` is the
-    process's whole one. What follows "--timeout" is for a machine of ordinary speed.
+    Its standard input and output are a terminal if `tty`, of `size` rows and columns, else pipes;
+    `environment` is the process's whole one. What follows "--timeout" is for a machine of ordinary
+    speed.
     `terminal` is the terminal's descriptor at the process's side.
     """
 
