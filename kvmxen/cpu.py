@@ -98,8 +98,6 @@ class Cpu:
         self.timer = Timer(self.vcpu, machine.now, self._arm, self._has_timer)
         # Set, by any thread, to have the loop ask the machine whether to go on.
         self.look_up = False
-        # CPUID's leaves and sub-leaves that the dispatcher has the answers of.
-        self.remembered: set[tuple[int, int | None]] = set()
         self._trace = machine.trace
         self._debug = {6: _DR6_FIXED, 7: _DR7_FIXED}
         self._blocked = False
@@ -451,9 +449,10 @@ class Cpu:
                 self.fd,
                 machine.image,
                 machine.placement,
+                part_gpa=machine.image.vcpu_gpa(self.index),
                 cr3=self.vcpu.kernel_cr3,
                 pat=XEN_PAT,
-                xcr0=machine.cpuid.xcr0,
+                xcr0=machine.cpuid.xcr0 if machine.probe.features.sets_xcr0 else 0,
             )
             for msr, value in self.initial_msrs.items():
                 self.fd.set_msr(msr, value)
@@ -508,7 +507,8 @@ class Cpu:
 
     def set_xcr0(self, value: int) -> None:
         """xsetbv of a value that was checked."""
-        self.fd.set_xcr0(value)
+        if self.machine.probe.features.sets_xcr0:
+            self.fd.set_xcr0(value)
 
     def control_register(self, number: int) -> int | None:
         """CR0, CR2, CR3 or CR4 as the guest's kernel sees it, None for another."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmxen.errors import GuestCrash, KvmxenError
+from kvmxen.features import Filter
 from kvmxen.initramfs import find_busybox, is_static
 from kvmxen.kvm.system import API_VERSION, Cap, System
 from kvmxen.layout import MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE, Layout
@@ -38,6 +39,12 @@ _OPTIONAL = {
     Cap.IOEVENTFD: "a guest's event reaches a backend with no exit to userspace",
     Cap.IRQFD: "a backend's event could reach a guest with no system call of ours; not used yet",
     Cap.XEN_HVM: "KVM could deliver Xen's event channels itself; not used yet",
+}
+_OWN_FEATURES = "guest programs see this CPU's own features, guest kernels those of them that work"
+_CPUID_MEANS = {
+    Filter.WHOLE: "a guest sees the features that kvmxen chooses",
+    Filter.PART: f"{_OWN_FEATURES}; both see Xen's leaves",
+    Filter.NONE: _OWN_FEATURES,
 }
 
 
@@ -205,14 +212,7 @@ def probed(probe: Probe) -> Iterator[Finding]:
             "stays in ring 3",
             "a software KVM: the gate goes on by int3, and ring 0 of a guest may be interpreted",
         )
-    if probe.filters_cpuid:
-        yield Finding("CPUID", "filtered", "a guest sees the features that kvmxen chooses")
-    else:
-        yield Finding(
-            "CPUID",
-            "not filtered",
-            "guest programs see this CPU's own features, guest kernels those that kvmxen shows",
-        )
+    yield Finding("CPUID", probe.features.filter.value, _CPUID_MEANS[probe.features.filter])
     if not probe.reaches_xen_m2p:
         yield Finding(
             "L4 slot 256",

@@ -15,7 +15,6 @@ from kvmxen.hypercall.segments import (
     MSR_KERNEL_GS_BASE,
     is_canonical,
 )
-from kvmxen.kvm.ioctl import KvmError
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
@@ -57,6 +56,7 @@ _HWCR_TSC_AT_P0 = 1 << 24
 # Xen's own PAT, which the guest's page tables are read with (xen/arch/x86/include/asm/x86-defns.h).
 XEN_PAT = 0x0000050100070406
 _EFER_PV = 0xD01
+_XCR0_X87, _XCR0_SSE, _XCR0_AVX, _XCR0_AVX512 = 1, 2, 4, 0xE0
 
 
 def code(cpu: Cpu) -> bytes:
@@ -83,10 +83,7 @@ def _cpuid(cpu: Cpu) -> None:
     policy = cpu.machine.cpuid
     leaf, subleaf = vcpu.rax & _MASK32, vcpu.rcx & _MASK32
     answer = policy.leaf(leaf, subleaf, cpu.index)
-    question = leaf, subleaf if policy.has_subleaves(leaf) else None
-    if question not in cpu.remembered:
-        cpu.remembered.add(question)
-        vcpu.remember_cpuid(*question, *answer)
+    vcpu.remember_cpuid(leaf, subleaf if policy.has_subleaves(leaf) else None, *answer)
     vcpu.rax, vcpu.rbx, vcpu.rcx, vcpu.rdx = answer
 
 
@@ -189,14 +186,20 @@ def _move(cpu: Cpu, opcode: int, number: int, register: str) -> bool:
 def _xsetbv(cpu: Cpu) -> bool:
     vcpu = cpu.vcpu
     value = (vcpu.rdx & _MASK32) << 32 | vcpu.rax & _MASK32
-    if vcpu.rcx & _MASK32 or not value & 1 or value & ~cpu.machine.cpuid.xcr0:
+    if vcpu.rcx & _MASK32 or value & ~cpu.machine.cpuid.xcr0 or not _is_valid_xcr0(value):
         return False
-    try:
-        cpu.set_xcr0(value)
-    except KvmError:
-        # Features that the CPU does not take without others, as AVX without SSE.
-        return False
+    cpu.set_xcr0(value)
     return True
+
+
+def _is_valid_xcr0(value: int) -> bool:
+    """Whether the processor takes these components together (xen/arch/x86/xstate.c)."""
+    needed = _XCR0_X87
+    if value & _XCR0_AVX:
+        needed |= _XCR0_SSE
+    if value & _XCR0_AVX512:
+        needed |= _XCR0_AVX512 | _XCR0_AVX | _XCR0_SSE
+    return value & needed == needed
 
 
 def _read_msr(cpu: Cpu) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from uuid import UUID, uuid4
 
 from kvmxen.abi.xen import LEGACY_MAX_VCPUS, UPCALL_MASK, VCPU_INFO_SIZE, WALLCLOCK
 from kvmxen.cpu import KICK_SIGNAL, Cpu
-from kvmxen.cpuid import CpuidPolicy, host_entries
+from kvmxen.cpuid import CpuidPolicy
 from kvmxen.errors import KvmxenError
 from kvmxen.eventloop import EventLoops
 from kvmxen.events import EventChannels
@@ -111,14 +111,12 @@ class Machine:
         self.vm.set_memory(0, 0, min(layout.end, HOLE_START), base)
         if layout.end > HOLE_END:
             self.vm.set_memory(1, HOLE_END, layout.end - HOLE_END, base + HOLE_END)
-        self.cpuid = self._cpuid_policy(self._system.supported_cpuid())
+        self.probe = self._probe()
+        self.cpuid = self._cpuid_policy(self.probe.features.leaves)
         for index in range(layout.vcpus):
             fd = VcpuFd(self._system, self.vm, index)
             self._fds.append(fd)
             fd.set_cpuid(self.cpuid.entries(index))
-        self.probe: Probe = probe(self.memory, self.image, self._fds[0])
-        if not self.probe.filters_cpuid:
-            self.cpuid = self._cpuid_policy(host_entries())
         self.m2p_va = _C["XEN_M2P_VA" if self.probe.reaches_xen_m2p else "M2P_VA"]
         self.placement = self.probe.placement if self._wants_dispatcher else Placement.EXITS
         self.image.place(
@@ -165,7 +163,18 @@ class Machine:
             self.image.set_port(port, _C["PORT_DOORBELL"])
         return on
 
-    def _cpuid_policy(self, available: list[CpuidEntry]) -> CpuidPolicy:
+    def _probe(self) -> Probe:
+        """Probe on a vCPU of its own: after its first KVM_RUN, one cannot be told of a CPUID."""
+        index = self.layout.vcpus
+        fd = VcpuFd(self._system, self.vm, index)
+        try:
+            told = self._cpuid_policy(self._system.supported_cpuid())
+            fd.set_cpuid(told.entries(index))
+            return probe(self.memory, self.image, fd, told)
+        finally:
+            fd.close()
+
+    def _cpuid_policy(self, available: Iterable[CpuidEntry]) -> CpuidPolicy:
         return CpuidPolicy(
             available,
             xen_version=MAJOR << 16 | MINOR,

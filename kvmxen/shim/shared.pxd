@@ -13,6 +13,9 @@ cdef extern from "shim/state.h":
     ctypedef struct shim_handler "struct shim_handler":
         uint64_t address, mask_events
 
+    enum:
+        SHIM_CPUIDS
+
     ctypedef struct shim_cpuid "struct shim_cpuid":
         uint32_t leaf, subleaf, subleaf_mask, eax, ebx, ecx, edx
 
@@ -30,7 +33,7 @@ cdef extern from "shim/state.h":
         uint64_t upcall_rip, upcall_rsp
         uint32_t timer_port, time_version, upcalls, cpuids
         uint64_t slept, asleep_since
-        shim_cpuid cpuid[64]
+        shim_cpuid cpuid[SHIM_CPUIDS]
         uint8_t loaded_kernel_mode, flush
         uint32_t invlpgs
         uint8_t loads_gs

@@ -102,8 +102,13 @@ cdef class SharedState:
     def remember_cpuid(self, uint32_t leaf, subleaf, uint32_t eax, uint32_t ebx,
                        uint32_t ecx, uint32_t edx):
         """Have the dispatcher give this answer to the guest kernel's CPUID from now on; None for
-        `subleaf` where the leaf has none."""
-        if self._cpuids < 64:
+        `subleaf` where the leaf has none. It has room for the first SHIM_CPUIDS questions."""
+        cdef shim_cpuid *known = &self.state.cpuid[0]
+        cdef int i
+        for i in range(self._cpuids):
+            if known[i].leaf == leaf and (subleaf is None or known[i].subleaf == subleaf):
+                return
+        if self._cpuids < SHIM_CPUIDS:
             self.state.cpuid[self._cpuids] = shim_cpuid(
                 leaf, subleaf or 0, 0 if subleaf is None else 0xffffffff, eax, ebx, ecx, edx)
             self._cpuids += 1

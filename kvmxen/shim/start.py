@@ -35,14 +35,22 @@ _LVT_TSC_DEADLINE = 2 << 17
 
 
 def prepare(
-    fd: VcpuFd, image: ShimImage, placement: Placement, *, cr3: int, pat: int, xcr0: int
+    fd: VcpuFd,
+    image: ShimImage,
+    placement: Placement,
+    *,
+    part_gpa: int,
+    cr3: int,
+    pat: int,
+    xcr0: int,
 ) -> None:
     """Set every register outside the general ones; CPUID must have been set before.
 
-    `cr3` is the gpa of the first L4 table, `pat` and `xcr0` register values.
+    `part_gpa` is the vCPU's part of the shim, `cr3` the gpa of the first L4 table, `pat` and
+    `xcr0` are register values; if `xcr0` is 0, KVM has no part in it.
     """
     sregs = fd.get_sregs()
-    part = _C["SHIM_VA"] + image.vcpu_gpa(fd.index)
+    part = _C["SHIM_VA"] + part_gpa
     sregs.cr0, sregs.cr3, sregs.efer = CR0, cr3, _EFER
     sregs.cr4 = CR4 if xcr0 else CR4 & ~_CR4_OSXSAVE
     _load_ring0(sregs)

@@ -7,10 +7,10 @@ arguments. Nothing can run: KVM_RUN of descriptor -1 fails.
 from __future__ import annotations
 
 import mmap
-from dataclasses import fields
 from unittest.mock import patch
 
 from kvmxen.cpu import Cpu
+from kvmxen.features import Features, Filter
 from kvmxen.kvm.ioctl import KvmError
 from kvmxen.kvm.structs import CpuidEntry, Debugregs, Regs, Sregs
 from kvmxen.kvm.system import Cap
@@ -58,7 +58,9 @@ class System:
             CpuidEntry(0xB, 0, 1, 1, 2, 3, 4),
             CpuidEntry(0xD, 0, 1, 7, 576, 832, 0),
             CpuidEntry(0xD, 1, 1, 0xF, 0, 0, 0),
+            CpuidEntry(0xD, 2, 1, 256, 576, 0, 0),
             CpuidEntry(0x40000000, 0, 0, 0x40000001, 0, 0, 0),
+            CpuidEntry(0x80000000, 0, 0, 0x80000008, 0, 0, 0),
             CpuidEntry(0x80000001, 0, 0, 0, 0, every, every),
         ]
 
@@ -115,7 +117,8 @@ class VcpuFd:
         assert 0 <= value < 1 << 64
         self.msrs[index] = value
 
-    def set_cpuid(self, entries: list[CpuidEntry]) -> None: ...
+    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
+        self.cpuid = entries
 
     def set_runnable(self) -> None: ...
 
@@ -131,8 +134,8 @@ class VcpuFd:
         return self.xcr0
 
     def set_xcr0(self, value: int) -> None:
-        # As KVM has it: x87 always, AVX needs SSE.
-        if not value & 1 or value & 6 == 4:
+        # As KVM has it: x87 always, AVX needs SSE, and AVX-512's components each other and AVX.
+        if not value & 1 or value & 6 == 4 or (value & 0xE0 and value & 0xE7 != 0xE7):
             raise KvmError("KVM_SET_XCRS", 22)
         self.xcr0 = value
 
@@ -141,13 +144,19 @@ class VcpuFd:
 
 
 class Domain:
-    """A machine of `vcpus` vCPUs; `ends` and `output` are what it told its owner."""
+    """A machine of `vcpus` vCPUs on a host with `features`; `ends` and `output` are what it told
+    its owner."""
 
-    def __init__(self, vcpus: int = 1) -> None:
+    def __init__(self, vcpus: int = 1, features: Features | None = None) -> None:
+        features = features or Features(Filter.WHOLE, True, tuple(System().supported_cpuid()))
+        probe = Probe(True, True, True, True, features)
         self.layout = Layout.plan(MEMORY, vcpus)
         self.ends: list[End] = []
         self.output: list[bytes] = []
-        with patch.multiple("kvmxen.machine", System=System, Vm=Vm, VcpuFd=VcpuFd, probe=_probe):
+        with (
+            patch.multiple("kvmxen.machine", System=System, Vm=Vm, VcpuFd=VcpuFd),
+            patch("kvmxen.machine.probe", return_value=probe),
+        ):
             self.machine = Machine(self.layout, ended=self.ends.append, output=self.output.append)
         self.memory = self.machine.memory
         self.tables = self.machine.tables
@@ -199,7 +208,3 @@ class Domain:
             put(l2 + index * 8, l1 | TABLE)
             self.memory.fill_u64(l1, 512, self.gpa(index * 512) | TABLE, PAGE_SIZE)
         return l4
-
-
-def _probe(*_: object) -> Probe:
-    return Probe(**{field.name: True for field in fields(Probe)})

@@ -2,24 +2,70 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterable
 
-from kvmxen import cpuid
-from kvmxen.cpuid import CpuidPolicy, host_entries
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvmxen.cpuid import EAX, EBX, ECX, EDX, QUESTIONS, CpuidPolicy, Vendor
 from kvmxen.kvm.structs import CpuidEntry
+from tests.unit.cpuids import recorded
 from tests.unit.forged import System
 
+NOTHING = (0, 0, 0, 0)
 EVERY = 0xFFFFFFFF
+INTEL, AMD = "intel-software-kvm", "amd-software-kvm"
+# (leaf, sub-leaf, register, bit) and the feature's name. Those of a PV kernel's concern first:
+# it would write a control register or an MSR for them, or lose registers.
+HIDDEN = {
+    (1, 0, ECX, 3): "MONITOR", (1, 0, ECX, 5): "VMX", (1, 0, ECX, 15): "PDCM",
+    (1, 0, ECX, 17): "PCID", (1, 0, ECX, 21): "x2APIC", (1, 0, ECX, 24): "TSC deadline",
+    (1, 0, EDX, 3): "PSE", (1, 0, EDX, 7): "MCE", (1, 0, EDX, 12): "MTRR", (1, 0, EDX, 13): "PGE",
+    (1, 0, EDX, 14): "MCA", (1, 0, EDX, 22): "ACPI",
+    (7, 0, EBX, 0): "FSGSBASE", (7, 0, EBX, 1): "TSC_ADJUST", (7, 0, EBX, 2): "SGX",
+    (7, 0, EBX, 7): "SMEP", (7, 0, EBX, 10): "INVPCID", (7, 0, EBX, 14): "MPX",
+    (7, 0, EBX, 20): "SMAP", (7, 0, EBX, 25): "PT", (7, 0, ECX, 2): "UMIP", (7, 0, ECX, 3): "PKU",
+    (7, 0, ECX, 4): "OSPKE", (7, 0, ECX, 5): "WAITPKG", (7, 0, ECX, 7): "shadow stacks",
+    (7, 0, ECX, 16): "LA57", (7, 0, ECX, 22): "RDPID", (7, 0, ECX, 24): "bus lock detection",
+    (7, 0, ECX, 29): "ENQCMD", (7, 0, ECX, 31): "PKS", (7, 0, EDX, 5): "UINTR",
+    (7, 0, EDX, 18): "PCONFIG", (7, 0, EDX, 19): "LBR", (7, 0, EDX, 20): "IBT",
+    (7, 0, EDX, 22): "AMX-BF16", (7, 0, EDX, 24): "AMX", (7, 0, EDX, 26): "IBRS",
+    (7, 0, EDX, 29): "ARCH_CAPABILITIES", (7, 1, EAX, 17): "FRED", (7, 1, EAX, 26): "LAM",
+    (7, 2, EDX, 4): "BHI_CTRL", (0xD, 1, EAX, 3): "XSAVES", (0xD, 1, EAX, 4): "XFD",
+    (0x80000001, 0, ECX, 2): "SVM", (0x80000001, 0, ECX, 22): "TOPOEXT",
+    (0x80000001, 0, EDX, 26): "1 GiB pages", (0x80000001, 0, EDX, 27): "RDTSCP",
+    (0x80000008, 0, EBX, 12): "IBPB", (0x80000021, 0, EAX, 8): "automatic IBRS",
+}  # fmt: skip
+SHOWN = {
+    (1, 0, ECX, 0): "SSE3", (1, 0, ECX, 26): "XSAVE", (1, 0, ECX, 27): "OSXSAVE",
+    (1, 0, ECX, 28): "AVX", (1, 0, ECX, 31): "a hypervisor", (1, 0, EDX, 26): "SSE2",
+    (7, 0, EBX, 5): "AVX2", (7, 0, EBX, 9): "ERMS", (0xD, 1, EAX, 0): "XSAVEOPT",
+    (0xD, 1, EAX, 1): "XSAVEC", (0x80000001, 0, EDX, 11): "SYSCALL",
+    (0x80000001, 0, EDX, 20): "NX", (0x80000001, 0, EDX, 29): "long mode",
+}  # fmt: skip
 
 
-def policy(*more: CpuidEntry) -> CpuidPolicy:
-    return CpuidPolicy(
-        [*System().supported_cpuid(), *more], xen_version=4 << 16 | 17, address_bits=36
+def policy(available: Iterable[CpuidEntry]) -> CpuidPolicy:
+    return CpuidPolicy(available, xen_version=4 << 16 | 17, address_bits=36)
+
+
+def everything() -> CpuidPolicy:
+    """Of a processor that has all there is, past its own leaves too."""
+    last = {(0, 0): 0x20, (0x80000000, 0): 0x80000040, (7, 0): 9}
+    return policy(
+        CpuidEntry(*question, 0, last.get(question, EVERY), EVERY, EVERY, EVERY)
+        for question in QUESTIONS
     )
 
 
+def has(shown: CpuidPolicy, feature: tuple[int, int, int, int]) -> bool:
+    function, index, register, bit = feature
+    return bool(shown.leaf(function, index, 0)[register] >> bit & 1)
+
+
 def test_xens_leaves() -> None:
-    shown = policy()
+    shown = policy(System().supported_cpuid())
     leaf, *signature = shown.leaf(0x40000000, 0, 0)
     assert leaf == 0x40000005
     assert b"".join(word.to_bytes(4, "little") for word in signature) == b"XenVMMXenVMM"
@@ -27,74 +73,126 @@ def test_xens_leaves() -> None:
     assert shown.leaf(0x40000005, 0, 0)[1] == 36
     # KVM's own signature is nowhere, nor is there a leaf beyond Xen's last.
     for function in range(0x40000006, 0x40000100):
-        assert shown.leaf(function, 0, 0) == (0, 0, 0, 0)
+        assert shown.leaf(function, 0, 0) == NOTHING
 
 
-@pytest.mark.parametrize(
-    ("function", "index", "register", "bit", "what"),
-    [
-        (1, 0, 2, 5, "VMX"), (1, 0, 2, 3, "MONITOR"), (1, 0, 2, 17, "PCID"),
-        (1, 0, 2, 21, "x2APIC"), (1, 0, 2, 24, "TSC deadline"), (1, 0, 3, 3, "PSE"),
-        (1, 0, 3, 12, "MTRR"), (1, 0, 3, 13, "PGE"), (1, 0, 3, 22, "ACPI"),
-        (7, 0, 1, 0, "FSGSBASE"), (7, 0, 1, 7, "SMEP"), (7, 0, 1, 10, "INVPCID"),
-        (7, 0, 1, 20, "SMAP"), (7, 0, 2, 3, "PKU"), (7, 0, 2, 16, "LA57"),
-        (7, 0, 3, 26, "IBRS"), (0xD, 1, 0, 3, "XSAVES"), (0x80000001, 0, 2, 2, "SVM"),
-        (0x80000001, 0, 3, 26, "1 GiB pages"), (0x80000001, 0, 3, 27, "RDTSCP"),
-    ],
-)  # fmt: skip
-def test_hidden(function: int, index: int, register: int, bit: int, what: str) -> None:
-    assert not policy().leaf(function, index, 0)[register] >> bit & 1
+@pytest.mark.parametrize("feature", HIDDEN, ids=HIDDEN.values())
+def test_hidden(feature: tuple[int, int, int, int]) -> None:
+    assert not has(everything(), feature)
 
 
-@pytest.mark.parametrize(
-    ("function", "index", "register", "bit", "what"),
-    [
-        (1, 0, 2, 26, "XSAVE"), (1, 0, 2, 27, "OSXSAVE"), (1, 0, 2, 28, "AVX"),
-        (1, 0, 2, 31, "a hypervisor"), (1, 0, 3, 26, "SSE2"), (7, 0, 1, 5, "AVX2"),
-        (7, 0, 1, 16, "AVX-512"), (0xD, 1, 0, 0, "XSAVEOPT"), (0x80000001, 0, 3, 11, "SYSCALL"),
-        (0x80000001, 0, 3, 20, "NX"), (0x80000001, 0, 3, 29, "long mode"),
-    ],
-)  # fmt: skip
-def test_shown(function: int, index: int, register: int, bit: int, what: str) -> None:
-    assert policy().leaf(function, index, 0)[register] >> bit & 1
+@pytest.mark.parametrize("feature", SHOWN, ids=SHOWN.values())
+def test_shown(feature: tuple[int, int, int, int]) -> None:
+    for shown in (everything(), policy(recorded(INTEL).ring3), policy(recorded(AMD).ring3)):
+        if feature == (7, 0, EBX, 9) and shown.vendor is Vendor.AMD:
+            continue
+        assert has(shown, feature)
 
 
-def test_all_of_xcr0_is_the_guests() -> None:
-    shown = policy()
+def test_a_pv_guest_on_intel_has_all_registers_that_its_programs_see() -> None:
+    shown = policy(recorded(INTEL).ring3)
+    assert shown.vendor is Vendor.INTEL
+    # x87, SSE, AVX, AVX-512; not PKU's, AMX's, nor those of supervisors.
+    assert shown.xcr0 == 0xE7
+    assert shown.leaf(0xD, 0, 0) == (0xE7, 2688, 2688, 0)
+    assert shown.leaf(0xD, 1, 0) == (7, 2432, 0, 0)
+    assert [n for n in range(2, 64) if shown.leaf(0xD, n, 0) != NOTHING] == [2, 5, 6, 7]
+    assert shown.leaf(7, 0, 0) == (2, 0xF1BF23EB & ~0x100083, 0x1A005F42, 0x00814410)
+    assert shown.leaf(1, 0, 0)[ECX] == 0xFFF83203 & ~(1 << 21 | 1 << 24)
+    assert shown.leaf(0, 0, 0)[EAX] == 0xD
+    assert shown.leaf(0x80000008, 0, 0)[EAX] == 0x302E
+    assert not any(shown.leaf(function, 0, 0)[EAX] for function in (0xB, 0x1D, 0x1E, 0x1F))
+
+
+def test_a_pv_guest_on_amd_has_all_registers_that_its_programs_see() -> None:
+    shown = policy(recorded(AMD).ring3)
+    assert shown.vendor is Vendor.AMD
     assert shown.xcr0 == 7
-    # Its size is that of all components, whatever is enabled when it asks.
-    assert shown.leaf(0xD, 0, 0)[:3] == (7, 832, 832)
+    assert shown.leaf(0xD, 0, 0) == (7, 832, 832, 0)
+    assert shown.leaf(0xD, 1, 0) == (7, 832, 0, 0)
+    assert shown.leaf(1, 0, 0)[ECX] == 0xFFF83203 & ~(1 << 21 | 1 << 24)
+    assert shown.leaf(7, 0, 0) == (0, 0x208C0128, 0, 0)
+
+
+@pytest.mark.parametrize("name", [INTEL, AMD])
+def test_without_xsave_there_is_nothing_that_needs_it(name: str) -> None:
+    # These KVMs' own leaves have leaf 0xD, and AVX2 or VAES, and no XSAVE.
+    shown = policy(recorded(name).kvm)
+    assert shown.xcr0 == 0
+    assert not any(has(shown, (1, 0, ECX, bit)) for bit in (12, 26, 27, 28, 29))
+    assert not any(has(shown, (7, 0, EBX, bit)) for bit in (5, 16, 30, 31))
+    assert not any(has(shown, (7, 0, ECX, bit)) for bit in (9, 10))
+    assert {shown.leaf(0xD, n, 0) for n in range(64)} == {NOTHING}
+
+
+@pytest.mark.parametrize(
+    ("offered", "xcr0"), [(0xE7, 0xE7), (0xA7, 7), (0xE3, 3), (0x2FF, 0xE7), (2, 0), (0, 0)]
+)
+def test_features_go_with_their_registers(offered: int, xcr0: int) -> None:
+    entries = recorded(INTEL).ring3
+    for entry in entries:
+        if (entry.function, entry.index) == (0xD, 0):
+            entry.eax = offered
+    shown = policy(entries)
+    assert shown.xcr0 == xcr0
+    assert has(shown, (1, 0, ECX, 26)) == bool(xcr0)
+    avx, avx512 = bool(xcr0 & 4), bool(xcr0 & 0x20)
+    # AVX FMA F16C AVX2 VAES VPCLMULQDQ AVX-VNNI
+    for feature in (
+        *((1, 0, ECX, bit) for bit in (12, 28, 29)),
+        (7, 0, EBX, 5),
+        (7, 0, ECX, 9),
+        (7, 0, ECX, 10),
+        (7, 1, EAX, 4),
+    ):
+        assert has(shown, feature) == avx, feature
+    for feature in (
+        *((7, 0, EBX, bit) for bit in (16, 17, 21, 28, 30, 31)),
+        *((7, 0, ECX, bit) for bit in (1, 6, 11, 12, 14)),
+        (7, 0, EDX, 23),
+        (7, 1, EAX, 5),
+    ):
+        assert has(shown, feature) == avx512, feature
 
 
 def test_the_size_of_a_compact_area() -> None:
-    components = [
-        CpuidEntry(0xD, 1, 1, 0xF, 1, 0, 0),
-        CpuidEntry(0xD, 2, 1, 256, 576, 0, 0),
-        CpuidEntry(0xD, 0, 1, 0x27, 0, 2696, 0),
-        CpuidEntry(0xD, 5, 1, 8, 1088, 2, 0),
+    entries = [*recorded(INTEL).ring3, CpuidEntry(0xD, 7, 1, 8, 1088, 2, 0)]
+    # The last component is aligned to 64 bytes in the compact form, where it says so itself.
+    entries.append(CpuidEntry(0xD, 5, 1, 8, 2048, 0, 0))
+    assert policy(entries).leaf(0xD, 1, 0)[EBX] == (832 + 8 + 512 + 63 & -64) + 8
+
+
+def test_leaves_end_where_the_processor_ends_them() -> None:
+    # Intel's answers beyond the last leaf are those of another.
+    beyond = [CpuidEntry(7, 1, 1, EVERY, 0, 0, EVERY), CpuidEntry(0x80000008, 0, 0, EVERY, 7, 7, 7)]
+    ends = [
+        CpuidEntry(0, 0, 0, 7, 0, 0, 0),
+        CpuidEntry(7, 0, 1, 0, EVERY, 0, 0),
+        CpuidEntry(0x80000000, 0, 0, 0x80000001, 0, 0, 0),
     ]
-    # The second component ends at 832, the fifth is aligned to 64 bytes.
-    assert policy(*components).leaf(0xD, 1, 0)[1] == 832 + 8
+    shown = policy([*System().supported_cpuid(), *beyond, *ends])
+    assert shown.leaf(7, 1, 0) == shown.leaf(0x80000008, 0, 0) == shown.leaf(0xD, 0, 0) == NOTHING
+    assert shown.xcr0 == 0
 
 
 def test_each_vcpu_has_its_id() -> None:
-    ids = [policy().leaf(1, 0, vcpu)[1] >> 24 for vcpu in range(3)]
-    assert ids == [0, 1, 2]
-
-
-def test_the_topology_is_empty() -> None:
-    assert policy().leaf(0xB, 0, 0) == policy().leaf(0xB, 1, 0) == (0, 0, 0, 0)
+    shown = policy(recorded(INTEL).ring3)
+    assert [shown.leaf(1, 0, vcpu)[EBX] for vcpu in range(3)] == [
+        vcpu << 24 | 1 << 16 | 0x0800 for vcpu in range(3)
+    ]
 
 
 def test_sub_leaves_count_only_where_they_do() -> None:
-    shown = policy()
+    shown = policy(recorded(INTEL).ring3)
     assert shown.leaf(1, 99, 0) == shown.leaf(1, 0, 0)
-    assert shown.leaf(7, 99, 0) == (0, 0, 0, 0)
-    assert shown.leaf(0x12345678, 0, 0) == (0, 0, 0, 0)
+    assert shown.leaf(7, 99, 0) == NOTHING
+    assert shown.leaf(0x12345678, 0, 0) == NOTHING
 
 
 def test_what_kvm_is_told() -> None:
-    entries = {(entry.function, entry.index): entry for entry in policy().entries(1)}
+    entries = {
+        (entry.function, entry.index): entry for entry in policy(recorded(INTEL).ring3).entries(1)
+    }
     # Our own interrupts need x2APIC and its timer's deadlines.
     assert entries[1, 0].ecx >> 21 & 1
     assert entries[1, 0].ecx >> 24 & 1
@@ -103,32 +201,35 @@ def test_what_kvm_is_told() -> None:
     assert entries[0x40000000, 0].ebx == 0x566E6558
 
 
-def test_the_hosts_own_leaves_make_a_policy() -> None:
-    entries = host_entries()
-    assert {entry.function for entry in entries} >= {0, 1, 0x80000000, 0x80000001}
-    shown = CpuidPolicy(entries, xen_version=1, address_bits=36)
-    assert shown.xcr0 & 1
-    assert not shown.leaf(1, 0, 0)[2] >> 5 & 1
+@pytest.mark.parametrize("name", [INTEL, AMD])
+def test_a_policy_shows_itself(name: str) -> None:
+    host = recorded(name)
+    shown = policy(host.ring3)
+    assert shown.is_shown_by(shown.entries(3))
+    assert not shown.is_shown_by(host.kvm)
 
 
-def test_a_hidden_features_component_is_hidden() -> None:
-    components = [
-        CpuidEntry(0xD, 0, 1, 0x207, 2696, 2696, 0),
-        CpuidEntry(0xD, 2, 1, 256, 576, 0, 0),
-        CpuidEntry(0xD, 9, 1, 8, 2688, 0, 0),
-    ]
-    shown = policy(*components)
-    assert shown.xcr0 == 7
-    assert shown.leaf(0xD, 0, 0)[:3] == (7, 832, 832)
-    assert shown.leaf(0xD, 9, 0) == (0, 0, 0, 0)
+@given(
+    st.lists(
+        st.builds(
+            lambda question, *registers: CpuidEntry(*question, 0, *registers),
+            st.sampled_from(QUESTIONS),
+            *[st.integers(0, EVERY)] * 4,
+        )
+    )
+)
+def test_no_leaves_make_a_policy_that_does_not_show_itself(entries: list[CpuidEntry]) -> None:
+    shown = policy(entries)
+    assert shown.is_shown_by(shown.entries(0))
+    assert not shown.xcr0 & ~0xE7
+    assert bool(shown.xcr0) == has(shown, (1, 0, ECX, 26)) == has(shown, (1, 0, ECX, 27))
+    assert not any(has(shown, feature) for feature in HIDDEN)
 
 
-@pytest.mark.parametrize("clears", [True, False])
-def test_null_selectors_are_as_the_cpu_has_them(
-    monkeypatch: pytest.MonkeyPatch, clears: bool
-) -> None:
-    leaves = {0x80000000: (0x80000021, 0, 0, 0), 0x80000021: (1 << 2, 0, 0, 0)}
-    monkeypatch.setattr(cpuid, "host_cpuid", lambda leaf, _index: leaves.get(leaf, (0, 0, 0, 0)))
-    monkeypatch.setattr(cpuid, "null_selector_clears_base", lambda: clears)
-    shown = policy(*host_entries())
-    assert shown.leaf(0x80000021, 0, 0)[0] == (1 << 2 | clears << 6)
+@pytest.mark.parametrize(
+    "name", [b"GenuineIntel", b"AuthenticAMD", b"HygonGenuine", b"VIA VIA VIA "]
+)
+def test_vendors(name: bytes) -> None:
+    b, d, c = (int.from_bytes(name[at : at + 4], "little") for at in (0, 4, 8))
+    vendor = policy([CpuidEntry(0, 0, 0, 1, b, c, d)]).vendor
+    assert vendor is (Vendor.OTHER if name.startswith(b"VIA") else Vendor(name))

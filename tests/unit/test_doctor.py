@@ -9,6 +9,7 @@ from kvmxen import doctor
 from kvmxen.cli import main
 from kvmxen.doctor import Diagnosis, Finding, examine, missing, no_permission, probed
 from kvmxen.errors import KvmxenError
+from kvmxen.features import Features, Filter
 from kvmxen.probe import Probe
 
 DEVICE = Path("/dev/kvm")
@@ -84,8 +85,9 @@ def test_root_without_permission_is_in_a_container() -> None:
 
 
 def test_each_kind_of_kvm_has_its_words() -> None:
-    usual = {f.what: f.found for f in probed(Probe(True, True, True, True, False))}
-    software_kvm = Probe(False, False, False, False, True)
+    usual_kvm = Probe(True, True, True, False, Features(Filter.WHOLE, True, ()))
+    software_kvm = Probe(False, False, False, True, Features(Filter.NONE, False, ()))
+    usual = {f.what: f.found for f in probed(usual_kvm)}
     software = {f.what: f.found for f in probed(software_kvm)}
     assert usual == {
         "page tables": "by the hardware",
@@ -100,6 +102,14 @@ def test_each_kind_of_kvm_has_its_words() -> None:
     }
     (price,) = (f.means for f in probed(software_kvm) if f.what == "L4 slot 256")
     assert "trap at each read" in price
+
+
+@pytest.mark.parametrize("filter_", Filter)
+def test_cpuid_is_told_as_it_was_found(filter_: Filter) -> None:
+    probe = Probe(True, True, True, False, Features(filter_, True, ()))
+    finding = next(f for f in probed(probe) if f.what == "CPUID")
+    assert finding.found == filter_.value
+    assert ("own features" in finding.means) == (filter_ is not Filter.WHOLE)
 
 
 def test_a_good_host(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmxen import emulate
+from kvmxen.features import Features, Filter
 from kvmxen.hypercall.segments import MSR_FS_BASE, MSR_GS_BASE
+from tests.unit.cpuids import recorded
 from tests.unit.forged import FREE_PFN, TOP, TOP_PFN, Domain, va
 
 MASK64 = (1 << 64) - 1
@@ -138,6 +141,23 @@ def test_xsetbv(domain: Domain, value: int, index: int, done: bool) -> None:
     assert domain.cpu.fd.get_xcr0() == (value if done else 1)
 
 
+@pytest.mark.parametrize(
+    ("value", "done"),
+    [(0xE7, True), (7, True), (3, True), (1, True), (0xE3, False), (0xA7, False), (0x67, False),
+     (0xE5, False), (0xE1, False), (0x2E7, False), (0x60000 | 0xE7, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("sets", [True, False])
+def test_xsetbv_with_avx512(sets: bool, value: int, done: bool) -> None:
+    leaves = tuple(recorded("intel-software-kvm").ring3)
+    domain = Domain(features=Features(Filter.PART, sets, leaves))
+    vcpu = domain.cpu.vcpu
+    vcpu.rip, vcpu.rax, vcpu.rdx, vcpu.rcx = RIP, value, 0, 0
+    assert run(domain, "0f01d1") == (3 if done else 0)
+    # Where ring 3 has an XCR0 of its own, KVM need not know of it.
+    assert domain.cpu.fd.get_xcr0() == (value if done and sets else 1)
+    domain.machine.close()
+
+
 def test_control_registers(domain: Domain) -> None:
     vcpu = domain.cpu.vcpu
     assert run(domain, "0f20d8") == 3
@@ -164,6 +184,25 @@ def test_cpuid_behind_xens_prefix(domain: Domain) -> None:
     assert (vcpu.rbx, vcpu.rcx, vcpu.rdx) == (0x566E6558, 0x65584D4D, 0x4D4D566E)
     for other in (b"", code[:6], b"\x0f\x0b", bytes.fromhex("0f0b78656e0f31")):
         assert not emulate.forced_cpuid(domain.cpu, other)
+
+
+def test_no_question_makes_the_process_grow(domain: Domain) -> None:
+    code = bytes.fromhex("0f0b78656e0fa2")
+    vcpu = domain.cpu.vcpu
+
+    def ask(leaves: range) -> None:
+        for leaf in leaves:
+            # Leaves that there are not, and sub-leaves of one that has some.
+            for vcpu.rax, vcpu.rcx in ((leaf, 0), (7, leaf)):
+                assert emulate.forced_cpuid(domain.cpu, code)
+
+    ask(range(0x50000000, 0x50000200))
+    tracemalloc.start()
+    ask(range(0x50000200, 0x50002000))
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Not even four bytes for each.
+    assert grown < 4 * 2 * 0x1E00
 
 
 def test_rip_wraps_at_the_end_of_memory(domain: Domain) -> None:

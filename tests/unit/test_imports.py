@@ -29,6 +29,8 @@ LAYERS = (
     {"hypercall", "loader", "backends", "guests", "xenstored"},
     {"bounce", "trace"},
     {"paging", "probe"},
+    {"features"},
+    {"ring3"},
     {"vcpu", "maptrack"},
     {"events", "grants", "xenstore", "shim", "cpuid"},
     {"ring", "kvm"},

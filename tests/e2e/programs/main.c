@@ -23,6 +23,8 @@ int main(int argc, char **argv)
         return child();
     setvbuf(stdout, NULL, _IONBF, 0);
     for (unsigned i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        if (argc == 2 && strcmp(argv[1], parts[i].name))
+            continue;
         parts[i].run();
         printf("DONE: %s\n", parts[i].name);
     }

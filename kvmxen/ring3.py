@@ -1,0 +1,62 @@
+"""A few instructions at a time in ring 3 of a guest, to see what this host's KVM does with them."""
+
+from __future__ import annotations
+
+from kvmxen.kvm.vcpu import VcpuFd
+from kvmxen.layout import PAGE_SIZE
+from kvmxen.memory import GuestMemory
+from kvmxen.shim.abi import constants
+from kvmxen.shim.image import XEN_FIRST_SLOT, Placement, ShimImage
+from kvmxen.shim.start import CR0, prepare
+from kvmxen.vcpu import Vcpu
+
+_C = constants()
+BREAKPOINT = 3
+_INT3 = b"\xcc"
+_ENTRY = 0x67
+_CODE_VA = 0x10000000000
+_DATA_VA = _CODE_VA + PAGE_SIZE
+_STACK_VA = _DATA_VA + PAGE_SIZE
+_PAT = 0x0007040600070406
+
+
+class Ring3:
+    """vCPU `fd` in an address space of a page of code, a page of data and a stack, all in frames
+    of the shim's; its part of the shim is that of vCPU 0, which must not run yet.
+
+    `vcpu` has its registers; `code_va` and `data_va` are where the pages are, `data_gpa` is where
+    the data is at first.
+    """
+
+    code_va, data_va = _CODE_VA, _DATA_VA
+
+    def __init__(self, memory: GuestMemory, image: ShimImage, fd: VcpuFd, *, xcr0: int) -> None:
+        self._memory = memory
+        self.fd = fd
+        l4, l3, l2, self._l1, self._code, data, stack = (image.new_frame() for _ in range(7))
+        for slot, entry in enumerate(image.slots.kernel, XEN_FIRST_SLOT):
+            memory.write_u64(l4 + slot * 8, entry)
+        memory.write_u64(l4 + (_CODE_VA >> 39) * 8, l3 | _ENTRY)
+        memory.write_u64(l3, l2 | _ENTRY)
+        memory.write_u64(l2, self._l1 | _ENTRY)
+        for index, frame in enumerate((self._code, data, stack)):
+            memory.write_u64(self._l1 + index * 8, frame | _ENTRY)
+        self.data_gpa = data
+        part = image.vcpu_gpa(0)
+        prepare(fd, image, Placement.EXITS, part_gpa=part, cr3=l4, pat=_PAT, xcr0=xcr0)
+        self.vcpu = Vcpu(memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"], CR0)
+        self.vcpu.kernel_cr3 = l4
+
+    def load(self, code: bytes) -> None:
+        """Make `code` and an int3 what is run next, at most a page."""
+        self._memory.write(self._code, code + _INT3)
+
+    def run(self, offset: int = 0) -> int:
+        """Run what was loaded from `offset` to its first trap, a vector: BREAKPOINT at its end."""
+        self.vcpu.rip, self.vcpu.rsp = _CODE_VA + offset, _STACK_VA + PAGE_SIZE
+        return int(self.vcpu.run())
+
+    def move_data(self, frame: int) -> None:
+        """Have the entry of the page of data lead to `frame`, by a store of the host's."""
+        self._memory.write_u64(self._l1 + 8, frame | _ENTRY)
+        self.vcpu.flush_tlb()
