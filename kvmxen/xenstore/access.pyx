@@ -61,7 +61,7 @@ cdef class Access:
     def rm(self, str path):
         """Remove a node and all below it. ENOENT only where its parent is missing too."""
         if self._find(path, _WRITE) is None:
-            if self._view.get(parent(path)) is None:
+            if self._view.look(parent(path)) is None:
                 raise XenstoreError(errno.ENOENT)
             return
         if path == "/":
@@ -98,6 +98,10 @@ cdef class Access:
                 raise XenstoreError(errno.EACCES)
             return node
         if not <int>self._domain.rights(self._closest(path).permissions) & right:
+            # Were any of those above it there, the answer could be another.
+            for where in ancestry(path):
+                if self._view.look(where) is not None:
+                    break
             raise XenstoreError(errno.EACCES)
         return None
 

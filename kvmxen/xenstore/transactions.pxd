@@ -7,6 +7,7 @@ cdef class _Seen:
     cdef unsigned long long generation
     cdef unsigned long long altered
     cdef tuple permissions
+    cdef bint looked
     cdef bint listed
     cdef bint implied
     cdef bint changed
@@ -28,6 +29,7 @@ cdef class Transaction:
     cpdef Py_ssize_t nodes(self, int domid) except? -1
     cpdef changed(self, str path, tuple old)
     cpdef fire(self, str path, object match, list readable)
+    cdef bint _is_there(self, str path, _Seen seen) except -1
     cdef list _changed(self)
     cdef bint _conflicts(self) except -1
     cdef bint _crowds(self, list changed) except -1

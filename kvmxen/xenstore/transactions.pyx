@@ -3,10 +3,11 @@
 A commit fails with EAGAIN if any node that the transaction looked at, for reading or writing
 or to find it absent, has changed since the transaction began. That children came or went is a
 change for those who listed or removed them; that a directory is there now which the transaction
-too had to make for a node in it is none. So transactions that make their nodes in the same
-directories all go through, as with Xen's oxenstored, which replays the later ones to that end;
-its C xenstored (tools/xenstored/transaction.c) refuses them. All else is as there, but that
-there a node counts from the first look at it.
+too had to make for a node in it is none, unless the client was told before that it was not. So
+transactions that make their nodes in the same directories all go through, as with Xen's
+oxenstored, which replays the later ones to that end; its C xenstored
+(tools/xenstored/transaction.c) refuses them. All else is as there, but that there a node counts
+from the first look at it.
 """
 
 from kvmxen.xenstore.paths cimport parent
@@ -26,8 +27,9 @@ cdef object _EXACT = Match.EXACT
 cdef class _Seen:
     """A node as the transaction met it, absent where `permissions` is None.
 
-    `listed`: its children matter too. `implied`: the transaction made it, only for the sake of
-    one below it, so that it does not matter who does.
+    `looked`: the client was told of it. `listed`: its children matter too. `implied`: the
+    transaction had no other business with it than to make it for one below, so that it does
+    not matter who does.
     """
 
     def __cinit__(self, Node node):
@@ -60,7 +62,9 @@ cdef class Transaction:
     cpdef Node look(self, str path):
         """As get(), where what is at `path` becomes known to the client."""
         cdef Node node = self._tree.get(path)
-        self._note(path, node).implied = False
+        cdef _Seen seen = self._note(path, node)
+        seen.looked = True
+        seen.implied = False
         return node
 
     def listed(self, str path):
@@ -90,8 +94,12 @@ cdef class Transaction:
 
     def imply(self, str path, tuple permissions):
         """Make the node at `path` for the sake of one below it; its parent must be."""
+        cdef _Seen seen = self._note(path, None)
+        # One that is made in place of a node that it removed, or of whose absence the client
+        # was told, has to be the transaction's own.
+        untouched = seen.permissions is None and not (seen.looked or seen.changed)
         self.put(path, b"", permissions)
-        (<_Seen>self._seen[path]).implied = True
+        seen.implied = untouched
 
     def remove(self, str path):
         """Take out the node at `path`, which must be, and all below it."""
@@ -126,10 +134,11 @@ cdef class Transaction:
 
     def touched(self):
         """What the transaction looked at: each path, the node as it is there now, whether there
-        was one when it began, and whether it changed it."""
+        was one when it began, and whether a commit would change it."""
         cdef _Seen seen
         for path, seen in self._seen.items():
-            yield path, self._tree.get(path), seen.permissions is not None, seen.changed
+            made = seen.changed and not self._is_there(path, seen)
+            yield path, self._tree.get(path), seen.permissions is not None, made
 
     @property
     def hopeless(self):
@@ -186,14 +195,17 @@ cdef class Transaction:
         for path in changed:
             node = self._tree.get(path)
             if node is not None:
-                # What is implied may be there by now.
-                if not (<_Seen>self._seen[path]).implied or state.get(path) is None:
+                if not self._is_there(path, self._seen[path]):
                     state.put(path, node.value, node.permissions)
             elif state.get(path) is not None:
                 state.remove(path)
         for path, seen in self._seen.items():
             if seen.event is not None:
                 state.fire(path, seen.event, self._readable(path, seen))
+
+    cdef bint _is_there(self, str path, _Seen seen) except -1:
+        """Whether the node at `path` is implied and somebody else has made it by now."""
+        return seen.implied and self._state.get(path) is not None
 
     cdef list _changed(self):
         """The paths that were changed, parents before children, else in the order of the first

@@ -1,12 +1,15 @@
 """What xenstore is to do, as simply as it can be said: a model to compare the real one with.
 
 It knows nothing of the product: nodes are a dict that each transaction copies whole, and each
-rule is as docs/misc/xenstore.txt and tools/xenstored have it.
+rule is as docs/misc/xenstore.txt and tools/xenstored have it. What a transaction is comes from
+the first alone: its requests, done at the moment of its commit with nobody else's in between,
+are answered as they were, and leave what the commit leaves. Each commit is checked for that.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 ANYBODY = 32757
 R, W, OWNER = 1, 2, 4
@@ -37,15 +40,29 @@ class Watch:
 
 @dataclass
 class View:
-    """The live store, or a transaction's copy of it with what it did there."""
+    """The live store, or a transaction's copy of it with what it did there.
+
+    `before` are the nodes as it began, `requests` what was asked since, and the answer.
+    `touched` are the paths that any of that depends on, in their order; `told` those of them
+    that the client learned something of; `on_the_way` those that were made for one below.
+    """
 
     nodes: dict[str, Node]
-    touched: dict[str, Node | None] = field(default_factory=dict)
+    before: dict[str, Node] = field(default_factory=dict)
+    requests: list[tuple[str, tuple[Any, ...], object]] = field(default_factory=list)
+    touched: dict[str, None] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
     listed: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
-    implied: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
+    on_the_way: set[str] = field(default_factory=set)
     events: dict[str, bool] = field(default_factory=dict)
     is_live: bool = False
+
+    @property
+    def anybody_s(self) -> set[str]:
+        """The nodes that the transaction made, and that might as well have been there."""
+        return self.on_the_way - self.told - self.removed - self.before.keys()
 
 
 @dataclass
@@ -68,6 +85,10 @@ def depth(path: str) -> int:
     return 0 if path == "/" else path.count("/")
 
 
+def contents(view: View) -> dict[str, tuple[bytes, tuple[str, ...]]]:
+    return {path: (node.value, node.perms) for path, node in view.nodes.items()}
+
+
 def rights(domid: int, perms: tuple[str, ...]) -> int:
     owner, *others = [(LETTERS[perm[0]], int(perm[1:])) for perm in perms]
     if domid in (0, owner[1]) or owner[1] == ANYBODY:
@@ -88,7 +109,18 @@ class Model:
         self.clients.append(Client(domid))
         return self.clients[-1]
 
-    # What a client may ask for. `view` is the live store or one of its transactions.
+    def ask(self, client: Client, view: View, what: str, *arguments: Any) -> object:
+        """The answer to a request, one of the methods below; raises Refused.
+
+        `view` is the live store or one of the client's transactions.
+        """
+        answer = self._answer(client, view, what, arguments)
+        view.requests.append((what, arguments, answer))
+        if isinstance(answer, Refused):
+            raise answer
+        return answer
+
+    # What a client may ask for.
 
     def read(self, client: Client, view: View, path: str) -> bytes:
         return self._look(client, view, path, R).value
@@ -116,6 +148,7 @@ class Model:
 
     def rm(self, client: Client, view: View, path: str) -> None:
         if self._find(client, view, path, W) is None:
+            view.told.add(above(path))
             if self._touch(view, above(path)) is None:
                 raise Refused("ENOENT")
             return
@@ -126,7 +159,7 @@ class Model:
             self._touch(view, gone)
             view.listed.add(gone)
             view.changed.add(gone)
-            view.implied.discard(gone)
+            view.removed.add(gone)
             self._event(view, gone, gone == path)
         self._drop(view, path)
 
@@ -155,29 +188,32 @@ class Model:
         client.transactions.clear()
 
     def start(self, client: Client, number: int) -> None:
-        copies = {p: Node(**vars(node)) for p, node in self.live.nodes.items()}
-        client.transactions[number] = View(copies)
+        client.transactions[number] = View(self._copy(), before=self._copy())
 
     def end(self, client: Client, number: int, commit: bool) -> None:
         view = client.transactions.pop(number)
         if not commit:
             return
-        for path, was in view.touched.items():
-            now = self.live.nodes.get(path)
-            if now and path in view.implied and now.perms == view.nodes[path].perms:
-                view.changed.discard(path)
-                continue
+        there = {
+            path
+            for path in view.anybody_s & self.live.nodes.keys()
+            if self.live.nodes[path].perms == view.nodes[path].perms
+        }
+        for path in view.touched.keys() - there:
+            was, now = view.before.get(path), self.live.nodes.get(path)
             if (was and was.changed) != (now and now.changed):
                 raise Refused("EAGAIN")
             if was and now and path in view.listed and was.listed != now.listed:
                 raise Refused("EAGAIN")
-        for path in sorted(view.changed, key=depth):
+        outcome = self._again(client, view)
+        for path in sorted(view.changed - there, key=depth):
             if node := view.nodes.get(path):
                 self._set(self.live, path, node.value, node.perms)
             elif path in self.live.nodes:
                 self._drop(self.live, path)
+        assert contents(self.live) == contents(outcome)
         for path, subtree in view.events.items():
-            was = view.touched[path]
+            was = view.before.get(path)
             readable = [was.perms] if was else []
             if path in self.live.nodes:
                 readable += [self.live.nodes[p].perms for p in (path, above(path))]
@@ -185,20 +221,37 @@ class Model:
 
     # How that is done.
 
+    def _answer(self, client: Client, view: View, what: str, arguments: tuple[Any, ...]) -> object:
+        try:
+            return getattr(self, what)(client, view, *arguments)
+        except Refused as refused:
+            return refused
+
+    def _again(self, client: Client, view: View) -> View:
+        """What the store would be if the transaction's requests were made now."""
+        fresh = View(self._copy())
+        for what, arguments, answer in view.requests:
+            now = self._answer(client, fresh, what, arguments)
+            assert repr(now) == repr(answer), f"{what} {arguments}: {answer}, then {now}"
+        return fresh
+
+    def _copy(self) -> dict[str, Node]:
+        return {path: replace(node) for path, node in self.live.nodes.items()}
+
     def _touch(self, view: View, path: str) -> Node | None:
-        node = view.nodes.get(path)
-        if path not in view.touched:
-            view.touched[path] = Node(**vars(node)) if node else None
-        return node
+        view.touched[path] = None
+        return view.nodes.get(path)
 
     def _find(self, client: Client, view: View, path: str, right: int) -> Node | None:
-        view.implied.discard(path)
+        view.told.add(path)
+        way = [path]
         node = found = self._touch(view, path)
         while found is None:
-            path = above(path)
-            found = self._touch(view, path)
+            way.append(above(way[-1]))
+            found = self._touch(view, way[-1])
         having = rights(client.domid, found.perms) & right
         if having != right if node else not having:
+            view.told.update(way)
             raise Refused("EACCES")
         return node
 
@@ -218,7 +271,7 @@ class Model:
         for where in reversed(missing):
             self._set(view, where, value if where == path else b"", perms)
             if where != path:
-                view.implied.add(where)
+                view.on_the_way.add(where)
 
     def _set(self, view: View, path: str, value: bytes, perms: tuple[str, ...]) -> None:
         self.time += 1

@@ -177,6 +177,17 @@ def test_a_transaction_goes_on() -> None:
     assert inconsistencies(again) == []
 
 
+def test_what_others_made_on_the_way_is_still_theirs() -> None:
+    store, guest, _ = rich()
+    tx = guest.start()
+    guest.ask(Op.WRITE, b"data/new/mine\0v", tx)
+    guest.ask(Op.WRITE, b"data/new\0theirs")
+    again, clients = restart(store)
+    assert clients[1].ask(Op.TRANSACTION_END, b"T\0", tx) == OK
+    assert again.read("/local/domain/1/data/new") == b"theirs"
+    assert again.read("/local/domain/1/data/new/mine") == b"v"
+
+
 @pytest.mark.parametrize(
     "outside",
     [

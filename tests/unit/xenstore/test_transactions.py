@@ -15,7 +15,8 @@ from kvmxen.xenstore.store import Store
 from tests.unit.xenstore.client import Client
 
 OK = b"OK\0"
-R, W, M, D, L, P = Op.READ, Op.WRITE, Op.MKDIR, Op.RM, Op.DIRECTORY, Op.SET_PERMS
+R, W, M, D, L = Op.READ, Op.WRITE, Op.MKDIR, Op.RM, Op.DIRECTORY
+P, G = Op.SET_PERMS, Op.GET_PERMS
 
 CONFLICTS = [
     # (in the transaction, outside meanwhile, does the commit go through)
@@ -50,6 +51,19 @@ CONFLICTS = [
     ([(W, b"data/new/deep\0"), (L, b"data/new\0")], [(M, b"data/new\0")], False),
     ([(W, b"data/new/deep\0"), (D, b"data/new\0")], [(M, b"data/new\0")], False),
     ([(M, b"data/new\0"), (W, b"data/new/deep\0")], [(M, b"data/new\0")], False),
+    # Who looked first and then wrote below, has to be the only one who did.
+    ([(R, b"data/new\0"), (W, b"data/new/mine\0")], [(W, b"data/new/other\0")], False),
+    ([(L, b"data/new\0"), (W, b"data/new/mine\0")], [(W, b"data/new/other\0")], False),
+    ([(G, b"data/new\0"), (W, b"data/new/mine\0")], [(W, b"data/new/other\0")], False),
+    ([(D, b"data/new/mine\0"), (W, b"data/new/mine\0")], [(W, b"data/new/other\0")], False),
+    ([(R, b"data/new/x\0"), (W, b"data/new/mine\0")], [(W, b"data/new/other\0")], True),
+    (
+        [(W, b"data/new/deep\0"), (D, b"data/new\0"), (W, b"data/new/deep\0")],
+        [(W, b"data/new/other\0")],
+        False,
+    ),
+    ([(D, b"data/a\0"), (W, b"data/a/deep\0")], [(W, b"data/b\0new")], True),
+    ([(D, b"data/a\0"), (W, b"data/a/deep\0")], [(W, b"data/a\0new")], False),
     ([(W, b"data/n/deep\0")], [(M, b"data/n\0"), (P, b"data/n\0n1\0r0\0")], False),
     ([(L, b"data\0"), (W, b"data/new\0mine")], [(W, b"data/other\0new")], False),
     ([(R, b"data\0")], [(W, b"data/other\0new")], True),
@@ -141,6 +155,42 @@ def test_a_failed_commit_changes_nothing_and_tells_nobody(guest: Client, other: 
     assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == "EAGAIN"
     assert other.ask(R, b"data/b\0") == b"old"
     assert guest.drain() == []
+
+
+@pytest.mark.parametrize("below", [b"/b", b"/b/c", b"/b/c/d"])
+@pytest.mark.parametrize("permissions", [b"n1\0", b"n1\0r2\0"])
+def test_what_is_made_in_place_of_a_removed_node_is_new(
+    guest: Client, store: Store, below: bytes, permissions: bytes
+) -> None:
+    guest.ask(W, b"data/a\0old value")
+    guest.ask(P, b"data/a\0" + permissions)
+    tx = guest.start()
+    guest.ask(D, b"data/a\0", tx)
+    guest.ask(W, b"data/a" + below + b"\0new", tx)
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == OK
+    assert guest.ask(R, b"data/a\0") == b""
+    assert guest.ask(G, b"data/a\0") == b"n1\0"
+    assert guest.ask(R, b"data/a" + below + b"\0") == b"new"
+
+
+def test_what_others_made_on_the_way_is_left_as_it_is(guest: Client, other: Client) -> None:
+    tx = guest.start()
+    guest.ask(W, b"data/new/mine\0m", tx)
+    other.ask(W, b"data/new\0value")
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == OK
+    assert other.ask(R, b"data/new\0") == b"value"
+
+
+def test_a_refusal_is_something_that_a_client_was_told(store: Store, guest: Client) -> None:
+    """Its own node in a directory that it may only write to would have been its to read."""
+    dom0 = Client(store, 0)
+    dom0.ask(W, b"/post/box\0")
+    dom0.ask(P, b"/post/box\0n0\0w1\0")
+    tx = guest.start()
+    assert guest.ask(R, b"/post/box/a/x\0", tx) == "EACCES"
+    assert guest.ask(W, b"/post/box/a/y\0", tx) == OK
+    assert Client(store, 1).ask(W, b"/post/box/a/z\0") == OK
+    assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == "EAGAIN"
 
 
 def test_two_transactions_that_cross(guest: Client, other: Client) -> None:
@@ -237,26 +287,32 @@ def test_a_directory_that_two_fill_stays_within_its_size(store: Store) -> None:
 NAMES = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=3)
 PATHS = NAMES.map(lambda names: "/" + "/".join(names))
 Model = dict[str, bytes]
+Request = tuple[Op, str, bytes]
 
 
-def _rm(model: Model, path: str) -> None:
-    for gone in [p for p in model if p == path or p.startswith(path + "/")]:
-        del model[gone]
-
-
-def _write(model: Model, path: str, value: bytes) -> None:
+def _answer(model: Model, operation: Op, path: str, value: bytes) -> bytes | str:
+    """Do in `model` what dom0 asks for."""
+    above = path.rpartition("/")[0]
+    if operation == Op.READ:
+        return model.get(path, "ENOENT")
+    if operation == Op.RM:
+        found = path in model or above in model or not above
+        for gone in [p for p in model if p == path or p.startswith(path + "/")]:
+            del model[gone]
+        return OK if found else "ENOENT"
     at = ""
     for name in path.split("/")[1:]:
         at += "/" + name
         model.setdefault(at, b"")
     model[path] = value
+    return OK
 
 
 class Transactions(RuleBasedStateMachine):
     """Several transactions at once: each sees its own dict, and what it may commit is right.
 
-    The model may only commit where nothing that the transaction touched has changed; where it
-    commits, the outcome must be that of running its changes at that moment.
+    Where it commits, its requests, made at that moment with nobody else's in between, must be
+    answered as they were, and what they leave is the outcome.
     """
 
     def __init__(self) -> None:
@@ -265,7 +321,7 @@ class Transactions(RuleBasedStateMachine):
         self.store.rm("/tool")
         self.client = Client(self.store, 0)
         self.live: Model = {}
-        self.open: dict[int, tuple[Model, list[tuple[str, bytes | None]]]] = {}
+        self.open: dict[int, tuple[Model, list[tuple[Request, bytes | str]]]] = {}
 
     def pick(self, which: int) -> int:
         """One of the open transactions, or 0 for none."""
@@ -277,55 +333,41 @@ class Transactions(RuleBasedStateMachine):
         if len(self.open) < 3:
             self.open[self.client.start()] = (dict(self.live), [])
 
-    @rule(which=st.integers(0, 3), path=PATHS, value=st.binary(max_size=2))
-    def write(self, which: int, path: str, value: bytes) -> None:
+    @rule(
+        which=st.integers(0, 3),
+        operation=st.sampled_from([Op.WRITE, Op.RM, Op.READ]),
+        path=PATHS,
+        value=st.binary(max_size=2),
+    )
+    def ask(self, which: int, operation: Op, path: str, value: bytes) -> None:
         tx = self.pick(which)
-        assert self.client.ask(Op.WRITE, path.encode() + b"\0" + value, tx) == OK
-        model = self.open[tx][0] if tx else self.live
-        _write(model, path, value)
-        if tx:
-            self.open[tx][1].append((path, value))
-
-    @rule(which=st.integers(0, 3), path=PATHS)
-    def rm(self, which: int, path: str) -> None:
-        tx = self.pick(which)
-        model = self.open[tx][0] if tx else self.live
-        above = path.rpartition("/")[0]
-        expected = OK if path in model or above in model or not above else "ENOENT"
-        assert self.client.ask(Op.RM, path.encode() + b"\0", tx) == expected
-        _rm(model, path)
-        if tx:
-            self.open[tx][1].append((path, None))
-
-    @rule(which=st.integers(0, 3), path=PATHS)
-    def read(self, which: int, path: str) -> None:
-        tx = self.pick(which)
-        model = self.open[tx][0] if tx else self.live
-        assert self.client.ask(Op.READ, path.encode() + b"\0", tx) == model.get(path, "ENOENT")
+        model, log = self.open[tx] if tx else (self.live, [])
+        request = (operation, path, value if operation == Op.WRITE else b"")
+        expected = _answer(model, *request)
+        assert self.client.ask(operation, path.encode() + b"\0" + request[2], tx) == expected
+        log.append((request, expected))
 
     @rule(which=st.integers(0, 3), commit=st.booleans())
     def end(self, which: int, commit: bool) -> None:
         tx = self.pick(which)
         if not tx:
             return
-        _, changes = self.open.pop(tx)
+        _, log = self.open.pop(tx)
         answer = self.client.ask(Op.TRANSACTION_END, b"T\0" if commit else b"F\0", tx)
         if commit and answer == OK:
-            for path, value in changes:
-                if value is None:
-                    _rm(self.live, path)
-                else:
-                    _write(self.live, path, value)
+            for request, expected in log:
+                assert _answer(self.live, *request) == expected
         else:
             assert answer == ("EAGAIN" if commit else OK)
 
-    @rule(path=PATHS, value=st.binary(max_size=2))
-    def alone(self, path: str, value: bytes) -> None:
+    @rule(requests=st.lists(st.tuples(st.sampled_from([Op.WRITE, Op.RM]), PATHS), max_size=4))
+    def alone(self, requests: list[tuple[Op, str]]) -> None:
         """With nothing between its start and its end a transaction cannot fail."""
         tx = self.client.start()
-        self.client.ask(Op.WRITE, path.encode() + b"\0" + value, tx)
+        for operation, path in requests:
+            expected = _answer(self.live, operation, path, b"")
+            assert self.client.ask(operation, path.encode() + b"\0", tx) == expected
         assert self.client.ask(Op.TRANSACTION_END, b"T\0", tx) == OK
-        _write(self.live, path, value)
 
     @invariant()
     def the_store_is_the_model(self) -> None:
