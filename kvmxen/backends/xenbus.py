@@ -12,6 +12,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -23,6 +24,9 @@ from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import home
 from kvmxen.xenstore.permissions import DOM0, READ, Permission
 from kvmxen.xenstore.watches import Watch
+
+# Seconds between two looks at what may have changed on the host.
+_LOOK_EVERY = 1.0
 
 Nodes = Mapping[str, object]
 _T = TypeVar("_T")
@@ -54,6 +58,8 @@ class Device(ABC):
     # The directory of its kind under backend/ and device/, and its number there.
     kind: str
     index: int
+    # Whether to look, now and then, what has changed on the host: to call `refresh`.
+    changes = False
 
     @abstractmethod
     def describe(self) -> tuple[Nodes, Nodes]:
@@ -71,6 +77,11 @@ class Device(ABC):
         longer. Raises FrontendError, or OSError or MemoryError for what the host has no more of,
         and then nothing is left mapped or running.
         """
+
+    def refresh(self) -> Nodes:
+        """The backend's nodes that changed, for what happened on the host; by default nothing
+        does. Raises KvmxenError for a change that cannot be the guest's too."""
+        return {}
 
     def settle(self) -> None:  # noqa: B027
         """Called before `disconnect` of a device that is taken from the guest: go on serving until
@@ -150,6 +161,11 @@ class Xenbus:
         """Take a device away, whether the guest has let go of it or not; raises NoSuchDevice."""
         self._do(lambda: self._remove(self._slot(kind, index)))
 
+    def refresh(self, kind: str, index: int) -> None:
+        """Look now what has changed on the host, and tell the guest; raises NoSuchDevice, and
+        KvmxenError as Device.refresh does."""
+        self._do(lambda: self._refresh(self._slot(kind, index)))
+
     def numbers(self, kind: str) -> set[int]:
         """The numbers of the devices of that kind that there are."""
         return {index for slot_kind, index in list(self._slots) if slot_kind == kind}
@@ -185,7 +201,7 @@ class Xenbus:
 
     def _run(self) -> None:
         try:
-            while work := self._work.get():
+            while work := self._next():
                 work()
         except BaseException as error:
             self._guest.fail(error)
@@ -193,6 +209,27 @@ class Xenbus:
             for slot in list(self._slots.values()):
                 self._disconnect(slot)
                 slot.device.close()
+
+    def _next(self) -> Callable[[], None] | None:
+        """What to do next; in between, the devices that can change are looked at."""
+        while True:
+            changing = [slot for slot in self._slots.values() if slot.device.changes]
+            try:
+                return self._work.get(timeout=_LOOK_EVERY if changing else None)
+            except Empty:
+                for slot in changing:
+                    with suppress(KvmxenError):
+                        self._refresh(slot)
+
+    def _refresh(self, slot: _Slot) -> None:
+        nodes = dict(slot.device.refresh())
+        if not nodes:
+            return
+        if slot.connected and slot.online:
+            # Again, as Linux's blkback does: a frontend that is connected looks when it is written.
+            nodes["state"] = int(slot.state)
+        with self._store.transaction() as store:
+            _write(store.write, slot.backend, nodes)
 
     def _attach(self, device: Device) -> None:
         key = device.kind, device.index

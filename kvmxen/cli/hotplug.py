@@ -1,4 +1,4 @@
-"""kvmxen block-attach, network-attach and the two detaches: devices of a running domain."""
+"""kvmxen block-attach, block-resize and their like: devices of a running domain."""
 
 from __future__ import annotations
 
@@ -56,6 +56,21 @@ def block_detach(name: str, device: str, force: bool) -> None:
     _detach(name, BlockDetach(device, force), device)
 
 
+@click.command("block-resize", short_help="Show a running domain that a disk has grown.")
+@click.argument("name")
+@click.argument("device")
+def block_resize(name: str, device: str) -> None:
+    """Have the running domain NAME see how large the file of its disk DEVICE is by now.
+
+    It does so by itself within seconds; after this it has. A disk can only grow, and only a raw
+    one.
+    """
+    from kvmxen.control.requests import BlockResize
+
+    device_number(device)
+    _ask(name, BlockResize(device))
+
+
 @click.command("network-attach", short_help="Give a running domain one more network interface.")
 @click.argument("name")
 @click.argument("net")
@@ -80,4 +95,4 @@ def network_detach(name: str, number: int, force: bool) -> None:
     _detach(name, NetworkDetach(number, force), f"network interface {number}")
 
 
-COMMANDS = (block_attach, block_detach, network_attach, network_detach)
+COMMANDS = (block_attach, block_detach, block_resize, network_attach, network_detach)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import assert_never
 
 from kvmxen.backends.devices import block_device, net_device
@@ -14,6 +16,7 @@ from kvmxen.config.net import NetSpec
 from kvmxen.control.requests import (
     BlockAttach,
     BlockDetach,
+    BlockResize,
     Figures,
     NetworkAttach,
     NetworkDetach,
@@ -49,6 +52,10 @@ class Hotplug:
                 return self._add_disk(disk)
             case BlockDetach(device, force):
                 return self._detach("vbd", device_number(device), f"disk {device}", force)
+            case BlockResize(device):
+                with _named(f"disk {device}"):
+                    self._bus.refresh("vbd", device_number(device))
+                return None
             case NetworkAttach(net):
                 return self._add_net(net)
             case NetworkDetach(number, force):
@@ -82,10 +89,17 @@ class Hotplug:
             raise
 
     def _detach(self, kind: str, index: int, what: str, force: bool) -> bool:
-        try:
+        with _named(what):
             if force:
                 self._bus.remove(kind, index)
                 return True
             return self._bus.detach(kind, index, DETACH_S)
-        except NoSuchDevice:
-            raise KvmxenError(f"the guest has no {what}") from None
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """That there is no such device is told by the name that a person knows it by."""
+    try:
+        yield
+    except NoSuchDevice:
+        raise KvmxenError(f"the guest has no {what}") from None

@@ -40,6 +40,13 @@ class BlockDetach:
 
 
 @dataclass(frozen=True)
+class BlockResize:
+    """Show the guest the size that the file of the disk `device` has now."""
+
+    device: str
+
+
+@dataclass(frozen=True)
 class NetworkAttach:
     """Give the guest a network interface: the answer is its number."""
 
@@ -59,11 +66,12 @@ class Figures:
     """What each device has done so far: {"vbd/51712": {"requests": 12, ...}, ...}."""
 
 
-Request = BlockAttach | BlockDetach | NetworkAttach | NetworkDetach | Figures
+Request = BlockAttach | BlockDetach | BlockResize | NetworkAttach | NetworkDetach | Figures
 
 COMMANDS: dict[str, type[Request]] = {
     "block-attach": BlockAttach,
     "block-detach": BlockDetach,
+    "block-resize": BlockResize,
     "network-attach": NetworkAttach,
     "network-detach": NetworkDetach,
     "figures": Figures,

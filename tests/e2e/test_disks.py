@@ -299,6 +299,39 @@ def test_disks_that_come_and_go(
     disks.assert_clean(raw)
 
 
+GROWS = """
+size() { cat /sys/block/xvda/size; }
+echo "[at first $(size)]"
+until [ $(size) != 131072 ]; do sleep 0.1; done
+echo "[then $(size)]"
+dd if=/dev/zero of=/dev/xvda bs=512 seek=$(($(size) - 1)) count=1 conv=fsync || echo "[failed]"
+read go
+until [ $(size) != 196608 ]; do sleep 0.1; done
+echo "[at last $(size)]"
+dmesg | grep 'capacity change'
+poweroff -f
+"""
+
+
+def test_a_disk_that_grows(
+    boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, tmp_path: Path, kvmxen: Kvmxen
+) -> None:
+    """Whether block-resize is said or not, the guest's kernel sees it."""
+    image = disks.empty_image(tmp_path / "image", 64)
+    options = ("--ramdisk", disk_ramdisk(GROWS), "--name", "grows", "--disk", image)
+    domain = boot(kernel, *options, *QUIET)
+    domain.expect(r"\[at first 131072\]", WAIT)
+    disks.empty_image(image, 96)
+    domain.expect(r"\[then 196608\]", WAIT)
+    disks.empty_image(image, 128)
+    assert kvmxen("block-resize", "grows", "xvda") == ""
+    domain.send("go\n")
+    domain.expect(r"\[at last 262144\]", WAIT)
+    domain.expect(r"xvda: detected capacity change from 196608 to 262144", WAIT)
+    domain.ends(0, WAIT)
+    assert "[failed]" not in domain.output
+
+
 REBOOT = f"""
 mount /dev/xvda /mnt && echo visit >>/mnt/visits && sync || echo "[failed]"
 ip link set eth0 up && ip address add {ADDRESS}/24 dev eth0

@@ -32,6 +32,9 @@ class Image(Protocol):
     def engine(self, doorbell: int, depth: int) -> Engine:
         """An engine for one queue, of `depth` operations at a time and the eventfd `doorbell`."""
 
+    def measure(self) -> int:
+        """The sectors of 512 bytes that there are by now; raises KvmxenError if it cannot tell."""
+
     def abandon(self) -> None:
         """Have what its engines wait for in vain end, with an error."""
 
@@ -66,7 +69,7 @@ class RawImage:
         if is_block_device(self._fd):
             answer = fcntl.ioctl(self._fd, _BLKSSZGET, bytes(4))
             self.sector_size = max(self.sector_size, struct.unpack("i", answer)[0])
-        self.sectors = whole_sectors(size_of(self._fd, self._path), self.sector_size)
+        self.sectors = self.measure()
         if not self.sectors:
             raise KvmxenError(
                 f"the disk {self._path} has no sector: make it larger (truncate --size 1G)"
@@ -74,6 +77,10 @@ class RawImage:
         self.discards = spec.discard and not spec.readonly
         if spec.cache in _DIRECT:
             self._try_direct()
+
+    def measure(self) -> int:
+        """See Image."""
+        return whole_sectors(size_of(self._fd, self._path), self.sector_size)
 
     def _try_direct(self) -> None:
         """Direct access may ask for larger units than the disk's sectors are."""

@@ -133,6 +133,13 @@ class QemuImage:
 
         return NbdEngine(connection.fileno(), doorbell, released)
 
+    def measure(self) -> int:
+        """Raises KvmxenError: what is in use nobody else can make larger, nor does qemu-nbd."""
+        raise KvmxenError(
+            f"{self._name} is of format {self._spec.format}: only a raw one can grow while it is "
+            "in use"
+        )
+
     def abandon(self) -> None:
         """Kill qemu-nbd, so that what waits for it ends with an error."""
         self._server.kill()

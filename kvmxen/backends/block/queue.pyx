@@ -89,6 +89,10 @@ cdef class BlockQueue:
         """Have `serve` return once what it started is done; to be followed by the doorbell."""
         self._stopping = True
 
+    def grow(self, uint64_t sectors):
+        """The disk has more sectors than before: `sectors`."""
+        self._sectors = sectors
+
     @property
     def broken(self):
         """Whether the ring's indices cannot be."""

@@ -22,6 +22,7 @@ from kvmxen.backends.frontend import (
 from kvmxen.backends.guest import Guest
 from kvmxen.backends.xenbus import Device, Nodes
 from kvmxen.config.disk import DiskSpec
+from kvmxen.errors import KvmxenError
 from kvmxen.ring.shared_ring import BackRing
 
 MAX_RING_ORDER = 4
@@ -46,6 +47,7 @@ class Vbd(Device):
         self._guest = guest
         self._spec = spec
         self._image = image or open_image(spec, MAX_QUEUES)
+        self.changes = spec.format == "raw"
         self._served: list[_Served] = []
         self._past: Counter[str] = Counter()
 
@@ -128,6 +130,21 @@ class Vbd(Device):
             undo.pop_all()
         self._served = served
         return self._size()
+
+    def refresh(self) -> Nodes:
+        """The new size of a file that has grown; the guest may use it at once."""
+        sectors = self._image.measure()
+        if sectors < self._image.sectors:
+            raise KvmxenError(
+                f"{self._spec.path} is smaller than {self._spec.target}, which is in use and can "
+                "only grow"
+            )
+        if sectors == self._image.sectors:
+            return {}
+        self._image.sectors = sectors
+        for one in self._served:
+            one.grow(sectors)
+        return {"sectors": sectors}
 
     def settle(self) -> None:
         """Answer what the frontend keeps back. Linux's stops its queues before it closes its end,
@@ -227,6 +244,10 @@ class _Served:
     def pending(self) -> int:
         """The number of requests that have no response, 0 for a ring that is broken."""
         return 0 if self._queue.broken else self._ring.pending
+
+    def grow(self, sectors: int) -> None:
+        """The disk has so many sectors from now on."""
+        self._queue.grow(sectors)
 
     def wake_frontend(self) -> None:
         """Send it an event, for nothing."""

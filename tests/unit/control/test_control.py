@@ -30,6 +30,7 @@ from kvmxen.control.requests import (
     COMMANDS,
     BlockAttach,
     BlockDetach,
+    BlockResize,
     Figures,
     NetworkAttach,
     NetworkDetach,
@@ -172,6 +173,7 @@ def test_a_request_that_is_one(folder: Path, asked: list[Request]) -> None:
         BlockAttach(DiskSpec.parse("/a/b%20 c,qcow2,xvdc,ro,sector-size=4096,no-discard")),
         BlockAttach(DiskSpec.parse("/a,qcow2,backing=/b,backing=/c,key=/d")),
         BlockAttach(DiskSpec.parse("/a,qcow2,backing=allow")),
+        BlockResize("xvda"),
         BlockAttach(DiskSpec(path=Path(os.fsdecode(b"/\xff/\xc3\xa9")))),
         BlockDetach("xvdb", force=True),
         NetworkAttach(NetSpec("tap", "tap0", "br0", "00:16:3e:00:00:01", Rate(1, 2))),
@@ -305,6 +307,18 @@ def test_a_disk_that_is_used(
     assert plug.do(attach(tmp_path / "first")) == "xvda"
 
 
+def test_a_disk_grows(domain: FakeDomain, plug: Hotplug, tmp_path: Path) -> None:
+    sectors = "/local/domain/0/backend/vbd/1/51712/sectors"
+    assert domain.read(sectors) == str(1 << 11)
+    with (tmp_path / "first").open("r+b") as file:
+        file.truncate(3 << 20)
+    assert plug.do(BlockResize("xvda")) is None
+    assert domain.read(sectors) == str(3 << 11)
+    plug.do(BlockDetach("xvda", force=True))
+    with pytest.raises(KvmxenError, match="the guest has no disk xvda"):
+        plug.do(BlockResize("xvda"))
+
+
 def test_disks_attached_at_once_are_different_ones(plug: Hotplug, tmp_path: Path) -> None:
     images = [_touch(tmp_path / f"image{n}") for n in range(12)]
     for image in images:
@@ -321,6 +335,8 @@ def test_disks_attached_at_once_are_different_ones(plug: Hotplug, tmp_path: Path
         (attach(Path("/")), "cannot be opened|neither a file"),
         (BlockDetach("eth0"), "cannot name a disk"),
         (BlockDetach("xvdz"), "the guest has no disk xvdz"),
+        (BlockResize("eth0"), "cannot name a disk"),
+        (BlockResize("xvdz"), "the guest has no disk xvdz"),
         (NetworkDetach(0), "the guest has no network interface 0"),
         (NetworkDetach(-1), "the guest has no network interface -1"),
     ],

@@ -1,0 +1,124 @@
+"""A disk whose file grows while it is in use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvmxen.abi.blkif import BlkifOp, BlkifStatus
+from kvmxen.abi.xenbus import XenbusState as State
+from kvmxen.backends import xenbus
+from kvmxen.errors import KvmxenError
+from tests.e2e.disks import run
+from tests.unit.backends.block.frontend import Disk, Seg
+from tests.unit.backends.guest import wait_until
+
+SECTORS = 1024
+OKAY, ERROR = BlkifStatus.OKAY, BlkifStatus.ERROR
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """One that is looked at only when that is asked for."""
+    monkeypatch.setattr(xenbus, "_LOOK_EVERY", 3600.0)
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(SECTORS * 512))
+    disk = Disk(path)
+    yield disk
+    disk.end()
+
+
+def refresh(disk: Disk) -> None:
+    disk.bus.refresh("vbd", disk.spec.number)
+
+
+def states(disk: Disk) -> list[State | None]:
+    """The backend's states, as a frontend that watches them finds them."""
+    found: list[State | None] = []
+    disk.domain.store.watch(
+        f"{disk.back}/state", lambda _path: found.append(disk.domain.state(disk.back))
+    )
+    found.clear()
+    return found
+
+
+def test_the_guest_is_told(disk: Disk) -> None:
+    """Requests beyond the old end are served from then on, in every queue."""
+    disk.connect(queues=2)
+    _, ref = disk.page(b"data")
+    seen = states(disk)
+    os.truncate(disk.path, 2 * SECTORS * 512 + 100)
+    for ring in disk.queues:
+        assert ring.do(BlkifOp.WRITE, SECTORS, Seg(ref)) is ERROR
+    assert disk.node("sectors") == str(SECTORS)
+    refresh(disk)
+    assert disk.node("sectors") == str(2 * SECTORS)
+    assert seen == [State.CONNECTED]
+    for ring in disk.queues:
+        assert ring.do(BlkifOp.WRITE, 2 * SECTORS - 8, Seg(ref)) is OKAY
+        assert ring.do(BlkifOp.WRITE, 2 * SECTORS, Seg(ref)) is ERROR
+    refresh(disk)
+    assert seen == [State.CONNECTED]
+
+
+def test_a_frontend_that_comes_later(disk: Disk) -> None:
+    seen = states(disk)
+    os.truncate(disk.path, 2 * SECTORS * 512)
+    refresh(disk)
+    assert seen == []
+    assert disk.node("sectors") == str(2 * SECTORS)
+    ring = disk.connect()
+    assert disk.node("sectors") == str(2 * SECTORS)
+    _, ref = disk.page(b"data")
+    assert ring.do(BlkifOp.WRITE, 2 * SECTORS - 8, Seg(ref)) is OKAY
+
+
+def test_one_that_is_to_go(disk: Disk) -> None:
+    """That it is connected is not said again: it is to close."""
+    disk.connect()
+    assert disk.bus.detach("vbd", disk.spec.number, 0) is False
+    seen = states(disk)
+    os.truncate(disk.path, 2 * SECTORS * 512)
+    refresh(disk)
+    assert seen == []
+    assert disk.domain.state(disk.back) is State.CLOSING
+
+
+@pytest.mark.parametrize("size", [0, 512, (SECTORS - 1) * 512, SECTORS * 512 - 1])
+def test_a_file_that_shrank(disk: Disk, size: int) -> None:
+    disk.connect()
+    os.truncate(disk.path, size)
+    with pytest.raises(KvmxenError, match=rf"{disk.path} is smaller than xvda, .* can only grow"):
+        refresh(disk)
+    assert disk.node("sectors") == str(SECTORS)
+    os.truncate(disk.path, SECTORS * 512)
+
+
+def test_an_image_of_another_format(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
+    disk = Disk(path, "format=qcow2")
+    with pytest.raises(KvmxenError, match=r"xvda .* is of format qcow2: only a raw one can grow"):
+        refresh(disk)
+    disk.end()
+
+
+def test_it_is_seen_without_being_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot be measured, or shrank, keeps no other from it."""
+    monkeypatch.setattr(xenbus, "_LOOK_EVERY", 0.001)
+    paths = [tmp_path / name for name in ("shrinks", "grows")]
+    for path in paths:
+        path.write_bytes(bytes(SECTORS * 512))
+    shrinks = Disk(paths[0])
+    grows = Disk(paths[1], "target=xvdb", shrinks)
+    grows.connect()
+    os.truncate(paths[0], 0)
+    os.truncate(paths[1], 3 * SECTORS * 512)
+    wait_until(lambda: grows.node("sectors") == str(3 * SECTORS))
+    assert shrinks.node("sectors") == str(SECTORS)
+    shrinks.end()
