@@ -60,10 +60,12 @@ _GPRS = (
 _DR7_ALLOWED = 0xFFFF03FF
 _DR7_FIXED = 0x400
 _CR0_TS = 8
-_TF = 1 << 8
 # Of a segment's type.
 _ACCESSED, _READABLE, _CODE = 1, 2, 8
 _DR6_FIXED = 0xFFFF0FF0
+# Of DR6: which breakpoints, which one debug exception sets anew, and all that it may set.
+_DR6_BREAKPOINTS = 0xF
+_DR6_STATUS = 0xE00F
 _MASK64 = (1 << 64) - 1
 
 
@@ -259,18 +261,13 @@ class Cpu:
 
     def step_in_ring0(self) -> int:
         """Do the guest kernel's next instruction in ring 0: the trap that ended it, 1 (#DB) if it
-        was done."""
+        was done, with its step in the CPU's DR6."""
         # A dispatcher in ring 3, by which the trap comes, can be interrupted.
         self.fd.set_msr(_MSR_X2APIC_TPR, _NO_INTERRUPTS)
-        registers = self.fd.get_debugregs()
         try:
-            trap = self.vcpu.step_in_ring0()
+            return int(self.vcpu.step_in_ring0())
         finally:
             self.fd.set_msr(_MSR_X2APIC_TPR, 0)
-        if not self.vcpu.rflags & _TF:
-            # DR6 tells of our own step.
-            self.fd.set_debugregs(registers)
-        return trap
 
     def sleeps(self) -> bool:
         """From any thread: whether the vCPU sleeps, and comes out before it runs the guest."""
@@ -395,10 +392,7 @@ class Cpu:
     def set_callback(self, kind: CallbackType, address: int, mask_events: bool) -> None:
         """The kernel's entry for `kind`."""
         self.callbacks[kind] = address, mask_events
-        if kind is CallbackType.EVENT:
-            self.vcpu.set_event_callback(address)
-        elif kind is CallbackType.SYSCALL:
-            self.vcpu.set_syscall_callback(address, mask_events)
+        self.vcpu.set_callback(kind, address, mask_events)
 
     def show_clock(self) -> None:
         """Have KVM keep the time of this vCPU's vcpu_info."""
@@ -545,8 +539,6 @@ class Cpu:
         """DR0-3, 6 or 7; EINVAL for another."""
         if number not in (0, 1, 2, 3, 6, 7):
             raise HypercallError(errno.EINVAL)
-        if number == 6:
-            return int(self.fd.get_debugregs().dr6)
         return self._debug.get(number, 0)
 
     def set_debug_register(self, number: int, value: int) -> None:
@@ -558,16 +550,35 @@ class Cpu:
             if not is_canonical(value) or 1 << 63 <= value < 0xFFFF880000000000:
                 raise HypercallError(errno.EPERM)
         elif number == 6:
-            value = value & 0xE00F | _DR6_FIXED
+            # The guest's alone: the CPU's is empty but between an exception and its handling.
+            self._debug[6] = value & _DR6_STATUS | _DR6_FIXED
+            return
         else:
             value = value & _DR7_ALLOWED | _DR7_FIXED
             if any(value >> shift & 3 == 2 for shift in (16, 20, 24, 28)):
                 raise HypercallError(errno.EPERM)
-        if self._debug.get(number, 0) == value and number != 6:
+        if self._debug.get(number, 0) == value:
             return
         self._debug[number] = value
         registers = self.fd.get_debugregs()
         for i in range(4):
             registers.db[i] = self._debug.get(i, 0)
-        registers.dr6, registers.dr7 = self._debug[6], self._debug[7]
+        registers.dr6, registers.dr7 = _DR6_FIXED, self._debug[7]
         self.fd.set_debugregs(registers)
+
+    def take_debug_status(self) -> None:
+        """A debug exception is the guest's: the CPU's DR6 becomes part of its own (the manuals'
+        rules, and x86_merge_dr6 of Xen's arch/x86/debug.c)."""
+        status = self.drop_debug_status()
+        if status & _DR6_BREAKPOINTS:
+            self._debug[6] &= ~_DR6_BREAKPOINTS
+        self._debug[6] |= status
+
+    def drop_debug_status(self) -> int:
+        """Empty the CPU's DR6, which CPUs only add to; what was in it."""
+        registers = self.fd.get_debugregs()
+        status = int(registers.dr6) & _DR6_STATUS
+        if status:
+            registers.dr6 = _DR6_FIXED
+            self.fd.set_debugregs(registers)
+        return status

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 _C = constants()
 TRAP_SYSCALL = _C["TRAP_SYSCALL"]
 TRAP_SYSCALL32 = _C["TRAP_SYSCALL32"]
+TRAP_SYSENTER = _C["TRAP_SYSENTER"]
 TRAP_BAD_IRET = _C["TRAP_BAD_IRET"]
+TRAP_LOST_DEBUG = _C["TRAP_LOST_DEBUG"]
 STUB_EVENT = _C["STUB_EVENT"]
 STUB_TIMER = _C["STUB_TIMER"]
 
@@ -29,6 +31,7 @@ _ERROR_EXTERNAL = 1
 _ERROR_IDT = 2
 _TF = 1 << 8
 _MASK64 = (1 << 64) - 1
+_SYSCALL_LENGTH = 2
 
 # TI_GET_DPL of struct trap_info's flags.
 _TRAP_DPL = 3
@@ -43,7 +46,7 @@ def handle(cpu: Cpu, trap: int) -> None:
             if result is not None:
                 vcpu.rax = result & (1 << 64) - 1
         else:
-            _callback(cpu, CallbackType.SYSCALL)
+            _system_call(cpu, CallbackType.SYSCALL)
     elif trap == PAGE_FAULT:
         _page_fault(cpu)
     elif trap >= STUB_EVENT:
@@ -52,6 +55,8 @@ def handle(cpu: Cpu, trap: int) -> None:
         _invalid_opcode(cpu)
     elif trap == GENERAL_PROTECTION:
         _general_protection(cpu)
+    elif trap == _DEBUG:
+        _debug(cpu)
     else:
         inject(cpu, trap, vcpu.error_code)
 
@@ -66,20 +71,35 @@ def inject(cpu: Cpu, vector: int, error_code: int = 0) -> None:
     )
 
 
-def _callback(cpu: Cpu, kind: CallbackType) -> None:
+def _debug(cpu: Cpu) -> None:
+    cpu.take_debug_status()
+    inject(cpu, _DEBUG)
+
+
+def _system_call(cpu: Cpu, kind: CallbackType) -> None:
+    """A system call of user code, which faults if the kernel has no callback for it: as Xen's
+    switch_to_kernel and sysenter_entry have it (xen/arch/x86/x86_64/entry.S)."""
+    vcpu = cpu.vcpu
     address, mask_events = cpu.callbacks.get(kind, (0, False))
-    cpu.bounce(address, mask_events, None)
+    if address and not vcpu.kernel_mode:
+        cpu.bounce(address, mask_events, None)
+    elif kind is CallbackType.SYSENTER:
+        inject(cpu, GENERAL_PROTECTION)
+    else:
+        vcpu.rip = (vcpu.rip - _SYSCALL_LENGTH) & _MASK64
+        inject(cpu, INVALID_OPCODE)
 
 
 def _shim_trap(cpu: Cpu, trap: int) -> None:
     if trap == TRAP_SYSCALL32:
-        if CallbackType.SYSCALL32 in cpu.callbacks and not cpu.vcpu.kernel_mode:
-            _callback(cpu, CallbackType.SYSCALL32)
-        else:
-            inject(cpu, INVALID_OPCODE)
+        _system_call(cpu, CallbackType.SYSCALL32)
+    elif trap == TRAP_SYSENTER:
+        _system_call(cpu, CallbackType.SYSENTER)
     elif trap == TRAP_BAD_IRET:
         # The frame that the guest gave to iret; its own return instruction would have faulted.
         inject(cpu, GENERAL_PROTECTION, cpu.vcpu.error_code & 0xFFFC)
+    elif trap == TRAP_LOST_DEBUG:
+        cpu.drop_debug_status()
     elif trap == STUB_TIMER:
         cpu.end_interrupt()
         cpu.timer_expired()
@@ -103,9 +123,13 @@ def _read_m2p(cpu: Cpu) -> None:
         return
     stepping = cpu.vcpu.rflags & _TF
     trap = cpu.step_in_ring0()
-    if trap == PAGE_FAULT:
+    if trap == _DEBUG and stepping:
+        _debug(cpu)
+    elif trap == _DEBUG:
+        cpu.drop_debug_status()
+    elif trap == PAGE_FAULT:
         _forward_page_fault(cpu)
-    elif trap != _DEBUG or stepping:
+    else:
         inject(cpu, trap, cpu.vcpu.error_code)
 
 

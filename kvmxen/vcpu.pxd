@@ -58,8 +58,10 @@ cdef class Vcpu(SharedState):
     cdef int _decode_frame(self, bint in_ring3) except -1
     cdef int _enter_to_exit(self) except -1
     cdef bint _in_dispatcher(self, uint64_t rip) noexcept
+    cdef bint _is_dispatchers(self, uint64_t rip) noexcept
     cdef void _load_trap(self, const uint64_t *top) noexcept
     cdef void _load_frame(self, const shim_frame *frame) noexcept
     cdef void _take_syscall(self, kvm_regs *out, uint64_t rsp)
+    cdef int _take_compat_call(self, int trap) noexcept
     cdef void _load(self, const kvm_regs *regs) noexcept
     cdef void _save(self, kvm_regs *regs) noexcept

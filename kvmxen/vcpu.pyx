@@ -35,7 +35,7 @@ cdef extern from *:
     static inline int run_is_gate_exit(const struct kvm_run *run)
     {
         return run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT
-               && (run->io.port < NR_STUBS || run->io.port - (unsigned)STUB_KERNEL < NR_STUBS);
+               && (run->io.port < GATE_PORTS || run->io.port - (unsigned)STUB_KERNEL < NR_STUBS);
     }
     static inline int run_is_doorbell(const struct kvm_run *run)
     {
@@ -74,19 +74,22 @@ cdef extern from *:
     void run_dirty(kvm_run *run) noexcept nogil
     void run_immediate(kvm_run *run, int value) noexcept nogil
     enum:
-        STUB_SIZE, STUB_DONE, STUB_EVENT, STUB_FRAME, STUB_KERNEL, TRAP_PAGE_FAULT
+        STUB_SIZE, STUB_DONE, STUB_EVENT, STUB_FRAME, STUB_KERNEL, TRAP_DEBUG, TRAP_PAGE_FAULT
         GATE_STUBS, GATE_OP_RETURN, GATE_IRET, GATE_OP_TOUCH, GATE_OP_INVLPG, GATE_OP_CR3
         GATE_OP_CR0, GATE_OP_SWAPGS, GATE_OP_HALT, GATE_OP_WRMSR
         GATE_OP_USER_GS
-        SYSCALL_ENTRY, SYSCALL32_ENTRY
+        GATE_SYSCALL32, GATE_SYSENTER, SYSCALL_ENTRY
         DISPATCHER, DISPATCHER_SIZE, DISPATCHER_RESUME, DISPATCHER_RESUMED
-        VCPU_WORK, VCPU_WORK_END, VCPU_TRAP_STACK_END, VCPU_INTERRUPT_STACK_END
+        VCPU_WORK, VCPU_WORK_END
+        VCPU_DEBUG_STACK_END, VCPU_TRAP_STACK_END, VCPU_INTERRUPT_STACK_END
         VCPU_STATE, VCPU_FRAME_END, VCPU_SYSCALL_PAGE
-        SEL_RING0_CS, SEL_RING0_SS, SEL_RING3_CS64, SEL_RING3_SS
+        SEL_RING0_CS, SEL_RING0_SS, SEL_RING3_CS32, SEL_RING3_CS64, SEL_RING3_SS
         _TRAP_SYSCALL "TRAP_SYSCALL"
         _TRAP_SYSCALL32 "TRAP_SYSCALL32"
+        _TRAP_SYSENTER "TRAP_SYSENTER"
         _TRAP_BAD_IRET "TRAP_BAD_IRET"
         _INTERRUPTED "INTERRUPTED"
+        _TRAP_LOST_DEBUG "TRAP_LOST_DEBUG"
     const uint64_t SHIM_VA
     const uint64_t PHYSMAP_VA
 
@@ -111,6 +114,14 @@ _REASONS = {
     0: "unknown exit", 6: "access to memory that is not there", 8: "triple fault",
     9: "KVM could not enter the guest", 17: "KVM internal error",
 }
+
+
+cdef inline int _compat_call(uint64_t rip) noexcept:
+    """Some hosts interpret 32-bit code, and go on at the low half of the address that a system call
+    of it leads to: which one met a page that is not there at `rip`, 0 for none."""
+    if rip == GATE_SYSCALL32:
+        return _TRAP_SYSCALL32
+    return _TRAP_SYSENTER if rip == GATE_SYSENTER else 0
 
 
 cdef inline uint64_t _now() noexcept nogil:
@@ -288,7 +299,7 @@ cdef class Vcpu(SharedState):
     def run(self):
         """Resume the guest until its next trap.
 
-        Returns a stub number of shim/abi.h, TRAP_SYSCALL, TRAP_SYSCALL32, TRAP_BAD_IRET, or
+        Returns a stub number of shim/abi.h, one of TRAP_SYSCALL and what follows it there, or
         INTERRUPTED after `interrupt` or when `attention` was set (which it resets). Raises
         GuestCrash where the guest cannot go on.
         """
@@ -434,8 +445,9 @@ cdef class Vcpu(SharedState):
         cdef bint kernel_gate = run_port(run) >= STUB_KERNEL
         cdef unsigned stub = run_port(run) - STUB_KERNEL if kernel_gate else run_port(run)
         cdef bint interrupt = STUB_EVENT <= stub < STUB_DONE
-        cdef const uint64_t *top = <uint64_t *>(
-            self._part + (VCPU_INTERRUPT_STACK_END if interrupt else VCPU_TRAP_STACK_END))
+        cdef uint64_t *top = <uint64_t *>(self._part + (
+            VCPU_INTERRUPT_STACK_END if interrupt
+            else VCPU_DEBUG_STACK_END if stub == TRAP_DEBUG else VCPU_TRAP_STACK_END))
         cdef kvm_regs *out = run_regs(run)
         cdef uint64_t rip = top[-5]
         cdef uint64_t page = self._part_va + VCPU_SYSCALL_PAGE
@@ -447,9 +459,17 @@ cdef class Vcpu(SharedState):
             self._take_syscall(out, top[-2])
             self.syscall_ring = top[-4] & 3
             return _TRAP_SYSCALL
-        if stub == BREAKPOINT and rip == page + SYSCALL32_ENTRY + 1:
-            self._take_syscall(out, top[-2])
-            return _TRAP_SYSCALL32
+        if stub == _TRAP_SYSCALL32 or stub == _TRAP_SYSENTER:
+            self._load(out)
+            return self._take_compat_call(stub)
+        if stub == TRAP_DEBUG and not self._stepping and (
+                ring0 or kernel_gate and self._is_dispatchers(rip)):
+            # Dropped, as Xen's do_debug drops it, a step with it, once SYSENTER's flags are saved;
+            # the stub's iretq goes on there.
+            if rip != SHIM_VA + GATE_SYSENTER:
+                top[-3] &= ~_TF
+            self.entered = True
+            return _TRAP_LOST_DEBUG
         if kernel_gate and interrupt and self._take_bad_iret():
             # It met the dispatcher on the way to tell. The registers to return with are still here:
             # the next entry is told the same.
@@ -463,6 +483,11 @@ cdef class Vcpu(SharedState):
             if rip == SHIM_VA + GATE_IRET:
                 self.error_code = top[-6]
                 return _TRAP_BAD_IRET
+            if stub == TRAP_PAGE_FAULT and _compat_call(rip):
+                self._load(out)
+                self._load_trap(top)
+                self.rax = top[-7]
+                return self._take_compat_call(_compat_call(rip))
             raise GuestCrash(f"exception {stub} inside the shim at {rip:#x}")
         self._load(out)
         if stub == TRAP_PAGE_FAULT:
@@ -500,22 +525,20 @@ cdef class Vcpu(SharedState):
         """Whether an interrupt met the dispatcher in ring 3. Its last steps, which may already
         have missed an event, are then to be begun again."""
         cdef uint64_t at = rip - SHIM_VA - DISPATCHER
-        cdef uint64_t offset = rip - self._part_va - VCPU_SYSCALL_PAGE
-        if offset < 4096:
-            return True
-        if at >= DISPATCHER_SIZE:
-            return False
         if DISPATCHER_RESUME <= at < DISPATCHER_RESUMED:
             self.rip = SHIM_VA + DISPATCHER + DISPATCHER_RESUME
             self.rsp = self._part_va + VCPU_FRAME_END - sizeof(shim_frame)
-        return True
+        return self._is_dispatchers(rip)
+
+    cdef bint _is_dispatchers(self, uint64_t rip) noexcept:
+        return (rip - SHIM_VA - DISPATCHER < <uint64_t>DISPATCHER_SIZE
+                or rip - self._part_va - VCPU_SYSCALL_PAGE < 4096)
 
     cdef int _decode_frame(self, bint in_ring3) except -1:
         """The trap that the dispatcher left to the host, with the registers in its frame."""
         cdef shim_frame frame = (
             <shim_frame *>(self._part + VCPU_FRAME_END - sizeof(shim_frame)))[0]
         cdef shim_state *state = self.state
-        cdef uint64_t page = self._part_va + VCPU_SYSCALL_PAGE
         cdef uint64_t trap = frame.vector
         if state.flush or state.invlpgs:
             self._load_cr3 = True
@@ -534,20 +557,18 @@ cdef class Vcpu(SharedState):
             self.waiting = state.waiting
             state.waiting = False
         cdef bint inside = not frame.cs & 3 and not self._stepping
-        if trap == BREAKPOINT and frame.rip == page + SYSCALL32_ENTRY + 1:
-            self._load_frame(&frame)
-            self.rip, self.rflags = frame.rcx, frame.r11
-            self.cs, self.ss = SEL_RING3_CS64, SEL_RING3_SS
-            return _TRAP_SYSCALL32
         if inside:
             if STUB_EVENT <= trap < STUB_DONE:
                 return <int>trap
             if frame.rip == SHIM_VA + GATE_IRET:
                 return _TRAP_BAD_IRET
-        if trap >= STUB_DONE and trap != _TRAP_SYSCALL:
+            if trap == TRAP_PAGE_FAULT and _compat_call(frame.rip):
+                self._load_frame(&frame)
+                return self._take_compat_call(_compat_call(frame.rip))
+        if trap >= STUB_DONE and not _TRAP_SYSCALL <= trap <= _TRAP_SYSENTER:
             raise GuestCrash(f"the shim left trap {trap} to the host")
         if inside or (in_ring3 and state.kernel_mode and frame.rip >> 39 == SHIM_VA >> 39
-                      and trap != _TRAP_SYSCALL):
+                      and trap < _TRAP_SYSCALL):
             raise GuestCrash(f"exception {trap} inside the shim at {frame.rip:#x}")
         self._load_frame(&frame)
         return <int>trap
@@ -582,6 +603,18 @@ cdef class Vcpu(SharedState):
         self.rsp = rsp
         self.cs = SEL_RING3_CS64
         self.ss = SEL_RING3_SS
+
+    cdef int _take_compat_call(self, int trap) noexcept:
+        """SYSCALL of 32-bit code, or SYSENTER, whose registers are loaded: what Xen shows of it
+        (cstar_enter and sysenter_entry of xen/arch/x86/x86_64/entry.S)."""
+        self.ss = SEL_RING3_SS
+        if trap == _TRAP_SYSCALL32:
+            self.rip, self.rflags = self.rcx, self.r11
+            self.cs = SEL_RING3_CS32
+        else:
+            self.rip = self.rsp = 0
+            self.cs = 3
+        return trap
 
     cdef void _load(self, const kvm_regs *regs) noexcept:
         self.rax = regs.rax

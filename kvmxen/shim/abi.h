@@ -35,11 +35,14 @@
 #define GATE_CALL_CR0 0xac0
 #define GATE_CALL_WRMSR 0xad0
 #define GATE_CALL_USER_GS 0xae0
+/* Where SYSCALL from 32-bit code and SYSENTER come. Their addresses' low halves lie in the page of
+ * NULL, which kernels give no user code: some hosts go on there. */
+#define GATE_SYSCALL32 0xbc0
+#define GATE_SYSENTER 0xbd0
 #define GATE_SIZE 0x1000
 
 /* Offsets in a syscall page, of which each vCPU sees one at VCPU_SYSCALL_PAGE. */
 #define SYSCALL_ENTRY 0x00
-#define SYSCALL32_ENTRY 0x10
 #define TRAP_ENTRY 0x80
 #define TRAP_ERROR_ENTRY 0x100
 #define BREAKPOINT_ENTRY 0x180
@@ -55,6 +58,7 @@
 
 /* Stubs: the CPU's exceptions, then the shim's interrupts, then the end of a list that does not
  * return to the guest, and the trap that the dispatcher leaves to the host. */
+#define TRAP_DEBUG 1
 #define TRAP_BREAKPOINT 3
 #define TRAP_PAGE_FAULT 14
 #define STUB_EVENT 32
@@ -84,8 +88,13 @@
 /* What the vCPU loop tells its caller beyond stub numbers. */
 #define TRAP_SYSCALL 40
 #define TRAP_SYSCALL32 41
-#define TRAP_BAD_IRET 42
-#define INTERRUPTED 43
+#define TRAP_SYSENTER 42
+#define TRAP_BAD_IRET 43
+/* A debug exception that the shim met: dropped, the vCPU is to go on where it was. */
+#define TRAP_LOST_DEBUG 44
+#define INTERRUPTED 45
+/* The gate's ports are below: stubs, and the first of those. */
+#define GATE_PORTS 48
 
 /* Virtual addresses, each the begin of an L4 slot that a PV guest leaves to Xen. The first is
  * where guests that do not ask expect the machine-to-physical table; the second has it too,
@@ -103,6 +112,7 @@
 #define VCPU_PAGE_FAULT_FRAME 0x0110
 #define VCPU_WORK 0x0140
 #define VCPU_WORK_END 0x1000
+#define VCPU_DEBUG_STACK_END 0x1400
 #define VCPU_TRAP_STACK_END 0x1800
 #define VCPU_INTERRUPT_STACK_END 0x2000
 #define VCPU_GDT 0x2000

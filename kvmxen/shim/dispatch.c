@@ -73,23 +73,36 @@ static int exception(state *s, frame *f)
     return bounce(s, f, &s->traps[vector], has_error_code(vector) ? &f->error_code : NULL);
 }
 
+static int system_call(state *s, frame *f, u32 callback)
+{
+    return s->kernel_mode ? HOST : bounce(s, f, &s->callbacks[callback], NULL);
+}
+
+/* A SYSCALL that came here by a trap: of user code whose page behind LSTAR is that, or of 32-bit
+ * code. */
+static void name_system_call(frame *f)
+{
+    u64 entry = (u64)part_of(f) + VCPU_SYSCALL_PAGE + SYSCALL_ENTRY;
+    bool compat = f->rip == SHIM_VA + GATE_SYSCALL32 + 1 && !(f->cs & 3);
+
+    if (f->vector != TRAP_BREAKPOINT || (f->rip != entry + 1 && !compat))
+        return;
+    f->vector = compat ? TRAP_SYSCALL32 : TRAP_SYSCALL;
+    f->rip = f->rcx;
+    f->rflags = f->r11;
+    f->cs = compat ? SEL_RING3_CS32 : SEL_RING3_CS64;
+    f->ss = SEL_RING3_SS;
+}
+
 static int deal(state *s, frame *f)
 {
-    u64 entry = (u64)part_of(f) + VCPU_SYSCALL_PAGE;
-
-    /* A SYSCALL of user code whose page behind LSTAR is the trap. */
-    if (f->vector == TRAP_BREAKPOINT && f->rip == entry + SYSCALL_ENTRY + 1) {
-        f->vector = TRAP_SYSCALL;
-        f->rip = f->rcx;
-        f->rflags = f->r11;
-        f->cs = SEL_RING3_CS64;
-        f->ss = SEL_RING3_SS;
-    }
-    if (f->vector == TRAP_BREAKPOINT && f->rip == entry + SYSCALL32_ENTRY + 1)
-        return HOST;
-    if (f->vector == TRAP_SYSCALL)
-        return s->kernel_mode ? hypercall(s, f) : bounce(s, f, &s->syscall, NULL);
     switch (f->vector) {
+    case TRAP_SYSCALL:
+        return s->kernel_mode ? hypercall(s, f) : system_call(s, f, CALLBACK_SYSCALL);
+    case TRAP_SYSCALL32:
+        return system_call(s, f, CALLBACK_SYSCALL32);
+    case TRAP_SYSENTER:
+        return system_call(s, f, CALLBACK_SYSENTER);
     case STUB_EVENT:
         return look(s);
     case STUB_TIMER:
@@ -100,6 +113,7 @@ static int deal(state *s, frame *f)
 
 static int take(state *s, frame *f)
 {
+    name_system_call(f);
     if (s->asleep_since && !(f->cs & 3))
         wake(s, f);
     s->flush = 0;

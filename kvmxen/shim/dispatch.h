@@ -42,6 +42,12 @@ enum { DONE, HOST };
 #define INFO_CR2 16
 #define INFO_TIME 32
 
+/* CALLBACKTYPE_* (xen/include/public/callback.h) */
+#define CALLBACK_EVENT 0
+#define CALLBACK_SYSCALL 2
+#define CALLBACK_SYSENTER 5
+#define CALLBACK_SYSCALL32 7
+
 #define MSR_FS_BASE 0xc0000100u
 #define MSR_GS_BASE 0xc0000101u
 

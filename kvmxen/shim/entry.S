@@ -14,11 +14,6 @@
         .section .syscall.page, "ax"
 syscall_page:
         .org SYSCALL_ENTRY
-        jmp     syscall
-        .org SYSCALL32_ENTRY
-        int3
-
-syscall:
         mov     %rsp, PART(VCPU_FRAME_END - 16)(%rip)
         lea     PART(VCPU_FRAME_END - 16)(%rip), %rsp
         movq    $SEL_RING3_SS, 8(%rsp)

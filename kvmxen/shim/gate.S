@@ -2,7 +2,9 @@
  *
  * Every trap enters a stub through an IDT gate with IST 1, every interrupt one with IST 2, so
  * that the hardware's frame lies at the same place of the vCPU's part whatever the guest did to
- * its stack. There are four gates, which differ in what their stubs do:
+ * its stack. A debug exception has IST 3 and goes to the host in every gate: one that user code had
+ * held back by `mov ss` comes at the first instruction of whatever ring 0 is entered by, and must
+ * not overwrite the frame there. There are four gates, which differ in what their stubs do:
  *
  *   exits    tells the host the vector by the port that it writes; the host does the rest
  *   ring0    saves the registers and calls the dispatcher, which runs in ring 0
@@ -31,6 +33,12 @@
 
 .macro tell_host vector
         out     %al, $\vector
+.endm
+
+/* Ends in the shim, if it was that which met the exception and the host has seen it. */
+.macro debug_stub port
+        tell_host \port
+        iretq
 .endm
 
 .macro operations
@@ -149,18 +157,32 @@
         iretq
 .endm
 
+/* Without a dispatcher in ring 0. Both instructions leave the registers alone but for those of the
+ * way back, which the host finds in them. */
+.macro tell_system_calls
+        .org GATE_SYSCALL32
+        tell_host TRAP_SYSCALL32
+        .org GATE_SYSENTER
+        tell_host TRAP_SYSENTER
+.endm
+
         .section .gate.exits, "ax"
         .set vector, 0
         .rept NR_STUBS
         .org GATE_STUBS + vector * STUB_SIZE
+        .if vector == TRAP_DEBUG
+        debug_stub TRAP_DEBUG
+        .else
         .if vector == TRAP_PAGE_FAULT
         push    %rax
         mov     %cr2, %rax
         .endif
         tell_host vector
+        .endif
         .set vector, vector + 1
         .endr
         operations
+        tell_system_calls
         .org GATE_SIZE
 
         .section .gate.ring0, "ax"
@@ -169,6 +191,8 @@
         .org GATE_STUBS + vector * STUB_SIZE
         .if vector == STUB_DONE
         tell_host vector
+        .elseif vector == TRAP_DEBUG
+        debug_stub TRAP_DEBUG
         .else
         .if HAS_ERROR_CODE(vector) == 0
         push    $0
@@ -188,6 +212,26 @@
         .set vector, vector + 1
         .endr
         operations
+        /* Which vCPU it is on a trap's stack tells. */
+        .org GATE_SYSCALL32
+        int3
+        /* The stack begins below %ss and %rsp. What was in these, in %cs and in %rip nobody knows: as
+         * Xen, guess the first and give null for the others. A step of the guest's is in the flags,
+         * and ends here; NT would make iretq fault. */
+        .org GATE_SYSENTER
+        pushf
+        push    $2
+        popf
+        movq    $SEL_RING3_SS, 16(%rsp)
+        movq    $0, 8(%rsp)
+        push    $3
+        push    $0
+        push    $0
+        push    $TRAP_SYSENTER
+        push    $0
+        push    %rax
+        movabs  $enter_trap, %rax
+        jmp     *%rax
         .org GATE_SIZE
 
         /* The user gate goes on here once it has loaded the kernel's tables, and the kernel gate
@@ -200,6 +244,8 @@
         tell_host vector
         .elseif vector >= STUB_EVENT
         tell_host (vector + STUB_KERNEL)
+        .elseif vector == TRAP_DEBUG
+        debug_stub (TRAP_DEBUG + STUB_KERNEL)
         .elseif vector == TRAP_BREAKPOINT
         /* The dispatcher's own traps, told by the low half of RIP: no kernel has code whose
          * addresses end like the shim's. */
@@ -232,6 +278,7 @@ guests_own:
         push_trap
         enter_dispatcher
 1:      tell_host (STUB_FRAME + STUB_KERNEL)
+        tell_system_calls
         .org GATE_SIZE
 
         .section .gate.user, "ax"
@@ -240,6 +287,8 @@ guests_own:
         .org GATE_STUBS + vector * STUB_SIZE
         .if vector >= STUB_EVENT
         tell_host vector
+        .elseif vector == TRAP_DEBUG
+        debug_stub TRAP_DEBUG
         .else
         push_trap
         .if vector == TRAP_BREAKPOINT
@@ -261,13 +310,12 @@ guests_own:
         .set vector, vector + 1
         .endr
         operations
+        tell_system_calls
         .org GATE_SIZE
 
         /* The page behind LSTAR where there is no dispatcher, executable in every ring: where
          * SYSCALL enters ring 0 and where it stays in ring 3, int3 goes on to a stub. */
         .section .syscall.trap, "ax"
         .org SYSCALL_ENTRY
-        int3
-        .org SYSCALL32_ENTRY
         int3
         .org GATE_SIZE

@@ -42,6 +42,13 @@ class Placement(Enum):
     RING3 = "ring 3"
 
 
+def _stack(stub: int) -> int:
+    """The IST that a stub is entered with."""
+    if stub >= _C["STUB_EVENT"]:
+        return 2
+    return 3 if stub == _C["TRAP_DEBUG"] else 1
+
+
 # (gpa, flags) of pages of the shim.
 _Pages = Callable[[], Iterator[tuple[int, int]]]
 
@@ -159,7 +166,7 @@ class ShimImage:
                 "<HHBBHII",
                 target & 0xFFFF,
                 _C["SEL_RING0_CS"],
-                1 if stub < _C["STUB_EVENT"] else 2,
+                _stack(stub),
                 0x8E | dpl << 5,
                 target >> 16 & 0xFFFF,
                 target >> 32,
@@ -168,11 +175,13 @@ class ShimImage:
             self._memory.write(_C["SHIM_IDT"] + vector * 16, entry)
 
     def _write_tss(self, index: int, traps: str, interrupts: str) -> None:
-        """IST 1 is the stack of traps, IST 2 of interrupts; both named by their end."""
+        """IST 1 is the stack of traps, IST 2 of interrupts; both named by their end. IST 3 is that
+        of debug exceptions."""
         part = self.vcpu_gpa(index)
-        ist1, ist2 = (_C["SHIM_VA"] + part + _C[name] for name in (traps, interrupts))
+        ends = traps, interrupts, "VCPU_DEBUG_STACK_END"
+        ists = [_C["SHIM_VA"] + part + _C[name] for name in ends]
         # The I/O bitmap lies beyond the limit: no ports.
-        tss = struct.pack("<I3QQ7QQHH", 0, ist1, 0, 0, 0, ist1, ist2, *(0,) * 5, 0, 0, 104)
+        tss = struct.pack("<I3QQ7QQHH", 0, ists[0], 0, 0, 0, *ists, *(0,) * 4, 0, 0, 104)
         self._memory.write(part + _C["VCPU_TSS"], tss)
 
     def _write_vcpu(self, index: int) -> None:

@@ -116,6 +116,14 @@ static inline void put_leave_frame(frame *f)
     *leave = f->ss;
 }
 
+/* As if the host had been asked to look. */
+static inline int by_host(state *s, frame *f)
+{
+    f->vector = STUB_EVENT;
+    s->outside = 1;
+    return -1;
+}
+
 /* Returns how the guest goes on: 0 by iretq, 1 by the gate, -1 by the host. In ring 3 it begins
  * again wherever an interrupt meets it, which may have brought an event: it lies between RESUME and
  * RESUMED. */
@@ -125,19 +133,18 @@ __attribute__((section(".dispatcher.finish"))) int finish(frame *f)
     const u8 *info = vcpu_info(s);
 
     if (info[INFO_UPCALL_PENDING] && !info[INFO_UPCALL_MASK]) {
-        const struct shim_handler upcall = { s->event.address, 1 };
-        if (bounce(s, f, &upcall, NULL)) {
-            f->vector = STUB_EVENT;
-            s->outside = 1;
-            return -1;
-        }
+        const struct shim_handler upcall = { s->callbacks[CALLBACK_EVENT].address, 1 };
+        if (bounce(s, f, &upcall, NULL))
+            return by_host(s, f);
     }
+    /* Where a SYSCALL or an instruction done for the kernel ended the lower half. Some CPUs take #GP
+     * at the iretq, over the frame that it was to return by: the host's is kept. */
+    if (!is_canonical(f->rip))
+        return by_host(s, f);
     if (domain()->in_ring3) {
-        if (s->kernel_mode) {
-            /* Ring 0 loads other selectors. */
-            f->vector = STUB_EVENT;
-            return f->cs == SEL_RING3_CS64 && f->ss == SEL_RING3_SS ? 0 : -1;
-        }
+        /* Ring 0 loads other selectors. */
+        if (s->kernel_mode)
+            return f->cs == SEL_RING3_CS64 && f->ss == SEL_RING3_SS ? 0 : by_host(s, f);
         put_leave_frame(f);
         return 1;
     }

@@ -25,7 +25,7 @@ cdef extern from "shim/state.h":
         uint8_t kernel_mode, look, waiting, outside
         uint32_t flushes_asked, flushes_done
         shim_handler traps[32]
-        shim_handler event, syscall
+        shim_handler callbacks[8]
         uint64_t hypercalls[64]
         uint64_t taken[48]
         uint64_t delivered

@@ -91,13 +91,11 @@ cdef class SharedState:
             raise IndexError(vector)
         self.state.traps[vector] = shim_handler(address, mask_events)
 
-    def set_event_callback(self, uint64_t address):
-        """Where the guest's kernel takes event upcalls; 0 for none."""
-        self.state.event.address = address
-
-    def set_syscall_callback(self, uint64_t address, bint mask_events):
-        """Where the guest's kernel takes its user code's SYSCALL; 0 for none."""
-        self.state.syscall = shim_handler(address, mask_events)
+    def set_callback(self, unsigned kind, uint64_t address, bint mask_events):
+        """Where the guest's kernel takes callback `kind`, CALLBACKTYPE_* (0 to 7); 0 for none."""
+        if kind >= 8:
+            raise IndexError(kind)
+        self.state.callbacks[kind] = shim_handler(address, mask_events)
 
     def remember_cpuid(self, uint32_t leaf, subleaf, uint32_t eax, uint32_t ebx,
                        uint32_t ecx, uint32_t edx):

@@ -16,7 +16,7 @@ CR4 = 0x40620
 _CR4_OSXSAVE = 1 << 18
 # SCE LME LMA NXE
 _EFER = 0xD01
-# All flags that SYSCALL could leave set and the gate must not run with.
+# All flags that SYSCALL could leave set and the gate must not run with. SYSENTER clears IF only.
 _SYSCALL_MASK = 0x47FD5
 _IF = 0x200
 
@@ -24,6 +24,9 @@ _MSR_APIC_BASE = 0x1B
 _MSR_PAT = 0x277
 _MSR_X2APIC_SVR = 0x80F
 _MSR_X2APIC_LVT_TIMER = 0x832
+_MSR_SYSENTER_CS = 0x174
+_MSR_SYSENTER_ESP = 0x175
+_MSR_SYSENTER_EIP = 0x176
 _MSR_STAR = 0xC0000081
 _MSR_LSTAR = 0xC0000082
 _MSR_CSTAR = 0xC0000083
@@ -68,14 +71,17 @@ def prepare(
     fd.set_runnable()
     if xcr0:
         fd.set_xcr0(xcr0)
-    entry = part + _C["VCPU_SYSCALL_PAGE"]
     for msr, value in {
         _MSR_X2APIC_SVR: _SVR_ENABLE | _C["VECTOR_SPURIOUS"],
         _MSR_X2APIC_LVT_TIMER: _LVT_TSC_DEADLINE | _C["VECTOR_TIMER"],
         _MSR_PAT: pat,
         _MSR_STAR: _C["SEL_RING0_CS"] << 32 | _C["SEL_RING3_CS32"] << 48,
-        _MSR_LSTAR: entry + _C["SYSCALL_ENTRY"],
-        _MSR_CSTAR: entry + _C["SYSCALL32_ENTRY"],
+        _MSR_LSTAR: part + _C["VCPU_SYSCALL_PAGE"] + _C["SYSCALL_ENTRY"],
+        _MSR_CSTAR: _C["SHIM_VA"] + _C["GATE_SYSCALL32"],
+        _MSR_SYSENTER_CS: _C["SEL_RING0_CS"],
+        # Below %ss and %rsp of the dispatcher's frame.
+        _MSR_SYSENTER_ESP: part + _C["VCPU_FRAME_END"] - 16,
+        _MSR_SYSENTER_EIP: _C["SHIM_VA"] + _C["GATE_SYSENTER"],
         # A dispatcher in ring 3 could not set IF again.
         _MSR_SYSCALL_MASK: _SYSCALL_MASK & ~(_IF if placement is Placement.RING3 else 0),
     }.items():

@@ -10,6 +10,7 @@
 #define SHIM_HYPERCALLS 64
 #define SHIM_TRAPS 48
 #define SHIM_VECTORS 32
+#define SHIM_CALLBACKS 8
 #define SHIM_L4_SLOTS 4
 #define SHIM_INVLPGS 16
 #define SHIM_CPUIDS 64
@@ -52,7 +53,7 @@ struct shim_state {
     uint8_t outside;                /* whatever brings it back looks at `look` and `flushes_asked` */
     uint32_t flushes_asked, flushes_done;   /* by other vCPUs */
     struct shim_handler traps[SHIM_VECTORS];
-    struct shim_handler event, syscall;
+    struct shim_handler callbacks[SHIM_CALLBACKS];  /* by CALLBACKTYPE_* */
     uint64_t hypercalls[SHIM_HYPERCALLS];   /* done by the dispatcher, by number */
     uint64_t taken[SHIM_TRAPS];             /* traps likewise */
     uint64_t delivered;                     /* events likewise */

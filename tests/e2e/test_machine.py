@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvmxen.doctor import load_code
+from kvmxen.exceptions import handle
 from kvmxen.layout import Layout
 from kvmxen.machine import End, Machine
+from kvmxen.shim.abi import constants
 from tests.e2e.domain import PATIENCE, SLOWNESS
 
+C = constants()
+# Of rflags and of DR6: a step.
+TF, BS = 0x100, 0x4000
 # 1: syscall; jmp 1b - and: 1: jmp 1b
 HYPERCALLS = bytes.fromhex("0f05ebfc")
 SPIN = bytes.fromhex("ebfe")
@@ -84,3 +89,25 @@ def test_a_paused_machine_stops(machine: Machine) -> None:
     machine.pause()
     machine.stop()
     machine.join()
+
+
+def test_a_debug_exception_in_the_shim_is_dropped(machine: Machine) -> None:
+    """What user code holds back by `mov ss` comes wherever ring 0 is entered (CVE-2018-8897)."""
+    load_code(machine, HYPERCALLS)
+    cpu = machine.cpus[0]
+    cpu.vcpu.attention = False
+    assert cpu.vcpu.run() == C["TRAP_SYSCALL"]
+    rip = cpu.vcpu.rip
+    # Ring 0 has something to do before it returns, and is stopped there.
+    cpu.vcpu.invlpg(rip)
+    cpu.vcpu.interrupt()
+    assert cpu.vcpu.run() == C["INTERRUPTED"]
+    registers = cpu.fd.get_regs()
+    registers.rflags |= TF
+    cpu.fd.set_regs(registers)
+    assert cpu.vcpu.run() == C["TRAP_LOST_DEBUG"]
+    handle(cpu, C["TRAP_LOST_DEBUG"])
+    assert not cpu.fd.get_debugregs().dr6 & BS
+    assert not cpu.debug_register(6) & BS
+    assert cpu.vcpu.run() == C["TRAP_SYSCALL"]
+    assert cpu.vcpu.rip == rip

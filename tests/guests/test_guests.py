@@ -43,6 +43,14 @@ def test_guest(boot: Boot, guest: Guest, name: str, vcpus: int) -> None:
     assert domain.stderr == ""
 
 
+@pytest.mark.parametrize("name", ["compat"])
+def test_guest_without_a_dispatcher(boot: Boot, guest: Guest, name: str) -> None:
+    domain = boot(guest(name), "--shim", "exits", "--timeout", LIMIT)
+    domain.ends(0)
+    assert domain.output.endswith("SUCCESS\n")
+    assert domain.stderr == ""
+
+
 @pytest.mark.parametrize("vcpus", [2, 3, 4, 8])
 def test_smp(boot: Boot, guest: Guest, vcpus: int) -> None:
     domain = boot(guest("smp"), "--vcpus", vcpus, "--timeout", LIMIT)

@@ -168,6 +168,40 @@ def test_a_users_syscall_enters_the_syscall_callback(domain: Domain) -> None:
     assert top_of_stack(domain, 7)[2] == USER_RIP
 
 
+@pytest.mark.parametrize(
+    ("trap", "kind"),
+    [("TRAP_SYSCALL32", CallbackType.SYSCALL32), ("TRAP_SYSENTER", CallbackType.SYSENTER)],
+)
+def test_a_system_call_of_32_bit_code_enters_its_callback(
+    domain: Domain, trap: str, kind: CallbackType
+) -> None:
+    domain.cpu.set_callback(kind, HANDLER, True)
+    in_user_mode(domain)
+    handle(domain.cpu, C[trap])
+    assert domain.cpu.vcpu.rip == HANDLER
+    assert top_of_stack(domain, 7)[2] == USER_RIP
+    assert masked(domain) == 1
+
+
+@pytest.mark.parametrize(
+    ("trap", "vector", "frame"),
+    [
+        # SYSCALL is two bytes long, and where SYSENTER was nobody knows.
+        ("TRAP_SYSCALL", 6, (USER_RIP - 2,)),
+        ("TRAP_SYSCALL32", 6, (USER_RIP - 2,)),
+        ("TRAP_SYSENTER", 13, (0, USER_RIP)),
+    ],
+)
+def test_a_system_call_without_a_callback_faults(
+    domain: Domain, trap: str, vector: int, frame: tuple[int, ...]
+) -> None:
+    domain.cpu.set_trap(vector, 0, HANDLER)
+    in_user_mode(domain)
+    handle(domain.cpu, C[trap])
+    assert domain.cpu.vcpu.rip == HANDLER
+    assert top_of_stack(domain, 4)[2 : 2 + len(frame)] == frame
+
+
 def test_the_kernels_syscall_is_a_hypercall(domain: Domain) -> None:
     domain.cpu.vcpu.rax = 17
     handle(domain.cpu, C["TRAP_SYSCALL"])

@@ -10,6 +10,7 @@
 #define FLAT_KERNEL_CS 0xe033
 #define FLAT_KERNEL_SS 0xe02b
 #define FLAT_USER_CS 0xe033
+#define FLAT_USER_CS32 0xe023
 #define FLAT_USER_SS 0xe02b
 
 #define HYPERVISOR_set_trap_table 0
@@ -147,7 +148,13 @@ struct trap_info {
 _Static_assert(sizeof(struct trap_info) == 16, "trap_info");
 
 enum { CALLBACKOP_register = 0 };
-enum { CALLBACKTYPE_event = 0, CALLBACKTYPE_failsafe = 1, CALLBACKTYPE_syscall = 2 };
+enum {
+    CALLBACKTYPE_event = 0,
+    CALLBACKTYPE_failsafe = 1,
+    CALLBACKTYPE_syscall = 2,
+    CALLBACKTYPE_sysenter = 5,
+    CALLBACKTYPE_syscall32 = 7,
+};
 #define CALLBACKF_mask_events 1
 struct callback_register { u16 type, flags; u64 address; };
 

@@ -8,7 +8,9 @@ import struct
 import pytest
 
 from kvmxen.abi.xen import Hypercall
+from kvmxen.exceptions import TRAP_LOST_DEBUG, handle
 from kvmxen.hypercall.traps import TRAP_NMI, CallbackType
+from kvmxen.kvm.structs import Debugregs
 from tests.unit.forged import SCRATCH, Domain
 
 EINVAL, EPERM = -errno.EINVAL, -errno.EPERM
@@ -87,3 +89,34 @@ def test_debug_registers(
     assert domain.hypercall(Hypercall.set_debugreg, register, value) == answer
     result = domain.hypercall(Hypercall.get_debugreg, register)
     assert result == (EINVAL if read is None else read)
+
+
+DR6 = 0xFFFF0FF0
+# The breakpoints' bits, and a step's.
+B0, B1, BS = 1, 2, 0x4000
+
+
+@pytest.mark.parametrize(
+    ("guests", "cpus", "merged"),
+    [(0, B0, B0), (BS, B0, BS | B0), (B0, B1, B1), (B0, BS, BS | B0), (B0, 0, B0)],
+)
+def test_a_debug_exception_adds_to_the_guests_dr6(
+    domain: Domain, guests: int, cpus: int, merged: int
+) -> None:
+    assert trap_table(domain, (1, 0, CODE), (0, 0, 0)) == 0
+    domain.cpu.vcpu.rsp = SCRATCH + 0x800
+    assert domain.hypercall(Hypercall.set_debugreg, 6, guests) == 0
+    domain.cpu.fd.set_debugregs(Debugregs(dr6=DR6 | cpus))
+    handle(domain.cpu, 1)
+    assert domain.cpu.vcpu.rip == CODE
+    assert domain.hypercall(Hypercall.get_debugreg, 6) == DR6 | merged
+    # What comes next is told apart from what was.
+    assert domain.cpu.fd.get_debugregs().dr6 & ~DR6 == 0
+
+
+def test_one_that_the_shim_met_is_forgotten(domain: Domain) -> None:
+    assert domain.hypercall(Hypercall.set_debugreg, 6, B1) == 0
+    domain.cpu.fd.set_debugregs(Debugregs(dr6=DR6 | B0 | BS))
+    handle(domain.cpu, TRAP_LOST_DEBUG)
+    assert domain.hypercall(Hypercall.get_debugreg, 6) == DR6 | B1
+    assert domain.cpu.fd.get_debugregs().dr6 & ~DR6 == 0

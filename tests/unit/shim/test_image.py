@@ -73,7 +73,15 @@ def test_golden_calls(name: str, code: str) -> None:
     assert set(found.values()) == {bytes(len(expected))}
 
 
-@pytest.mark.parametrize("vector", range(C["STUB_EVENT"]))
+@pytest.mark.parametrize("page", GATES)
+def test_a_debug_exception_is_the_hosts_and_can_go_on(page: str) -> None:
+    """It has come on a stack of its own, and may have met any other entry."""
+    port = C["TRAP_DEBUG"] + (C["STUB_KERNEL"] if page == "KERNEL_GATE" else 0)
+    stub = gate()[C[page] + C["GATE_STUBS"] + C["TRAP_DEBUG"] * C["STUB_SIZE"] :]
+    assert stub.startswith(bytes([0xE6, port]) + bytes.fromhex("48cf"))
+
+
+@pytest.mark.parametrize("vector", sorted({*range(C["STUB_EVENT"])} - {C["TRAP_DEBUG"]}))
 def test_the_ways_between_address_spaces_go_on_there(vector: int) -> None:
     def stub(page: str) -> bytes:
         return gate()[C[page] + C["GATE_STUBS"] + vector * C["STUB_SIZE"] :][: C["STUB_SIZE"]]
@@ -92,7 +100,16 @@ def test_the_ways_between_address_spaces_go_on_there(vector: int) -> None:
 
 def test_the_syscall_page_only_traps() -> None:
     page = gate()[C["SYSCALL_TRAP"] :][:PAGE_SIZE]
-    assert page[C["SYSCALL_ENTRY"]] == page[C["SYSCALL32_ENTRY"]] == 0xCC
+    assert page[C["SYSCALL_ENTRY"]] == 0xCC
+
+
+@pytest.mark.parametrize("name", ["SYSCALL32", "SYSENTER"])
+def test_system_calls_of_32_bit_code_lead_to_where_user_code_has_nothing(name: str) -> None:
+    """Some hosts go on at the low half of the address."""
+    assert C["SHIM_VA"] + C[f"GATE_{name}"] & 0xFFFFFFFF < PAGE_SIZE
+    for page in set(GATES) - {"RING0_GATE"}:
+        code = gate()[C[page] + C[f"GATE_{name}"] :]
+        assert code.startswith(bytes([0xE6, C[f"TRAP_{name}"]]))
 
 
 class Built:
@@ -248,7 +265,7 @@ def test_the_idts_gates_lead_to_their_stubs(built: Built) -> None:
             continue
         assert high << 32 | middle << 16 | low == C["SHIM_VA"] + stub * C["STUB_SIZE"]
         assert (selector, zero) == (C["SEL_RING0_CS"], 0)
-        assert ist == (1 if stub == vector else 2)
+        assert ist == (3 if vector == C["TRAP_DEBUG"] else 1 if stub == vector else 2)
         assert kind == (0xEE if vector in (3, 4) else 0x8E)
 
 
@@ -263,8 +280,9 @@ def test_a_vcpus_part(placement: Placement, index: int) -> None:
     stacks = C["VCPU_TRAP_STACK_END"], C["VCPU_INTERRUPT_STACK_END"]
     if placement is Placement.RING0:
         stacks = C["VCPU_FRAME_END"], C["VCPU_FRAME_END"]
-    assert struct.unpack_from("<Q", tss, 4)[0] == va + stacks[0]
-    assert struct.unpack_from("<2Q", tss, 36) == (va + stacks[0], va + stacks[1])
+    ends = [va + stack for stack in (*stacks, C["VCPU_DEBUG_STACK_END"])]
+    assert struct.unpack_from("<Q", tss, 4)[0] == ends[0]
+    assert list(struct.unpack_from("<3Q", tss, 36)) == ends
     # The I/O bitmap lies beyond the TSS's limit: ring 3 has no port.
     assert struct.unpack_from("<H", tss, 102)[0] >= 104
     low, high = struct.unpack("<QQ", built.memory.read(part + C["VCPU_GDT"] + C["SEL_TSS"], 16))
