@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from kvmxen.streams import open_missing
+from kvmxen.errors import shortage
+from kvmxen.streams import open_missing, say
 
 
 def main() -> int:
     """Run the command line; returns the exit status."""
     # Before anything opens a file.
     open_missing()
-    from kvmxen.cli import main as command_line
-
+    try:
+        from kvmxen.cli import main as command_line
+    except (ImportError, MemoryError, OSError) as error:
+        say(shortage(error) or f"it cannot be loaded: {error}")
+        return 1
     return command_line()
 
 

@@ -56,3 +56,31 @@ class Interrupted(BaseException):
     def __init__(self, text: str, exit_status: int) -> None:
         super().__init__(text)
         self.exit_status = exit_status
+
+
+_SHORTAGES = {
+    errno.EMFILE: "this process may open no more files: raise its limit (ulimit -n)",
+    errno.ENFILE: "this host can open no more files: end something, or raise fs.file-max",
+    errno.ENOMEM: "there is not enough memory: end something, raise the limit (ulimit -v), or "
+    "give the guest less (--memory)",
+    errno.EAGAIN: "there can be no more processes and threads: raise the limit (ulimit -u), or "
+    "give the guest fewer --vcpus",
+    errno.ENOSPC: "there is no room left on the disk: make some",
+    errno.EDQUOT: "there is no room left in your quota of the disk: make some",
+}
+
+
+def shortage(error: BaseException) -> str | None:
+    """What this process or its host has no more of, if `error` is of that kind: a sentence that
+    says what to do."""
+    if isinstance(error, ImportError):
+        return (
+            f"a part of kvmxen cannot be loaded ({error}): raise the limits of files and memory "
+            "(ulimit -n, ulimit -v), or install kvmxen again"
+        )
+    if isinstance(error, MemoryError):
+        return _SHORTAGES[errno.ENOMEM]
+    # So says threading.Thread.start.
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return _SHORTAGES[errno.EAGAIN]
+    return _SHORTAGES.get(error.errno or 0) if isinstance(error, OSError) else None

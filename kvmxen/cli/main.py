@@ -14,7 +14,7 @@ from kvmxen.cli.hotplug import COMMANDS as HOTPLUG
 from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
 from kvmxen.cli.top import top
 from kvmxen.cli.xenstore import xenstore
-from kvmxen.errors import KvmxenError, printable
+from kvmxen.errors import KvmxenError, printable, shortage
 from kvmxen.streams import say, settle
 
 
@@ -66,6 +66,8 @@ def _run(arguments: Sequence[str] | None, debug: bool) -> int:
             import traceback
 
             traceback.print_exc()
+        if sentence := shortage(error):
+            return _fail(sentence, FAILED)
         hint = "" if debug else " with what --debug prints"
         fault = f"{type(error).__name__}: {error}"
         return _fail(f"{fault}: a fault of kvmxen, please report it{hint}", FAILED)

@@ -20,13 +20,14 @@ from kvmxen.control.protocol import (
     write_line,
 )
 from kvmxen.control.requests import Request, RequestError, unpack
-from kvmxen.errors import KvmxenError
+from kvmxen.errors import KvmxenError, shortage
 from kvmxen.streams import say
 from kvmxen.xenstored.listener import listen, may_connect
 
 # Who connects and then says nothing keeps one of these for so long.
 _PATIENCE_S = 10.0
 _AT_ONCE = 16
+_RETRY_S = 1.0
 
 
 class ControlServer:
@@ -66,11 +67,20 @@ class ControlServer:
         while self._stop not in {fd for fd, _ in poll.poll()}:
             try:
                 connected, _ = self._listener.accept()
-            except OSError:
+            except (BlockingIOError, ConnectionAbortedError):
                 continue
-            if may_connect(connected) and self._busy.acquire(blocking=False):
+            except OSError:
+                # Too many open files, most likely: who comes has to wait.
+                select.select([self._stop], [], [], _RETRY_S)
+                continue
+            if not may_connect(connected) or not self._busy.acquire(blocking=False):
+                connected.close()
+                continue
+            try:
                 threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
-            else:
+            except RuntimeError:
+                # The host has no thread for it.
+                self._busy.release()
                 connected.close()
 
     def _serve(self, connected: socket.socket) -> None:
@@ -92,6 +102,8 @@ class ControlServer:
         except KvmxenError as error:
             return {"error": str(error)}
         except Exception as error:
+            if sentence := shortage(error):
+                return {"error": sentence}
             fault = f"internal error: {type(error).__name__}: {error}; please report it"
             say(f"a request met an {fault}")
             return {"error": fault}

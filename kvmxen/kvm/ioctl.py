@@ -6,7 +6,7 @@ import ctypes
 import fcntl
 import os
 
-from kvmxen.errors import KvmxenError
+from kvmxen.errors import KvmxenError, shortage
 
 _KVMIO = 0xAE
 
@@ -15,10 +15,10 @@ class KvmError(KvmxenError):
     """A KVM ioctl failed: the message names it, `errno` says why."""
 
     def __init__(self, name: str, code: int) -> None:
-        super().__init__(
-            f"{name} failed: {os.strerror(code)}; 'kvmxen doctor' shows what "
-            "this host's /dev/kvm can do"
+        why = shortage(OSError(code, "")) or (
+            f"{os.strerror(code)}; 'kvmxen doctor' shows what this host's /dev/kvm can do"
         )
+        super().__init__(f"{name} failed: {why}")
         self.errno = code
 
 

@@ -233,6 +233,18 @@ def test_usage(refused: Refused, arguments: str, message: str) -> None:
     assert message in sentence
 
 
+@pytest.mark.parametrize("limit", range(5, 20, 2))
+def test_too_few_files(kvm: None, environment: dict[str, str], limit: int) -> None:
+    shell = ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh")
+    status, stderr = run(*shell, *KVMXEN, "boot", "--console", "none", environment=environment)
+    # So few that the interpreter needs more; that from which on it is enough is not ours to say.
+    assert limit > 5 or status == 1
+    if status != 0:
+        assert status == 1
+        assert_sentence(stderr)
+        assert "open files" in stderr or "no more files" in stderr
+
+
 def test_command_line_beyond_measure(refused: Refused) -> None:
     status, sentence = refused("--cmdline", "x" * 1024)
     assert status == 2

@@ -74,6 +74,12 @@ def test_a_full_disk_behind_stderr_changes_no_status(kvm: None, kvmxen: Kvmxen) 
     assert "null hypercall" in done.stdout
 
 
+def test_a_full_disk_behind_stdout(kvmxen: Kvmxen) -> None:
+    done = kvmxen(">/dev/full", "--help")
+    assert done.returncode == 1
+    assert done.stderr == "kvmxen: there is no room left on the disk: make some\n"
+
+
 @pytest.mark.parametrize(
     ("redirections", "arguments"),
     [(">/dev/full", ()), ("", ("--console", "file:/dev/full"))],

@@ -150,6 +150,14 @@ def test_a_fault_of_ours(booted: Booted, capsys: pytest.CaptureFixture[str]) -> 
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_shortage_is_no_fault_of_ours(booted: Booted, capsys: pytest.CaptureFixture[str]) -> None:
+    booted.outcome = OSError(24, "Too many open files", "/dev/kvm")
+    assert main(["boot"]) == 1
+    assert capsys.readouterr().err == (
+        "kvmxen: this process may open no more files: raise its limit (ulimit -n)\n"
+    )
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"kvmxen {__version__}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -60,6 +61,8 @@ def folder(tmp_path: Path, asked: list[Request]) -> Iterator[Path]:
             case BlockAttach():
                 raise KvmxenError("it cannot be; do something else")
             case BlockDetach("xvdb"):
+                raise OSError(errno.EINVAL, "odd")
+            case BlockDetach("xvdd"):
                 raise OSError(errno.EMFILE, "too many")
             case BlockDetach():
                 raise RuntimeError("ours")
@@ -100,6 +103,45 @@ def test_a_fault_of_ours_goes_to_the_client_and_ends_nothing(
         ask(folder.parent, "one", BlockDetach(device))
     assert ask(folder.parent, "one", Figures()) == "done"
     assert "a request met an internal error" in capsys.readouterr().err
+
+
+def test_what_the_host_lacks_is_no_fault_of_ours(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KvmxenError, match=r"^this process may open no more files"):
+        ask(folder.parent, "one", BlockDetach("xvdd"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_client_waits_for_a_descriptor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = socket.socket.accept
+    events: list[str] = []
+
+    def short(listener: socket.socket) -> tuple[socket.socket, Any]:
+        events.append("accept")
+        if events.count("accept") < 3:
+            raise OSError(errno.EMFILE, "too many")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", short)
+    monkeypatch.setattr("kvmxen.control.server._RETRY_S", 0.0)
+    monkeypatch.setattr(select, "select", lambda *_: events.append("pause"))
+    assert ask(folder.parent, "one", Figures()) == "done"
+    # It does not ask again and again meanwhile.
+    assert events == ["accept", "pause", "accept", "pause", "accept"]
+
+
+def test_a_client_without_a_thread_is_let_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        for _ in range(20):
+            with connect(folder / SOCKET) as connected:
+                connected.settimeout(120)
+                assert connected.recv(1) == b""
+    assert ask(folder.parent, "one", Figures()) == "done"
 
 
 @pytest.mark.parametrize("name", ["two", "one/nothing"])
