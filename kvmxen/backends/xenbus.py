@@ -11,6 +11,7 @@ import errno
 import os
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -105,7 +106,9 @@ class NoSuchDevice(KvmxenError):
 
 
 class _Slot:
-    """A device on the bus. Only the bus's thread uses it once it is there."""
+    """A device on the bus. Only the bus's thread uses it once it is there, but for `called`,
+    whether a look at it waits to be taken, and `errors`, the last thing that broke.
+    """
 
     def __init__(self, device: Device, backend: str, frontend: str) -> None:
         self.device = device
@@ -116,6 +119,8 @@ class _Slot:
         self.online = True
         self.gone = threading.Event()
         self.watch: Watch | None = None
+        self.called = False
+        self.errors: deque[FrontendError] = deque(maxlen=1)
 
 
 class Xenbus:
@@ -197,6 +202,16 @@ class Xenbus:
             raise got
         return got
 
+    def _call(self, slot: _Slot) -> None:
+        """Have the bus's thread look at the device: once, however often a guest asks for it."""
+        if not slot.called:
+            slot.called = True
+            self._work.put(lambda: self._look(slot))
+
+    def _break(self, slot: _Slot, error: FrontendError) -> None:
+        slot.errors.append(error)
+        self._call(slot)
+
     # In the bus's thread.
 
     def _run(self) -> None:
@@ -273,14 +288,16 @@ class Xenbus:
             _write(nodes.write, slot.frontend, {"state": int(State.INITIALISING)})
         self._enter(slot, State.INIT_WAIT)
         # The callback runs under the store's lock, in the thread of whoever changed the node.
-        slot.watch = self._store.watch(
-            f"{slot.frontend}/state", lambda _path: self._work.put(lambda: self._look(slot))
-        )
+        slot.watch = self._store.watch(f"{slot.frontend}/state", lambda _path: self._call(slot))
 
     def _look(self, slot: _Slot) -> None:
-        """The frontend's state may have changed."""
+        """The frontend's state may have changed, or the device broken."""
+        # What comes from now on is another call's.
+        slot.called = False
         if slot.gone.is_set():
             return
+        while slot.errors:
+            self._broken(slot, slot.errors.pop())
         try:
             number = FrontendNodes(self._guest, slot.frontend).number("state", 8, 0)
         except FrontendError as error:
@@ -301,7 +318,7 @@ class Xenbus:
             try:
                 nodes = slot.device.connect(
                     FrontendNodes(self._guest, slot.frontend),
-                    lambda error: self._work.put(lambda: self._broken(slot, error)),
+                    lambda error: self._break(slot, error),
                 )
             except FrontendError as error:
                 self._broken(slot, error)
@@ -327,6 +344,8 @@ class Xenbus:
             if not slot.online:
                 slot.device.settle()
             slot.device.disconnect()
+            # What broke then is no longer the next connection's.
+            slot.errors.clear()
 
     def _broken(self, slot: _Slot, error: FrontendError) -> None:
         """The frontend cannot be served: say so where Linux's drivers do (xenbus_dev_fatal())."""

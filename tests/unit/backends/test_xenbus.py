@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from kvmxen.backends.frontend import Channel, FrontendError, FrontendNodes, Ring
 from kvmxen.backends.xenbus import TABLE, Device, Nodes, Xenbus
 from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SIZE
-from tests.unit.backends.guest import FakeDomain, wait_until
+from tests.unit.backends.guest import PATIENCE, FakeDomain, wait_until
 
 BACK = "/local/domain/0/backend/vtest/1/3"
 FRONT = "/local/domain/1/device/vtest/3"
@@ -175,6 +176,39 @@ def test_a_frontend_that_breaks_while_it_is_served(domain: FakeDomain, bus: Xenb
     assert device.log[-1] == "disconnect"
     # Until it begins anew it is not served.
     become(domain, State.CONNECTED, State.CLOSING)
+
+
+class Slow(Recorder):
+    """Lets go of the guest's memory when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def disconnect(self) -> None:
+        self.entered.set()
+        assert self.go.wait(PATIENCE)
+        super().disconnect()
+
+
+def test_however_often_a_guest_calls_the_bus_has_one_look_to_take(
+    domain: FakeDomain, bus: Xenbus
+) -> None:
+    """XSA-349: a device may take a minute to disconnect, and the guest does not wait for it."""
+    device = Slow()
+    bus.attach(device)
+    become(domain, State.CONNECTED, State.CONNECTED)
+    domain.set(f"{FRONT}/state", int(State.CLOSED))
+    assert device.entered.wait(PATIENCE)
+    for number in range(1000):
+        domain.set(f"{FRONT}/state", int(State.INITIALISING))
+        domain.set(f"{FRONT}/state/{number}", "")
+        device.broken(FrontendError(errno.EIO, "index"))
+    assert bus._work.qsize() == 1
+    device.go.set()
+    # And that one sees what there is to see; what broke was the connection that is gone.
+    wait_until(lambda: domain.state(BACK) is State.INIT_WAIT)
+    assert domain.read(ERROR) is None
 
 
 @pytest.mark.parametrize("text", ["", "9", "-1", "x", "0x4", "4 ", "9" * 30, "\N{SNOWMAN}"])
