@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from heapq import heappop, heappush
 from threading import RLock
 
 from kvmxen.abi.xen import (
@@ -106,6 +107,8 @@ class EventChannels:
         self._lock = RLock()
         # Port 0 is never given out, so that 0 can mean none.
         self._ports: list[Port] = [Port(0, xen=True)]
+        # A heap of those that were closed: the lowest is given out first, as Xen does.
+        self._closed: list[int] = []
         self._virqs: dict[tuple[int, int], Port] = {}
         self.sent = 0
         self.delivered = 0
@@ -113,9 +116,8 @@ class EventChannels:
     # Binding.
 
     def _allocate(self) -> Port:
-        for port in self._ports[1:]:
-            if port.status is Status.CLOSED:
-                return port
+        if self._closed:
+            return self._ports[heappop(self._closed)]
         if len(self._ports) == NR_CHANNELS:
             raise HypercallError(errno.ENOSPC)
         port = Port(len(self._ports))
@@ -251,6 +253,7 @@ class EventChannels:
                 self._bind_ipi(number, None)
             self._stop_listening(port)
             port.status, port.on_send, port.target = Status.CLOSED, None, 0
+            heappush(self._closed, number)
             self._memory.clear_bit(self._pending, number)
 
     def reset(self) -> None:
@@ -271,8 +274,9 @@ class EventChannels:
         port = self.port(number)
         self.sent += 1
         if port.status is Status.INTERDOMAIN:
-            if port.target:
-                self.raise_port(self._ports[port.target])
+            # Another vCPU may close the other end meanwhile.
+            if target := port.target:
+                self.raise_port(self._ports[target])
             elif on_send := port.on_send:
                 on_send()
         elif port.status is Status.IPI:

@@ -32,13 +32,18 @@ class Mapping:
 
 
 class Maptrack:
-    """The mappings of `grants` by its own domain. Any thread."""
+    """The mappings of `grants` by its own domain. Any thread.
+
+    A handle is reserved before its grant is mapped and published after, so that no other vCPU can
+    name a mapping that is not there yet, or one whose handle was given to another since.
+    """
 
     def __init__(self, grants: GrantTable) -> None:
         self._grants = grants
         self._lock = Lock()
         self._mappings: dict[int, Mapping] = {}
         self._free: list[int] = []
+        self._used = 0
 
     def __len__(self) -> int:
         return len(self._mappings)
@@ -56,27 +61,38 @@ class Maptrack:
             raise
         return mapping
 
-    def add(self, mapping: Mapping) -> int | None:
-        """A handle for `mapping`, which is pinned; None where there are too many."""
+    def reserve(self) -> int | None:
+        """A handle that nobody else gets, until `publish` or `cancel`; None if there are none."""
         with self._lock:
-            if not self._free and len(self._mappings) == MAX_HANDLES:
+            if self._free:
+                return self._free.pop()
+            if self._used == MAX_HANDLES:
                 return None
-            handle = self._free.pop() if self._free else len(self._mappings)
+            self._used += 1
+            return self._used - 1
+
+    def publish(self, handle: int, mapping: Mapping) -> None:
+        """The reserved `handle` is that of `mapping` from now on."""
+        with self._lock:
             self._mappings[handle] = mapping
-            return handle
+
+    def cancel(self, handle: int) -> None:
+        """Undo `reserve`."""
+        with self._lock:
+            self._free.append(handle)
 
     def find(self, handle: int) -> Mapping | None:
         """The mapping of `handle`, None where there is none."""
         return self._mappings.get(handle)
 
-    def release(self, handle: int, kinds: int) -> int:
-        """Take from a mapping those of `kinds` that it has, with the handle where none is left.
+    def release(self, handle: int, mapping: Mapping, kinds: int) -> int:
+        """Take from `mapping` those of `kinds` that it has, with the handle if none is left.
 
-        Returns what was taken, of which the pins are still to be given back.
+        Returns what was taken, whose pins are still to be given back: nothing if another vCPU was
+        first, whatever `handle` means by now.
         """
         with self._lock:
-            mapping = self._mappings.get(handle)
-            if mapping is None:
+            if self._mappings.get(handle) is not mapping:
                 return 0
             taken = mapping.flags & kinds
             mapping.flags &= ~taken

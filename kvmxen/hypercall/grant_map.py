@@ -74,7 +74,7 @@ def _map(cpu: Cpu, address: int, flags: int, reference: int, domid: int) -> tupl
     maptrack = cpu.machine.maptrack
     mapping = maptrack.pin(reference, flags)
     kinds = flags & (MAP_DEVICE | MAP_HOST)
-    handle = maptrack.add(mapping)
+    handle = maptrack.reserve()
     if handle is None:
         maptrack.unpin(mapping, kinds)
         raise GrantError(reference, GrantStatus.NO_SPACE)
@@ -82,9 +82,10 @@ def _map(cpu: Cpu, address: int, flags: int, reference: int, domid: int) -> tupl
         try:
             _store(cpu, address, mapping, _entry(mapping, flags))
         except HypercallError:
-            maptrack.release(handle, kinds)
+            maptrack.cancel(handle)
             maptrack.unpin(mapping, kinds)
             raise GrantError(reference, GrantStatus.GENERAL_ERROR) from None
+    maptrack.publish(handle, mapping)
     return handle, mapping.gpa
 
 
@@ -154,7 +155,7 @@ def _unmap(cpu: Cpu, handle: int, address: int, bus: int, new: int, undone: _Und
             return GrantStatus.GENERAL_ERROR
         kinds |= MAP_HOST
     if kinds:
-        undone.append((mapping, maptrack.release(handle, kinds)))
+        undone.append((mapping, maptrack.release(handle, mapping, kinds)))
     return GrantStatus.OKAY
 
 

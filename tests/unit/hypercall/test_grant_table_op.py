@@ -35,6 +35,8 @@ from kvmxen.abi.layouts.grant_table import (
     UNMAP_GRANT_REF,
 )
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF, Hypercall
+from kvmxen.errors import HypercallError
+from kvmxen.hypercall import grant_map
 from kvmxen.layout import PAGE_SHIFT
 from tests.unit.forged import FREE_PFN, NR_PAGES, SCRATCH, Domain, va
 
@@ -291,6 +293,48 @@ def test_a_grant_to_oneself_is_mapped_and_unmapped(domain: Domain) -> None:
     assert flags(domain) == PERMIT_ACCESS
     assert len(domain.machine.maptrack) == 0
     assert unmap_grant(domain, result["handle"], host_addr=WINDOW) == BAD_HANDLE
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_mapping_that_is_not_there_yet_cannot_be_unmapped(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    """Another vCPU tries every handle while the entry is stored."""
+    grant(domain)
+    store = grant_map._store
+    statuses = []
+
+    def meanwhile(*arguments: Any) -> None:
+        kinds = {"host_addr": WINDOW, "dev_bus_addr": domain.gpa(FREE_PFN)}
+        statuses.extend(unmap_grant(domain, handle, **kinds) for handle in range(3))
+        if not stored:
+            raise HypercallError(errno.EINVAL)
+        store(*arguments)
+
+    monkeypatch.setattr(grant_map, "_store", meanwhile)
+    result = map_grant(domain, flags=MAP_HOST | MAP_DEVICE)
+    assert statuses == [BAD_HANDLE] * 3
+    assert result["status"] == (OKAY if stored else GENERAL_ERROR)
+    assert domain.machine.grants.pinned() == ({REF: (0, 2)} if stored else {})
+    assert len(domain.machine.maptrack) == stored
+
+
+def test_a_handle_that_became_anothers_is_left_alone(domain: Domain) -> None:
+    """What a vCPU found before another unmapped it, and mapped something else."""
+    maptrack = domain.machine.maptrack
+    grant(domain)
+    grant(domain, REF + 1)
+    first = maptrack.pin(REF, MAP_HOST)
+    handle = maptrack.reserve()
+    assert handle == 0
+    maptrack.publish(handle, first)
+    maptrack.unpin(first, maptrack.release(handle, first, MAP_HOST))
+    second = maptrack.pin(REF + 1, MAP_HOST)
+    assert maptrack.reserve() == handle
+    maptrack.publish(handle, second)
+    assert maptrack.release(handle, first, MAP_HOST) == 0
+    assert maptrack.find(handle) is second
+    assert domain.machine.grants.pinned() == {REF + 1: (0, 1)}
 
 
 def test_a_mapping_by_its_entry_and_for_reading(domain: Domain) -> None:
