@@ -88,6 +88,8 @@ class Machine:
         self._ended = ended
         self._paused = False
         self._control = threading.Condition()
+        # Held by a vCPU that changes what another is: whether it is up, and what it starts with.
+        self.changing_vcpus = threading.Lock()
         self._waiting = 0
         self._fds: list[VcpuFd] = []
         self.cpus: list[Cpu] = []

@@ -59,21 +59,20 @@ class VcpuOp(IntEnum):
     REGISTER_VCPU_TIME_MEMORY_AREA = 13
 
 
+_CHANGES = frozenset({VcpuOp.INITIALISE, VcpuOp.UP, VcpuOp.DOWN, VcpuOp.REGISTER_VCPU_INFO})
+
+
 def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
     """One VCPUOP on vCPU `index`."""
     command, index = command & 0xFFFFFFFF, index & 0xFFFFFFFF
     if index >= len(cpu.machine.cpus):
         raise HypercallError(errno.ENOENT)
     target = cpu.machine.cpus[index]
+    if command in _CHANGES:
+        with cpu.machine.changing_vcpus:
+            _change(cpu, target, command, argument)
+        return 0
     match command:
-        case VcpuOp.INITIALISE:
-            _initialise(cpu, target, argument)
-        case VcpuOp.UP:
-            if not target.initialised:
-                raise HypercallError(errno.EINVAL)
-            target.bring_up()
-        case VcpuOp.DOWN:
-            target.take_down()
         case VcpuOp.IS_UP:
             return int(target.up)
         case VcpuOp.GET_RUNSTATE_INFO:
@@ -83,8 +82,6 @@ def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
             target.publish_runstate()
         case VcpuOp.REGISTER_VCPU_TIME_MEMORY_AREA:
             target.show_time_at(int.from_bytes(cpu.read(argument, 8), "little"))
-        case VcpuOp.REGISTER_VCPU_INFO:
-            _register_info(cpu, target, argument)
         case VcpuOp.SEND_NMI:
             target.send_nmi()
         case VcpuOp.GET_PHYSID:
@@ -95,6 +92,21 @@ def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
         case _:
             raise HypercallError(errno.ENOSYS)
     return 0
+
+
+def _change(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
+    """What several vCPUs may try at once with one, of which each must find it whole."""
+    match command:
+        case VcpuOp.INITIALISE:
+            _initialise(cpu, target, argument)
+        case VcpuOp.UP:
+            if not target.initialised:
+                raise HypercallError(errno.EINVAL)
+            target.bring_up()
+        case VcpuOp.DOWN:
+            target.take_down()
+        case VcpuOp.REGISTER_VCPU_INFO:
+            _register_info(cpu, target, argument)
 
 
 def _timer(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:

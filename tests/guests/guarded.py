@@ -1,8 +1,8 @@
-"""Boots a guest between guards: python -m tests.guests.guarded ELF COMMAND_LINE
+"""Boots a guest between guards: python -m tests.guests.guarded ELF COMMAND_LINE VCPUS
 
 A GiB on each side of the guest's memory is this process's but may not be touched, so that an
 access of the host's that leaves the guest's memory, a read too, kills the process. Exits with
-the boot's status, and says at the end what the guest left in this process.
+the boot's status, and says at the end by how much the process grew and what the guest left in it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,45 @@ def guarded(size: int) -> GuestMemory:
     raise AssertionError("the guest's memory cannot be placed between the guards")
 
 
-def main(kernel: Path, cmdline: str) -> int:
+def anonymous() -> int:
+    """KiB of this process's own memory, in which the guest's is not (RssAnon, proc(5))."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0])
+
+
+class Peak(threading.Thread):
+    """How much own memory the process had at most, from its start until `stop`."""
+
+    def __init__(self) -> None:
+        super().__init__(name="peak", daemon=True)
+        self.first = self.most = anonymous()
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.1):
+            self.most = max(self.most, anonymous())
+
+    def stop(self) -> int:
+        """By how many KiB it grew."""
+        self._over.set()
+        self.join()
+        return self.most - self.first
+
+
+def main(kernel: Path, cmdline: str, vcpus: int) -> int:
     vars(machine)["GuestMemory"] = guarded
     config = Config(
-        name="guarded", kernel=kernel, cmdline=cmdline, console=ConsoleSpec("stdio"), timeout=600
+        name="guarded",
+        kernel=kernel,
+        cmdline=cmdline,
+        vcpus=vcpus,
+        console=ConsoleSpec("stdio"),
+        timeout=600,
     )
+    peak = Peak()
+    peak.start()
     outcome = boot(config)
+    print(f"grown: {peak.stop()} KiB")
     gc.collect()
     threads = [thread.name for thread in threading.enumerate() if thread.name != "MainThread"]
     links = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.exists()]
@@ -61,4 +94,4 @@ def main(kernel: Path, cmdline: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

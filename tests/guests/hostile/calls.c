@@ -174,7 +174,7 @@ void run_call(const struct call *call)
         /* A tick that repeats: one alone could come before the call that sleeps. */
         struct vcpu_set_periodic_timer tick = {TICK};
         upcalls_on();
-        check_equal(vcpu_op(VCPUOP_set_periodic_timer, 0, &tick), 0);
+        check_equal(vcpu_op(VCPUOP_set_periodic_timer, this_cpu(), &tick), 0);
     }
     const u64 *a = call->args;
     hypercall(call->nr, a[0], a[1], a[2], a[3], a[4]);

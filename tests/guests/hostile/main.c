@@ -1,20 +1,31 @@
 /*
  * A guest that makes a million random hypercalls and must do its host no harm. Command line:
- * seed=, rounds=. Every 100,000 calls it says so, at the end SUCCESS. Meant for one vCPU.
+ * seed=, rounds=. Each vCPU makes as many, at most 4 of them at once, which share all but where
+ * their pointers point. Every 100,000 calls the first says so, at the end SUCCESS.
  */
 #include "hostile.h"
 
 #define PROGRESS 100000
 
-static void *restart[5];
-static struct call last;
-static u64 traps;
+struct runner {
+    void *restart[5];
+    struct call last;
+    u64 traps, round;
+};
+static struct runner runners[VCPUS];
+static u64 rounds;
+static u32 done;
 extern char event_entry[];
+
+static struct runner *self(void)
+{
+    return &runners[this_cpu()];
+}
 
 /* Entered by Xen with its own frame on the stack, which is left behind. */
 static void on_failsafe(void)
 {
-    __builtin_longjmp(restart, 1);
+    __builtin_longjmp(self()->restart, 1);
 }
 
 static void set_callback(u16 type, u64 address)
@@ -26,7 +37,7 @@ static void set_callback(u16 type, u64 address)
 /* What random calls change of the guest's own: traps, callbacks, debug registers, the arena. */
 static void restore(void)
 {
-    static struct trap_info table[257];
+    struct trap_info table[257];
     hypercall(HYPERVISOR_set_debugreg, 7, 0, 0, 0, 0);
     trap_table(table);
     check_equal(set_trap_table(table), 0);
@@ -39,8 +50,8 @@ static bool on_trap(struct regs *regs)
 {
     (void)regs;
     hypercall(HYPERVISOR_set_debugreg, 7, 0, 0, 0, 0);
-    traps++;
-    __builtin_longjmp(restart, 1);
+    self()->traps++;
+    __builtin_longjmp(self()->restart, 1);
 }
 
 static bool changes_the_guest(u64 nr)
@@ -51,26 +62,60 @@ static bool changes_the_guest(u64 nr)
            nr == HYPERVISOR_set_debugreg;
 }
 
-void guest_main(void)
+static void tick(evtchn_port_t port)
 {
-    u64 rounds = option("rounds", 1000000);
-    static u64 round;
-    seed = option("seed", 1) * 0x9e3779b97f4a7c15 | 1;
-    trap_hook = on_trap;
+    (void)port;
+}
+
+/* What wakes this vCPU from a call that sleeps; the runtime has done it for the first. */
+static void bind_timer(u32 cpu)
+{
+    long port = evtchn_bind_virq(VIRQ_TIMER, cpu);
+    check(port > 0);
+    event_handle((evtchn_port_t)port, tick);
+}
+
+static void run(u32 cpu)
+{
+    struct runner *r = &runners[cpu];
+
+    seeds[cpu] = (option("seed", 1) + cpu * 1000) * 0x9e3779b97f4a7c15 | 1;
     restore();
-    if (__builtin_setjmp(restart))
+    if (__builtin_setjmp(r->restart)) {
+        r = self();
         restore();
-    while (round < rounds) {
-        round++;
-        if (round % PROGRESS == 0)
-            print("%lu calls, %lu traps\n", round, traps);
+    }
+    while (r->round < rounds) {
+        r->round++;
+        if (cpu == 0 && r->round % PROGRESS == 0)
+            print("%lu calls, %lu traps\n", r->round, r->traps);
         upcalls_on();
-        last = draw_call();
-        if (changes_the_guest(last.nr)) /* no upcall before its callback is back */
+        r->last = draw_call();
+        if (changes_the_guest(r->last.nr)) /* no upcall before its callback is back */
             upcalls_off();
-        run_call(&last);
-        if (changes_the_guest(last.nr))
+        run_call(&r->last);
+        if (changes_the_guest(r->last.nr))
             restore();
     }
+    __atomic_add_fetch(&done, 1, __ATOMIC_SEQ_CST);
+    while (cpu)
+        cpu_relax();
+}
+
+void guest_main(void)
+{
+    u32 cpus = cpu_count();
+
+    if (cpus > VCPUS)
+        cpus = VCPUS;
+    rounds = option("rounds", 1000000);
+    trap_hook = on_trap;
+    for (u32 cpu = 1; cpu < cpus; cpu++) {
+        bind_timer(cpu);
+        check_equal(cpu_start(cpu, run), 0);
+    }
+    run(0);
+    while (READ_ONCE(done) < cpus)
+        cpu_relax();
     print("SUCCESS\n");
 }

@@ -5,15 +5,16 @@
  * 4 MiB after the boot stack. */
 #define BOOTSTRAP_SLACK 2048
 
-u64 seed;
-char arena[ARENA_PAGES][PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
+u64 seeds[VCPUS];
+char arenas[VCPUS][ARENA_PAGES][PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 
 u64 draw(void)
 {
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return seed;
+    u64 *seed = &seeds[this_cpu()];
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    return *seed;
 }
 
 static u64 first_free_pfn(void)
@@ -83,7 +84,8 @@ u64 draw_value(void)
 
 void arena_map(void)
 {
-    static struct mmu_update updates[ARENA_PAGES];
+    static struct mmu_update all[VCPUS][ARENA_PAGES];
+    struct mmu_update *updates = all[this_cpu()];
     struct mmuext_op flush = {.cmd = MMUEXT_TLB_FLUSH_LOCAL};
     for (u32 i = 0; i < ARENA_PAGES && !updates[i].ptr; i++) {
         u64 flags = i < ARENA_WRITABLE ? PTE_RW : i == ARENA_WRITABLE ? PTE_RO : 0;

@@ -302,7 +302,7 @@ def test_a_mapping_that_is_not_there_yet_cannot_be_unmapped(
     """Another vCPU tries every handle while the entry is stored."""
     grant(domain)
     store = grant_map._store
-    statuses = []
+    statuses: list[int] = []
 
     def meanwhile(*arguments: Any) -> None:
         kinds = {"host_addr": WINDOW, "dev_bus_addr": domain.gpa(FREE_PFN)}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
 
 import pytest
 
 from kvmxen.abi.xen import DOMID_SELF, Hypercall, Virq
-from kvmxen.hypercall.segments import MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE
+from kvmxen.cpu import Cpu
+from kvmxen.hypercall import vcpu_op as vcpu_op_module
+from kvmxen.hypercall.segments import MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, load_gdt
 from kvmxen.hypercall.traps import CallbackType
 from kvmxen.hypercall.vcpu_op import VcpuOp
 from kvmxen.machine import End
@@ -143,6 +146,25 @@ def test_a_vcpu_that_does_not_exist(domain: Domain, index: int) -> None:
 )
 def test_answers(domain: Domain, command: int, index: int, body: bytes, answer: int) -> None:
     assert vcpu_op(domain, command, index, body) == answer
+
+
+def test_one_vcpu_at_a_time_initialises_another(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second comes while the first is at the GDT: it finds the whole of what the first did."""
+    results: list[int | None] = []
+    second = threading.Thread(target=lambda: results.append(initialise(domain, context(domain))))
+
+    def meanwhile(target: Cpu, frames: list[int]) -> None:
+        monkeypatch.setattr(vcpu_op_module, "load_gdt", load_gdt)
+        second.start()
+        second.join(0.2)
+        load_gdt(target, frames)
+
+    monkeypatch.setattr(vcpu_op_module, "load_gdt", meanwhile)
+    results.append(initialise(domain, context(domain)))
+    second.join()
+    assert sorted(results, key=str) == [-errno.EEXIST, 0]
 
 
 @pytest.mark.parametrize("command", [0, 4, 5, 6, 8, 10, 13])
