@@ -197,6 +197,24 @@ def test_ramdisk(kvm: None, refused: Refused, kernel: Path, tmp_path: Path) -> N
         assert message in sentence
 
 
+def test_disk(kvm: None, refused: Refused, kernel: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for disk, message in (
+        (tmp_path / "none", "cannot be opened: No such file"),
+        (tmp_path, "neither a file nor a block device"),
+        (fifo, "neither a file nor a block device"),
+        (f"{fifo},ro,format=qcow2", "neither a file nor a block device"),
+        ("/dev/zero", "neither a file nor a block device"),
+        ("/proc/self/mem", "has no size"),
+        (f"{kernel},format=qcow2", "is no qcow2 image"),
+        (f"{kernel},format=vhd", "is no vhd image"),
+    ):
+        status, sentence = refused("--disk", str(disk))
+        assert status == 1
+        assert message in sentence
+
+
 def test_console_file(refused: Refused, tmp_path: Path) -> None:
     status, sentence = refused("--console", f"file:{tmp_path}/none/log")
     assert status == 1

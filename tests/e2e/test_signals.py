@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,30 +14,37 @@ import pytest
 from tests.e2e import disks
 from tests.e2e.domain import LIMIT, PATIENCE, SLOWNESS, Boot
 
-# What waits for a server that never answers.
-SILENT = """\
-#!/bin/sh
-touch '{ran}'
-exec sleep 1000
-"""
+
+def runs(*command: str) -> bool:
+    """Whether there is a process with that command line."""
+    wanted = "".join(f"{word}\0" for word in command).encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes() == wanted:
+                return True
+    return False
 
 
 @pytest.fixture
-def server(environment: dict[str, str], tmp_path: Path) -> Callable[[], None]:
-    """Puts a qemu-nbd in the path that never serves; server() waits until it runs."""
-    ran, program = tmp_path / "ran", tmp_path / "bin" / "qemu-nbd"
+def server(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Puts a qemu-nbd in the path that never serves; server() waits until it runs. At the end none
+    must be left."""
+    # It may write nothing, and is known by a number of its own.
+    sleep = ("sleep", str(1_000_000 + os.getpid()))
+    program = tmp_path / "bin" / "qemu-nbd"
     program.parent.mkdir()
-    program.write_text(SILENT.format(ran=ran))
+    program.write_text(f"#!/bin/sh\nexec {' '.join(sleep)}\n")
     program.chmod(0o755)
     environment["PATH"] = f"{program.parent}:{environment['PATH']}"
 
-    def started() -> None:
+    def wait(until: bool) -> None:
         end = time.monotonic() + PATIENCE * SLOWNESS
-        while not ran.exists():
-            assert time.monotonic() < end, "qemu-nbd was not started"
+        while runs(*sleep) is not until:
+            assert time.monotonic() < end, f"qemu-nbd {'was not started' if until else 'stays'}"
             time.sleep(0.01)
 
-    return started
+    yield lambda: wait(True)
+    wait(False)
 
 
 @pytest.fixture
