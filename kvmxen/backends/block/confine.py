@@ -2,14 +2,16 @@
 
     python -I -S confine.py PARENT SOCKET READ-ONLY WRITABLE -- PROGRAM ARGUMENT...
 
-PARENT is the process that it must not outlive, SOCKET the listening socket that PROGRAM finds as
-systemd's services do (sd_listen_fds(3)); READ-ONLY and WRITABLE are the descriptors, with commas,
-of the files that it may open again. It knows nothing of kvmxen, so that it starts quickly.
+PARENT is the process that it must not outlive. SOCKET, a number above 3, is the listening socket
+that PROGRAM finds as systemd's services do (sd_listen_fds(3)). READ-ONLY and WRITABLE are the
+descriptors, with commas, of the files that it may open again. It knows nothing of kvmxen, so that
+it starts quickly.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import stat
@@ -88,7 +90,10 @@ def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int
 
     def allow(fd: int, access: int) -> None:
         rule = struct.pack("=Qi", access & rights, fd)
-        check(libc.syscall(ADD_RULE, ruleset, RULE_PATH_BENEATH, rule, 0), "landlock_add_rule")
+        result = libc.syscall(ADD_RULE, ruleset, RULE_PATH_BENEATH, rule, 0)
+        # A pipe or memfd is in a file system of the kernel's own, to which nothing is forbidden.
+        if ctypes.get_errno() != errno.EBADFD:
+            check(result, "landlock_add_rule")
 
     # A distribution's programs and libraries, or where this one is with its own (/nix, /opt).
     # By /dev/null qemu finds out whether files can be locked, in /sys what a block device takes.
@@ -104,10 +109,8 @@ def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int
             os.close(place)
     for access, files in ((READ_FILE, readonly), (READ_FILE | WRITE_FILE | TRUNCATE, writable)):
         for fd in files:
-            mode = os.fstat(fd).st_mode
-            # A pipe is in no file system, and nothing is asked of who opens it again.
-            if not stat.S_ISFIFO(mode):
-                allow(fd, access | (IOCTL_DEV if stat.S_ISBLK(mode) else 0))
+            device = IOCTL_DEV if stat.S_ISBLK(os.fstat(fd).st_mode) else 0
+            allow(fd, access | device)
     check(libc.syscall(RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
     os.close(ruleset)
 

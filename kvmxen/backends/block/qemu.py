@@ -23,7 +23,7 @@ from kvmxen.backends.block.image import whole_sectors
 from kvmxen.backends.block.nbd import NbdEngine
 from kvmxen.backends.block.server import Server, passed
 from kvmxen.config.disk import DiskSpec
-from kvmxen.errors import KvmxenError
+from kvmxen.errors import KvmxenError, printable
 from kvmxen.streams import say
 
 _START_S = 60.0
@@ -44,9 +44,8 @@ class QemuImage:
     """
 
     def __init__(self, spec: DiskSpec, connections: int) -> None:
-        self._name = (
-            f"the disk {spec.target} ({spec.path})" if spec.target else f"the disk {spec.path}"
-        )
+        name = f"{spec.target} ({spec.path})" if spec.target else str(spec.path)
+        self._name = f"the disk {printable(name)}"
         self._spec = spec
         self._free: list[socket.socket] = []
         self._used: list[socket.socket] = []
@@ -162,21 +161,24 @@ class QemuImage:
 def _connect(listener: socket.socket, count: int) -> list[socket.socket]:
     """Have `listener` listen, and connect to it `count` times; nobody else can afterwards."""
     connected: list[socket.socket] = []
-    with tempfile.TemporaryDirectory(prefix="kvmxen-") as folder:
+    folder = tempfile.mkdtemp(prefix="kvmxen-")
+    with ExitStack() as undo:
+        undo.callback(os.rmdir, folder)
         # Not by the folder's path, which may be longer than a socket's can be.
         place = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+        undo.callback(os.close, place)
+        path = f"/proc/self/fd/{place}/nbd"
         try:
-            listener.bind(f"/proc/self/fd/{place}/nbd")
+            listener.bind(path)
+            undo.callback(os.unlink, path)
             listener.listen(count)
             for _ in range(count):
                 connected.append(socket.socket(socket.AF_UNIX))
-                connected[-1].connect(f"/proc/self/fd/{place}/nbd")
+                connected[-1].connect(path)
         except BaseException:
             for one in connected:
                 one.close()
             raise
-        finally:
-            os.close(place)
     return connected
 
 

@@ -51,10 +51,9 @@ class Server:
         self._thread = threading.Thread(target=self._run, name="qemu-nbd", daemon=True)
         try:
             self._thread.start()
+            self._started.wait()
         except RuntimeError as error:
             raise KvmxenError(f"{name} cannot be served: {error}") from None
-        try:
-            self._started.wait()
         except BaseException:
             # A signal: it may not have started yet.
             self._expected = True

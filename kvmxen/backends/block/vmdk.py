@@ -43,7 +43,7 @@ def check_vmdk(fd: int, path: Path, *, readonly: bool) -> None:
             f"the disk {path} has its data in other files, which it names; that is not allowed: "
             "make one image of them (qemu-img convert)"
         )
-    if said.get("parentCID", _NO_PARENT) != _NO_PARENT or "parentFileNameHint" in said:
+    if said.get("parentCID", _NO_PARENT).lower() != _NO_PARENT or "parentFileNameHint" in said:
         raise KvmxenError(
             f"the disk {path} stands on another vmdk image, its parent, which is not allowed: "
             "merge the two (qemu-img convert)"

@@ -21,6 +21,7 @@ from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SIZE
 from tests.e2e.disks import run, tool
 from tests.unit.backends.block.frontend import Disk, Seg
+from tests.unit.backends.block.scarcity import open_descriptors
 
 SECRET = b"the host's own ".ljust(512, b".") * (1 << 11)
 DATA_FILE, BACKING_FORMAT, UNKNOWN = 0x44415441, 0xE2792ACA, 0x6B766D78
@@ -78,10 +79,6 @@ def with_header(path: Path, extensions: bytes, name: bytes = b"", features: int 
 def extension(kind: int, data: bytes) -> bytes:
     padded = data.ljust(len(data) + 7 & ~7, b"\0")
     return struct.pack(">II", kind, len(data)) + padded
-
-
-def open_descriptors() -> set[str]:
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 def refusal(path: Path, options: str = "format=qcow2") -> str:

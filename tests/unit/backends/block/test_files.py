@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import select
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from kvmxen.backends.block.image import RawImage
 from kvmxen.config import DiskSpec
 from kvmxen.errors import KvmxenError
 from tests.e2e.disks import tool
+from tests.unit.backends.block.scarcity import descriptors
 
 
 @pytest.fixture
@@ -84,22 +84,16 @@ def test_locks(file: Path) -> None:
     os.close(third)
 
 
-def test_out_of_descriptors(file: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(2)]
-    for lack in range(2):
-        # The second time there is one: to look at the path, not to open it.
-        highest = os.dup(opened[0])
-        os.close(highest)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + lack, hard))
-        try:
-            with pytest.raises(KvmxenError, match=r"a cannot be opened: .*allow more open files"):
-                open_disk(file, readonly=False)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    for fd in opened:
-        os.close(fd)
-    os.close(open_disk(file, readonly=False))
+@pytest.mark.parametrize("count", [0, 1])
+def test_out_of_descriptors(file: Path, count: int) -> None:
+    """With one there is one to look at the path, not to open it."""
+    with (
+        descriptors(count),
+        pytest.raises(KvmxenError, match=r"a cannot be opened: .*allow more open files"),
+    ):
+        open_disk(file, readonly=False)
+    with descriptors(2):
+        os.close(open_disk(file, readonly=False))
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from kvmxen.abi.blkif import BlkifOp, BlkifStatus
 from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.block.vbd import MAX_QUEUES
 from tests.unit.backends.block.frontend import Disk
+from tests.unit.backends.block.scarcity import descriptors, open_descriptors
 
 
 @pytest.fixture
@@ -24,23 +22,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     disk = Disk(path)
     yield disk
     disk.end()
-
-
-@contextmanager
-def descriptors(count: int) -> Iterator[None]:
-    """The process can open `count` more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.open("/dev/null", os.O_RDONLY)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free + count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def open_descriptors() -> set[str]:
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 def assert_serves(disk: Disk) -> None:

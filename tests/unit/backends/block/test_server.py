@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,6 +26,7 @@ from kvmxen.config import DiskSpec
 from kvmxen.errors import KvmxenError
 from tests.e2e.disks import run, tool
 from tests.unit.backends.block.frontend import Disk, Seg
+from tests.unit.backends.block.scarcity import descriptors, open_descriptors
 from tests.unit.backends.guest import wait_until
 
 
@@ -217,7 +219,7 @@ class _Interrupted(Exception):
 def test_the_wait_for_it_can_be_interrupted(image: Path, replace: Callable[[str], None]) -> None:
     """A signal's handler that raises: nothing is left."""
     replace("#!/bin/sh\nexec sleep 600\n")
-    before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    before = open_descriptors()
     threads = set(threading.enumerate())
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -241,7 +243,7 @@ def test_the_wait_for_it_can_be_interrupted(image: Path, replace: Callable[[str]
         signal.signal(signal.SIGUSR1, old)
     wait_until(lambda: set(threading.enumerate()) == threads)
     assert not any("sleep" in command_line(pid) for pid in children(os.getpid()))
-    assert {path.name for path in Path("/proc/self/fd").iterdir()} <= before
+    assert open_descriptors() <= before
 
 
 def children(parent: int) -> list[int]:
@@ -283,3 +285,24 @@ def test_it_ends_when_we_are_killed(image: Path, tmp_path: Path, program: str) -
     os.close(server)
     assert log.read_text() == ""
     QemuImage(spec(image), 2).close()
+
+
+def test_out_of_descriptors(image: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Wherever it is that there is none left: a sentence, and nothing is left open or lying."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = open_descriptors()
+    sentences = set()
+    for count in range(40):
+        try:
+            with descriptors(count):
+                opened = QemuImage(spec(image), 2)
+        except KvmxenError as error:
+            sentences.add(str(error))
+            assert open_descriptors() <= before
+            assert list(tmp_path.iterdir()) == [image]
+        else:
+            opened.close()
+            break
+    assert opened._server.process.returncode == 0
+    assert sentences
+    assert all(str(image) in text and "Too many open files" in text for text in sentences)

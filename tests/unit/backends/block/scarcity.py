@@ -1,0 +1,28 @@
+"""A process that can open little more, and what it has open."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def descriptors(count: int) -> Iterator[None]:
+    """The process can open `count` more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(count + 1)]
+    for fd in spare:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare[-1], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_descriptors() -> set[str]:
+    """The numbers of those that are open."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
