@@ -14,10 +14,14 @@ SOURCES := $(shell find kvmxen -name '*.py[xd]' -o -name '*.[Sch]' -o -name '*.l
 MODULES := $(shell find kvmxen -name '*.pyx')
 STUBBED := $(subst /,.,$(basename $(shell find kvmxen -name '*.pyi')))
 
-.PHONY: boot test lab lab-shell lint bench bench-lab clean
+.PHONY: boot device test lab lab-shell lint bench bench-lab clean
 
-boot: $(VENV)/built
+boot: device $(VENV)/built
 	@$(BIN)/kvmxen boot $(ARGS)
+
+# Nothing is built for minutes on a machine that cannot boot it. Python may yet have to come.
+device:
+	@! command -v $(PYTHON) >/dev/null || $(PYTHON) -m kvmxen.kvm.access
 
 test: $(VENV)/built
 	@$(BIN)/pytest $(ARGS)

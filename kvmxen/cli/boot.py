@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from kvmxen.cli.hints import explained
 from kvmxen.cli.status import STATUSES
 from kvmxen.config import Config, ConsoleSpec, DiskSpec
 from kvmxen.config.domain import OnReboot, Shim, Stats
@@ -30,7 +31,11 @@ def _stats(
 class _Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # click would take the word after a bare --stats for its value.
-        return super().parse_args(ctx, ["--stats=text" if a == "--stats" else a for a in args])
+        words = ["--stats=text" if word == "--stats" else word for word in args]
+        try:
+            return super().parse_args(ctx, list(words))
+        except click.NoSuchOption as error:
+            raise explained(error, words) from None
 
 
 @click.command(cls=_Command, epilog=STATUSES, short_help="Boot a kernel as a Xen guest.")

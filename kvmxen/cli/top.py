@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Figures = dict[str, dict[str, int]]
+
+
+class Row(NamedTuple):
+    """A line of the table; `rate` is a second's."""
+
+    device: str
+    what: str
+    total: int
+    rate: float
 
 
 @click.command(short_help="Show what a running domain's devices do.")
@@ -32,6 +42,8 @@ def top(name: str, once: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(figures))
     elif once:
+        if not figures:
+            click.echo("no devices")
         for device, counts in figures.items():
             click.echo(f"{device}:")
             for what, count in counts.items():
@@ -40,29 +52,60 @@ def top(name: str, once: bool, as_json: bool) -> None:
         _watch(lambda: ask(root, name, Ask()), figures)
 
 
-def _watch(ask: Any, before: Figures) -> None:
+def _watch(ask: Callable[[], Figures], before: Figures) -> None:
+    from rich.console import Console
     from rich.live import Live
 
-    with Live(_table(before, {}, 1.0), auto_refresh=False) as live:
+    console = Console()
+
+    def shown(figures: Figures, seconds: float) -> Table:
+        # The heads and the line below are not the devices'; the size may change at any time.
+        return _table(rows(figures, before, seconds), console.height - 3)
+
+    with Live(shown(before, 1.0), console=console, auto_refresh=False) as live:
         since = time.monotonic()
         while True:
             time.sleep(1)
             now, figures = time.monotonic(), ask()
-            live.update(_table(figures, before, now - since), refresh=True)
+            live.update(shown(figures, now - since), refresh=True)
             before, since = figures, now
 
 
-def _table(figures: Figures, before: Figures, seconds: float) -> Table:
+def rows(figures: Figures, before: Figures, seconds: float) -> list[Row]:
+    """What there is to show of `figures`: nothing of what never happened.
+
+    `before` are those of `seconds` ago.
+    """
+    return [
+        Row(device, what, count, (count - before.get(device, {}).get(what, count)) / seconds)
+        for device, counts in figures.items()
+        for what, count in counts.items()
+        if count
+    ]
+
+
+def fitting(rows: list[Row], most: int) -> list[Row]:
+    """At most `most` of `rows`, in their order: those that happen now before the others."""
+    busiest = sorted(range(len(rows)), key=lambda n: not rows[n].rate)
+    return [rows[n] for n in sorted(busiest[: max(most, 1)])]
+
+
+def _table(rows: list[Row], most: int) -> Table:
     from rich.table import Table
 
-    table = Table(box=None)
+    shown = fitting(rows, most)
+    left = len(rows) - len(shown)
+    table = Table(box=None, caption_justify="left")
+    table.caption = f"and {left} more: --once shows all" if left else None
     table.add_column("device")
     table.add_column("what")
     table.add_column("total", justify="right")
     table.add_column("a second", justify="right")
-    for device, counts in figures.items():
-        for what, count in counts.items():
-            rate = (count - before.get(device, {}).get(what, count)) / seconds
-            table.add_row(device, what, f"{count:,}", f"{rate:,.0f}")
-            device = ""
+    last = ""
+    for row in shown:
+        device = row.device if row.device != last else ""
+        table.add_row(device, row.what, f"{row.total:,}", f"{row.rate:,.0f}")
+        last = row.device
+    if not rows:
+        table.add_row("no devices, or nothing done by any")
     return table

@@ -92,6 +92,12 @@ class Config:
         if self.kernel is None and (self.shell or self.ramdisk is not None):
             option = "--shell" if self.shell else "--ramdisk"
             raise UsageError(f"{option} needs a kernel: kvmxen boot KERNEL {option} ...")
+        if self.kernel is None and self.disks:
+            raise UsageError(
+                "a disk is not booted from yet: kvmxen boot KERNEL --disk ..., and the kernel of a "
+                "disk's own system is in its /boot ('debugfs -R \"dump /boot/vmlinuz FILE\" IMAGE' "
+                "copies it out)"
+            )
 
     def _check_size(self) -> None:
         if not 1 <= self.vcpus <= MAX_VCPUS:

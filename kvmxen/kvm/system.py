@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from enum import IntEnum
+from pathlib import Path
 
 from kvmxen.errors import KvmxenError
+from kvmxen.kvm.access import DEVICE, open_device
 from kvmxen.kvm.ioctl import KvmError, call, io, iowr
 from kvmxen.kvm.structs import MAX_CPUID_ENTRIES, Cpuid, CpuidEntry
 
@@ -43,11 +45,8 @@ class Cap(IntEnum):
 class System:
     """An open /dev/kvm. Raises KvmxenError with a way out where it cannot be opened."""
 
-    def __init__(self, path: str = "/dev/kvm") -> None:
-        try:
-            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise KvmxenError(_no_access(path, error)) from None
+    def __init__(self, path: Path = DEVICE) -> None:
+        self.fd = open_device(path)
         try:
             version = call(self.fd, "KVM_GET_API_VERSION", _GET_API_VERSION)
         except KvmError:
@@ -83,17 +82,3 @@ class System:
             except KvmError as error:
                 if error.errno != errno.EINTR:
                     raise
-
-
-def _no_access(path: str, error: OSError) -> str:
-    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return (
-            f"this host has no {path}; load the kvm module (kvm-intel or kvm-amd) and check "
-            "that virtualisation is enabled in the firmware"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return (
-            f"no permission to open {path}; add yourself to its group "
-            "('sudo adduser $USER kvm') and log in again"
-        )
-    return f"cannot open {path}: {os.strerror(error.errno or 0)}; see 'kvmxen doctor'"

@@ -60,7 +60,8 @@ class KernelCache:
                     os.fsync(handle)
                     os.utime(handle, ns=(source.st_atime_ns, source.st_mtime_ns))
                 Path(name).replace(self._path(source))
-            except OSError:
+            except BaseException:
+                # A person who interrupts it leaves nothing either.
                 Path(name).unlink()
                 raise
             self._prune()

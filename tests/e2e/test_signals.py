@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from kvmxen import guests
 from tests.e2e import disks
 from tests.e2e.domain import LIMIT, PATIENCE, SLOWNESS, Boot
+
+DEMO = Path(guests.__file__).parent / "demo.elf"
 
 
 def runs(*command: str) -> bool:
@@ -58,7 +61,7 @@ def image(tmp_path: Path) -> Path:
 def test_a_signal_while_an_image_is_opened(
     boot: Boot, server: Callable[[], None], image: Path, number: signal.Signals
 ) -> None:
-    domain = boot("--disk", f"{image},format=qcow2", "--timeout", LIMIT)
+    domain = boot(DEMO, "--disk", f"{image},format=qcow2", "--timeout", LIMIT)
     server()
     domain.process.send_signal(number)
     domain.ends(130)
@@ -67,7 +70,7 @@ def test_a_signal_while_an_image_is_opened(
 
 @pytest.mark.usefixtures("server")
 def test_the_timeout_while_an_image_is_opened(boot: Boot, image: Path) -> None:
-    domain = boot("--disk", f"{image},format=qcow2", "--timeout", 2)
+    domain = boot(DEMO, "--disk", f"{image},format=qcow2", "--timeout", 2)
     domain.ends(4)
     assert domain.stderr == "kvmxen: the timeout is over, and the guest was not started yet\n"
 

@@ -7,16 +7,11 @@ import pytest
 
 from kvmxen import doctor
 from kvmxen.cli import main
-from kvmxen.doctor import Diagnosis, Finding, examine, missing, no_permission, probed
+from kvmxen.doctor import Diagnosis, Finding, examine, probed
 from kvmxen.errors import KvmxenError
 from kvmxen.features import Features, Filter
+from kvmxen.kvm.access import DEVICE
 from kvmxen.probe import Probe
-
-DEVICE = Path("/dev/kvm")
-
-
-def status(mode: int, gid: int) -> os.stat_result:
-    return os.stat_result((mode, 0, 0, 1, 0, gid, 0, 0, 0, 0))
 
 
 def found(diagnosis: Diagnosis) -> dict[str, str]:
@@ -40,7 +35,7 @@ def test_a_file_that_is_not_kvm(tmp_path: Path) -> None:
 
 
 def test_the_error_that_points_here_does_not_do_so_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_path: str) -> None:
+    def refuse(_device: Path) -> None:
         raise KvmxenError("KVM_CREATE_VM failed: no memory; see 'kvmxen doctor'")
 
     monkeypatch.setattr(doctor, "System", refuse)
@@ -52,36 +47,6 @@ def test_a_device_that_may_not_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "kvm"
     path.touch(0)
     assert f"you may not open {path}" in (examine(path).obstacle or "")
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "advice"),
-    [
-        ("flags\t\t: fpu vmx sse", "modprobe kvm_intel"),
-        ("processor\t: 0\nflags\t\t: fpu svm", "modprobe kvm_amd"),
-        ("flags\t\t: fpu vmxoff", "in the firmware"),
-        ("", "in the firmware"),
-    ],
-)
-def test_a_missing_device_has_a_way_out(cpuinfo: str, advice: str) -> None:
-    assert advice in missing(DEVICE, cpuinfo)
-
-
-def test_who_is_not_in_the_devices_group_can_join_it() -> None:
-    advice = no_permission(DEVICE, status(0o660, 65_432), 65_431)
-    assert "usermod -aG group 65432 65431" in advice
-    assert "setfacl -m u:65431:rw /dev/kvm" in advice
-
-
-@pytest.mark.parametrize("who", [status(0o600, 65_432), status(0o660, 0), status(0o640, 65_432)])
-def test_a_group_that_does_not_help_is_not_advised(who: os.stat_result) -> None:
-    advice = no_permission(DEVICE, who, 65_431)
-    assert "usermod" not in advice
-    assert "setfacl -m u:65431:rw /dev/kvm" in advice
-
-
-def test_root_without_permission_is_in_a_container() -> None:
-    assert "container" in no_permission(DEVICE, status(0o600, 0), 0)
 
 
 def test_each_kind_of_kvm_has_its_words() -> None:

@@ -106,7 +106,7 @@ cdef class BlockQueue:
 
     def close(self):
         """Unmap what is still mapped; `serve` has returned."""
-        cdef uint32_t ref
+        cdef int ref
         if self._persistent != NULL:
             for ref in range(MOST_REFS):
                 if self._persistent[ref] != NULL:

@@ -135,5 +135,5 @@ def test_targets_that_are_free() -> None:
     assert [disk.target for disk in with_targets(disks)] == ["xvdb", "xvda", "xvdc", "hda"]
     assert with_targets(disks[:1], [51712, 51728])[0].target == "xvdc"
     with pytest.raises(UsageError, match="two disks are xvda"):
-        Config(name="a", disks=(disks[1], disks[1]))
-    assert Config(name="a", disks=(disks[0],)).disks[0].target == "xvda"
+        Config(name="a", kernel=Path("vmlinuz"), disks=(disks[1], disks[1]))
+    assert Config(name="a", kernel=Path("vmlinuz"), disks=(disks[0],)).disks[0].target == "xvda"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import lzma
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from kvmxen.errors import KvmxenError
+from kvmxen.errors import Interrupted, KvmxenError
 from kvmxen.loader import cache as cache_module
 from kvmxen.loader import kernel as module
 from kvmxen.loader.decompress import MAX_OUTPUT, Check, decompress_payload
@@ -231,6 +232,22 @@ class TestCache:
         assert load_kernel(path, cache=cache).entry == ENTRY
         assert load_kernel(path, cache=cache / "below").entry == ENTRY
         assert len(unpacked) == 2
+
+    @pytest.mark.parametrize("error", [OSError(28, "full"), Interrupted("no", 130)])
+    def test_what_was_not_kept_whole_is_not_kept(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        path: Path,
+        cache: Path,
+        error: BaseException,
+    ) -> None:
+        def fail(_fd: int) -> None:
+            raise error
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with suppress(Interrupted):
+            load_kernel(path, cache=cache)
+        assert list(cache.iterdir()) == []
 
     def test_a_folder_that_others_can_write_is_not_used(self, path: Path, cache: Path) -> None:
         cache.mkdir()
