@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.backends.console import Console
@@ -16,7 +17,7 @@ from kvmxen.config import Config
 from kvmxen.config.sizes import MIB
 from kvmxen.control.hotplug import Hotplug
 from kvmxen.control.server import ControlServer
-from kvmxen.errors import Interrupted
+from kvmxen.errors import Interrupted, KvmxenError
 from kvmxen.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.files import RegularFile
@@ -34,6 +35,9 @@ from kvmxen.trace import Trace
 from kvmxen.xenstored.client import SOCKET
 from kvmxen.xenstored.journal import Journal
 from kvmxen.xenstored.server import Server
+
+if TYPE_CHECKING:
+    from kvmxen.modules import Module
 
 EXIT_POWEROFF = 0
 EXIT_CRASHED = 3
@@ -62,7 +66,7 @@ def boot(config: Config) -> Outcome:
                 journal = stack.enter_context(Journal(config.xenstore)) if config.xenstore else None
                 stats = stack.enter_context(Stats(config))
                 kernel = read_kernel(config)
-                ramdisk = read_ramdisk(config)
+                ramdisk = read_ramdisk(config, kernel)
             while True:
                 status = pv(
                     config, kernel, ramdisk, terminal, supervisor, stats, folder.path, journal
@@ -203,12 +207,14 @@ def default_cmdline(config: Config) -> str:
     return "console=hvc0" if config.kernel else ""
 
 
-def read_ramdisk(config: Config) -> bytes | bytearray | None:
+def read_ramdisk(config: Config, kernel: ElfKernel) -> bytes | bytearray | None:
     """The initial ramdisk that `config` asks for; raises KvmxenError if it cannot be read."""
     if config.shell:
         from kvmxen.initramfs import shell_initramfs
 
-        return shell_initramfs(size=terminal_size(config.console))
+        return shell_initramfs(
+            modules=find_drivers(config, kernel), size=terminal_size(config.console)
+        )
     if config.ramdisk is None:
         return None
     most = config.memory
@@ -216,3 +222,20 @@ def read_ramdisk(config: Config) -> bytes | bytearray | None:
         return file.read(
             most, f"the guest has {most // MIB} MiB of memory; give the guest more memory"
         )
+
+
+def find_drivers(config: Config, kernel: ElfKernel) -> list[Module]:
+    """The modules for the shell of a guest with `kernel`, none if this host does not have them.
+
+    Raises KvmxenError if `config` names a folder, and it does not have them either.
+    """
+    from kvmxen.modules import drivers
+
+    try:
+        return drivers(kernel, config.modules or Path("/"))
+    except KvmxenError as error:
+        if config.modules:
+            raise KvmxenError(f"{error}; name another folder by --modules") from None
+        if config.disks or config.nets:
+            say(f"{error}: if its drivers are not built in, name their folder by --modules")
+        return []

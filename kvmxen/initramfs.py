@@ -9,8 +9,12 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvmxen.errors import KvmxenError
+
+if TYPE_CHECKING:
+    from kvmxen.modules import Module
 
 _PATHS = ("/bin/busybox", "/usr/bin/busybox", "/usr/lib/initramfs-tools/bin/busybox")
 _INSTALL = "install a static one (Debian's package busybox-static)"
@@ -36,13 +40,48 @@ for end in poweroff reboot halt; do
     # A shell of busybox prefers its own to what is in the path.
     echo "alias $end=/sbin/$end" >>/etc/profile
 done
+# In the order of their numbers, each after those that it needs.
+for module in /lib/modules/*.ko; do
+    [ -e "$module" ] && insmod "$module"
+done
+for vif in /sys/bus/xen/drivers/vif/vif-*; do
+    [ -e "$vif" ] || continue
+    card=$(ls "$vif/net")
+    [ -n "$card" ] || continue
+    ip link set "$card" up
+    # It stays, to renew the lease, or to ask on where nobody answers at first.
+    udhcpc -i "$card" -s /etc/udhcpc -t 3 -T 1 -b >/dev/null 2>&1
+done
 # As large as the terminal of whoever started the domain, if there is one.
 [ -f /etc/winsize ] && stty $(cat /etc/winsize) </dev/hvc0
 cd /root
 echo
+ip -4 -o addr show scope global 2>/dev/null | while read -r _ card _ address _; do
+    echo "$card has the address ${address%/*}."
+done
 echo "Linux $(uname -r), a Xen guest of kvmxen. Leave the shell to power off."
 setsid -c sh -l </dev/hvc0 >/dev/hvc0 2>&1
 poweroff -f
+"""
+
+# What udhcpc calls for what it was told (busybox's examples/udhcp/simple.script says how).
+DHCP = """\
+#!/bin/sh
+case $1 in
+bound | renew)
+    ip addr flush dev "$interface"
+    ip addr add "$ip/${mask:-24}" dev "$interface"
+    for gateway in $router; do
+        ip route replace default via "$gateway" dev "$interface" && break
+    done
+    for server in $dns; do
+        echo "nameserver $server"
+    done >/etc/resolv.conf
+    ;;
+deconfig)
+    ip addr flush dev "$interface"
+    ;;
+esac
 """
 
 
@@ -111,13 +150,24 @@ def system(busybox: Path, init: str, *more: Entry) -> bytes:
     )
 
 
-def shell_initramfs(busybox: Path | None = None, size: os.terminal_size | None = None) -> bytes:
+def shell_initramfs(
+    busybox: Path | None = None,
+    modules: Iterable[Module] = (),
+    size: os.terminal_size | None = None,
+) -> bytes:
     """An initial ramdisk with an interactive shell on hvc0; leaving it powers off.
 
-    Without `busybox` the host's is taken. hvc0 is told the `size` of the terminal that shows it.
-    KvmxenError where there is no busybox, or no static one.
+    Without `busybox` the host's is taken. It loads `modules` in their order, and asks for an
+    address for each network card. hvc0 is told the `size` of the terminal that shows it.
+    KvmxenError if there is no busybox, or no static one.
     """
-    more = [] if size is None else [_winsize(size)]
+    drivers = [
+        program(f"lib/modules/{number:03}-{module.name}.ko", bytes(module.image))
+        for number, module in enumerate(modules)
+    ]
+    more = [*map(folder, ("lib", "lib/modules")), *drivers, program("etc/udhcpc", DHCP.encode())]
+    if size is not None:
+        more.append(_winsize(size))
     return system(busybox or find_busybox(), INIT, *more)
 
 

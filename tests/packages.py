@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +226,17 @@ def builtin_modules(version: str) -> set[str]:
     return {Path(path).stem.replace("-", "_") for path in paths}
 
 
+def modules(version: str, names: Iterable[str]) -> Path:
+    """The folder of that kernel's unpacked package, with the modules `names` and the lists of all
+    modules in it."""
+    for name in names:
+        debian_module(version, name)
+    order = _kernel_file(version, f"{_MODULES[version]}/*/modules.order")
+    builtin = _kernel_file(version, f"{_MODULES[version]}/*/modules.builtin")
+    assert order.parent == builtin.parent
+    return order.parents[len(Path(_MODULES[version]).parts) + 1]
+
+
 def _kernel_file(version: str, member: str) -> Path:
     return Suite(_KERNELS[version]).package("linux-image-amd64", member)
 
@@ -254,5 +265,6 @@ def fetch_all() -> None:
     """Have all that tests of guests need in the cache. Raises Unavailable."""
     for version in _KERNELS:
         debian_kernel(version)
+        modules(version, ("xen_netfront", "xen_blkfront"))
     pv_grub()
     busybox()

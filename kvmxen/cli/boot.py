@@ -46,6 +46,12 @@ class _Command(click.Command):
     is_flag=True,
     help="Make a ramdisk with a shell, around this host's static busybox.",
 )
+@click.option(
+    "--modules",
+    metavar="DIR",
+    type=Path,
+    help="Where --shell finds the kernel's modules.  [default: /lib/modules]",
+)
 @click.option("--cmdline", metavar="TEXT", default="", help="The kernel's command line.")
 @click.option("--name", metavar="NAME", help="The domain's name.  [default: domain-PID]")
 @click.option(
@@ -126,6 +132,7 @@ def boot(
     kernel: Path | None,
     ramdisk: Path | None,
     shell: bool,
+    modules: Path | None,
     cmdline: str,
     name: str | None,
     memory: str,
@@ -146,6 +153,7 @@ def boot(
         kernel=kernel,
         ramdisk=ramdisk,
         shell=shell,
+        modules=modules,
         cmdline=cmdline,
         name=name or f"domain-{os.getpid()}",
         memory=parse_size(memory),

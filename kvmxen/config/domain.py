@@ -54,6 +54,7 @@ class Config:
     kernel: Path | None = None
     ramdisk: Path | None = None
     shell: bool = False
+    modules: Path | None = None
     cmdline: str = ""
     name: str
     memory: int = 512 * MIB
@@ -87,6 +88,8 @@ class Config:
             raise UsageError(f"--timeout must be more than 0 seconds, not {self.timeout:g}")
 
     def _check_images(self) -> None:
+        if self.modules is not None and not self.shell:
+            raise UsageError("--modules is for the ramdisk of --shell: give that too")
         if self.shell and self.ramdisk is not None:
             raise UsageError("--shell makes a ramdisk: give --shell or --ramdisk, not both")
         if self.kernel is None and (self.shell or self.ramdisk is not None):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import lzma
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from elftools.elf.elffile import ELFFile
-
+from kvmxen.modules import dependencies
 from tests import packages
 
 
@@ -42,11 +39,3 @@ def modules(version: str, wanted: Iterable[str]) -> list[Module]:
     for name in wanted:
         add(name)
     return list(found.values())
-
-
-def dependencies(image: bytes) -> list[str]:
-    """The modules that `image` says it depends on: `depends` in its .modinfo (modinfo(8))."""
-    section = ELFFile(io.BytesIO(image)).get_section_by_name(".modinfo")
-    info = section.data() if section else b""
-    match = re.search(rb"(?:^|\0)depends=([^\0]*)", info)
-    return match[1].decode().split(",") if match and match[1] else []

@@ -21,7 +21,7 @@ LAYERS = (
     {"cli"},
     {"boot", "doctor"},
     {"supervisor"},
-    {"machine", "report", "stats", "control"},
+    {"machine", "report", "stats", "control", "modules"},
     {"cpu"},
     {"exceptions"},
     {"m2p"},

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kvmxen.errors import KvmxenError
 from kvmxen.initramfs import (
+    DHCP,
     INIT,
     Entry,
     build_cpio,
@@ -23,6 +24,7 @@ from kvmxen.initramfs import (
     program,
     shell_initramfs,
 )
+from kvmxen.modules import Module
 
 PT_LOAD, PT_INTERP = 1, 3
 
@@ -91,9 +93,23 @@ def test_shell_has_what_a_kernel_needs(tmp_path: Path) -> None:
 def test_the_size_of_the_terminal(tmp_path: Path) -> None:
     busybox = tmp_path / "busybox"
     busybox.write_bytes(elf(PT_LOAD))
-    files = read_cpio(shell_initramfs(busybox, os.terminal_size((132, 50))))
+    files = read_cpio(shell_initramfs(busybox, size=os.terminal_size((132, 50))))
     assert files["etc/winsize"] == (stat.S_IFREG | 0o644, b"rows 50 cols 132\n", (0, 0))
     assert "etc/winsize" not in read_cpio(shell_initramfs(busybox))
+
+
+def test_modules_are_there_in_the_order_of_their_loading(tmp_path: Path) -> None:
+    busybox = tmp_path / "busybox"
+    busybox.write_bytes(elf(PT_LOAD))
+    modules = [Module(f"module{n}", f"image {n}".encode()) for n in (3, 1, 2)]
+    files = read_cpio(shell_initramfs(busybox, modules))
+    found = {path: files[path][1] for path in sorted(files) if path.endswith(".ko")}
+    assert found == {
+        "lib/modules/000-module3.ko": b"image 3",
+        "lib/modules/001-module1.ko": b"image 1",
+        "lib/modules/002-module2.ko": b"image 2",
+    }
+    assert files["etc/udhcpc"] == (stat.S_IFREG | 0o755, DHCP.encode(), (0, 0))
 
 
 def test_init_powers_off_after_the_shell() -> None:
@@ -105,8 +121,10 @@ def test_init_powers_off_after_the_shell() -> None:
 def test_init_needs_only_what_busybox_has(busybox: Path) -> None:
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     used = {"sh", "mount", "mkdir", "hostname", "ip", "uname", "stty", "setsid", "poweroff"}
+    used |= {"insmod", "udhcpc", "ls", "echo"}
     assert used <= set(applets.stdout.split())
-    subprocess.run([busybox, "sh", "-n", "-c", INIT], check=True)
+    for script in (INIT, DHCP):
+        subprocess.run([busybox, "sh", "-n", "-c", script], check=True)
 
 
 def test_real_cpio_reads_it(busybox: Path) -> None:

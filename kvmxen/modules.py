@@ -1,0 +1,105 @@
+"""The drivers for Xen's devices that a Linux kernel has as modules, for the ramdisk of --shell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvmxen.errors import KvmxenError
+from kvmxen.loader.decompress import decompress, is_compressed
+from kvmxen.loader.files import RegularFile
+
+if TYPE_CHECKING:
+    from kvmxen.loader.elf import ElfKernel
+
+DRIVERS = ("xen_netfront", "xen_blkfront")
+# Where a running system has them, and where an unpacked package does.
+_FOLDERS = ("", "lib/modules", "usr/lib/modules")
+_LARGEST = 64 << 20
+# linux_banner in Linux's init/version-timestamp.c; what follows is who built it.
+_BANNER = re.compile(rb"Linux version ([0-9][!-.0-~]{0,63}) \(")
+_DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module: its name, with `_` for `-`, and the file, decompressed."""
+
+    name: str
+    image: bytes | bytearray
+
+
+def kernel_version(kernel: ElfKernel) -> str:
+    """What `uname -r` prints in a guest with `kernel`; KvmxenError if that is no Linux."""
+    for segment in kernel.segments:
+        if match := _BANNER.search(segment.data):
+            return match[1].decode("ascii")
+    raise KvmxenError("the kernel does not say which version of Linux it is")
+
+
+def drivers(kernel: ElfKernel, root: Path) -> list[Module]:
+    """The modules that `kernel` needs for Xen's devices, in the order of their loading.
+
+    `root` is a folder of modules by version, as /lib/modules is, or one with such a folder in it,
+    as / is and an unpacked package. What the kernel has built in is not among them. Raises
+    KvmxenError if something is missing.
+    """
+    version = kernel_version(kernel)
+    folder = _folder(root, version)
+    places = dict(_listed(folder / "modules.order"))
+    builtin = dict(_listed(folder / "modules.builtin"))
+    found: dict[str, Module] = {}
+
+    def add(name: str, *before: str) -> None:
+        if name in found or name in builtin:
+            return
+        if name not in places:
+            raise KvmxenError(f"{folder} has no module {name}")
+        if name in before:
+            raise KvmxenError(f"{folder} has modules that need each other: {', '.join(before)}")
+        image = _read(folder / places[name])
+        for needed in dependencies(image):
+            add(needed, name, *before)
+        found[name] = Module(name, image)
+
+    for name in DRIVERS:
+        add(name)
+    return list(found.values())
+
+
+def dependencies(image: bytes | bytearray) -> list[str]:
+    """The names, with `_` for `-`, of the modules that `image` needs: `depends` in its .modinfo."""
+    match = _DEPENDS.search(image)
+    names = match[1].decode("ascii", "replace").replace("-", "_") if match else ""
+    return names.split(",") if names else []
+
+
+def _folder(root: Path, version: str) -> Path:
+    for folder in _FOLDERS:
+        path = root / folder / version
+        if (path / "modules.order").is_file():
+            return path
+    where = root / "lib/modules" if root == Path("/") else root
+    raise KvmxenError(f"{where} has no modules of the kernel's version, {version}")
+
+
+def _listed(path: Path) -> Iterator[tuple[str, str]]:
+    """The modules listed in the file `path`: each one's name and its place in the folder."""
+    with RegularFile(path) as file:
+        lines = file.read(_LARGEST, "that is no list of modules").decode("utf-8", "replace")
+    for line in lines.split():
+        yield line.rpartition("/")[2].partition(".")[0].replace("-", "_"), line
+
+
+def _read(path: Path) -> bytearray:
+    """The module that was built as `path`, whatever it was compressed by since."""
+    files = sorted(path.parent.glob(f"{path.name}*"))
+    with RegularFile(files[0] if files else path) as file:
+        image = file.read(_LARGEST, "that is no module")
+        try:
+            return decompress(memoryview(image)) if is_compressed(image) else image
+        except KvmxenError as error:
+            raise file.error(str(error)) from None
