@@ -56,6 +56,9 @@ class Chain:
                 check_vmdk(self.files[0].fd, spec.path, readonly=spec.readonly)
             else:
                 check_vhdx(self.files[0].fd, spec.path)
+        except OSError as error:
+            self.close()
+            raise KvmxenError(f"the disk {spec.path} cannot be read: {error.strerror}") from None
         except BaseException:
             self.close()
             raise

@@ -25,7 +25,7 @@ from typing import NoReturn
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, PR_CAP_AMBIENT = 1, 38, 24, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
-# Root's other users have files too.
+# Images can be other users'.
 CAP_DAC_OVERRIDE = 1 << 1
 # linux/landlock.h, and x86-64's numbers of its system calls.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -42,7 +42,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, what: str) -> int:
-    """`result`; ends the process where it is negative."""
+    """`result`; ends the process if it is negative."""
     if result < 0:
         sys.exit(f"{what}: {os.strerror(ctypes.get_errno())}")
     return result
@@ -56,7 +56,7 @@ def end_with(parent: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """Keep none, and of root's one."""
+    """Keep none, or one of root's, and get none by executing a program."""
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITY_VERSION_3, 0))
@@ -66,14 +66,14 @@ def drop_capabilities() -> None:
     kept = struct.unpack_from("I", data, 4)[0] & (CAP_DAC_OVERRIDE if os.geteuid() == 0 else 0)
     for number in range(64):
         if not kept >> number & 1:
-            # Nothing where it has no right to, and then exec gives none either.
+            # No effect if it may not; then exec gives it none either.
             libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
     struct.pack_into("6I", data, 0, kept, kept, 0, 0, 0, 0)
     check(libc.capset(header, data), "capset")
 
 
 def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int]) -> None:
-    """Allow the files with these descriptors, and what a program consists of, where the host's
+    """Allow the files with these descriptors, and what a program consists of, if the host's
     kernel has Landlock (Linux 5.13)."""
     version = libc.syscall(CREATE_RULESET, None, 0, RULESET_VERSION)
     if version < 1:

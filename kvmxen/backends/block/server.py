@@ -26,8 +26,8 @@ class Server:
     """qemu-nbd, as `command`, which serves `listener`; it can open again what `readonly` and
     `writable` have open (all of them made by `passed`). Raises KvmxenError.
 
-    It is killed when this process ends in whatever way, as by a power failure: what was flushed
-    is there. If it ends before `expect_end` was called, that is said on stderr of `name`.
+    Linux kills it when this process ends, in whatever way, which is a power failure to the image:
+    what was flushed is there. An end before `expect_end` is called is told on stderr, of `name`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Server:
         self._command = [*python, *files, "--", *command]
         self._passed = [listener, *readonly, *writable]
         self._started = threading.Event()
-        # Linux kills the process when the thread that started it ends, so that one waits for it.
+        # For Linux it is the thread that starts a process whose end ends that: this one stays.
         self._thread = threading.Thread(target=self._run, name="qemu-nbd", daemon=True)
         try:
             self._thread.start()
@@ -89,9 +89,11 @@ class Server:
                 self._line = line.strip() or self._line
         status = self.process.wait()
         if not self._expected:
-            how = f"status {status}" if status >= 0 else signal.Signals(-status).name
-            said = f" ({self.said})" if self.said else ""
-            say(f"{self._name}: qemu-nbd ended by {how}{said}; the guest gets I/O errors")
+            how = f"ended with status {status}"
+            if status < 0:
+                how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
+            said = f", and said {self.said}" if self.said else ""
+            say(f"{self._name}: qemu-nbd {how}{said}; the guest gets I/O errors")
 
     @property
     def said(self) -> str:

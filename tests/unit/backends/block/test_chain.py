@@ -238,6 +238,13 @@ def test_a_file_of_the_smallest_header(tmp_path: Path) -> None:
     assert "cannot be opened" in refusal(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("form", ["qcow2", "vhd", "vmdk", "vhdx"])
+def test_a_file_that_cannot_be_read(form: str) -> None:
+    """Nothing is mapped at its beginning."""
+    said = refusal(Path("/proc/self/mem"), f"format={form},ro")
+    assert "/proc/self/mem cannot be read" in said or "/proc/self/mem has no size" in said
+
+
 @given(st.binary(max_size=200), st.sampled_from(["", ",backing=allow", ",backing=b"]))
 def test_any_header(tmp_path_factory: pytest.TempPathFactory, data: bytes, options: str) -> None:
     path = tmp_path_factory.mktemp("header") / "a"

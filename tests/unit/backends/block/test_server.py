@@ -165,7 +165,8 @@ def test_an_end_amid_requests_is_told(image: Path, capfd: pytest.CaptureFixture[
     disk.end()
     said += capfd.readouterr().err
     assert " ".join(said.split()) == (
-        f"kvmxen: the disk xvdb ({image}): qemu-nbd ended by SIGKILL; the guest gets I/O errors"
+        f"kvmxen: the disk xvdb ({image}): qemu-nbd was killed by signal 9 (Killed); "
+        "the guest gets I/O errors"
     )
 
 
