@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from kvmxen.abi.xen import CR2, TIME, TIME_SIZE, VCPU_INFO_SIZE, Virq
 from kvmxen.bounce import bounce
-from kvmxen.emulate import MSR_TSC, XEN_PAT
 from kvmxen.errors import GuestCrash, GuestFault, HypercallError
 from kvmxen.exceptions import handle, inject
 from kvmxen.hypercall.segments import MSR_KERNEL_GS_BASE, is_canonical
@@ -19,6 +18,7 @@ from kvmxen.hypercall.traps import TI_MASK_EVENTS, TRAP_NMI, CallbackType
 from kvmxen.kvm.structs import Segment
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SHIFT
+from kvmxen.msrs import MSR_TSC, XEN_PAT
 from kvmxen.runstate import Runstate, State
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement

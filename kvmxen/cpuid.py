@@ -63,7 +63,9 @@ _SHOWN: dict[tuple[int, int], Leaf] = {
         _LEAF_1_EDX,
     ),
     (2, 0): _WHOLE,
-    **{(4, index): _WHOLE for index in range(5)},
+    # Caches, which a vCPU shares with no other: kernels check that there are not more cores here
+    # than logical processors in leaf 1.
+    **{(4, index): (0x3FFF, _ALL, _ALL, _ALL) for index in range(5)},
     # ebx: BMI1 HLE AVX2 FDP-on-exceptions BMI2 ERMS RTM no-FPU-CS/DS AVX512F AVX512DQ RDSEED ADX
     #      AVX512-IFMA CLFLUSHOPT CLWB AVX512CD SHA AVX512BW AVX512VL
     # ecx: PREFETCHWT1 VBMI VBMI2 GFNI VAES VPCLMULQDQ VNNI BITALG VPOPCNTDQ CLDEMOTE MOVDIRI

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvmxen import msrs
 from kvmxen.errors import GuestFault, HypercallError
-from kvmxen.hypercall.segments import (
-    MSR_FS_BASE,
-    MSR_GS_BASE,
-    MSR_KERNEL_GS_BASE,
-    is_canonical,
-)
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
@@ -45,17 +40,6 @@ _MASK32 = (1 << 32) - 1
 
 _PIT_PORTS = range(0x40, 0x44)
 
-MSR_TSC = 0x10
-MSR_APIC_BASE = 0x1B
-MSR_MISC_ENABLE = 0x1A0
-MSR_PAT = 0x277
-MSR_EFER = 0xC0000080
-MSR_TSC_AUX = 0xC0000103
-MSR_HWCR = 0xC0010015
-_HWCR_TSC_AT_P0 = 1 << 24
-# Xen's own PAT, which the guest's page tables are read with (xen/arch/x86/include/asm/x86-defns.h).
-XEN_PAT = 0x0000050100070406
-_EFER_PV = 0xD01
 _XCR0_X87, _XCR0_SSE, _XCR0_AVX, _XCR0_AVX512 = 1, 2, 4, 0xE0
 
 
@@ -204,34 +188,14 @@ def _is_valid_xcr0(value: int) -> bool:
 
 def _read_msr(cpu: Cpu) -> bool:
     vcpu = cpu.vcpu
-    index = vcpu.rcx & _MASK32
-    match index:
-        case _ if index in (MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE):
-            value = cpu.fd.get_msr(index)
-        case _ if index == MSR_EFER:
-            value = _EFER_PV
-        case _ if index == MSR_PAT:
-            value = XEN_PAT
-        case _ if index == MSR_APIC_BASE:
-            # Enabled, the bootstrap processor's where it is.
-            value = 0xFEE00800 | (cpu.index == 0) << 8
-        case _ if index == MSR_HWCR:
-            value = _HWCR_TSC_AT_P0
-        case _ if index in (MSR_MISC_ENABLE, MSR_TSC_AUX):
-            value = 0
-        case _:
-            return False
+    value = msrs.read(cpu, vcpu.rcx & _MASK32)
+    if value is None:
+        return False
     vcpu.rax, vcpu.rdx = value & _MASK32, value >> 32
     return True
 
 
 def _write_msr(cpu: Cpu) -> bool:
     vcpu = cpu.vcpu
-    index = vcpu.rcx & _MASK32
     value = (vcpu.rdx & _MASK32) << 32 | vcpu.rax & _MASK32
-    if index in (MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE):
-        if not is_canonical(value):
-            return False
-        cpu.fd.set_msr(index, value)
-        return True
-    return index in (MSR_EFER, MSR_PAT, MSR_APIC_BASE, MSR_MISC_ENABLE)
+    return msrs.write(cpu, vcpu.rcx & _MASK32, value)

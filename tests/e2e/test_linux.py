@@ -17,7 +17,10 @@ KERNELS = ("6.1", "6.12")
 MIB = 1 << 20
 UPTIME = r"([0-9.]+) [0-9.]+\n"
 # What a healthy kernel does not say.
-TROUBLE = re.compile(r"WARNING:|BUG:|Oops|Call Trace|stack guard|hung task|soft lockup|rcu.*stall")
+TROUBLE = re.compile(
+    r"WARNING:|BUG:|Oops|Call Trace|stack guard|hung task|soft lockup|rcu.*stall|"
+    r"unchecked MSR access|Disabled fast string operations"
+)
 # The notice of a mitigation that needs microcode, which bare metal prints too.
 NOTICE = re.compile(
     r"(Speculative Return Stack Overflow|RETBleed|MDS|TAA|MMIO|Spectre.*): WARNING:"

@@ -182,6 +182,15 @@ def test_each_vcpu_has_its_id() -> None:
     ]
 
 
+def test_a_package_has_one_core_in_each_leaf_that_tells() -> None:
+    # Linux 6.12 warns if leaf 4 has more cores than leaf 1 has logical processors.
+    shown = policy(recorded(INTEL).ring3)
+    assert shown.leaf(1, 0, 1)[EBX] >> 16 & 0xFF == 1
+    caches = [shown.leaf(4, index, 1) for index in range(4)]
+    assert [cache[EAX] for cache in caches] == [0x121, 0x122, 0x143, 0x163]
+    assert all(cache[EBX] and cache[ECX] for cache in caches)
+
+
 def test_sub_leaves_count_only_where_they_do() -> None:
     shown = policy(recorded(INTEL).ring3)
     assert shown.leaf(1, 99, 0) == shown.leaf(1, 0, 0)

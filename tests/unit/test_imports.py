@@ -26,6 +26,7 @@ LAYERS = (
     {"exceptions"},
     {"m2p"},
     {"emulate"},
+    {"msrs"},
     {"hypercall", "loader", "backends", "guests", "xenstored"},
     {"bounce", "trace"},
     {"paging", "probe"},
