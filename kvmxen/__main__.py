@@ -17,6 +17,9 @@ def main() -> int:
     except (ImportError, MemoryError, OSError) as error:
         say(shortage(error) or f"it cannot be loaded: {error}")
         return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
     return command_line()
 
 
