@@ -25,7 +25,8 @@ def open_missing() -> None:
             os.set_inheritable(fd, True)
         if getattr(sys, name) is None:
             # As Python has it for a stream that was closed when it began.
-            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115
+            mode, errors = "w" if fd else "r", "backslashreplace"
+            setattr(sys, name, open(fd, mode, errors=errors, closefd=False))  # noqa: SIM115
 
 
 def settle() -> None:

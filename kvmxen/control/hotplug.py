@@ -84,7 +84,7 @@ class Hotplug:
     def _attach(self, device: Device) -> None:
         try:
             self._bus.attach(device)
-        except BaseException:
+        except KvmxenError:
             device.close()
             raise
 
