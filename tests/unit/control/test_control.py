@@ -294,7 +294,8 @@ def domain() -> FakeDomain:
 def plug(domain: FakeDomain, tmp_path: Path) -> Iterator[Hotplug]:
     os.truncate(_touch(tmp_path / "first"), 1 << 20)
     os.truncate(_touch(tmp_path / "second"), 1 << 20)
-    config = Config(name="one", disks=(DiskSpec.parse(str(tmp_path / "first")),))
+    disks = (DiskSpec.parse(str(tmp_path / "first")),)
+    config = Config(name="one", kernel=tmp_path / "vmlinuz", disks=disks)
     with Xenbus(domain.guest) as bus:
         plug = Hotplug(domain.guest, bus, config)
         plug.start()
