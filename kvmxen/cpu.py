@@ -158,7 +158,7 @@ class Cpu:
         if not vcpu.entered:
             vcpu.looked()
             if self._deferred:
-                self._run_deferred()
+                self.run_deferred()
             if self.timer.dirty:
                 self.timer.program()
             if vcpu.in_dispatcher:
@@ -193,7 +193,8 @@ class Cpu:
                 self._trace.trap(self, trap)
             handle(self, trap)
 
-    def _run_deferred(self) -> None:
+    def run_deferred(self) -> None:
+        """Do what `defer` was told; in the vCPU's thread, or while it has none."""
         while self._deferred:
             self._deferred.pop(0)()
 

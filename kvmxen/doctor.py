@@ -18,6 +18,7 @@ from kvmxen.layout import MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE, Layout
 from kvmxen.loader.pagetables import Mapping, PageTables
 from kvmxen.machine import NEEDED_CAPS, Machine
 from kvmxen.probe import Probe
+from kvmxen.programs import Programs, look_at_programs
 from kvmxen.shim.abi import constants
 
 _TRAP_SYSCALL = constants()["TRAP_SYSCALL"]
@@ -124,6 +125,10 @@ def _behaviour() -> Iterator[Finding]:
     )
     try:
         yield from probed(machine.probe)
+        try:
+            yield from used_by_programs(look_at_programs(machine))
+        except GuestCrash as crash:
+            raise KvmxenError(f"this host's KVM cannot run ring 3 of a guest: {crash}") from None
         exit_ns = _exit_ns(machine)
     finally:
         machine.close()
@@ -164,6 +169,27 @@ def probed(probe: Probe) -> Iterator[Finding]:
         )
 
 
+def used_by_programs(programs: Programs) -> Iterator[Finding]:
+    """What of the CPU a guest's programs can use or lack."""
+    if programs.breakpoints:
+        yield Finding("hardware breakpoints", "fire", "debuggers in a guest have them")
+    else:
+        yield Finding(
+            "hardware breakpoints",
+            "never fire",
+            "a debugger in a guest waits for them in vain: this host's KVM gives a guest none",
+        )
+    if programs.segments:
+        yield Finding("segments", "kept", "32-bit programs and local descriptor tables work")
+    else:
+        yield Finding(
+            "segments",
+            "lost",
+            "most 32-bit programs and all local descriptor tables fail in a guest: this host's KVM "
+            "does not keep what ring 3 loads",
+        )
+
+
 def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
     """Make `code` (at most a page) what vCPU 0 begins with, in ring 3, with a stack of a page.
 
@@ -178,7 +204,8 @@ def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
         start_info=argument,
         cr3=layout.mfn(0) << PAGE_SHIFT,
     )
-    # The CPU still has the probe's tables.
+    # It may run without its thread, on a CPU that still has the tables of what was tried on it.
+    machine.cpus[0].run_deferred()
     machine.cpus[0].vcpu.flush_tlb()
 
 
@@ -191,7 +218,9 @@ def _exit_ns(machine: Machine) -> float:
         for _ in range(_BATCHES):
             start = time.perf_counter_ns()
             taken = sum(vcpu.run() == _TRAP_SYSCALL for _ in range(_BATCH))
-            best = min(best, (time.perf_counter_ns() - start) / max(taken, 1))
+            if not taken:
+                raise GuestCrash("SYSCALL does not come out")
+            best = min(best, (time.perf_counter_ns() - start) / taken)
     except GuestCrash as crash:
         raise KvmxenError(
             f"this host's KVM does not run ring 3 through the shim: {crash}"

@@ -8,11 +8,14 @@ import os
 from kvmxen.kvm.system import Cap, System
 from kvmxen.layout import Layout
 from kvmxen.machine import Machine
+from kvmxen.programs import look_at_programs
 
 # Each is a marker of pytest's; a test that has it is skipped where the machine lacks this.
 NEEDS = {
     "needs_ring0": "a /dev/kvm in which SYSCALL enters ring 0",
     "needs_kvm_xen": "a /dev/kvm with KVM_XEN (CONFIG_KVM_XEN)",
+    "needs_breakpoints": "a KVM whose guests' hardware breakpoints fire",
+    "needs_segments": "a KVM whose ring 3 has and keeps the segments that it loads",
 }
 
 
@@ -33,8 +36,19 @@ def _probe() -> dict[str, bool]:
         kvm_xen = bool(system.check_extension(Cap.XEN_HVM))
     finally:
         system.close()
-    machine = Machine(Layout.plan(32 << 20, 1), ended=lambda _end: None, output=lambda _data: None)
+    machine = Machine(
+        Layout.plan(32 << 20, 1),
+        ended=lambda _end: None,
+        output=lambda _data: None,
+        dispatcher=False,
+    )
     try:
-        return {"needs_ring0": machine.probe.syscall_enters_ring0, "needs_kvm_xen": kvm_xen}
+        programs = look_at_programs(machine)
+        return {
+            "needs_ring0": machine.probe.syscall_enters_ring0,
+            "needs_kvm_xen": kvm_xen,
+            "needs_breakpoints": programs.breakpoints,
+            "needs_segments": programs.segments,
+        }
     finally:
         machine.close()

@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parent
 OTHERS = {
     "bench",
     "blkfront",
+    "breakpoints",
     "confined",
     "console",
     "counts",
@@ -43,7 +44,16 @@ def test_guest(boot: Boot, guest: Guest, name: str, vcpus: int) -> None:
     assert domain.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["compat"])
+@pytest.mark.needs_breakpoints
+@pytest.mark.parametrize("shim", ["dispatch", "exits"])
+def test_breakpoints(boot: Boot, guest: Guest, shim: str) -> None:
+    domain = boot(guest("breakpoints"), "--shim", shim, "--timeout", LIMIT)
+    domain.ends(0)
+    assert domain.output == "SUCCESS\n"
+    assert domain.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["boundary", "compat"])
 def test_guest_without_a_dispatcher(boot: Boot, guest: Guest, name: str) -> None:
     domain = boot(guest(name), "--shim", "exits", "--timeout", LIMIT)
     domain.ends(0)

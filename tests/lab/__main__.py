@@ -20,6 +20,7 @@ SUITE = (
     "tests/lab/test_inside.py",
     "tests/guests",
     "tests/e2e/test_machine.py",
+    "tests/e2e/test_cpu.py",
     "tests/e2e/test_ends.py",
     "tests/e2e/test_linux.py",
     "tests/e2e/test_disks.py::test_a_file_system",

@@ -27,6 +27,7 @@ def diagnosis() -> list[str]:
         "page tables: by the hardware",
         "SYSCALL: enters ring 0",
         "CPUID: filtered",
+        "segments: kept",
         "needed capabilities: all there",
     ],
 )

@@ -7,11 +7,12 @@ import pytest
 
 from kvmxen import doctor
 from kvmxen.cli import main
-from kvmxen.doctor import Diagnosis, Finding, examine, probed
+from kvmxen.doctor import Diagnosis, Finding, examine, probed, used_by_programs
 from kvmxen.errors import KvmxenError
 from kvmxen.features import Features, Filter
 from kvmxen.kvm.access import DEVICE
 from kvmxen.probe import Probe
+from kvmxen.programs import Programs
 
 
 def found(diagnosis: Diagnosis) -> dict[str, str]:
@@ -67,6 +68,15 @@ def test_each_kind_of_kvm_has_its_words() -> None:
     }
     (price,) = (f.means for f in probed(software_kvm) if f.what == "L4 slot 256")
     assert "trap at each read" in price
+
+
+def test_what_programs_lack_is_told() -> None:
+    for has in (True, False):
+        found = {f.what: f for f in used_by_programs(Programs(breakpoints=has, segments=not has))}
+        breakpoints, segments = found["hardware breakpoints"], found["segments"]
+        assert breakpoints.found == ("fire" if has else "never fire")
+        assert segments.found == ("lost" if has else "kept")
+        assert ("this host's KVM" in breakpoints.means) != ("this host's KVM" in segments.means)
 
 
 @pytest.mark.parametrize("filter_", Filter)

@@ -20,6 +20,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"boot", "doctor"},
+    {"programs"},
     {"supervisor"},
     {"machine", "report", "stats", "control", "modules"},
     {"cpu"},

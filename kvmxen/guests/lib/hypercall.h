@@ -76,6 +76,16 @@ static inline long callback_op(u32 op, void *arg)
     return hypercall(HYPERVISOR_callback_op, op, (u64)arg, 0, 0, 0);
 }
 
+static inline long set_debugreg(u32 number, u64 value)
+{
+    return hypercall(HYPERVISOR_set_debugreg, number, value, 0, 0, 0);
+}
+
+static inline u64 get_debugreg(u32 number)
+{
+    return (u64)hypercall(HYPERVISOR_get_debugreg, number, 0, 0, 0, 0);
+}
+
 static inline long event_channel_op(u32 op, void *arg)
 {
     return hypercall(HYPERVISOR_event_channel_op, op, (u64)arg, 0, 0, 0);

@@ -19,6 +19,7 @@
 #define HYPERVISOR_set_callbacks 4
 #define HYPERVISOR_sched_op_compat 6
 #define HYPERVISOR_set_debugreg 8
+#define HYPERVISOR_get_debugreg 9
 #define HYPERVISOR_memory_op 12
 #define HYPERVISOR_multicall 13
 #define HYPERVISOR_update_va_mapping 14

@@ -1,0 +1,75 @@
+"""What of the CPU a guest's programs can use on this host that no boot depends on: for a person and
+for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvmxen.machine import Machine
+from kvmxen.ring3 import BREAKPOINT, Ring3
+from kvmxen.shim.abi import constants
+from kvmxen.shim.start import load_ldt
+
+_RING3_SS = constants()["SEL_RING3_SS"]
+_DEBUG = 1
+_DATUM = 0x1122334455667788
+# movq $1, (%rsi); nop
+_STORE = bytes.fromhex("48c7060100000090")
+# mov %eax, %gs; mov %gs:(%rdx), %rbx - and, after a trap: mov %gs, %ecx
+_LOAD_GS = bytes.fromhex("8ee865488b1a")
+_READ_GS = bytes.fromhex("8ce9")
+# DR7: the first breakpoint enabled, for writes of eight bytes.
+_DR7_NONE = 0x400
+_DR7_WRITE = _DR7_NONE | 1 | 1 << 16 | 2 << 18
+_LDT_SELECTOR = 7
+# A data segment of ring 3, all that lies above its base.
+_BASE = 0x1000
+_SEGMENT = 0x00CFF3000000FFFF | _BASE << 16
+
+
+@dataclass(frozen=True)
+class Programs:
+    """`breakpoints`: a data breakpoint of the debug registers fires. `segments`: ring 3 has the
+    segments that it loads, of the GDT and the LDT, as 32-bit code needs them, and keeps them
+    through a trap."""
+
+    breakpoints: bool
+    segments: bool
+
+
+def look_at_programs(machine: Machine) -> Programs:
+    """Try it on vCPU 0 of `machine`, which has no dispatcher and has not run a guest.
+
+    Raises GuestCrash if that ends it.
+    """
+    ring3 = Ring3(machine.memory, machine.image, machine.cpus[0].fd, xcr0=machine.cpuid.xcr0)
+    return Programs(_breakpoints(ring3), _segments(ring3, machine))
+
+
+def _breakpoints(ring3: Ring3) -> bool:
+    registers = ring3.fd.get_debugregs()
+    registers.db[0], registers.dr7 = ring3.data_va, _DR7_WRITE
+    ring3.fd.set_debugregs(registers)
+    ring3.vcpu.rsi = ring3.data_va
+    ring3.load(_STORE)
+    fired = ring3.run() == _DEBUG
+    registers.db[0], registers.dr7 = 0, _DR7_NONE
+    ring3.fd.set_debugregs(registers)
+    return fired
+
+
+def _segments(ring3: Ring3, machine: Machine) -> bool:
+    machine.memory.write_u64(ring3.data_gpa, _DATUM)
+    machine.memory.write_u64(machine.cpus[0].ldt_gpa, _SEGMENT)
+    load_ldt(ring3.fd, machine.image, 1)
+    return _keeps(ring3, _RING3_SS, 0) and _keeps(ring3, _LDT_SELECTOR, _BASE)
+
+
+def _keeps(ring3: Ring3, selector: int, base: int) -> bool:
+    vcpu = ring3.vcpu
+    vcpu.rax, vcpu.rdx = selector, ring3.data_va - base
+    ring3.load(_LOAD_GS)
+    if ring3.run() != BREAKPOINT or vcpu.rbx != _DATUM:
+        return False
+    ring3.load(_READ_GS)
+    return ring3.run() == BREAKPOINT and vcpu.rcx == selector
