@@ -15,6 +15,7 @@ from kvmxen.errors import GuestCrash, GuestFault
 cdef uint64_t EFL_TF = 1 << 8
 cdef uint64_t EFL_IF = 1 << 9
 cdef uint64_t EFL_IOPL = 3 << 12
+cdef int IOPL_SHIFT = 12
 cdef uint64_t EFL_NT = 1 << 14
 cdef uint64_t EFL_RF = 1 << 16
 cdef uint64_t EFL_VM = 1 << 17
@@ -62,6 +63,8 @@ def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
     flags = vcpu.rflags & ~(EFL_IF | EFL_IOPL)
     if not masked:
         flags |= EFL_IF
+    if vcpu.state.architectural_iopl:
+        flags |= <uint64_t>(vcpu.state.iopl & 3) << IOPL_SHIFT
     frame[0] = vcpu.ss
     frame[1] = vcpu.rsp
     frame[2] = flags
@@ -103,6 +106,8 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
         if not vcpu.state.user_cr3:
             raise GuestCrash("iret to user mode without a user address space")
         vcpu.toggle_mode()
+    if vcpu.state.architectural_iopl:
+        vcpu.state.iopl = rflags >> IOPL_SHIFT & 3
     vcpu.rax = frame[0]
     if flags & IN_SYSCALL:
         vcpu.r11 = rflags

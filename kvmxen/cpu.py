@@ -12,7 +12,7 @@ from kvmxen.abi.xen import CR2, TIME, TIME_SIZE, VCPU_INFO_SIZE, Virq
 from kvmxen.bounce import bounce
 from kvmxen.errors import GuestCrash, GuestFault, HypercallError
 from kvmxen.exceptions import handle, inject
-from kvmxen.hypercall.segments import MSR_KERNEL_GS_BASE, is_canonical
+from kvmxen.hypercall.segments import MSR_KERNEL_GS_BASE, is_canonical, is_guests
 from kvmxen.hypercall.table import TABLE
 from kvmxen.hypercall.traps import TI_MASK_EVENTS, TRAP_NMI, CallbackType
 from kvmxen.kvm.structs import Segment
@@ -60,6 +60,7 @@ _GPRS = (
 _DR7_ALLOWED = 0xFFFF03FF
 _DR7_FIXED = 0x400
 _CR0_TS = 8
+_IOPL_SHIFT = 12
 # Of a segment's type.
 _ACCESSED, _READABLE, _CODE = 1, 2, 8
 _DR6_FIXED = 0xFFFF0FF0
@@ -93,6 +94,9 @@ class Cpu:
         self.up = False
         self._prepared = False
         self.initial_msrs: dict[int, int] = {}
+        # PHYSDEVOP_set_iobitmap: the kernel's address of the bitmap, and for how many ports it is.
+        self.io_bitmap = 0
+        self.io_ports = 0
         self.runstate_va = 0
         self._time_va = 0
         self._time_version = 0
@@ -427,6 +431,7 @@ class Cpu:
         self.vcpu.rip, self.vcpu.rsp = rip, rsp
         self.vcpu.cs, self.vcpu.ss = cs | 3, ss | 3
         self.vcpu.rflags = rflags & 0xCD5 | 0x202
+        self.vcpu.iopl = rflags >> _IOPL_SHIFT & 3
 
     def bring_up(self) -> None:
         """From any thread: VCPUOP_up."""
@@ -548,7 +553,7 @@ class Cpu:
             raise HypercallError(errno.EINVAL)
         if number < 4:
             # A breakpoint inside the shim would trap where no trap may come.
-            if not is_canonical(value) or 1 << 63 <= value < 0xFFFF880000000000:
+            if not is_guests(value):
                 raise HypercallError(errno.EPERM)
         elif number == 6:
             # The guest's alone: the CPU's is empty but between an exception and its handling.

@@ -1,4 +1,4 @@
-"""Instructions of a PV kernel that trap because it runs in ring 3, done for it.
+"""Instructions of a PV guest that trap because it runs in ring 3, done for it.
 
 Source of the semantics: xen/arch/x86/pv/emul-priv-op.c. Each function either does the
 instruction and moves RIP behind it, or leaves all as it was for the trap to be forwarded.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvmxen import msrs
+from kvmxen import ioports, msrs
 from kvmxen.errors import GuestFault, HypercallError
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ REGISTERS = (
 )
 _MASK64 = (1 << 64) - 1
 _MASK32 = (1 << 32) - 1
-
-_PIT_PORTS = range(0x40, 0x44)
-
 _XCR0_X87, _XCR0_SSE, _XCR0_AVX, _XCR0_AVX512 = 1, 2, 4, 0xE0
 
 
@@ -77,7 +74,7 @@ def software_interrupt(instruction: bytes) -> int | None:
 
 
 def privileged(cpu: Cpu, instruction: bytes) -> bool:
-    """Do the privileged instruction of the guest's kernel; False where it is none we do."""
+    """Do the guest's privileged instruction; False if it is none that it may have done."""
     rex, operand16, at = 0, False, 0
     while at < len(instruction):
         byte = instruction[at]
@@ -104,27 +101,27 @@ def _one_byte(cpu: Cpu, code: bytes, operand16: bool) -> int:
     opcode = code[0]
     if opcode in (0xFA, 0xFB):
         # cli and sti: a PV kernel masks events in its vcpu_info, and cannot mean this.
-        return 1
-    if opcode in (0xE4, 0xE5, 0xEC, 0xED):
-        immediate = opcode in (0xE4, 0xE5)
-        port = code[1] if immediate and len(code) > 1 else vcpu.rdx & 0xFFFF
-        value = 0 if port in _PIT_PORTS else _MASK32
-        if opcode in (0xE4, 0xEC):
-            vcpu.rax = vcpu.rax & ~0xFF | value & 0xFF
-        elif operand16:
-            vcpu.rax = vcpu.rax & ~0xFFFF | value & 0xFFFF
-        else:
-            vcpu.rax = value
-        return 2 if immediate else 1
-    if opcode in (0xE6, 0xE7):
-        return 2
-    if opcode in (0xEE, 0xEF):
-        return 1
-    return 0
+        return 1 if ioports.iopl_suffices(cpu) else 0
+    if opcode & 0xF4 != 0xE4:
+        return 0
+    # in and out: by an immediate port or by %dx, from or to %al or %eax.
+    length = 1 if opcode & 8 else 2
+    if length > len(code):
+        return 0
+    port = vcpu.rdx & 0xFFFF if opcode & 8 else code[1]
+    size = (2 if operand16 else 4) if opcode & 1 else 1
+    if not ioports.may_access(cpu, port, size):
+        return 0
+    if not opcode & 2:
+        mask = (1 << 8 * size) - 1
+        # A 32-bit register clears the upper half.
+        kept = 0 if size == 4 else vcpu.rax & ~mask
+        vcpu.rax = kept | ioports.value(port) & mask
+    return length
 
 
 def _two_byte(cpu: Cpu, code: bytes, rex: int) -> int:
-    if not code:
+    if not code or not cpu.vcpu.kernel_mode:
         return 0
     opcode = code[0]
     if opcode in (0x08, 0x09):

@@ -144,7 +144,7 @@ def _forward_page_fault(cpu: Cpu) -> None:
 
 def _invalid_opcode(cpu: Cpu) -> None:
     instruction = emulate.code(cpu)
-    if cpu.vcpu.kernel_mode and emulate.forced_cpuid(cpu, instruction):
+    if emulate.forced_cpuid(cpu, instruction):
         return
     vector = emulate.software_interrupt(instruction)
     if vector is not None:
@@ -160,7 +160,7 @@ def _general_protection(cpu: Cpu) -> None:
         # The instruction says which vector: emulated CPUs double the one in the error code.
         vector = emulate.software_interrupt(emulate.code(cpu))
         _software_interrupt(cpu, error >> 3 if vector is None else vector)
-    elif error or not vcpu.kernel_mode or not emulate.privileged(cpu, emulate.code(cpu)):
+    elif error or not emulate.privileged(cpu, emulate.code(cpu)):
         inject(cpu, GENERAL_PROTECTION, error)
 
 

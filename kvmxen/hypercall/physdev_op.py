@@ -1,12 +1,17 @@
-"""physdev_op: a domain without devices may set its IOPL, and nothing else."""
+"""physdev_op: a domain without devices may say who may do port I/O, and nothing else.
+
+Source: xen/arch/x86/physdev.c.
+"""
 
 from __future__ import annotations
 
 import errno
+import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from kvmxen.errors import HypercallError
+from kvmxen.hypercall.segments import is_guests
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
@@ -19,14 +24,23 @@ class PhysdevOp(IntEnum):
     SET_IOBITMAP = 7
 
 
+_IO_BITMAP = struct.Struct("<QI")
+_PORTS = 0x10000
+
+
 def physdev_op(cpu: Cpu, command: int, argument: int) -> int:
-    """PHYSDEVOP_set_iopl and set_iobitmap: port I/O of the kernel is emulated regardless."""
+    """PHYSDEVOP_set_iopl and set_iobitmap, of the calling vCPU."""
     match command & 0xFFFFFFFF:
         case PhysdevOp.SET_IOPL:
-            if int.from_bytes(cpu.read(argument, 4), "little") > 3:
+            iopl = int.from_bytes(cpu.read(argument, 4), "little")
+            if iopl > 3:
                 raise HypercallError(errno.EINVAL)
+            cpu.vcpu.iopl = iopl
         case PhysdevOp.SET_IOBITMAP:
-            pass
+            bitmap, ports = _IO_BITMAP.unpack(cpu.read(argument, _IO_BITMAP.size))
+            if ports > _PORTS or not is_guests(bitmap):
+                raise HypercallError(errno.EINVAL)
+            cpu.io_bitmap, cpu.io_ports = bitmap, ports
         case _:
             raise HypercallError(errno.ENOSYS)
     return 0

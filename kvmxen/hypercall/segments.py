@@ -66,6 +66,11 @@ def is_canonical(va: int) -> bool:
     return (va + (1 << 47)) & (1 << 64) - 1 < 1 << 48
 
 
+def is_guests(va: int) -> bool:
+    """Whether `va` is canonical, and not in the L4 slots that are Xen's (__addr_ok())."""
+    return va < 1 << 47 or va >= 0xFFFF880000000000
+
+
 def set_gdt(cpu: Cpu, frames: int, entries: int) -> int:
     """Load the GDT from the frames listed at `frames`, `entries` entries long."""
     entries &= 0xFFFFFFFF

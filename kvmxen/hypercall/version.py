@@ -73,12 +73,18 @@ def xen_version(cpu: Cpu, command: int, argument: int) -> int:
 
 
 _VM_ASSISTS = frozenset({0, 1, 2, 3, 4, 5})
+_ARCHITECTURAL_IOPL = 4
+_ENABLE, _DISABLE = 0, 1
 
 
 def vm_assist(cpu: Cpu, command: int, assist: int) -> int:
-    """Enable or disable an assist: runstate updates and IOPL are as with it either way."""
-    if command & 0xFFFFFFFF > 1:
+    """Enable or disable an assist: all but the architectural IOPL are as with it either way."""
+    command, assist = command & 0xFFFFFFFF, assist & 0xFFFFFFFF
+    if command not in (_ENABLE, _DISABLE):
         raise HypercallError(errno.ENOSYS)
-    if assist & 0xFFFFFFFF not in _VM_ASSISTS:
+    if assist not in _VM_ASSISTS:
         raise HypercallError(errno.EINVAL)
+    if assist == _ARCHITECTURAL_IOPL:
+        for each in cpu.machine.cpus:
+            each.vcpu.architectural_iopl = command == _ENABLE
     return 0

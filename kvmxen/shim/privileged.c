@@ -24,11 +24,17 @@ static u64 port_value(const frame *f)
 
 static const u8 forced_cpuid[] = { 0x0f, 0x0b, 'x', 'e', 'n', 0x0f, 0xa2 };
 
+/* What its I/O bitmap may allow the kernel beyond this is the host's. */
+static bool iopl_suffices(const state *s)
+{
+    return s->architectural_iopl || s->iopl;
+}
+
 int general_protection(state *s, frame *f)
 {
     const u8 *code = translate(s->kernel_cr3, f->rip, false);
 
-    if (f->error_code || !s->kernel_mode || !code)
+    if (f->error_code || !s->kernel_mode || !code || !iopl_suffices(s))
         return HOST;
     u32 length = 1;
     bool operand16 = *code == OPERAND_16;

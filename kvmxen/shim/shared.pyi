@@ -3,6 +3,8 @@ class SharedState:
     kernel_cr3: int
     user_cr3: int
     kernel_sp: int
+    iopl: int
+    architectural_iopl: bool
     singleshot: int
     others: int
     armed: int

@@ -4,7 +4,7 @@ Where the dispatcher runs in the guest kernel's ring 3 that kernel can write all
 read here is the guest's word, to be checked where it is used.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -83,6 +83,25 @@ cdef class SharedState:
     @kernel_sp.setter
     def kernel_sp(self, uint64_t sp):
         self.state.kernel_sp = sp
+
+    @property
+    def iopl(self):
+        """From which ring on inwards the guest may do port I/O, cli and sti: 0 to 3."""
+        return self.state.iopl & 3
+
+    @iopl.setter
+    def iopl(self, uint8_t ring):
+        self.state.iopl = ring
+
+    @property
+    def architectural_iopl(self):
+        """Whether the guest has its IOPL in the flags that iret loads and traps save, with its
+        kernel in ring 0; else it sets it by hypercall, with its kernel in ring 1."""
+        return self.state.architectural_iopl != 0
+
+    @architectural_iopl.setter
+    def architectural_iopl(self, bint on):
+        self.state.architectural_iopl = on
 
     def set_trap(self, unsigned vector, uint64_t address, bint mask_events):
         """The guest kernel's handler of exception `vector` (0 to 31) is at `address`; 0 for none.

@@ -52,6 +52,8 @@ struct shim_state {
     uint8_t waiting;                /* the guest waits for an event; only in ring 0 */
     uint8_t outside;                /* whatever brings it back looks at `look` and `flushes_asked` */
     uint32_t flushes_asked, flushes_done;   /* by other vCPUs */
+    uint8_t iopl;                   /* 0 to 3: from which ring port I/O, cli and sti are allowed */
+    uint8_t architectural_iopl;     /* iret sets it, and frames show it; the kernel is in ring 0 */
     struct shim_handler traps[SHIM_VECTORS];
     struct shim_handler callbacks[SHIM_CALLBACKS];  /* by CALLBACKTYPE_* */
     uint64_t hypercalls[SHIM_HYPERCALLS];   /* done by the dispatcher, by number */

@@ -114,6 +114,18 @@ def test_iret_to_user_mode(domain: Domain) -> None:
     assert masked(domain) == 0
 
 
+def test_the_flags_of_a_frame_have_the_iopl_if_the_guest_wants_it(domain: Domain) -> None:
+    vcpu = domain.cpu.vcpu
+    vcpu.architectural_iopl, vcpu.iopl = True, 2
+    assert enter(domain, mask_events=False, error_code=None)[4] == IF | 2 << 12 | 2
+    return_to(domain, 1, 2, 3, 0, HANDLER, 0xE030, IF | IOPL | 2, STACK, 0xE028)
+    assert vcpu.iopl == 3
+    assert vcpu.rflags == IF | 2
+    vcpu.architectural_iopl = False
+    return_to(domain, 1, 2, 3, 0, HANDLER, 0xE030, IF | 2, STACK, 0xE028)
+    assert vcpu.iopl == 3
+
+
 def test_iret_from_a_system_call(domain: Domain) -> None:
     vcpu = domain.cpu.vcpu
     return_to(domain, 1, 2, 3, 1 << 8, USER_RIP, 0xE033, IF | 2, USER_SP, 0xE02B)
@@ -257,11 +269,21 @@ def test_user_mode_does_nothing_privileged(domain: Domain, code: bytes) -> None:
     assert not domain.cpu._blocked
 
 
-def test_user_modes_forced_cpuid_is_an_invalid_opcode(domain: Domain) -> None:
+def test_port_io_of_user_mode_is_done_by_its_iopl(domain: Domain) -> None:
+    user_code(domain, b"\xec")
+    domain.cpu.vcpu.iopl = 3
+    handle(domain.cpu, 13)
+    assert domain.cpu.vcpu.rip == USER_RIP + 1
+    assert domain.cpu.vcpu.rax & 0xFF == 0xFF
+
+
+def test_user_modes_forced_cpuid_is_done(domain: Domain) -> None:
     user_code(domain, bytes.fromhex("0f0b78656e0fa2"))
-    domain.cpu.trap_table[6] = (0, HANDLER)
+    domain.cpu.vcpu.rax = 0x40000000
     handle(domain.cpu, 6)
-    assert domain.cpu.vcpu.rip == HANDLER
+    assert domain.cpu.vcpu.rip == USER_RIP + 7
+    assert domain.cpu.vcpu.rbx == 0x566E6558
+    assert not domain.cpu.vcpu.kernel_mode
 
 
 def test_an_event_interrupt_is_ended_and_no_more(domain: Domain) -> None:

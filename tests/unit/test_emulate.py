@@ -22,7 +22,7 @@ RIP = va(FREE_PFN, 0x100)
 @pytest.fixture
 def domain() -> Iterator[Domain]:
     domain = Domain()
-    domain.cpu.vcpu.rip = RIP
+    domain.cpu.vcpu.rip, domain.cpu.vcpu.iopl = RIP, 1
     yield domain
     domain.machine.close()
 
@@ -46,6 +46,7 @@ def run(domain: Domain, code: str) -> int:
         ("ed", 1),  # in %dx, %eax
         ("e461", 2),  # in $0x61, %al
         ("e680", 2),  # out %al, $0x80
+        ("66e780", 3),  # out %ax, $0x80
         ("ef", 1),  # out %eax, %dx
         ("0f06", 2),  # clts
         ("0f08", 2),  # invd

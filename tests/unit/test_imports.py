@@ -27,7 +27,7 @@ LAYERS = (
     {"exceptions"},
     {"m2p"},
     {"emulate"},
-    {"msrs"},
+    {"msrs", "ioports"},
     {"hypercall", "loader", "backends", "guests", "xenstored"},
     {"bounce", "trace"},
     {"paging", "probe"},

@@ -27,6 +27,7 @@
 #define HYPERVISOR_event_channel_op_compat 16
 #define HYPERVISOR_xen_version 17
 #define HYPERVISOR_grant_table_op 20
+#define HYPERVISOR_vm_assist 21
 #define HYPERVISOR_update_va_mapping_otherdomain 22
 #define HYPERVISOR_iret 23
 #define HYPERVISOR_vcpu_op 24
@@ -210,7 +211,8 @@ enum { SHUTDOWN_poweroff = 0, SHUTDOWN_crash = 3 };
 struct sched_shutdown { u32 reason; };
 struct sched_poll { const evtchn_port_t *ports; u32 nr_ports; u64 timeout; /* ns, absolute */ };
 
-enum { PHYSDEVOP_set_iopl = 6 };
+enum { PHYSDEVOP_set_iopl = 6, PHYSDEVOP_set_iobitmap = 7 };
+struct physdev_set_iobitmap { const void *bitmap; u32 nr_ports; };
 
 /* ---- memory ---- */
 

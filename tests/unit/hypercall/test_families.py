@@ -56,7 +56,10 @@ def test_unknown_hypercalls_are_counted(domain: Domain, number: int) -> None:
         (H.sched_op_compat, 3, bytes(64), ENOSYS),
         (H.physdev_op, 6, struct.pack("<I", 1), 0),
         (H.physdev_op, 6, struct.pack("<I", 4), EINVAL),
-        (H.physdev_op, 7, bytes(64), 0),
+        (H.physdev_op, 7, struct.pack("<QI", NOWHERE, 0x10000), 0),
+        (H.physdev_op, 7, struct.pack("<QI", NOWHERE, 0x10001), EINVAL),
+        (H.physdev_op, 7, struct.pack("<QI", 1 << 47, 8), EINVAL),
+        (H.physdev_op, 7, struct.pack("<QI", 0xFFFF87FFFFFFFFFF, 8), EINVAL),
         (H.physdev_op, 10, bytes(64), ENOSYS),
         (H.callback_op, 0, struct.pack("<HH4xQ", 0, 0, 1 << 47), EINVAL),
         (H.callback_op, 0, struct.pack("<HH4xQ", 3, 0, 4096), ENOSYS),
@@ -92,7 +95,7 @@ def test_answers(domain: Domain, call: Hypercall, command: int, body: bytes, ans
     ("call", "command"),
     [
         *((H.event_channel_op, op) for op in EvtchnOp if op is not EvtchnOp.BIND_PIRQ),
-        (H.sched_op, 2), (H.sched_op, 3), (H.sched_op, 5), (H.physdev_op, 6),
+        (H.sched_op, 2), (H.sched_op, 3), (H.sched_op, 5), (H.physdev_op, 6), (H.physdev_op, 7),
         (H.callback_op, 0), (H.callback_op, 1), (H.nmi_op, 0),
         *((H.memory_op, op) for op in (3, 4, 5, 9, 11, 12)),
         *((H.xen_version, op) for op in (1, 2, 3, 4, 5, 6, 8, 9)),
@@ -218,6 +221,14 @@ def test_block_enables_events(domain: Domain) -> None:
     assert domain.hypercall(H.sched_op, 1) == 0
     assert domain.memory.read_u8(domain.cpu.info_gpa + 1) == 0
     assert domain.cpu._blocked
+
+
+def test_the_architectural_iopl_is_the_domains(domain: Domain) -> None:
+    for command, on in ((0, True), (1, False)):
+        assert domain.hypercall(H.vm_assist, command, 4) == 0
+        assert [cpu.vcpu.architectural_iopl for cpu in domain.cpus] == [on, on]
+        assert domain.hypercall(H.vm_assist, command ^ 1, 5) == 0
+        assert domain.cpu.vcpu.architectural_iopl == on
 
 
 def test_task_switched(domain: Domain) -> None:

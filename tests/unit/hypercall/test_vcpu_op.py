@@ -69,8 +69,10 @@ def test_a_vcpu_starts_with_its_context(domain: Domain) -> None:
     assert [getattr(vcpu, name) for name in REGISTERS] == list(range(15))
     assert (vcpu.rip, vcpu.rsp) == (CODE, va(FREE_PFN, 0xFF8))
     assert (vcpu.cs, vcpu.ss) == (0xE033, 0xE02B)
-    # Interrupts on and no IOPL, whatever was asked for.
+    # Interrupts on and no IOPL, whatever was asked for: its IOPL is ours to look at.
     assert vcpu.rflags == 0x202
+    assert vcpu.iopl == 3
+    assert domain.cpu.vcpu.iopl == 0
     assert (vcpu.kernel_cr3, vcpu.user_cr3) == (domain.cr3, domain.gpa(USER_L4_PFN))
     assert target.kernel_sp == va(FREE_PFN, 0xF00)
     assert target.trap_table == {14: (4, CODE + 14)}
