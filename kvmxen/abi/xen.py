@@ -72,6 +72,7 @@ class Hypercall(IntEnum):
     xenpmu_op = 40
     dm_op = 41
     hypfs_op = 42
+    mca = 48
 
 
 class Virq(IntEnum):

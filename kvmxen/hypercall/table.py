@@ -16,6 +16,7 @@ from kvmxen.hypercall import (
     physdev_op,
     sched_op,
     segments,
+    toolstack,
     traps,
     vcpu_op,
     version,
@@ -60,4 +61,10 @@ TABLE: dict[int, Entry] = {
     Hypercall.callback_op: Entry(traps.callback_op, 2),
     Hypercall.event_channel_op: Entry(event_channel_op.event_channel_op, 2),
     Hypercall.physdev_op: Entry(physdev_op.physdev_op, 2),
+    Hypercall.platform_op: Entry(toolstack.refuse, 0),
+    Hypercall.sysctl: Entry(toolstack.refuse, 0),
+    Hypercall.domctl: Entry(toolstack.refuse, 0),
+    Hypercall.kexec_op: Entry(toolstack.refuse, 0),
+    Hypercall.hypfs_op: Entry(toolstack.refuse, 0),
+    Hypercall.mca: Entry(toolstack.refuse, 0),
 }

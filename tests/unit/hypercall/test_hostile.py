@@ -175,7 +175,8 @@ def check(scratch: list[int], script: list[tuple[int, list[int]]]) -> None:
 
 def foreign_memory(domain: Domain) -> bytes:
     """All that is not for the guest to change, less what is kept of its vCPUs' state and of its
-    IPIs, and the copies of their descriptor tables."""
+    IPIs, the copies of their descriptor tables, and the lists of what the gate is to do for them.
+    """
     memory, layout = domain.memory, domain.layout
     shim = bytearray(memory.read(0, layout.xenheap_gpa))
     shim[PORTS : PORTS + NR_CHANNELS] = bytes(NR_CHANNELS)
@@ -184,6 +185,7 @@ def foreign_memory(domain: Domain) -> bytes:
             (cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE),
             (cpu.gdt_gpa + _C["SEL_LDT"], 16),
             (cpu.ldt_gpa, MAX_LDT_ENTRIES * 8),
+            (cpu.gdt_gpa + _C["VCPU_WORK"] - _C["VCPU_GDT"], _C["VCPU_WORK_END"] - _C["VCPU_WORK"]),
             (cpu.gdt_gpa + _C["VCPU_STATE"] - _C["VCPU_GDT"], PAGE_SIZE),
         ):
             shim[start : start + size] = bytes(size)
