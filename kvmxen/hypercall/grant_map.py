@@ -33,6 +33,7 @@ _UNMAP_STATUS, _UNMAP_SIZE = 20, 24
 _PRESENT, _WRITE, _ACCESSED, _DIRTY = 1, 2, 0x20, 0x40
 _AVAILABLE_SHIFT, _NO_EXECUTE = 9, 1 << 63
 _FRAME = 0x000FFFFFFFFFF000
+_DOM0_GRANTS = 512
 _Undone = list[tuple[Mapping, int]]
 
 
@@ -45,6 +46,14 @@ def structures(cpu: Cpu, argument: int, count: int, size: int) -> Iterator[int]:
         if cpu.machine.stopping:
             return
         yield argument + index * size
+
+
+def refusal(domid: int, reference: int) -> GrantStatus:
+    """Why a grant of domain `domid` cannot be used: dom0 has one frame of entries and grants
+    nothing, and there is no other."""
+    if domid != 0:
+        return GrantStatus.BAD_DOMAIN
+    return GrantStatus.GENERAL_ERROR if reference < _DOM0_GRANTS else GrantStatus.BAD_GNTREF
 
 
 def map_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
@@ -69,8 +78,7 @@ def _map(cpu: Cpu, address: int, flags: int, reference: int, domid: int) -> tupl
     if not flags & (MAP_DEVICE | MAP_HOST):
         raise GrantError(reference, GrantStatus.BAD_GNTREF)
     if domid != DOMID_GUEST:
-        status = GrantStatus.BAD_GNTREF if domid == 0 else GrantStatus.BAD_DOMAIN
-        raise GrantError(reference, status)
+        raise GrantError(reference, refusal(domid, reference))
     maptrack = cpu.machine.maptrack
     mapping = maptrack.pin(reference, flags)
     kinds = flags & (MAP_DEVICE | MAP_HOST)

@@ -24,7 +24,7 @@ from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.grants import MAX_FRAMES, GrantError
 from kvmxen.hypercall import grant_map
-from kvmxen.hypercall.grant_map import structures
+from kvmxen.hypercall.grant_map import refusal, structures
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _copy_one(
             if not by_reference and domid != DOMID_SELF:
                 return GrantStatus.PERMISSION_DENIED
             if domid not in _OWN:
-                return GrantStatus.BAD_GNTREF if domid == 0 else GrantStatus.BAD_DOMAIN
+                return refusal(domid, frame & 0xFFFFFFFF)
             if by_reference:
                 reference = frame & 0xFFFFFFFF
                 places.append(grants.pin(reference, DOMID_GUEST, write, mapping=False))
