@@ -57,9 +57,7 @@ cdef class Connection:
             try:
                 self._parser.append(data)
                 while self._parser.advance():
-                    answer = self._answer()
-                    self._state.settle()
-                    self._push(answer)
+                    self._push(self._answer())
                     self._replies += 1
                     self._state.deliver()
             finally:
@@ -136,12 +134,13 @@ cdef class Connection:
         return 0
 
     cdef bytes _answer(self):
-        """Do what the parser's request says; its reply."""
+        """Do what the parser's request says, and have it kept; its reply."""
         cdef Parser request = self._parser
         cdef unsigned int type = request.type
         cdef bytes payload
         try:
             payload = execute(self.session, type, request.tx_id, request.payload)
+            self._state.settle()
         except XenstoreError as error:
             type, payload = _ERROR, _ERRORS.get(error.errno, _EINVAL)
         return pack(type, request.req_id, request.tx_id, payload)

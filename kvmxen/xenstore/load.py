@@ -16,7 +16,7 @@ from construct import ConstructError
 from kvmxen.abi import xs_state
 from kvmxen.abi.layouts import xs_state as layouts
 from kvmxen.abi.xs_state import Access, ConnectionType, RecordType
-from kvmxen.abi.xs_wire import PAYLOAD_MAX
+from kvmxen.abi.xs_wire import ABS_PATH_MAX, PAYLOAD_MAX
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.errors import DumpError, ProtocolError, XenstoreError
 from kvmxen.xenstore.paths import canonical, parent
@@ -150,7 +150,7 @@ def _transaction(loading: _Loading, body: bytes) -> None:
 
 def _node(loading: _Loading, body: bytes) -> None:
     record = layouts.NODE.parse(body)
-    path = canonical(_text(record.path), DOM0, special=True)
+    path = canonical(_text(record.path), DOM0, special=True, limit=ABS_PATH_MAX)
     if len(record.data) > PAYLOAD_MAX:
         raise DumpError(f"the state of the xenstore has too long a value at {path}")
     missed = record.conn_id and not record.perms and record.ta_access & Access.READ

@@ -29,6 +29,11 @@ _GUEST_OWNS = (
 )
 
 
+def of_one_run(domid: int) -> tuple[str, ...]:
+    """What a run of domain `domid` makes anew, with all below: the domain's own, its devices'."""
+    return home(domid), "/vm", f"{home(DOM0)}/backend", f"{home(DOM0)}/error"
+
+
 def populate(
     store: Store,
     *,
@@ -64,7 +69,7 @@ def populate(
 
     write(home(DOM0), {"name": "Domain-0", "domid": DOM0})
     # There is one domain, so what others before it left is of no use.
-    for path in (here, "/vm", f"{home(DOM0)}/backend"):
+    for path in of_one_run(domid):
         if store.get(path):
             store.rm(path)
     for path in (here, vm, backend):

@@ -13,6 +13,8 @@ cdef class State:
     cdef public object recorder
     cdef unsigned long long _generation
     cdef object _deferred
+    # Paths, each with what was there before: None, value and permissions, or a node that went.
+    cdef list _changes
     cdef bint _delivering
     cpdef Domain domain(self, int domid)
     cpdef unsigned long long next_generation(self) noexcept
@@ -24,5 +26,6 @@ cdef class State:
     cpdef fire(self, str path, object match, list readable)
     cpdef settle(self)
     cpdef deliver(self)
+    cdef int _undo(self) except -1
     cdef int _tell(self, list watches, str path, list readable) except -1
     cdef int _account(self, str path, Node node, int sign) except -1

@@ -8,6 +8,7 @@ from kvmxen.xenstore.watches cimport Watch, Watches
 from collections import deque
 from threading import RLock
 
+from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.orphans import disown
 from kvmxen.xenstore.permissions import DOM0, DOMID_ANY, READ, Permission
 from kvmxen.xenstore.quota import Quota
@@ -15,6 +16,7 @@ from kvmxen.xenstore.watches import Match
 
 INTRODUCE = "@introduceDomain"
 RELEASE = "@releaseDomain"
+ROOTS = (INTRODUCE, RELEASE, "/")
 
 cdef int _READ = READ
 cdef object _SUBTREE = Match.SUBTREE
@@ -31,6 +33,7 @@ cdef class State:
         self.domains = {}
         self.clients = []
         self._deferred = deque()
+        self._changes = []
         self.domain(DOM0).introduced = True
         private = (Permission(DOM0),)
         for path in ("/", "/tool", "/tool/xenstored", INTRODUCE):
@@ -75,7 +78,10 @@ cdef class State:
             domain = self.domains[domid]
             for client in self._clients_of(domid):
                 client.release()
+            # Nothing to record: what is kept is rid of all guests when it is used again.
+            recorder, self.recorder = self.recorder, None
             disown(self, self.domain(DOM0), domid, (INTRODUCE, RELEASE))
+            self.recorder = recorder
             del self.domains[domid]
             for other in self.domains.values():
                 if other.target is domain:
@@ -118,12 +124,14 @@ cdef class State:
     cpdef put(self, str path, bytes value, tuple permissions):
         """Make or change the node at `path`; its parent must be."""
         cdef Node node = self.tree.get(path)
+        if self.recorder is not None:
+            before = None if node is None else (node.value, node.permissions)
+            self._changes.append((path, before))
+            self.recorder.note(path, node, value, permissions)
         if node is not None:
             self._account(path, node, -1)
         node = self.tree.put(path, value, permissions, self.next_generation())
         self._account(path, node, +1)
-        if self.recorder is not None:
-            self.recorder.note(path, value, permissions)
 
     def imply(self, path, permissions):
         """Make the node at `path` for the sake of one below it; its parent must be."""
@@ -131,19 +139,22 @@ cdef class State:
 
     def remove(self, path):
         """Take out the node at `path`, which must be, and all below it."""
+        if self.recorder is not None:
+            node = self.tree.get(path)
+            self._changes.append((path, node))
+            self.recorder.note(path, node, b"", ())
         for where, node in self.tree.walk(path):
             self._account(where, node, -1)
         self.tree.remove(path, self.next_generation())
-        if self.recorder is not None:
-            self.recorder.note(path, b"", ())
 
     def walk(self, path):
         """The nodes below `path` and itself, children before parents."""
         return self.tree.walk(path)
 
-    def descend(self):
-        """All nodes, parents before children, children in the order of their making."""
-        pending = [(path, self.tree.get(path)) for path in (INTRODUCE, RELEASE, "/")]
+    def descend(self, tops=ROOTS):
+        """The nodes at `tops` and below: parents before children, children in the order of
+        their making."""
+        pending = [(path, self.tree.get(path)) for path in tops]
         while pending:
             path, node = pending.pop()
             assert node is not None
@@ -180,9 +191,20 @@ cdef class State:
         self._deferred.append(action)
 
     cpdef settle(self):
-        """Have what was changed kept, so that it can be acknowledged."""
-        if self.recorder is not None:
+        """Have what was changed kept, so that it can be acknowledged.
+
+        Raises XenstoreError where that cannot be, and then nothing was changed. Who watches may
+        still be told of it.
+        """
+        if self.recorder is None:
+            return
+        try:
             self.recorder.commit()
+        except XenstoreError:
+            self._undo()
+            raise
+        finally:
+            self._changes.clear()
 
     cpdef deliver(self):
         """Run what was deferred, in order, and what that defers in turn."""
@@ -196,6 +218,23 @@ cdef class State:
                 self.settle()
         finally:
             self._delivering = False
+
+    cdef int _undo(self) except -1:
+        """Take back what was changed since the last settle()."""
+        recorder, self.recorder = self.recorder, None
+        try:
+            for path, before in reversed(self._changes):
+                if before is None:
+                    self.remove(path)
+                elif isinstance(before, Node):
+                    self.tree.graft(path, before, self.next_generation())
+                    for where, node in self.tree.walk(path):
+                        self._account(where, node, +1)
+                else:
+                    self.put(path, *before)
+        finally:
+            self.recorder = recorder
+        return 0
 
     def _clients_of(self, domid):
         return [client for client in self.clients if client.domain.domid == domid]

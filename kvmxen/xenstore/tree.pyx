@@ -129,6 +129,23 @@ cdef class Tree:
         cdef str name = above.pop()
         self._own(above).adopt(name, None, generation)
 
+    def graft(self, str path, Node node, unsigned long long generation):
+        """Put a node that was removed back to `path`, with all below it."""
+        cdef list above = names(path)
+        cdef str name = above.pop()
+        self._own(above).adopt(name, node, generation)
+
+    def is_within(self, str path, int domid):
+        """Whether all nodes above `path` but the root are domain `domid`'s."""
+        cdef Node node = self._top
+        cdef list above = names(path)
+        above.pop()
+        for name in above:
+            node = <Node>node.children.get(name)
+            if name and node.owner != domid:
+                return False
+        return True
+
     def walk(self, path):
         """The nodes below `path` and itself, children before parents; nothing may change."""
         node = self.get(path)

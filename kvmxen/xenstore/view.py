@@ -26,7 +26,13 @@ class View(Protocol):
 
 
 class Recorder(Protocol):
-    """Who keeps what happens to the nodes: note() each change, commit() before it is answered."""
+    """Who keeps what happens to the nodes: note() each change, commit() before it is answered.
 
-    def note(self, path: str, value: bytes, permissions: Permissions) -> None: ...
+    `before` is the node as it is still there, None where there is none; with no permissions it
+    goes, with all below. commit() raises XenstoreError for what cannot be kept.
+    """
+
+    def note(
+        self, path: str, before: Node | None, value: bytes, permissions: Permissions
+    ) -> None: ...
     def commit(self) -> None: ...

@@ -1,57 +1,67 @@
 """A store's nodes kept in a file: what was acknowledged outlives the process, however it ends.
 
-The file is a line that says what it is, then entries: length and CRC-32 of what follows (u32,
-little-endian), and the nodes that one request changed, as NODE_DATA of abi/xs_state.py, one of
-no permissions for a removed one. An entry is written with one call before its request is
-answered. What a kill leaves unfinished is at the end, and is cut off at the next start. When
-the file has grown to a multiple of what the nodes need, one that starts afresh takes its place.
+The file is a sequence of entries (entries.py). One is written with one call before its request
+is answered; what a kill leaves of it is at the end, and is cut off at the next start. When the
+file has grown to a multiple of what the nodes need, one that starts afresh takes its place.
+
+Kept is what a domain's next run would find: not what the run makes anew, and not what is a
+guest's, which is forgotten then. So nothing that a guest or a backend does with nodes of its own
+touches the file.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from struct import Struct, error
 from types import TracebackType
 from zlib import crc32
 
-from kvmxen.abi.xs_state import STALE
+from kvmxen.abi.xen import DOMID_GUEST
 from kvmxen.errors import KvmxenError
+from kvmxen.streams import say
 from kvmxen.xenstore.errors import XenstoreError
-from kvmxen.xenstore.paths import canonical, parent
-from kvmxen.xenstore.permissions import ACCESS_OF, DOM0, LETTERS, Permission, Permissions
-from kvmxen.xenstore.state import State
+from kvmxen.xenstore.nodes import of_one_run
+from kvmxen.xenstore.permissions import DOM0, Permissions
+from kvmxen.xenstore.state import ROOTS, State
+from kvmxen.xenstore.tree import Node
+from kvmxen.xenstored.entries import MAGIC, MAGIC_1, Tail, encode, replay, seal
 
-MAGIC = b"kvmxen xenstore 1\n"
-SLACK = 1 << 20
-_ENTRY = Struct("<II")
-_NODE = Struct("<8xHHHH")
-_PERMISSION = Struct("<cBH")
+SLACK = 128 << 10
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS = 40  # as many as Linux follows
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ANEW = of_one_run(DOMID_GUEST)
+_BELOW_ANEW = tuple(f"{path}/" for path in _ANEW)
 
 
 class Journal:
     """The file at `path`, made if need be, which is ours alone within the context.
 
     It may grow by `slack` bytes over twice its nodes' size. Raises KvmxenError where the file
-    cannot be used, on entering, in attach(), and, in place of the request's acknowledgement,
-    where a change cannot be written.
+    cannot be used, on entering and in attach().
     """
 
     def __init__(self, path: Path, slack: int = SLACK) -> None:
-        self._path = path
+        self._path = _followed(path)
         self._slack = slack
         self._fd = -1
         self._state: State | None = None
         self._pending: list[bytes] = []
         self._size = 0
         self._limit = 0
-        self._failure: KvmxenError | None = None
+        self._torn = False
+        self._refusing = False
 
     def __enter__(self) -> Journal:
         try:
             self._fd = self._open()
+            self._sweep()
         except OSError as problem:
             raise self._sentence("cannot be opened", problem) from None
         return self
@@ -69,91 +79,196 @@ class Journal:
     def attach(self, state: State) -> None:
         """Fill `state`, a new one, from the file, but for what was guests'; keep it from now on."""
         with state.lock:
-            self._fill(state)
+            can_go_on = self._fill(state)
             state.forget_guests()
             if self._state is not None:
                 self._state.recorder = None
             self._state = state
             try:
-                self._compact()
+                try:
+                    self._compact()
+                except OSError:
+                    # There may be no room for a second file.
+                    if not can_go_on:
+                        raise
+                    os.ftruncate(self._fd, self._size)
+                    self._limit = 2 * self._size
             except OSError as problem:
                 raise self._sentence("cannot be written", problem) from None
             state.recorder = self
 
-    def note(self, path: str, value: bytes, permissions: Permissions) -> None:
-        """That the node at `path` is now so; with no permissions, that it is gone."""
-        self._pending.append(encode(path, value, permissions))
+    def note(self, path: str, before: Node | None, value: bytes, permissions: Permissions) -> None:
+        """That the node at `path` becomes so; with no permissions, that it goes."""
+        assert self._state is not None
+        if _is_anew(path) or not self._state.tree.is_within(path, DOM0):
+            return
+        was = before is not None and _is_dom0_s(path, before.permissions)
+        becomes = bool(permissions) and _is_dom0_s(path, permissions)
+        if becomes:
+            if was and before and (before.value, before.permissions) == (value, permissions):
+                return
+            self._pending.append(encode(path, value, permissions))
+            if before and not was:
+                # What is below it was a guest's with it.
+                self._pending += [
+                    encode(where, node.value, node.permissions)
+                    for where, node in _kept(self._state, [f"{path}/{n}" for n in before.names])
+                ]
+        elif was:
+            self._pending.append(encode(path, b"", ()))
 
     def commit(self) -> None:
-        """Write what was noted, all or, at a kill, nothing of it."""
-        if self._failure is not None:
-            raise self._failure
+        """Write what was noted, all or, at a kill, nothing of it.
+
+        Raises XenstoreError where that cannot be done: ENOSPC on a disk without room, else EIO.
+        """
         if not self._pending:
             return
-        entry = _seal(b"".join(self._pending))
+        entry = seal(b"".join(self._pending))
         self._pending.clear()
         try:
-            self._size += _write(self._fd, entry)
+            self._append(entry)
         except OSError as problem:
-            self._failure = self._sentence("cannot be written", problem)
-            raise self._failure from None
-        if self._size > self._limit:
-            try:
-                self._compact()
-            except OSError:
-                # All is in the old file; the next attempt is for when it has doubled.
-                self._limit = 2 * self._size
+            # One that starts afresh has what was noted too, and may be smaller.
+            if not self._try_compact():
+                self._refuse(problem)
+        self._refusing = False
+        if self._size > self._limit and not self._try_compact():
+            # The next attempt is for when it has doubled.
+            self._limit = 2 * self._size
+
+    def _append(self, entry: bytes) -> None:
+        if self._torn:
+            os.ftruncate(self._fd, self._size)
+        self._torn = True
+        try:
+            self._size += _write(self._fd, entry, self._size)
+        except OSError:
+            # What it took of the disk may be what the next attempt needs.
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._size)
+            raise
+        self._torn = False
+
+    def _refuse(self, problem: OSError) -> None:
+        if not self._refusing:
+            self._refusing = True
+            say(
+                f"the xenstore in {self._path} cannot be written: {problem.strerror}; what would "
+                "change it is refused until it can"
+            )
+        raise XenstoreError(errno.ENOSPC if problem.errno in _FULL else errno.EIO)
 
     def _open(self) -> int:
         """The file's descriptor, with its lock; another may take the place of a locked one."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         while True:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._path, flags, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                raise KvmxenError(
-                    f"the xenstore in {self._path} is another domain's now: name another file"
-                ) from None
-            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise KvmxenError(f"{self._path} is no regular file: name another file")
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise KvmxenError(
+                        f"the xenstore in {self._path} is another domain's now: name another file"
+                    ) from None
                 if os.path.samestat(os.fstat(fd), self._path.stat()):
                     return fd
             except FileNotFoundError:
                 pass
+            except BaseException:
+                os.close(fd)
+                raise
             os.close(fd)
 
-    def _fill(self, state: State) -> None:
+    def _sweep(self) -> None:
+        """Remove what a kill left of _compact(); who has the lock is the only one to do that."""
+        leftover = re.compile(re.escape(self._path.name) + r"\.new-[0-9a-f]{16}").fullmatch
+        for path in self._path.parent.iterdir():
+            if leftover(path.name) and path.is_file():
+                path.unlink()
+
+    def _fill(self, state: State) -> bool:
+        """Fill `state` from the file: whether entries may be added to it as it is."""
         try:
-            data = self._path.read_bytes()
+            with open(self._fd, "rb", closefd=False) as file:
+                file.seek(0)
+                data = file.read(len(MAGIC))
+                if data in (MAGIC, MAGIC_1):
+                    data += file.read()
         except OSError as problem:
             raise self._sentence("cannot be read", problem) from None
-        if not data or MAGIC.startswith(data):
-            return
-        if not data.startswith(MAGIC):
+        if MAGIC.startswith(data) or MAGIC_1.startswith(data):
+            return False
+        if not data.startswith((MAGIC, MAGIC_1)):
             raise KvmxenError(f"{self._path} is not a xenstore: name another file")
-        damaged = replay(data, state)
-        if damaged is not None:
+        found = replay(data, state)
+        self._size = found.end
+        if found.tail is Tail.DAMAGED:
             raise KvmxenError(
-                f"the xenstore in {self._path} is damaged at byte {damaged}: cut it off there, "
-                "or name another file"
+                f"the xenstore in {self._path} is damaged at byte {found.end}: "
+                f"{self._what_is_behind(data[found.end :])}cut it off there, or name another file"
             )
+        if found.tail is Tail.DOUBTFUL:
+            try:
+                aside = self._set_aside(data[found.end :])
+            except OSError as problem:
+                raise self._sentence("ends amid an entry, which cannot be kept", problem) from None
+            say(
+                f"the xenstore in {self._path} ended at byte {found.end}, amid a write or by "
+                f"damage: what was from there on is in {aside}"
+            )
+        return data.startswith(MAGIC) and found.end > len(MAGIC)
+
+    def _what_is_behind(self, rest: bytes) -> str:
+        try:
+            return f"what is from there on is in {self._set_aside(rest)} as well; "
+        except OSError:
+            # It is still where it is.
+            return ""
+
+    def _set_aside(self, rest: bytes) -> Path:
+        """Keep what is behind the sound part of the file in one of its own, once."""
+        aside = self._path.with_name(f"{self._path.name}.damaged-{crc32(rest):08x}")
+        if aside.is_file() and aside.read_bytes() == rest:
+            return aside
+        if os.path.lexists(aside):
+            aside = aside.with_name(f"{aside.name}-{os.urandom(8).hex()}")
+        fd = os.open(aside, _NEW, 0o600)
+        try:
+            _write(fd, rest, 0)
+        except OSError:
+            aside.unlink()
+            raise
+        finally:
+            os.close(fd)
+        return aside
+
+    def _try_compact(self) -> bool:
+        try:
+            self._compact()
+        except OSError:
+            return False
+        return True
 
     def _compact(self) -> None:
         """Put a file with one entry, of all nodes, in place of this one."""
         assert self._state is not None
-        nodes = [encode(path, n.value, n.permissions) for path, n in self._state.descend()]
-        fresh = self._path.with_name(self._path.name + ".new")
-        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        nodes = [encode(path, n.value, n.permissions) for path, n in _kept(self._state, ROOTS)]
+        fresh = self._path.with_name(f"{self._path.name}.new-{os.urandom(8).hex()}")
+        fd = os.open(fresh, _NEW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            size = _write(fd, MAGIC + _seal(b"".join(nodes)))
+            size = _write(fd, MAGIC + seal(b"".join(nodes)), 0)
             os.fsync(fd)
             fresh.rename(self._path)
         except OSError:
             os.close(fd)
+            fresh.unlink(missing_ok=True)
             raise
         os.close(self._fd)
-        self._fd, self._size = fd, size
+        self._fd, self._size, self._torn = fd, size, False
         self._limit = 2 * size + self._slack
 
     def _sentence(self, what: str, problem: OSError) -> KvmxenError:
@@ -163,93 +278,41 @@ class Journal:
         )
 
 
-def replay(data: bytes, state: State) -> int | None:
-    """Do in `state` what a file with `data` says, up to what an interrupted write left.
-
-    Returns the byte from which on it is damaged, None where it is not.
-    """
-    at = len(MAGIC)
-    for entry in entries(data):
-        if at == len(MAGIC):
-            state.remove("/tool")
-        try:
-            for node in decode(entry):
-                _apply(state, *node)
-        except (XenstoreError, ValueError, error):
-            return at
-        at += _ENTRY.size + len(entry)
-    return None if _is_torn(data, at) else at
+def _followed(path: Path) -> Path:
+    """Where the symbolic link `path` leads, if it is one: it is to stay one."""
+    for _ in range(_LINKS):
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return path
 
 
-def encode(path: str, value: bytes, permissions: Permissions) -> bytes:
-    """A node as NODE_DATA, padded to 8 bytes."""
-    name = path.encode() + b"\0"
-    perms = [
-        _PERMISSION.pack(LETTERS[p.access], 0 if p.valid else STALE, p.domid) for p in permissions
-    ]
-    body = b"".join((_NODE.pack(len(name), len(value), 0, len(perms)), *perms, name, value))
-    return body + bytes(-len(body) % 8)
+def _is_anew(path: str) -> bool:
+    """Whether a domain's next run would make the node itself."""
+    return path.startswith(_BELOW_ANEW) or path in _ANEW
 
 
-def decode(entry: bytes) -> Iterator[tuple[str, bytes, Permissions]]:
-    """The nodes of an entry; raises ValueError and struct.error."""
-    at = 0
-    while at < len(entry):
-        name_size, value_size, _, count = _NODE.unpack_from(entry, at)
-        at += _NODE.size
-        permissions = tuple(
-            Permission(domid, ACCESS_OF[letter], not flags & STALE)
-            for letter, flags, domid in (
-                _PERMISSION.unpack_from(entry, at + i * _PERMISSION.size) for i in range(count)
-            )
-        )
-        at += count * _PERMISSION.size
-        name, value = entry[at : at + name_size], entry[at + name_size :][:value_size]
-        if len(value) != value_size or name[-1:] != b"\0":
-            raise ValueError("a node without its end")
-        at += name_size + value_size
-        at += -at % 8
-        yield name[:-1].decode(), value, permissions
+def _is_dom0_s(path: str, permissions: Permissions) -> bool:
+    """Whether a node is kept by its owner: the root and the special nodes are, whoever's."""
+    return permissions[0].domid == DOM0 or path == "/" or path[0] == "@"
 
 
-def entries(data: bytes) -> Iterator[bytes]:
-    """The whole and sound entries of a file, up to the first that is not."""
-    at = len(MAGIC)
-    while at + _ENTRY.size <= len(data):
-        length, checksum = _ENTRY.unpack_from(data, at)
-        at += _ENTRY.size
-        entry = data[at : at + length]
-        if not length or len(entry) != length or crc32(entry) != checksum:
-            return
-        yield entry
-        at += length
+def _kept(state: State, tops: Iterable[str]) -> Iterator[tuple[str, Node]]:
+    """The nodes at `tops` and below that are kept."""
+    skipped = None
+    for path, node in state.descend(tops):
+        if skipped and path.startswith(skipped):
+            continue
+        if _is_anew(path) or not _is_dom0_s(path, node.permissions):
+            skipped = f"{path}/"
+        else:
+            yield path, node
 
 
-def _is_torn(data: bytes, at: int) -> bool:
-    """Whether what is from `at` on is what an interrupted write leaves: less than an entry."""
-    rest = data[at:]
-    if len(rest) < _ENTRY.size:
-        return True
-    length, _ = _ENTRY.unpack_from(rest)
-    return length > len(rest) - _ENTRY.size or not any(rest)
-
-
-def _apply(state: State, path: str, value: bytes, permissions: Permissions) -> None:
-    canonical(path, DOM0, special=True)
-    if state.get(parent(path)) is None or (path[0] == "@" and state.get(path) is None):
-        raise ValueError("a node without its parent")
-    if permissions:
-        state.put(path, value, permissions)
-    elif path != "/" and path[0] != "@" and state.get(path) is not None:
-        state.remove(path)
-
-
-def _seal(entry: bytes) -> bytes:
-    return _ENTRY.pack(len(entry), crc32(entry)) + entry
-
-
-def _write(fd: int, data: bytes) -> int:
-    size, rest = len(data), memoryview(data)
+def _write(fd: int, data: bytes, at: int) -> int:
+    """Write `data` at the offset `at`; its length."""
+    rest = memoryview(data)
     while rest:
-        rest = rest[os.write(fd, rest) :]
-    return size
+        done = os.pwrite(fd, rest, at)
+        rest, at = rest[done:], at + done
+    return len(data)

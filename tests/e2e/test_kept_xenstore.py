@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.domain import ROOT, Boot
+from tests.e2e.domain import ROOT, Boot, Domain
+from tests.e2e.smallfs import Unavailable, small_file_system
 
 PATIENCE = 120
 
@@ -23,6 +25,13 @@ def kvmxen(environment: dict[str, str], *arguments: str) -> subprocess.Completed
         text=True,
         timeout=PATIENCE,
     )
+
+
+def destroy(domain: Domain) -> None:
+    domain.process.terminate()
+    domain.expect_stderr("once more to destroy it")
+    domain.process.terminate()
+    domain.ends(130)
 
 
 def test_the_xenstore_outlives_its_process(
@@ -45,10 +54,50 @@ def test_the_xenstore_outlives_its_process(
     assert kvmxen(environment, "xenstore", "read", "kept", "/local/domain/1/data/x").returncode == 3
     found = kvmxen(environment, "xenstore", "read", "kept", "/local/domain/1/name")
     assert found.stdout.strip() == "kept"
-    second.process.terminate()
-    second.expect_stderr("once more to destroy it")
-    second.process.terminate()
-    second.ends(130)
+    destroy(second)
+
+
+def test_a_full_disk_is_who_wrote_s_alone(
+    boot: Boot, pv_grub: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    where = tmp_path / "small"
+    where.mkdir()
+    with ExitStack() as stack:
+        try:
+            small = stack.enter_context(small_file_system(where, 1))
+        except Unavailable as missing:
+            pytest.skip(f"needs {missing}")
+        domain = boot(pv_grub, "--name", "kept", "--xenstore", small / "store")
+        domain.expect("grub> ")
+        with (small / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(bytes(4096))
+
+        def write(path: str, value: str) -> subprocess.CompletedProcess[str]:
+            return kvmxen(environment, "xenstore", "write", "kept", path, value)
+
+        written = 0
+        while not (done := write(f"/tool/{written}", "v" * 1000)).returncode:
+            written += 1
+        assert (done.returncode, done.stderr) == (
+            4,
+            "kvmxen: the store refuses it: No space left on device\n",
+        )
+        domain.expect_stderr("cannot be written: No space left on device; what would change it is")
+        assert write("/local/domain/1/data/x", "v").returncode == 0
+        (small / "ballast").unlink()
+        assert write("/tool/last", "v").returncode == 0
+        domain.process.kill()
+        domain.process.wait()
+        again = boot(pv_grub, "--name", "kept", "--xenstore", small / "store")
+        again.expect("grub> ")
+        found = kvmxen(environment, "xenstore", "ls", "kept", "/tool").stdout
+        assert [line.split(" = ")[0] for line in found.splitlines()] == [
+            "xenstored",
+            *map(str, range(written)),
+            "last",
+        ]
+        destroy(again)
 
 
 @pytest.mark.parametrize("content", [None, b"of somebody else's"])
