@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# pip compiles all of it, each time, and keeps nothing for build_ext, which compiles what has changed.
+INSTALL := KVMXEN_BUILD=later $(PIP) --no-build-isolation --editable
 BUILD_REQUIRES := import tomllib; \
     print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])
 
@@ -19,7 +21,7 @@ STUBBED := $(subst /,.,$(basename $(shell find kvmxen -name '*.pyi')))
 boot: device $(VENV)/built
 	@$(BIN)/kvmxen boot $(ARGS)
 
-# Nothing is built for minutes on a machine that cannot boot it. Python may yet have to come.
+# Who may not use /dev/kvm is told so before minutes of building. Python may not be there yet.
 device:
 	@! command -v $(PYTHON) >/dev/null || $(PYTHON) -m kvmxen.kvm.access
 
@@ -67,11 +69,11 @@ $(VENV)/installed: pyproject.toml
 	.ci/system-packages $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $$($(BIN)/python -c '$(BUILD_REQUIRES)')
-	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(INSTALL) '.[dev]'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/installed
-	$(PIP) --no-build-isolation --editable '.[bench]'
+	$(INSTALL) '.[bench]'
 	@touch $@
 
 $(VENV)/built: $(VENV)/installed setup.py $(SOURCES)

@@ -49,7 +49,7 @@ for vif in /sys/bus/xen/drivers/vif/vif-*; do
     card=$(ls "$vif/net")
     [ -n "$card" ] || continue
     ip link set "$card" up
-    # It stays, to renew the lease, or to ask on where nobody answers at first.
+    # It stays: it renews the lease, or goes on asking if nobody answered.
     udhcpc -i "$card" -s /etc/udhcpc -t 3 -T 1 -b >/dev/null 2>&1
 done
 # As large as the terminal of whoever started the domain, if there is one.

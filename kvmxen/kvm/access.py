@@ -1,6 +1,6 @@
 """Whether a person may use /dev/kvm, and what to do if not.
 
-`python3 -m kvmxen.kvm.access` says it before anything is built: nothing here needs more than
+`python3 -m kvmxen.kvm.access` says it before anything is built, as nothing here needs more than
 Python.
 """
 
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from kvmxen.errors import KvmxenError
+from kvmxen.streams import say
 
 DEVICE = Path("/dev/kvm")
 
@@ -81,7 +82,7 @@ def _main() -> int:
     try:
         os.close(open_device())
     except KvmxenError as error:
-        print(f"kvmxen: {error}", file=sys.stderr)
+        say(str(error))
         return error.exit_status
     return 0
 

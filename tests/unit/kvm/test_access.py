@@ -54,7 +54,7 @@ def test_it_is_said_before_anything_is_built(tmp_path: Path, command: str) -> No
     """In a copy of the sources in which nothing is built, with a Python that has nothing."""
     package = tmp_path / "kvmxen"
     (package / "kvm").mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "kvm/__init__.py", "kvm/access.py"):
+    for name in ("__init__.py", "errors.py", "streams.py", "kvm/__init__.py", "kvm/access.py"):
         shutil.copyfile(ROOT / "kvmxen" / name, package / name)
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
     access = package / "kvm/access.py"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvmxen.abi.elfnote import NoteType as N
 from kvmxen.errors import KvmxenError
@@ -63,6 +67,24 @@ def test_nothing_said(text: bytes) -> None:
 def test_no_number(value: bytes) -> None:
     with pytest.raises(KvmxenError, match="__xen_guest: no number"):
         notes_of(b"VIRT_BASE=" + value)
+
+
+KEYS = ["VIRT_BASE", "VIRT_ENTRY", "ELF_PADDR_OFFSET", "HYPERCALL_PAGE", "LOADER", "PAE", "X"]
+VALUES = st.one_of(
+    st.sampled_from(
+        ["0", "0x1000", "077", "0xffffffff80000000", "18446744073709551615", "generic"]
+    ),
+    st.text("0123456789abcdefx=, ", max_size=24),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(KEYS), VALUES), max_size=6), st.binary(max_size=6))
+def test_any_text_is_notes_or_refused(pairs: list[tuple[str, str]], junk: bytes) -> None:
+    text = ",".join(f"{key}={value}" for key, value in pairs).encode() + junk
+    section = LINUX.partition(b"\0")[0] + b"," + text
+    with suppress(KvmxenError):
+        kernel = ElfKernel.parse(elf({}, LOADS, guest_section=section))
+        assert kernel.start <= kernel.entry < kernel.end
 
 
 def test_a_kernel_with_it() -> None:
