@@ -35,7 +35,8 @@ cdef extern from *:
     static inline int run_is_gate_exit(const struct kvm_run *run)
     {
         return run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT
-               && (run->io.port < GATE_PORTS || run->io.port - (unsigned)STUB_KERNEL < NR_STUBS);
+               && (run->io.port < NR_STUBS || run->io.port - (unsigned)STUB_KERNEL < NR_STUBS
+                   || run->io.port == TRAP_SYSCALL32 || run->io.port == TRAP_SYSENTER);
     }
     static inline int run_is_doorbell(const struct kvm_run *run)
     {

@@ -93,8 +93,6 @@
 /* A debug exception that the shim met: dropped, the vCPU is to go on where it was. */
 #define TRAP_LOST_DEBUG 44
 #define INTERRUPTED 45
-/* The gate's ports are below: stubs, and the first of those. */
-#define GATE_PORTS 48
 
 /* Virtual addresses, each the begin of an L4 slot that a PV guest leaves to Xen. The first is
  * where guests that do not ask expect the machine-to-physical table; the second has it too,
