@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from kvmxen.xenstore.wire import Message, Parser
 from kvmxen.xenstored.listener import connect
 
 SOCKET = "xenstore.sock"
+# What a server says that can serve no more clients; all it says, before it was asked anything.
+BUSY = Message(Operation.ERROR, 0, 0, b"EBUSY\0")
 
 _CODES = {name: code for code, name in ERROR_NAMES.items()}
 _RECEIVE = 1 << 16
@@ -65,7 +67,7 @@ class Client:
 
     def write(self, path: str, value: bytes) -> None:
         """Set the value of a node, making it and what is missing above it."""
-        self._request(Operation.WRITE, path.encode() + b"\0" + value)
+        self._request(Operation.WRITE, _encoded(path) + b"\0" + value)
 
     def rm(self, path: str) -> None:
         """Remove a node and all below it; ENOENT only where its parent is missing too."""
@@ -115,20 +117,23 @@ class Client:
             listing += part
 
     def _ask(self, operation: Operation, *strings: str) -> bytes:
-        return self._request(operation, b"".join(s.encode() + b"\0" for s in strings))
+        return self._request(operation, b"".join(_encoded(s) + b"\0" for s in strings))
 
     def _request(self, operation: Operation, payload: bytes) -> bytes:
         if len(payload) > PAYLOAD_MAX:
             raise XenstoreError(errno.E2BIG)
         number = next(self._requests) & 0xFFFFFFFF
         request = Message(operation, number, self._transaction, payload)
-        try:
+        # The server may have said why it does not take that.
+        with suppress(OSError):
             self._socket.sendall(request.encode())
-        except OSError:
-            raise self._ended() from None
         while not self._messages:
             self._receive()
         reply = self._messages.popleft()
+        if reply == BUSY:
+            raise KvmxenError(
+                f"the xenstore of {self._name} serves as many clients as it can: end some of them"
+            )
         if reply.type == Operation.ERROR:
             raise XenstoreError(_CODES.get(reply.payload.rstrip(b"\0"), errno.EIO))
         return reply.payload
@@ -148,6 +153,11 @@ class Client:
 
     def _ended(self) -> KvmxenError:
         return KvmxenError(f"the domain {self._name} ended or rebooted")
+
+
+def _encoded(text: str) -> bytes:
+    """What a person typed, byte for byte, whether or not it is UTF-8."""
+    return text.encode(errors="surrogateescape")
 
 
 def _known(root: Path) -> str:

@@ -6,7 +6,9 @@ clients find with XENSTORED_PATH what they find on Xen.
 
 from __future__ import annotations
 
+import resource
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +18,14 @@ from types import TracebackType
 
 from kvmxen.xenstore.permissions import DOM0
 from kvmxen.xenstore.store import Store
+from kvmxen.xenstored.client import BUSY
 from kvmxen.xenstored.listener import listen, may_connect
 from kvmxen.xenstored.pump import Pump
 
-CLIENTS = 512
 HELD_BYTES = 4 << 20
+# Descriptors that clients leave to the domain, for its disks and what else may be attached; of
+# few there are, half.
+_RESERVE = 128
 # What the kernel holds for a client beside that, whatever this host's default is.
 _KERNEL_BYTES = 128 << 10
 _RETRY_MS = 1000
@@ -30,9 +35,10 @@ _FOREVER = -1
 class Server:
     """Serves `store` at the socket `path` within its context. Raises OSError.
 
-    Our own user's processes and root's may connect, `CLIENTS` at a time; one that leaves more
-    than `held` bytes unread is let go. `failed(error)` is called in the server's thread for
-    what is a fault of ours, which ends it.
+    Our own user's processes and root's may connect, as many as there are descriptors for. One
+    more is answered BUSY and let go; so is, without a word, one that leaves more than `held`
+    bytes unread. `failed(error)` is called in the server's thread for what is a fault of ours,
+    which ends it.
     """
 
     def __init__(
@@ -88,7 +94,7 @@ class Server:
             else:
                 self._let_go(descriptor)
         if not self._accepting and time.monotonic() >= self._closed_until:
-            self._accept(len(self._clients) < CLIENTS)
+            self._accept(True)
 
     def _greet(self) -> None:
         try:
@@ -96,17 +102,21 @@ class Server:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:
-            # Too many open files, most likely: who comes has to wait.
+            # The domain has used up the reserve, most likely: who comes has to wait.
             self._closed_until = time.monotonic() + _RETRY_MS / 1000
             self._accept(False)
             return
         if not may_connect(connected):
             connected.close()
             return
+        # The lowest free number is the next one's, whoever has the others.
+        if connected.fileno() >= _descriptors():
+            connected.send(BUSY.encode())
+            connected.close()
+            return
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
         self._pump.add(connected.fileno(), partial(self._store.connect, DOM0), self._held)
         self._clients[connected.fileno()] = connected
-        self._accept(len(self._clients) < CLIENTS)
 
     def _accept(self, accepting: bool) -> None:
         if accepting == self._accepting:
@@ -120,3 +130,9 @@ class Server:
     def _let_go(self, descriptor: int) -> None:
         self._pump.remove(descriptor)
         self._clients.pop(descriptor).close()
+
+
+def _descriptors() -> int:
+    """From which number on descriptors are no client's."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(_RESERVE, limit // 2)

@@ -112,6 +112,16 @@ def test_watch(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
         ("write web name", 2, "each PATH needs a VALUE"),
         ("read web", 2, "missing argument 'PATH...'"),
         ("watch web a//b", 2, f"{HOME}/a//b is no path of xenstore"),
+        *(
+            (arguments, 2, r"/tool/\udce9 is no path of xenstore")
+            for arguments in (
+                "ls web /tool/\udce9",
+                "read web /tool/\udce9",
+                "rm web /tool/\udce9",
+                "write web /tool/\udce9 value",
+                "watch web /tool/\udce9",
+            )
+        ),
     ],
 )
 def test_mistakes(

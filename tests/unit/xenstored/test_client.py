@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,12 +27,31 @@ def test_nodes(client: Client, store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "code"), [("/none", errno.ENOENT), ("/a//b", errno.EINVAL), ("/é", errno.EINVAL)]
+    ("node", "code"),
+    [
+        ("/none", errno.ENOENT),
+        ("/a//b", errno.EINVAL),
+        ("/é", errno.EINVAL),
+        ("/\udce9", errno.EINVAL),
+    ],
 )
 def test_refusals_are_errors(client: Client, node: str, code: int) -> None:
     with pytest.raises(XenstoreError) as refusal:
         client.read(node)
     assert refusal.value.errno == code
+
+
+def test_a_path_that_is_not_utf_8_is_bytes(client: Client) -> None:
+    acts: list[Callable[[str], object]] = [
+        client.directory,
+        client.rm,
+        client.watch,
+        lambda path: client.write(path, b""),
+    ]
+    for act in acts:
+        with pytest.raises(XenstoreError) as refusal:
+            act("/a/\udce9")
+        assert refusal.value.errno == errno.EINVAL
 
 
 def test_a_value_too_long_is_not_even_sent(client: Client) -> None:

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from kvmxen.abi.xs_wire import PAYLOAD_MAX, Operation
+from kvmxen.errors import KvmxenError
 from kvmxen.xenstore.permissions import DOM0
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import Message
 from kvmxen.xenstored import server as server_module
+from kvmxen.xenstored.client import Client
 from kvmxen.xenstored.listener import may_connect
-from tests.unit.xenstored.conftest import HELD, PATIENCE, Raw
+from tests.unit.xenstored.conftest import HELD, NAME, PATIENCE, Raw
 
 Clients = Callable[[], Raw]
 REQUESTS = 2000
+DESCRIPTORS = 256
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[None]:
+    """This process, the server's and its clients', may open DESCRIPTORS files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_requests_are_answered(raw: Clients, store: Store) -> None:
@@ -89,18 +104,35 @@ def test_many_clients_at_once(raw: Clients) -> None:
         assert client.ask(Operation.READ, b"/n/%d\0" % number) == b"%d" % number
 
 
-def test_more_clients_than_there_may_be_wait(raw: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "CLIENTS", 2)
-    first, second = raw(), raw()
-    for client in (first, second):
-        client.ask(Operation.WRITE, b"/a\0")
-    third = raw()
-    third.send(Operation.READ, b"/a\0")
-    for client in (first, second):
-        client.ask(Operation.WRITE, b"/a\0x")
-    assert select.select([third.socket], [], [], 0) == ([], [], [])
-    first.socket.close()
-    assert third.next().payload == b"x"
+def test_one_client_more_than_there_are_descriptors_for_is_told(
+    raw: Clients, root: Path, few_descriptors: None
+) -> None:
+    clients = [raw()]
+    clients[0].ask(Operation.WRITE, b"/a\0x")
+    while True:
+        clients.append(raw())
+        # It may be closed already.
+        with suppress(BrokenPipeError):
+            clients[-1].send(Operation.READ, b"/a\0")
+        answer = clients[-1].next()
+        if answer.type == Operation.ERROR:
+            break
+        assert answer.payload == b"x"
+    assert answer == Message(Operation.ERROR, 0, 0, b"EBUSY\0")
+    assert clients.pop().is_closed()
+    # The domain still has descriptors.
+    spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(DESCRIPTORS // 4)]
+    for descriptor in spare:
+        os.close(descriptor)
+    refused = Client(root, NAME)
+    with pytest.raises(KvmxenError, match="the xenstore of web serves as many clients as it can"):
+        refused.read("/a")
+    refused.close()
+    for client in clients:
+        assert client.ask(Operation.READ, b"/a\0") == b"x"
+    for client in clients[1:]:
+        client.socket.close()
+    wait_until(lambda: is_served(root))
 
 
 def test_who_does_not_read_replies_is_not_read_from(raw: Clients, store: Store) -> None:
@@ -198,6 +230,14 @@ def hung_up(connected: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connected, 0)
     return bool(poll.poll(0))
+
+
+def is_served(root: Path) -> bool:
+    with closing(Client(root, NAME)) as client:
+        try:
+            return client.read("/a") == b"x"
+        except KvmxenError:
+            return False
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
