@@ -18,11 +18,13 @@ ROOT = Path(__file__).parents[2]
 # Where the arguments name no other tests: what depends on the kind of KVM.
 SUITE = (
     "tests/lab/test_inside.py",
+    "tests/unit/test_features.py::test_this_host",
     "tests/guests",
     "tests/e2e/test_machine.py",
     "tests/e2e/test_cpu.py",
     "tests/e2e/test_ends.py",
     "tests/e2e/test_linux.py",
+    "tests/e2e/test_registers.py::test_registers[dispatch-2]",
     "tests/e2e/test_disks.py::test_a_file_system",
     "tests/e2e/test_network.py::test_tap",
 )

@@ -26,7 +26,7 @@ def diagnosis() -> list[str]:
     [
         "page tables: by the hardware",
         "SYSCALL: enters ring 0",
-        "CPUID: filtered",
+        "CPUID: filtered (",
         "segments: kept",
         "needed capabilities: all there",
     ],
