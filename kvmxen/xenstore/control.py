@@ -1,4 +1,8 @@
-"""CONTROL: the commands of xenstore-control that make sense here (tools/xenstored/control.c)."""
+"""CONTROL: the commands of xenstore-control (tools/xenstored/control.c).
+
+Answered is what a xenstored can that has no log and opens no files: what would write one
+(logfile, memreport, print) and live-update are no commands here.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import errno
 from collections import Counter
 
 from kvmxen.xenstore.errors import XenstoreError
-from kvmxen.xenstore.permissions import DOM0
 from kvmxen.xenstore.quota import QUOTA_NAMES, node_memory
 from kvmxen.xenstore.request import Request, number
 from kvmxen.xenstore.state import INTRODUCE, RELEASE, State
@@ -60,6 +63,13 @@ def _check(state: State, arguments: list[str]) -> bytes:
     return ("\n".join(inconsistencies(state)) or "OK").encode() + b"\0"
 
 
+def _log(_state: State, arguments: list[str]) -> bytes:
+    """As Xen's without a log file: there is nothing to switch."""
+    if arguments not in (["on"], ["off"]):
+        raise XenstoreError(errno.EINVAL)
+    return _OK
+
+
 def _help(_state: State, arguments: list[str]) -> bytes:
     if arguments:
         raise XenstoreError(errno.EINVAL)
@@ -76,6 +86,7 @@ def _quota(state: State, arguments: list[str]) -> bytes:
         case ["max"]:
             return _peaks(state)
         case ["max", "-r"]:
+            state.peaks.clear()
             for domain in state.domains.values():
                 domain.peaks.clear()
             return _peaks(state)
@@ -128,16 +139,14 @@ def _usage(state: State, domid: int) -> bytes:
 
 def _peaks(state: State) -> bytes:
     text = "Max. seen accounting values:\n"
-    guests = [domain for domain in state.domains.values() if domain.domid != DOM0]
     for name in _MEANINGS:
-        what = name.replace("-", "_")
-        peak = max((domain.peaks.get(what, 0) for domain in guests), default=0)
-        text += f"{name:<17}: {peak:8}\n"
+        text += f"{name:<17}: {state.peaks.get(name.replace('-', '_'), 0):8}\n"
     return text.encode() + b"\0"
 
 
 _COMMANDS = {
     "check": (_check, ""),
+    "log": (_log, "[on|off]"),
     "quota": (_quota, "[set <name> <val>|<domid>|max [-r]]"),
     "quota-soft": (_soft_quota, "[set <name> <val>]"),
     "help": (_help, ""),

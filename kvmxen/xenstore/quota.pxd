@@ -13,7 +13,9 @@ cdef class Domain:
     cdef public Py_ssize_t transactions
     cdef public Py_ssize_t memory
     cdef readonly dict peaks
+    cdef dict _guests_peaks
     cpdef bint allows(self, str what, Py_ssize_t amount) except -1
+    cpdef note(self, str what, Py_ssize_t amount)
     cpdef int rights(self, tuple permissions) except -1
 
 

@@ -50,29 +50,42 @@ cdef class Domain:
     """A domain that xenstore knows of, and what it uses.
 
     `target` is the domain that it may act as (SET_TARGET); `shutdown` says that its end was
-    told; `peaks` has the most that it used of each quota.
+    told; `peaks` has the most that it used of each quota, and `guests_peaks`, which guests
+    share, the most that any did.
     """
 
-    def __init__(self, domid, quota=None):
+    def __init__(self, domid, quota=None, dict guests_peaks=None):
         self.domid = domid
         self.quota = Quota() if quota is None else quota
         self.features = _FEATURES
         self.peaks = {}
+        self._guests_peaks = None if domid == DOM0 else guests_peaks
 
     cpdef bint allows(self, str what, Py_ssize_t amount) except -1:
         """Whether the domain may have `amount` of `what`, a field of Quota; dom0 always may."""
         cdef Py_ssize_t limit = getattr(self.quota, what)
         if limit and amount > limit and self.domid != _DOM0:
             return False
-        peak = self.peaks.get(what)
-        if peak is None or amount > <Py_ssize_t>peak:
-            self.peaks[what] = amount
+        self.note(what, amount)
         return True
+
+    cpdef note(self, str what, Py_ssize_t amount):
+        """Remember that the domain had `amount` of `what`, a field of Quota."""
+        _raise(self.peaks, what, amount)
+        if self._guests_peaks is not None:
+            _raise(self._guests_peaks, what, amount)
 
     cpdef int rights(self, tuple permissions) except -1:
         """The READ, WRITE and OWNER bits that the domain has by `permissions`."""
         cdef int target = self.domid if self.target is None else self.target.domid
         return rights_of(permissions, self.domid, target)
+
+
+cdef inline int _raise(dict peaks, str what, Py_ssize_t amount) except -1:
+    peak = peaks.get(what)
+    if peak is None or amount > <Py_ssize_t>peak:
+        peaks[what] = amount
+    return 0
 
 
 cpdef Py_ssize_t node_size(bytes value, Py_ssize_t permissions, Py_ssize_t listing):

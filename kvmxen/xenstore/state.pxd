@@ -9,6 +9,7 @@ cdef class State:
     cdef readonly Watches watches
     cdef public object quota
     cdef readonly dict domains
+    cdef readonly dict peaks
     cdef readonly list clients
     cdef public object recorder
     cdef unsigned long long _generation

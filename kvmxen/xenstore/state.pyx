@@ -23,7 +23,10 @@ cdef object _SUBTREE = Match.SUBTREE
 
 
 cdef class State:
-    """The live store. What a transaction offers too is what View asks of both."""
+    """The live store. What a transaction offers too is what View asks of both.
+
+    `peaks` has the most that any guest used of each quota, those that are gone too.
+    """
 
     def __init__(self, quota=None):
         self.lock = RLock()
@@ -31,6 +34,7 @@ cdef class State:
         self.watches = Watches()
         self.quota = quota or Quota()
         self.domains = {}
+        self.peaks = {}
         self.clients = []
         self._deferred = deque()
         self._changes = []
@@ -44,7 +48,7 @@ cdef class State:
         """The domain `domid`, which is known from now on."""
         cdef Domain domain = self.domains.get(domid)
         if domain is None:
-            domain = self.domains[domid] = Domain(domid, self.quota)
+            domain = self.domains[domid] = Domain(domid, self.quota, self.peaks)
         return domain
 
     def knows(self, domid):
@@ -252,6 +256,9 @@ cdef class State:
         cdef Domain owner = self.domain(node.owner)
         owner.nodes += sign
         owner.memory += sign * node_memory(path, node)
+        if sign > 0:
+            owner.note("nodes", owner.nodes)
+            owner.note("memory", owner.memory)
         return 0
 
     def _fire_special(self, name, domid):

@@ -179,6 +179,20 @@ class Pair:
         assert comparable(found) == comparable(expected), self.log[-20:]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *[b"log\0on\0", b"log\0off\0", b"log\0", b"log\0loud\0", b"log\0on\0off\0"],
+        *[b"memreport\0", b"memreport\0/no/such/folder/file\0", b"logfile\0", b"check\0now\0"],
+        *[b"quota\0max\0x\0", b"quota\x007\0", b"quota\0set\0nodes\0", b"quota-soft\0x\0"],
+        *[b"dance\0", b"help\0now\0", b"print\0"],
+    ],
+)
+def test_control(daemon: str, command: bytes) -> None:
+    with closing(Pair(daemon, 1)) as pair:
+        pair.ask(0, Message(Op.CONTROL, 2, 0, command))
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_requests(daemon: str, seed: int) -> None:
     random, tx = Random(seed), 0

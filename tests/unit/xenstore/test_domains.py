@@ -177,10 +177,37 @@ def test_control_tells_of_quotas(dom0: Client, guest: Client) -> None:
     assert isinstance(commands, bytes)
     assert [line.split()[0] for line in commands.splitlines()[:-1]] == [
         b"check",
+        b"log",
         b"quota",
         b"quota-soft",
         b"help",
     ]
+
+
+def test_the_most_that_guests_had_is_told_whoever_made_it_so(store: Store, dom0: Client) -> None:
+    def most(what: bytes) -> int:
+        answer = dom0.ask(Op.CONTROL, b"quota\0max\0")
+        assert isinstance(answer, bytes)
+        return int(answer.partition(b"\n%b" % what)[2].split(b":")[1].split(b"\n")[0])
+
+    dom0.ask(Op.CONTROL, b"quota\0max\0-r\0")
+    assert most(b"nodes") == most(b"memory") == 0
+    for name in (b"a", b"b", b"c"):
+        dom0.ask(Op.WRITE, b"/local/domain/1/data/%b\0" % name + bytes(100))
+    dom0.ask(Op.RM, b"/local/domain/1/data/a\0")
+    assert most(b"nodes") == 4
+    assert most(b"memory") > 300
+    store.introduce(2)
+    for number in range(7):
+        dom0.ask(Op.WRITE, b"/two/%d\0" % number)
+        dom0.ask(Op.SET_PERMS, b"/two/%d\0n2\0" % number)
+    dom0.ask(Op.RELEASE, b"2\0")
+    assert most(b"nodes") == 7
+    dom0.ask(Op.CONTROL, b"quota\0max\0-r\0")
+    dom0.ask(Op.RM, b"/local/domain/1/data/b\0")
+    dom0.ask(Op.WRITE, b"/local/domain/1/data/b\0")
+    assert most(b"nodes") == 3
+    assert most(b"watches") == 0
 
 
 def test_control_finds_what_is_wrong(store: Store, dom0: Client) -> None:
