@@ -120,7 +120,7 @@ def test_workload(boot: Boot, kernel: Path, version: str, ramdisk: Ramdisk, work
     options = ("--vcpus", 1 if version == "6.1" else 2, "--timeout", LIMIT)
     image = ramdisk(script, workload)
     domain = boot(kernel, "--ramdisk", image, "--cmdline", "console=hvc0 quiet", *options)
-    for part in ("processes", "memory", "signals", "vectors"):
+    for part in ("processes", "memory", "signals", "vectors", "ports"):
         assert domain.expect(r"(DONE|FAILED): ([^\n]*)\n", 240)[2] == part
     domain.expect(r"\[right\]")
     assert_healthy(domain.expect(r"(.*)\[end\]")[1])

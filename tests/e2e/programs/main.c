@@ -18,7 +18,8 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } parts[] = {
-        {"processes", processes}, {"memory", memory}, {"signals", signals}, {"vectors", vectors}};
+        {"processes", processes}, {"memory", memory}, {"signals", signals}, {"vectors", vectors},
+        {"ports", ports}};
     if (argc == 2 && !strcmp(argv[1], "child"))
         return child();
     setvbuf(stdout, NULL, _IONBF, 0);

@@ -16,3 +16,4 @@ void processes(void); /* fork and exec 500 times, with pipes */
 void memory(void);    /* mmap, fault, mprotect, copy on write, munmap */
 void signals(void);   /* sent, timed, and raised by faults */
 void vectors(void);   /* x87, SSE, AVX and AVX-512 state of processes that take turns */
+void ports(void);     /* port I/O of processes that asked for it, and of others */
