@@ -31,6 +31,7 @@ from kvmxen.probe import Probe, probe
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement, ShimImage
 from kvmxen.trace import Trace
+from kvmxen.watchdog import Watchdogs
 
 _C = constants()
 # Without these no guest runs (KVM_CAP_*); every x86 KVM since Linux 4.17 has them.
@@ -93,6 +94,7 @@ class Machine:
         self._waiting = 0
         self._fds: list[VcpuFd] = []
         self.cpus: list[Cpu] = []
+        self.watchdogs = Watchdogs(self._watchdog_fired, lambda: self._paused)
         self.memory = GuestMemory(layout.end)
         self._system = System()
         self.vm = Vm(self._system)
@@ -263,6 +265,7 @@ class Machine:
         """Have every vCPU's thread end; does not wait."""
         self.stopping = True
         self.wake()
+        self.watchdogs.stop()
         for cpu in self.cpus:
             cpu.vcpu.ending = True
             cpu.interrupt()
@@ -271,6 +274,7 @@ class Machine:
         """Wait for the threads after stop()."""
         for cpu in self.cpus:
             cpu.join()
+        self.watchdogs.join()
 
     def close(self) -> None:
         """Stop, wait, close every descriptor, and free the guest's memory."""
@@ -305,6 +309,9 @@ class Machine:
     def crash(self, reason: str, cpu: Cpu) -> None:
         """The guest cannot go on."""
         self._end(End.CRASH, reason, cpu)
+
+    def _watchdog_fired(self, number: int) -> None:
+        self._end(End.CRASH, f"its watchdog {number} was not set again in time")
 
     def fail(self, error: BaseException) -> None:
         """A vCPU's thread met an error that is ours: the caller of the boot gets it."""

@@ -1,4 +1,4 @@
-"""SCHEDOP_*: yield, block, poll, shutdown. Source: xen/include/public/sched.h."""
+"""SCHEDOP_*: yield, block, poll, shutdown, watchdog. Source: xen/include/public/sched.h."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
 
 _POLL = struct.Struct("<QI4xQ")
+_WATCHDOG = struct.Struct("<II")
 _MAX_POLL_PORTS = 128
 
 
@@ -25,6 +26,7 @@ class SchedOp(IntEnum):
     SHUTDOWN = 2
     POLL = 3
     SHUTDOWN_CODE = 5
+    WATCHDOG = 6
 
 
 class Shutdown(IntEnum):
@@ -56,6 +58,9 @@ def sched_op(cpu: Cpu, command: int, argument: int) -> int:
             if int.from_bytes(cpu.read(argument, 4), "little") > Shutdown.SOFT_RESET:
                 raise HypercallError(errno.EINVAL)
             return 0
+        case SchedOp.WATCHDOG:
+            number, seconds = _WATCHDOG.unpack(cpu.read(argument, _WATCHDOG.size))
+            return cpu.machine.watchdogs.set(number, seconds)
     raise HypercallError(errno.ENOSYS)
 
 

@@ -37,7 +37,7 @@ LAYERS = (
     {"events", "grants", "xenstore", "shim", "cpuid"},
     {"ring", "kvm"},
     {"memory", "config", "rundir", "initramfs"},
-    {"layout", "abi", "runstate", "timer", "loop", "eventloop"},
+    {"layout", "abi", "runstate", "timer", "watchdog", "loop", "eventloop"},
     {"errors", "streams"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}

@@ -48,7 +48,7 @@
 #define DOMID_SELF 0x7ff0
 #define LEGACY_MAX_VCPUS 32
 
-enum xen_errno { ENOENT = 2, EFAULT = 14, EEXIST = 17, EINVAL = 22, ENOSYS = 38 };
+enum xen_errno { ENOENT = 2, EFAULT = 14, EEXIST = 17, EINVAL = 22, ENOSPC = 28, ENOSYS = 38 };
 
 /* ---- event channels ---- */
 
@@ -206,9 +206,16 @@ _Static_assert(sizeof(struct vcpu_guest_context) == 5168, "vcpu_guest_context");
 
 /* ---- scheduling ---- */
 
-enum sched_op { SCHEDOP_yield = 0, SCHEDOP_block = 1, SCHEDOP_shutdown = 2, SCHEDOP_poll = 3 };
+enum sched_op {
+    SCHEDOP_yield = 0,
+    SCHEDOP_block = 1,
+    SCHEDOP_shutdown = 2,
+    SCHEDOP_poll = 3,
+    SCHEDOP_watchdog = 6,
+};
 enum { SHUTDOWN_poweroff = 0, SHUTDOWN_crash = 3 };
 struct sched_shutdown { u32 reason; };
+struct sched_watchdog { u32 id, timeout; /* s */ };
 struct sched_poll { const evtchn_port_t *ports; u32 nr_ports; u64 timeout; /* ns, absolute */ };
 
 enum { PHYSDEVOP_set_iopl = 6, PHYSDEVOP_set_iobitmap = 7 };

@@ -53,6 +53,7 @@ def test_unknown_hypercalls_are_counted(domain: Domain, number: int) -> None:
         (H.sched_op, 3, struct.pack("<QI4xQ", NOWHERE, 1, 0), EFAULT),
         (H.sched_op, 3, struct.pack("<QI4xQII", SCRATCH + 24, 1, 0, 99, 0), EINVAL),
         (H.sched_op, 4, bytes(64), ENOSYS),
+        (H.sched_op, 6, struct.pack("<II", 1, 9), EINVAL),
         (H.sched_op_compat, 3, bytes(64), ENOSYS),
         (H.physdev_op, 6, struct.pack("<I", 1), 0),
         (H.physdev_op, 6, struct.pack("<I", 4), EINVAL),
@@ -95,7 +96,7 @@ def test_answers(domain: Domain, call: Hypercall, command: int, body: bytes, ans
     ("call", "command"),
     [
         *((H.event_channel_op, op) for op in EvtchnOp if op is not EvtchnOp.BIND_PIRQ),
-        (H.sched_op, 2), (H.sched_op, 3), (H.sched_op, 5), (H.physdev_op, 6), (H.physdev_op, 7),
+        (H.sched_op, 2), (H.sched_op, 3), (H.sched_op, 5), (H.sched_op, 6), (H.physdev_op, 6), (H.physdev_op, 7),
         (H.callback_op, 0), (H.callback_op, 1), (H.nmi_op, 0),
         *((H.memory_op, op) for op in (3, 4, 5, 9, 11, 12)),
         *((H.xen_version, op) for op in (1, 2, 3, 4, 5, 6, 8, 9)),

@@ -1,0 +1,22 @@
+"""A guest that does not set its watchdog again ends as a crash, whatever it does meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.domain import LIMIT, Boot
+
+FIRED = "kvmxen: the guest crashed: its watchdog 1 was not set again in time\n"
+
+
+@pytest.mark.parametrize("shim", ["dispatch", "exits"])
+@pytest.mark.parametrize("hang", [1, 2])
+def test_fires(boot: Boot, guest: Callable[[str], Path], shim: str, hang: int) -> None:
+    domain = boot(
+        guest("watchdog"), "--cmdline", f"hang={hang}", "--shim", shim, "--timeout", LIMIT
+    )
+    domain.ends(3)
+    assert domain.stderr == FIRED
