@@ -96,7 +96,8 @@ def test_answers(domain: Domain, call: Hypercall, command: int, body: bytes, ans
     ("call", "command"),
     [
         *((H.event_channel_op, op) for op in EvtchnOp if op is not EvtchnOp.BIND_PIRQ),
-        (H.sched_op, 2), (H.sched_op, 3), (H.sched_op, 5), (H.sched_op, 6), (H.physdev_op, 6), (H.physdev_op, 7),
+        (H.sched_op, 2), (H.sched_op, 3), (H.sched_op, 5), (H.sched_op, 6),
+        (H.physdev_op, 6), (H.physdev_op, 7),
         (H.callback_op, 0), (H.callback_op, 1), (H.nmi_op, 0),
         *((H.memory_op, op) for op in (3, 4, 5, 9, 11, 12)),
         *((H.xen_version, op) for op in (1, 2, 3, 4, 5, 6, 8, 9)),
