@@ -210,7 +210,7 @@ def test_disk(kvm: None, refused: Refused, kernel: Path, tmp_path: Path) -> None
         (f"{kernel},format=qcow2", "is no qcow2 image"),
         (f"{kernel},format=vhd", "is no vhd image"),
     ):
-        status, sentence = refused("--disk", str(disk))
+        status, sentence = refused(kernel, "--disk", str(disk))
         assert status == 1
         assert message in sentence
 
