@@ -28,6 +28,10 @@ _MAX_ENTRIES = 2047
 _MAX_OFFSET = 1 << 46
 
 
+class _Damaged(Exception):
+    """The image cannot be used, for the reason in the text."""
+
+
 def check_vhdx(fd: int, path: Path) -> None:
     """Raises KvmxenError for what is no vhdx image of its own."""
     try:
@@ -40,20 +44,30 @@ def check_vhdx(fd: int, path: Path) -> None:
             )
     except struct.error:
         raise KvmxenError(f"the disk {path} is damaged: it has no metadata") from None
+    except _Damaged as error:
+        raise KvmxenError(f"the disk {path} is damaged: {error}") from None
 
 
 def _has_parent(fd: int) -> bool:
     return any(_says_parent(fd, at) for table in _TABLES_AT for at in _metadata(fd, table))
 
 
+def _at_most_one(offsets: list[int], what: str) -> list[int]:
+    """`offsets`; raises _Damaged if there are more, each of which would have to be read."""
+    if len(offsets) > 1:
+        raise _Damaged(f"it has {what} more than once")
+    return offsets
+
+
 def _metadata(fd: int, table: int) -> list[int]:
-    """The offsets of the metadata that the region table at `table` names."""
+    """The offset of the metadata that the region table at `table` names, if it names any."""
     magic, count = _TABLE.unpack(os.pread(fd, _TABLE.size, table))
     if magic != b"regi":
         return []
     data = os.pread(fd, min(count, _MAX_ENTRIES) * _REGION.size, table + _TABLE.size)
     regions = _REGION.iter_unpack(data)
-    return [at for guid, at, _ in regions if guid == _METADATA and at < _MAX_OFFSET]
+    found = [at for guid, at, _ in regions if guid == _METADATA and at < _MAX_OFFSET]
+    return _at_most_one(found, "metadata")
 
 
 def _says_parent(fd: int, at: int) -> bool:
@@ -61,11 +75,12 @@ def _says_parent(fd: int, at: int) -> bool:
     if magic != b"metadata":
         return False
     data = os.pread(fd, min(count, _MAX_ENTRIES) * _ITEM.size, at + _METADATA_TABLE.size)
-    for guid, offset, _, _ in _ITEM.iter_unpack(data):
-        if guid == _PARENT_LOCATOR:
+    items = [(guid, offset) for guid, offset, _, _ in _ITEM.iter_unpack(data)]
+    if any(guid == _PARENT_LOCATOR for guid, _ in items):
+        return True
+    found = [at + offset for guid, offset in items if guid == _FILE_PARAMETERS]
+    for place in _at_most_one(found, "file parameters"):
+        _, bits = _PARAMETERS.unpack(os.pread(fd, _PARAMETERS.size, place))
+        if bits & _HAS_PARENT:
             return True
-        if guid == _FILE_PARAMETERS:
-            _, bits = _PARAMETERS.unpack(os.pread(fd, _PARAMETERS.size, at + offset))
-            if bits & _HAS_PARENT:
-                return True
     return False
