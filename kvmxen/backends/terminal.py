@@ -134,8 +134,10 @@ def _raw(fd: int) -> Iterator[None]:
         return
 
     def set_raw(*_: int | FrameType | None) -> None:
-        if _in_foreground(fd):
-            tty.setraw(fd, termios.TCSANOW)
+        # A terminal that hangs up sends SIGCONT, too, and takes no settings any more.
+        with suppress(termios.error):
+            if _in_foreground(fd):
+                tty.setraw(fd, termios.TCSANOW)
 
     def restore() -> None:
         # It may be gone, or another's by now.

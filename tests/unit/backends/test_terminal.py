@@ -217,3 +217,40 @@ def test_a_terminal_that_hangs_up() -> None:
     with pytest.raises(termios.error):
         termios.tcgetattr(slave)
     os.close(slave)
+
+
+# A domain's process whose guest stops as soon as it is asked to.
+HUNG_UP = """
+import os
+from kvmxen.backends.terminal import open_terminal
+from kvmxen.config import ConsoleSpec
+from kvmxen.loop import Loop
+from kvmxen.machine import End
+from kvmxen.supervisor import Supervisor
+
+def ask():
+    os.write(2, b"asked")
+    supervisor.ended(End.POWEROFF)
+
+supervisor = Supervisor(Loop())
+with supervisor.signals(None), open_terminal(ConsoleSpec("stdio"), supervisor.interrupt):
+    supervisor.attach(ask)
+    os.write(1, b"raw")
+    supervisor.wait()
+"""
+
+
+def test_a_terminal_that_hangs_up_on_its_session() -> None:
+    """The kernel sends the session's leader SIGHUP and then SIGCONT."""
+    reader, writer = os.pipe()
+    child, master = os.forkpty()
+    if child == 0:
+        os.dup2(writer, 2)
+        os.execv(sys.executable, [sys.executable, "-c", HUNG_UP])
+    os.close(writer)
+    assert os.read(master, 16) == b"raw"
+    os.close(master)
+    with os.fdopen(reader) as stderr:
+        said = stderr.read()
+    assert said == "kvmxen: asking the guest to shut down; once more to destroy it\nasked"
+    assert os.waitpid(child, 0)[1] == 0
