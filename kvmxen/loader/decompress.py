@@ -18,6 +18,10 @@ _LZ4_CHUNK = 8 << 20
 # What xz -9 takes, four times.
 _LZMA_MEMORY = 256 << 20
 
+# However small a stream is, its beginning is copied. The tools that make many, pbzip2 and bgzip,
+# make 4,097 of the largest image at most.
+_MAX_STREAMS = 8192
+
 # Raises KvmxenError if what begins so is not what was meant.
 Check = Callable[[bytearray], None]
 
@@ -66,8 +70,11 @@ def _steps(
     data: memoryview, make: Callable[[], _Stream], *errors: type[Exception]
 ) -> Iterator[bytes]:
     """Decompress one stream after the other, each by an object that `make` makes."""
-    at = 0
+    at = streams = 0
     while at < len(data):
+        streams += 1
+        if streams > _MAX_STREAMS:
+            raise _Corrupt
         stream = make()
         while not stream.eof:
             hungry = stream.needs_input

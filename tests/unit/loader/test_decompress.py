@@ -86,6 +86,18 @@ def test_streams_one_after_the_other(name: str) -> None:
     assert decompress(memoryview(compress(first) + compress(second))) == first + second
 
 
+@pytest.mark.parametrize("image", [b"", b"x"])
+def test_streams_without_end(image: bytes) -> None:
+    """Millions that hold next to nothing fit in a file, and each costs more than it is long."""
+    with pytest.raises(KvmxenError, match="corrupt"):
+        decompress(memoryview(gzip(image) * (module._MAX_STREAMS + 1)))
+
+
+def test_as_many_streams_as_bgzip_makes_of_the_largest_image() -> None:
+    count = (MAX_OUTPUT >> 16) + 1
+    assert decompress(memoryview(gzip(b"x") * count)) == b"x" * count
+
+
 @EACH
 def test_junk_behind_a_stream(compress: Callable[[bytes], bytes]) -> None:
     with pytest.raises(KvmxenError, match="corrupt"):
