@@ -89,8 +89,7 @@ class RunDirectory:
                 # What a process leaves that ends before it has its lock.
                 with suppress(OSError):
                     self.path.rmdir()
-                self.path.mkdir(mode=0o700)
-                self._lock = _lock_file(self.path)
+                self._make()
                 atexit.register(self.close)
             (self.path / _LOCK).write_text(f"{self._owner}\n")
         except FileExistsError:
@@ -120,6 +119,23 @@ class RunDirectory:
             os.close(self._lock)
         self._lock = None
         atexit.unregister(self.close)
+
+    def _make(self) -> None:
+        """Make the folder and lock it; what ends that amid it leaves nothing.
+
+        FileExistsError if it is there.
+        """
+        if os.path.lexists(self.path):
+            raise FileExistsError
+        try:
+            self.path.mkdir(mode=0o700)
+            self._lock = _lock_file(self.path)
+        except BaseException:
+            # A signal's exception can come before either call has its result.
+            with suppress(OSError):
+                (self.path / _LOCK).unlink(missing_ok=True)
+                self.path.rmdir()
+            raise
 
     def _sweep(self) -> None:
         """Remove the folders of dead processes."""

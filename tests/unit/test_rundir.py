@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from kvmxen.errors import KvmxenError
+from kvmxen import rundir
+from kvmxen.errors import Interrupted, KvmxenError
 from kvmxen.rundir import RunDirectory, cache_directory, runtime_root
 
 HOLD = """
@@ -138,6 +139,30 @@ def test_an_interrupted_start_leaves_nothing(root: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", interrupted)
         with pytest.raises(KeyboardInterrupt), RunDirectory("a"):
+            pass
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", [(Path, "mkdir"), (rundir, "_lock_file")])
+def test_a_start_interrupted_before_it_has_its_lock(
+    root: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str], after: bool
+) -> None:
+    """Before the step or after it, but before its result is there."""
+    root.mkdir(mode=0o700)
+    where, name = step
+    real: Callable[..., int | None] = getattr(where, name)
+
+    def interrupted(path: Path, **given: int) -> int | None:
+        if path != root / "a":
+            return real(path, **given)
+        if after:
+            real(path, **given)
+        raise Interrupted("interrupted before the guest was started", 130)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, interrupted)
+        with pytest.raises(Interrupted), RunDirectory("a"):
             pass
     assert list(root.iterdir()) == []
 
