@@ -151,23 +151,23 @@ class Console:
         if fd is None:
             self._waiting = b""
             return True
-        if not self._takes_output(fd):
-            if self._terminal.lossy:
-                self._waiting = b""
+        if self._takes_output(fd):
+            try:
+                count = os.write(fd, self._waiting[:_CHUNK])
+            except BlockingIOError:
+                # A pty with less room than this takes; one that another process made nonblocking.
+                pass
+            except OSError as error:
+                self._lose(error)
                 return True
-            self._wait_for(fd)
-            return False
-        try:
-            count = os.write(fd, self._waiting[:_CHUNK])
-        except BlockingIOError:
-            # Another process made it so, whose terminal it is too.
-            self._wait_for(fd)
-            return False
-        except OSError as error:
-            self._lose(error)
+            else:
+                self._waiting = self._waiting[count:]
+                return True
+        if self._terminal.lossy:
+            self._waiting = b""
             return True
-        self._waiting = self._waiting[count:]
-        return True
+        self._wait_for(fd)
+        return False
 
     def _lose(self, error: OSError) -> None:
         """The guest goes on without; a disk may have room again, a FIFO another reader."""

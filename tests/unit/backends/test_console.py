@@ -196,6 +196,30 @@ def test_a_terminal_nobody_reads_loses_output() -> None:
     bench.close()
 
 
+def test_a_pty_that_takes_nothing_though_poll_said_it_would(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its one descriptor is watched for input already."""
+    keyboard = bench.typed_to
+    terminal = PlainTerminal(keyboard, keyboard)
+    terminal.lossy = True
+    bench.console.close()
+    bench.console = bench.connect(terminal)
+
+    def refuse(_fd: int, _data: bytes) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(Console, "_takes_output", lambda _self, _fd: True)
+    monkeypatch.setattr(os, "write", refuse)
+    bench.guest.write(b"lost")
+    bench.console.pump()
+    monkeypatch.undo()
+    assert bench.guest.index(OUT_CONS) == len(b"lost")
+    assert bench.console.tail == b"lost"
+    bench.type(b"ls\r")
+    assert bench.guest.read() == b"ls\r"
+
+
 def test_a_full_disk_is_said_once_and_writing_resumes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
