@@ -38,6 +38,9 @@ SCOPES, SCOPES_SINCE = 3, 6
 
 FIRST_SOCKET = 3
 
+# Folders of programs and libraries alone, where those of one package can be anywhere.
+PACKAGES = ("/usr", "/opt", "/nix", "/gnu")
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -72,6 +75,20 @@ def drop_capabilities() -> None:
     check(libc.capset(header, data), "capset")
 
 
+def consists_of(program: str) -> dict[str, int]:
+    """The paths that a program and its libraries are read from, each with the rights to it.
+
+    A program elsewhere, in a person's home, brings its libraries in ../lib or has none; all that
+    may lie around it is not the image's to see.
+    """
+    path = os.path.realpath(program)
+    parts = path.split("/")[1:]
+    top = f"/{parts[0]}"
+    own = top if top in PACKAGES else "/".join(["", *parts[:-2], "lib"])
+    paths = dict.fromkeys(("/usr", "/bin", "/lib", "/lib64", own), EXECUTE | READ_FILE | READ_DIR)
+    return paths | {path: EXECUTE | READ_FILE}
+
+
 def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int]) -> None:
     """Allow the files with these descriptors, and what a program consists of, if the host's
     kernel has Landlock (Linux 5.13)."""
@@ -95,10 +112,8 @@ def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int
         if ctypes.get_errno() != errno.EBADFD:
             check(result, "landlock_add_rule")
 
-    # A distribution's programs and libraries, or where this one is with its own (/nix, /opt).
     # By /dev/null qemu finds out whether files can be locked, in /sys what a block device takes.
-    top = "/".join(os.path.realpath(program).split("/")[:2])
-    paths = dict.fromkeys(("/usr", "/bin", "/lib", "/lib64", top), EXECUTE | READ_FILE | READ_DIR)
+    paths = consists_of(program)
     paths |= {"/sys/devices": READ_FILE | READ_DIR}
     paths |= {"/etc/ld.so.cache": READ_FILE, "/dev/urandom": READ_FILE}
     paths |= {"/dev/null": READ_FILE | WRITE_FILE}

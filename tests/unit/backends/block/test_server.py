@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,6 +130,33 @@ def test_the_files_that_it_reaches(tmp_path: Path) -> None:
         assert confined(shell, "-c", write, writable=str(fd), fds=(fd,)) == ""
         assert mine.read_text() == "minechanged\n"
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "other"}
+
+
+@pytest.mark.usefixtures("landlock")
+def test_what_lies_around_a_program_is_not_read(tmp_path: Path) -> None:
+    """A program that a person built in the home, with libraries in ../lib."""
+    for name in ("bin", "lib"):
+        (tmp_path / name).mkdir()
+    program = str(shutil.copy("/bin/cat", tmp_path / "bin"))
+    for name in ("lib/library", "bin/letter", "letter"):
+        (tmp_path / name).write_text(name)
+    assert confined(program, str(tmp_path / "lib/library"), fds=()) == "lib/library"
+    for name in ("bin/letter", "letter"):
+        assert "Permission denied" in confined(program, str(tmp_path / name), fds=())
+
+
+@pytest.mark.parametrize(
+    ("program", "own"),
+    [
+        ("/opt/qemu/bin/qemu-nbd", "/opt"),
+        ("/nix/store/x-qemu/bin/qemu-nbd", "/nix"),
+        ("/home/u/qemu/bin/qemu-nbd", "/home/u/qemu/lib"),
+        ("/root/qemu-nbd", "/lib"),
+    ],
+)
+def test_the_paths_of_a_program(program: str, own: str) -> None:
+    system = {"/usr", "/bin", "/lib", "/lib64"}
+    assert set(confine.consists_of(program)) == system | {program, own}
 
 
 def test_a_socket_handed_over() -> None:
