@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from benchmarks import block, boot, exits, guest, guest_block, linux, net
+from benchmarks import balloon, block, boot, exits, guest, guest_block, linux, net
 from benchmarks.page import PAGE, replace
 from benchmarks.xenstored import measure as xenstore
 
@@ -17,6 +17,7 @@ _BENCHMARKS: dict[str, Callable[[], dict[str, str]]] = {
     "guest": lambda: {"guest": guest.measure()},
     "linux": lambda: {"linux": linux.measure()},
     "boot": boot.measure,
+    "balloon": lambda: {"balloon": balloon.measure()},
     "block": lambda: {"block": block.measure()},
     "block-guest": lambda: {"block guest": guest_block.measure()},
     "net": lambda: {"net": net.measure()},

@@ -416,10 +416,11 @@ class Cpu:
         else:
             self.defer(self.show_clock)
 
-    def set_base_pointers(self, kernel_mfn: int, user_mfn: int) -> None:
-        """The page tables of a vCPU that is not up; EINVAL where they are not the guest's."""
-        self.tables.set_kernel_base(self.vcpu, kernel_mfn)
-        self.tables.set_user_base(self.vcpu, user_mfn)
+    def set_base_pointers(self, kernel_mfn: int, user_mfn: int, by: Cpu) -> None:
+        """The page tables of a vCPU that has never run, in a hypercall of `by`'s; EINVAL for what
+        is not the guest's."""
+        self.tables.set_kernel_base(self.vcpu, kernel_mfn, by.vcpu)
+        self.tables.set_user_base(self.vcpu, user_mfn, by.vcpu)
 
     def set_registers(self, registers: Sequence[int]) -> None:
         """Take the fields of struct cpu_user_regs for a vCPU that is not up."""
@@ -534,7 +535,6 @@ class Cpu:
                 self.machine.memory.write_u64(self.info_gpa + CR2, value)
             case 3:
                 self.tables.set_kernel_base(self.vcpu, value >> PAGE_SHIFT)
-                self.vcpu.flush_tlb()
             case 4:
                 pass
             case _:

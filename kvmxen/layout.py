@@ -6,7 +6,7 @@ that page tables and grants name are machine frames (mfn = gpa >> 12). From the 
     0             the shim's own memory, never the guest's
     xenheap       frames that Xen shares with the guest: shared_info, grant tables
     m2p           the machine-to-physical table, read-only to the guest
-    levels        a byte for each frame: the level of page table that it is pinned as
+    types         a word for each frame: what it is used for (shim/types.h)
     RAM           up to HOLE_START, and on from HOLE_END
 
 The hole keeps the LAPIC's and KVM's own pages clear of RAM; the guest's p2m hides it.
@@ -54,7 +54,7 @@ class Layout:
     xenheap_gpa: int
     m2p_gpa: int
     m2p_bytes: int
-    levels_gpa: int
+    types_gpa: int
     ram: tuple[Extent, ...]
     end: int
 
@@ -68,14 +68,14 @@ class Layout:
         m2p = _align(xenheap + XENHEAP_FRAMES * PAGE_SIZE, SUPERPAGE)
         # The table must also describe the frames it occupies itself, and the hole.
         m2p_bytes = _align((memory + m2p + HOLE_END) // PAGE_SIZE * 8, SUPERPAGE)
-        levels = m2p + m2p_bytes
-        start = levels + _align(m2p_bytes // 8, SUPERPAGE)
+        types = m2p + m2p_bytes
+        start = types + m2p_bytes
         low = min(nr_pages, (HOLE_START - start) >> PAGE_SHIFT)
         ram = [Extent(start >> PAGE_SHIFT, 0, low)]
         if low < nr_pages:
             ram.append(Extent(HOLE_END >> PAGE_SHIFT, low, nr_pages - low))
         end = (ram[-1].mfn + ram[-1].frames) << PAGE_SHIFT
-        return cls(nr_pages, vcpus, xenheap, m2p, m2p_bytes, levels, tuple(ram), end)
+        return cls(nr_pages, vcpus, xenheap, m2p, m2p_bytes, types, tuple(ram), end)
 
     def mfn(self, pfn: int) -> int:
         """The machine frame of pseudo-physical frame `pfn`; IndexError beyond RAM."""

@@ -10,6 +10,7 @@ from enum import Enum
 from uuid import UUID, uuid4
 
 from kvmxen.abi.xen import LEGACY_MAX_VCPUS, UPCALL_MASK, VCPU_INFO_SIZE, WALLCLOCK
+from kvmxen.balloon import Balloon
 from kvmxen.cpu import KICK_SIGNAL, Cpu
 from kvmxen.cpuid import CpuidPolicy
 from kvmxen.errors import KvmxenError
@@ -23,7 +24,7 @@ from kvmxen.kvm.structs import CpuidEntry
 from kvmxen.kvm.system import Cap, System
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.kvm.vm import Vm
-from kvmxen.layout import HOLE_END, HOLE_START, PAGE_SHIFT, PAGE_SIZE, XENHEAP_FRAMES, Layout
+from kvmxen.layout import HOLE_END, HOLE_START, PAGE_SHIFT, XENHEAP_FRAMES, Layout
 from kvmxen.maptrack import Maptrack
 from kvmxen.memory import GuestMemory
 from kvmxen.paging import PageTables
@@ -81,7 +82,6 @@ class Machine:
         self.event_loops = EventLoops(break_event_loops)
         self._wants_dispatcher = dispatcher
         self.emergency_output = output
-        self.ballooned: set[int] = set()
         self.crash_reason = ""
         self.crashed_cpu: Cpu | None = None
         self.failure: BaseException | None = None
@@ -92,6 +92,8 @@ class Machine:
         # Held by a vCPU that changes what another is: whether it is up, and what it starts with.
         self.changing_vcpus = threading.Lock()
         self._waiting = 0
+        # A descriptor comes to the guest's table and to the CPUs' copies of it at once.
+        self.descriptor_lock = threading.Lock()
         self._fds: list[VcpuFd] = []
         self.cpus: list[Cpu] = []
         self.watchdogs = Watchdogs(self._watchdog_fired, lambda: self._paused)
@@ -132,6 +134,7 @@ class Machine:
         self.tables = PageTables(
             self.memory, layout, self.image.slots, not self.probe.sees_host_stores
         )
+        self.balloon = Balloon(self.memory, self.tables, layout)
         self.grants = GrantTable(self.memory, layout)
         self.maptrack = Maptrack(self.grants)
         self.events = EventChannels(
@@ -189,13 +192,12 @@ class Machine:
         """Give vCPU 0 its first registers (virtual addresses, `cr3` a gpa) and all their state."""
         signal.signal(KICK_SIGNAL, lambda *_: None)
         self._set_wallclock()
-        self.tables.install(cr3)
         for cpu in self.cpus:
             if cpu.index < LEGACY_MAX_VCPUS:
                 cpu.show_clock()
             self.memory.write_u8(cpu.info_gpa + UPCALL_MASK, 1)
         first = self.cpus[0]
-        first.vcpu.kernel_cr3 = cr3
+        self.tables.install(first.vcpu, cr3)
         first.vcpu.rip, first.vcpu.rsp, first.vcpu.rsi = entry, stack, start_info
         first.initialised = True
         first.bring_up()
@@ -345,17 +347,3 @@ class Machine:
             other.kick()
         for other in awake:
             other.vcpu.wait_flushed()
-
-    def balloon_out(self, mfn: int) -> None:
-        """Take a frame from the guest; its memory goes back to the host."""
-        self.memory.discard(mfn << PAGE_SHIFT, PAGE_SIZE)
-        self.ballooned.add(mfn)
-
-    def balloon_in(self, frames: int) -> int | None:
-        """Give back `frames` frames that lie together; the first, None where there are none."""
-        for first in self.ballooned if frames == 1 else sorted(self.ballooned):
-            run = range(first, first + frames)
-            if all(frame in self.ballooned for frame in run):
-                self.ballooned.difference_update(run)
-                return first
-        return None

@@ -8,6 +8,7 @@ cdef class GuestMemory:
     cdef uint64_t hole_start
     cdef uint64_t hole_end
     cdef uint8_t *at(self, uint64_t gpa, uint64_t length) except NULL
+    cdef void forget(self, uint64_t gpa, uint64_t length) noexcept nogil
     cdef uint8_t *find(self, uint64_t gpa, uint64_t length) noexcept nogil
 
 

@@ -113,7 +113,14 @@ cdef class GuestMemory:
 
     def discard(self, uint64_t gpa, uint64_t length):
         """Give the host back the pages [gpa, gpa + length), which then read as zero."""
-        madvise(self.at(gpa, length), length, MADV_REMOVE)
+        self.at(gpa, length)
+        with nogil:
+            self.forget(gpa, length)
+
+    cdef void forget(self, uint64_t gpa, uint64_t length) noexcept nogil:
+        """`discard` of what is known to be memory, or of nothing."""
+        if length:
+            madvise(self.base + gpa, length, MADV_REMOVE)
 
     def release(self):
         """Give the host back every page, and close the memfd; what still refers to this object

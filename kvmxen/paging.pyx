@@ -5,27 +5,37 @@ checked (its frame must be the guest's) and gets the user bit, since the guest's
 in ring 3. The host's stores are atomic and at once visible to the host's walks; a KVM that
 shadows page tables is made to see them by the gate's touch (vcpu.touch).
 
-Nothing is remembered of which frame is a table of which level, but for pins: guests reuse
-table frames without telling.
+Which frame is a table, and of which level, is counted (shim/types.h), by the dispatcher too. What a
+hypercall may do for long is done without the GIL, and ends early once its vCPU is `ending`.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcmp, memcpy
+from libc.errno cimport EFAULT, EINVAL
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
 
 from kvmxen.memory cimport GuestMemory
 from kvmxen.vcpu cimport Vcpu
 
-import errno
-
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.layout import XENHEAP_FRAMES
 
+cdef extern from "errno.h":
+    const int ECANCELED
+
+cdef extern from "shim/types.h":
+    const uint64_t TYPE_UPPER
+    uint64_t TYPE_COUNT(int level) noexcept nogil
+    bint type_is(uint64_t type, int level) noexcept nogil
+    int type_pinned(uint64_t type) noexcept nogil
+    bint type_get(uint64_t *where, int level) noexcept nogil
+    bint type_put(uint64_t *where, int level) noexcept nogil
+    uint64_t type_pin(uint64_t *where, int level) noexcept nogil
+
 cdef extern from *:
     """
-    static inline void pte_set(uint64_t *p, uint64_t v)
+    static inline uint64_t pte_exchange(uint64_t *p, uint64_t v)
     {
-        __atomic_store_n(p, v, __ATOMIC_SEQ_CST);
+        return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
     }
     static inline uint64_t pte_get(const uint64_t *p)
     {
@@ -41,7 +51,7 @@ cdef extern from *:
                                            __ATOMIC_SEQ_CST);
     }
     """
-    void pte_set(uint64_t *p, uint64_t v) noexcept nogil
+    uint64_t pte_exchange(uint64_t *p, uint64_t v) noexcept nogil
     uint64_t pte_get(const uint64_t *p) noexcept nogil
     void pte_or(uint64_t *p, uint64_t bits) noexcept nogil
     int pte_swap(uint64_t *p, uint64_t old, uint64_t new) noexcept nogil
@@ -72,8 +82,19 @@ cdef inline int slot_of(uint64_t va, int level) noexcept nogil:
     return <int>(va >> (12 + 9 * (level - 1))) & 511
 
 
+cdef inline bint is_xen_slot(int slot) noexcept nogil:
+    return XEN_FIRST <= slot < XEN_FIRST + XEN_SLOTS
+
+
 cdef inline bint is_canonical(uint64_t va) noexcept nogil:
     return (<long long>(va << 16)) >> 16 == <long long>va
+
+
+cdef int check(int error) except -1:
+    """Raise what the guest is to be told."""
+    if error:
+        raise GuestFault() if error == EFAULT else HypercallError(error)
+    return 0
 
 
 cdef class PageTables:
@@ -85,7 +106,7 @@ cdef class PageTables:
 
     def __cinit__(self, GuestMemory memory, layout, slots, bint touch):
         self.memory = memory
-        self._levels_gpa = layout.levels_gpa
+        self._types_gpa = layout.types_gpa
         self._touch = touch
         self._ram_frames[1] = 0
         for i, extent in enumerate(layout.ram):
@@ -99,14 +120,6 @@ cdef class PageTables:
             self._kernel_slots[i] = slots.kernel[i]
             self._user_slots[i] = slots.user[i]
             self._shared_slots[i] = slots.shared[i]
-        self._seen_frames = layout.max_mfn
-        self._seen = <uint32_t *>calloc(self._seen_frames, sizeof(uint32_t))
-        if self._seen == NULL:
-            raise MemoryError
-        self._epoch = 0
-
-    def __dealloc__(self):
-        free(self._seen)
 
     # Whose frame is it?
 
@@ -136,7 +149,7 @@ cdef class PageTables:
         cdef int level
         if not is_canonical(va):
             return NULL
-        if XEN_FIRST <= slot_of(va, 4) < XEN_FIRST + XEN_SLOTS:
+        if is_xen_slot(slot_of(va, 4)):
             return NULL
         for level in range(4, 1, -1):
             where = self.entry(table, slot_of(va, level))
@@ -148,123 +161,169 @@ cdef class PageTables:
             table = value & FRAME
         return self.entry(table, slot_of(va, 1))
 
-    cdef uint64_t gpa_of(self, uint64_t cr3, uint64_t va, bint write) except? 0:
+    cdef bint find(self, uint64_t cr3, uint64_t va, bint write, uint64_t *gpa) noexcept nogil:
+        """Whether the guest could access `va` itself; then its gpa."""
         cdef uint64_t *where = self.leaf(cr3, va)
         cdef uint64_t value
         cdef uint64_t used = ACCESSED | DIRTY if write else ACCESSED
         if where == NULL:
-            raise GuestFault(f"va {va:#x}")
+            return False
         value = pte_get(where)
         if (not value & PRESENT or (write and not value & WRITE)
                 or not self.may_map((value & FRAME) >> 12)):
-            raise GuestFault(f"va {va:#x}")
+            return False
         if value & used != used:
             pte_or(where, used)
-        return value & FRAME | va & 0xfff
+        gpa[0] = value & FRAME | va & 0xfff
+        return True
+
+    cdef uint64_t gpa_of(self, uint64_t cr3, uint64_t va, bint write) except? 0:
+        cdef uint64_t gpa = 0
+        if not self.find(cr3, va, write, &gpa):
+            raise GuestFault(f"va {va:#x}")
+        return gpa
 
     def translate(self, uint64_t cr3, uint64_t va, bint write=False):
         """The gpa of `va` under the L4 at gpa `cr3`; raises GuestFault where the guest could
         not access it itself."""
         return self.gpa_of(cr3, va, write)
 
+    cdef bint copy_in(self, uint64_t cr3, uint64_t va, void *to, uint64_t length) noexcept nogil:
+        """Copy `length` bytes at `va`, once, if they are all there."""
+        cdef uint64_t done = 0, count, gpa = 0
+        while done < length:
+            count = min(length - done, 4096 - (va + done & 0xfff))
+            if not self.find(cr3, va + done, False, &gpa):
+                return False
+            memcpy(<uint8_t *>to + done, self.memory.find(gpa, count), count)
+            done += count
+        return True
+
     def read(self, uint64_t cr3, uint64_t va, uint64_t length):
         """A private copy of `length` (at most 64 KiB) bytes at `va`; raises GuestFault."""
-        cdef uint64_t done = 0, count
         if length > 0x10000:
             raise GuestFault(f"va {va:#x} + {length:#x}")
         cdef bytearray out = bytearray(length)
-        cdef uint8_t *to = <uint8_t *>(<char *>out)
+        if not self.copy_in(cr3, va, <char *>out, length):
+            raise GuestFault(f"va {va:#x} + {length:#x}")
+        return bytes(out)
+
+    cdef bint copy_out(self, uint64_t cr3, uint64_t va, const void *data,
+                       uint64_t length) noexcept nogil:
+        """Copy `length` bytes to `va`, as many as are there; whether they all are."""
+        cdef uint64_t done = 0, count, gpa = 0
         while done < length:
             count = min(length - done, 4096 - (va + done & 0xfff))
-            memcpy(to + done, self.memory.at(self.gpa_of(cr3, va + done, False), count), count)
+            if not self.find(cr3, va + done, True, &gpa):
+                return False
+            memcpy(self.memory.find(gpa, count), <const uint8_t *>data + done, count)
             done += count
-        return bytes(out)
+        return True
 
     def write(self, uint64_t cr3, uint64_t va, const uint8_t[::1] data):
         """Copy `data` to `va`; raises GuestFault, and what lies before the fault is written."""
-        cdef uint64_t done = 0, count, length = data.shape[0]
-        while done < length:
-            count = min(length - done, 4096 - (va + done & 0xfff))
-            memcpy(self.memory.at(self.gpa_of(cr3, va + done, True), count), &data[done], count)
-            done += count
+        if data.shape[0] and not self.copy_out(cr3, va, &data[0], data.shape[0]):
+            raise GuestFault(f"va {va:#x} + {data.shape[0]:#x}")
 
-    # Entries.
+    # Entries. What may be long returns 0, an errno, or ECANCELED once the vCPU is ending.
 
-    cdef uint64_t sanitise(self, uint64_t value) except? 0:
-        if not value & PRESENT:
-            return value
-        if value & LARGE or not self.may_map((value & FRAME) >> 12):
-            raise HypercallError(errno.EINVAL)
-        return value | USER
+    cdef uint64_t *type_of(self, uint64_t mfn) noexcept nogil:
+        """The type of the frame `mfn`, which is RAM."""
+        return <uint64_t *>self.memory.find(self._types_gpa + mfn * 8, 8)
 
-    cdef int store(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1:
-        cdef uint64_t *where = <uint64_t *>self.memory.at(gpa, 8)
-        cdef uint64_t old = pte_get(where)
+    cdef bint is_valid(self, uint64_t value) noexcept nogil:
+        """Whether the present entry `value` may be installed."""
+        return not value & LARGE and self.may_map((value & FRAME) >> 12)
+
+    cdef int store(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad,
+                   uint64_t *before) except -1 nogil:
+        cdef uint64_t *where = <uint64_t *>self.memory.find(gpa, 8)
+        cdef uint64_t old = 0
         cdef uint64_t new = value
         if keep_ad:
             while True:
+                old = pte_get(where)
                 new = value | old & (ACCESSED | DIRTY)
                 if pte_swap(where, old, new):
                     break
-                old = pte_get(where)
         else:
-            pte_set(where, new)
+            old = pte_exchange(where, new)
+        before[0] = old
         if self._touch and old & PRESENT and old != new:
             vcpu.touch(gpa)
         return 0
+
+    cdef int put(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil:
+        """Put `value` into the entry at `gpa`, whatever table of the guest's that is in."""
+        cdef uint64_t type = pte_get(self.type_of(gpa >> 12))
+        cdef uint64_t old = 0
+        cdef int error
+        if value & PRESENT:
+            if not self.is_valid(value):
+                return EINVAL
+            value |= USER
+        if type & TYPE_UPPER:
+            if type_is(type, 4) and is_xen_slot((gpa & 0xfff) >> 3):
+                return EINVAL
+            error = self.link_entry(vcpu, type, value)
+            if error:
+                return error
+        self.store(vcpu, gpa, value, keep_ad, &old)
+        if type & TYPE_UPPER:
+            self.unlink_entry(vcpu, type, old, 4)
+        return 0
+
+    cdef int change(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil:
+        if gpa & 7 or not self.is_ram(gpa >> 12):
+            return EINVAL
+        return self.put(vcpu, gpa, value, keep_ad)
 
     def update(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad=False):
         """MMU_NORMAL_PT_UPDATE (or PRESERVE_AD) of the entry at `gpa`.
 
         Raises HypercallError(EINVAL) where the entry or its frame is not the guest's.
         """
-        cdef uint64_t mfn = gpa >> 12
-        if gpa & 7 or not self.is_ram(mfn):
-            raise HypercallError(errno.EINVAL)
-        if (XEN_FIRST <= <int>((gpa & 0xfff) >> 3) < XEN_FIRST + XEN_SLOTS
-                and (self.level(mfn) == 4 or mfn == vcpu.state.kernel_cr3 >> 12
-                     or mfn == vcpu.state.user_cr3 >> 12)):
-            raise HypercallError(errno.EINVAL)
-        value = self.sanitise(value)
-        # A frame that is shared with the guest is data: it must not become a table.
-        if (value & PRESENT and not self.is_ram((value & FRAME) >> 12)
-                and self.finds(vcpu, mfn, 2)):
-            raise HypercallError(errno.EINVAL)
-        self.store(vcpu, gpa, value, keep_ad)
+        cdef int error
+        with nogil:
+            error = self.change(vcpu, gpa, value, keep_ad)
+        check(error)
+
+    cdef int request(self, Vcpu vcpu, uint64_t va) except -1 nogil:
+        """The struct mmu_update at `va`."""
+        cdef uint64_t words[2]
+        cdef uint64_t kind
+        if not self.copy_in(vcpu.state.kernel_cr3, va, words, sizeof(words)):
+            return EFAULT
+        kind = words[0] & 3
+        if kind == MACHPHYS_UPDATE:
+            return self.put_m2p(words[0] >> 12, words[1])
+        return self.change(vcpu, words[0] & ~<uint64_t>3, words[1], kind == PRESERVE_AD)
 
     def update_many(self, Vcpu vcpu, uint64_t requests, uint64_t count):
         """The `count` struct mmu_update at `requests`.
 
         Returns how many were done before one failed, and that one's errno (0: all are done).
         """
-        cdef uint64_t i, pointer, value
-        for i in range(count):
-            try:
-                pointer = self.load(vcpu.state.kernel_cr3, requests + i * 16)
-                value = self.load(vcpu.state.kernel_cr3, requests + i * 16 + 8)
-                if pointer & 3 == MACHPHYS_UPDATE:
-                    self.set_m2p(pointer >> 12, value)
-                else:
-                    self.update(vcpu, pointer & ~<uint64_t>3, value,
-                                pointer & 3 == PRESERVE_AD)
-            except HypercallError as error:
-                return i, error.errno
-        return count, 0
+        cdef uint64_t i = 0
+        cdef int error = 0
+        with nogil:
+            while i < count and not error:
+                error = ECANCELED if vcpu.ending else self.request(vcpu, requests + i * 16)
+                i += not error
+        return i, error
 
-    cdef uint64_t load(self, uint64_t cr3, uint64_t va) except? 0:
-        """The 64-bit word at `va`, read once."""
-        if va & 7:
-            return int.from_bytes(self.read(cr3, va, 8), "little")
-        return (<uint64_t *>self.memory.at(self.gpa_of(cr3, va, False), 8))[0]
+    cdef int put_m2p(self, uint64_t mfn, uint64_t pfn) noexcept nogil:
+        if not self.is_ram(mfn):
+            return EINVAL
+        (<uint64_t *>self.memory.find(self._m2p_gpa + mfn * 8, 8))[0] = pfn
+        return 0
 
     def set_m2p(self, uint64_t mfn, uint64_t pfn):
         """MMU_MACHPHYS_UPDATE: machine frame `mfn` is pseudo-physical frame `pfn`.
 
         Raises HypercallError(EINVAL) for a frame that is not the guest's.
         """
-        if not self.is_ram(mfn):
-            raise HypercallError(errno.EINVAL)
-        (<uint64_t *>self.memory.at(self._m2p_gpa + mfn * 8, 8))[0] = pfn
+        check(self.put_m2p(mfn, pfn))
 
     def update_va(self, Vcpu vcpu, uint64_t va, uint64_t value):
         """update_va_mapping's store: the L1 entry of `va` in the current address space.
@@ -273,217 +332,228 @@ cdef class PageTables:
         """
         cdef uint64_t *where = self.leaf(vcpu.state.kernel_cr3, va)
         if where == NULL:
-            raise HypercallError(errno.EINVAL)
-        self.store(vcpu, <uint64_t>(<uint8_t *>where - self.memory.base),
-                   self.sanitise(value), False)
+            raise HypercallError(EINVAL)
+        self.update(vcpu, <uint64_t>(<uint8_t *>where - self.memory.base), value)
+
+    # What leads to a table, and what it leads to. A frame is checked, and what it leads to is
+    # counted, when it becomes a table of a level; the counts go when it ceases to be one.
+
+    cdef int link(self, Vcpu vcpu, uint64_t mfn, int level) except -1 nogil:
+        """One more leads to the frame `mfn`, which is RAM, as to a table of `level`."""
+        cdef int error
+        if not type_get(self.type_of(mfn), level):
+            return 0
+        error = self.adopt(vcpu, mfn, level)
+        if error:
+            type_put(self.type_of(mfn), level)
+        return error
+
+    cdef int unlink(self, Vcpu vcpu, uint64_t mfn, int level) except -1 nogil:
+        """One that led to the frame `mfn` as to a table of `level` is gone."""
+        if type_put(self.type_of(mfn), level):
+            self.drop(vcpu, mfn, level, 512)
+        return 0
+
+    cdef int adopt(self, Vcpu vcpu, uint64_t mfn, int level) except -1 nogil:
+        """The frame becomes a table of `level`: check every entry, add the user bit, count."""
+        cdef uint64_t *table = <uint64_t *>self.memory.find(mfn << 12, 4096)
+        cdef uint64_t value, old = 0
+        cdef int error = ECANCELED if vcpu.ending else 0
+        cdef int slot = 0
+        while slot < 512 and not error:
+            value = pte_get(table + slot)
+            if value & PRESENT and not (level == 4 and is_xen_slot(slot)):
+                error = self.adopt_entry(vcpu, mfn, level, slot, value)
+            slot += not error
+        if error:
+            self.drop(vcpu, mfn, level, slot)
+        elif level == 4:
+            self._show(vcpu, mfn, self._pinned_slots)
+            for slot in range(XEN_FIRST + OUR_SLOTS, XEN_FIRST + XEN_SLOTS):
+                self.store(vcpu, (mfn << 12) + slot * 8, 0, False, &old)
+        return error
+
+    cdef int adopt_entry(self, Vcpu vcpu, uint64_t mfn, int level, int slot,
+                         uint64_t value) except -1 nogil:
+        cdef uint64_t below = (value & FRAME) >> 12
+        if not self.is_valid(value) or (level > 1 and not self.is_ram(below)):
+            return EINVAL
+        if not value & USER:
+            pte_or(<uint64_t *>self.memory.find((mfn << 12) + slot * 8, 8), USER)
+            # A leaf that only allows more is found by the fault that it no longer causes.
+            if self._touch and level > 1:
+                vcpu.touch((mfn << 12) + slot * 8)
+        return self.link(vcpu, below, level - 1) if level > 1 else 0
+
+    cdef int drop(self, Vcpu vcpu, uint64_t mfn, int level, int count) except -1 nogil:
+        """The frame is no table of `level` any more: nor does what its first `count` entries hold
+        lead to others."""
+        cdef const uint64_t *table = <uint64_t *>self.memory.find(mfn << 12, 4096)
+        cdef uint64_t value
+        cdef int slot
+        if level == 4 and mfn << 12 == vcpu.leaving:
+            # The CPU has it loaded still.
+            with gil:
+                vcpu.flush()
+        if level == 1 or vcpu.ending:
+            return 0
+        for slot in range(count):
+            value = pte_get(table + slot)
+            if (value & PRESENT and self.is_ram((value & FRAME) >> 12)
+                    and not (level == 4 and is_xen_slot(slot))):
+                self.unlink(vcpu, (value & FRAME) >> 12, level - 1)
+        return 0
+
+    cdef int link_entry(self, Vcpu vcpu, uint64_t type, uint64_t value) except -1 nogil:
+        """The entry `value` is about to come to a table of the type `type`."""
+        cdef int level, error
+        if not value & PRESENT:
+            return 0
+        # A frame that is shared with the guest is data: it must not become a table.
+        if not self.is_ram((value & FRAME) >> 12):
+            return EINVAL
+        for level in range(2, 5):
+            if type_is(type, level):
+                error = self.link(vcpu, (value & FRAME) >> 12, level - 1)
+                if error:
+                    self.unlink_entry(vcpu, type, value, level - 1)
+                    return error
+        return 0
+
+    cdef int unlink_entry(self, Vcpu vcpu, uint64_t type, uint64_t value,
+                          int top) except -1 nogil:
+        """The entry `value` of a table of the type `type` is gone, as one of levels up to `top`."""
+        cdef int level
+        if value & PRESENT and self.is_ram((value & FRAME) >> 12):
+            for level in range(2, top + 1):
+                if type_is(type, level):
+                    self.unlink(vcpu, (value & FRAME) >> 12, level - 1)
+        return 0
 
     # Pins and base pointers.
 
-    cdef uint32_t new_walk(self) noexcept nogil:
-        self._epoch = (self._epoch + 1) & 0xfffffff
-        if self._epoch == 0:
-            self._epoch = 1
-        return self._epoch
-
-    cdef bint first_visit(self, uint32_t walk, uint64_t mfn, int level) noexcept nogil:
-        """Whether `walk` meets the table `mfn` as one of `level` for the first time.
-
-        It need not look at it again, so that a guest cannot make a walk endless.
-        """
-        cdef uint32_t stamp = self._seen[mfn]
-        if stamp >> 4 != walk:
-            stamp = walk << 4
-        if stamp >> (level - 1) & 1:
-            return False
-        self._seen[mfn] = stamp | 1 << (level - 1)
-        return True
-
-    cdef int adopt(self, Vcpu vcpu, uint32_t walk, uint64_t mfn, int level) except -1:
-        """Check every entry of the table `mfn` and of those below, and add the user bit."""
-        cdef uint64_t *where
-        cdef uint64_t old, new
-        cdef int slot
-        if not self.first_visit(walk, mfn, level):
-            return 0
-        where = <uint64_t *>self.memory.at(mfn << 12, 4096)
-        for slot in range(512):
-            old = pte_get(where + slot)
-            if not old & PRESENT:
-                continue
-            new = self.sanitise(old)
-            if new != old:
-                pte_or(where + slot, USER)
-                # A leaf that only allows more is found by the fault that it no longer causes.
-                if self._touch and level > 1:
-                    vcpu.touch((mfn << 12) + slot * 8)
-            if level > 1:
-                if not self.is_ram((old & FRAME) >> 12):
-                    raise HypercallError(errno.EINVAL)
-                self.adopt(vcpu, walk, (old & FRAME) >> 12, level - 1)
-        return 0
-
-    cdef int adopt_l4(self, Vcpu vcpu, uint64_t mfn) except -1:
-        cdef uint32_t walk = self.new_walk()
-        cdef uint64_t *where = <uint64_t *>self.memory.at(mfn << 12, 4096)
-        cdef uint64_t *known = NULL
-        cdef uint64_t old, new
-        cdef int slot
-        if vcpu.state.kernel_cr3 and vcpu.state.kernel_cr3 >> 12 != mfn:
-            known = <uint64_t *>self.memory.at(vcpu.state.kernel_cr3, 4096)
-        for slot in range(512):
-            old = pte_get(where + slot)
-            if XEN_FIRST <= slot < XEN_FIRST + XEN_SLOTS or not old & PRESENT:
-                continue
-            # The kernel's half is shared: what the table in use holds was checked before.
-            if known != NULL and slot > XEN_FIRST and old == pte_get(known + slot):
-                continue
-            new = self.sanitise(old)
-            if new != old:
-                self.store(vcpu, (mfn << 12) + slot * 8, new, False)
-            if not self.is_ram((old & FRAME) >> 12):
-                raise HypercallError(errno.EINVAL)
-            self.adopt(vcpu, walk, (old & FRAME) >> 12, 3)
-        if not self._has_shim(mfn):
-            self._show(vcpu, mfn, self._pinned_slots)
-            for slot in range(XEN_FIRST + OUR_SLOTS, XEN_FIRST + XEN_SLOTS):
-                self.store(vcpu, (mfn << 12) + slot * 8, 0, False)
-        return 0
-
     def pin(self, Vcpu vcpu, uint64_t mfn, int level):
         """MMUEXT_PIN_L<level>_TABLE; raises HypercallError(EINVAL)."""
+        cdef uint64_t old = 0
+        cdef int error, other
         if not self.is_ram(mfn):
-            raise HypercallError(errno.EINVAL)
-        if level == 4:
-            self.adopt_l4(vcpu, mfn)
-        else:
-            self.adopt(vcpu, self.new_walk(), mfn, level)
-        self.memory.at(self._levels_gpa + mfn, 1)[0] = level
+            raise HypercallError(EINVAL)
+        with nogil:
+            error = self.link(vcpu, mfn, level)
+            if not error:
+                old = type_pin(self.type_of(mfn), level)
+                other = type_pinned(old)
+                # The pin is what keeps it now.
+                self.unlink(vcpu, mfn, level)
+                if other and other != level and not old & TYPE_COUNT(other):
+                    self.drop(vcpu, mfn, other, 512)
+        check(error)
 
-    def unpin(self, uint64_t mfn):
+    def unpin(self, Vcpu vcpu, uint64_t mfn):
         """MMUEXT_UNPIN_TABLE; raises HypercallError(EINVAL) where it is not pinned."""
-        if not self.level(mfn):
-            raise HypercallError(errno.EINVAL)
-        self.memory.at(self._levels_gpa + mfn, 1)[0] = 0
+        cdef uint64_t old = 0
+        cdef int level
+        if not self.is_ram(mfn):
+            raise HypercallError(EINVAL)
+        with nogil:
+            old = type_pin(self.type_of(mfn), 0)
+            level = type_pinned(old)
+            if level and not old & TYPE_COUNT(level):
+                self.drop(vcpu, mfn, level, 512)
+        if not level:
+            raise HypercallError(EINVAL)
 
-    def set_kernel_base(self, Vcpu vcpu, uint64_t mfn):
-        """MMUEXT_NEW_BASEPTR: the L4 that the guest's kernel runs on."""
-        self._need_l4(vcpu, mfn)
+    def set_kernel_base(self, Vcpu vcpu, uint64_t mfn, Vcpu by=None):
+        """MMUEXT_NEW_BASEPTR: the L4 that the guest's kernel runs on; EINVAL for what is none.
+
+        `by` is the vCPU whose hypercall it is, if `vcpu` is another, which has never run.
+        """
+        cdef Vcpu caller = vcpu if by is None else by
+        cdef uint64_t old = vcpu.state.kernel_cr3
+        self._link_base(caller, mfn)
         vcpu.state.kernel_cr3 = mfn << 12
-        self._show_both(vcpu, mfn, vcpu.state.user_cr3 >> 12)
+        self._show_both(caller, vcpu)
+        if caller is vcpu:
+            vcpu.leave(old)
+        self._unlink_base(caller, old >> 12)
 
-    def set_user_base(self, Vcpu vcpu, uint64_t mfn):
-        """MMUEXT_NEW_USER_BASEPTR: the L4 for user mode, 0 for none.
+    def set_user_base(self, Vcpu vcpu, uint64_t mfn, Vcpu by=None):
+        """MMUEXT_NEW_USER_BASEPTR: the L4 for user mode, 0 for none; as set_kernel_base.
 
         User code does not see a dispatcher in ring 3, nor the machine-to-physical table where
         its kernel has tables of its own.
         """
+        cdef Vcpu caller = vcpu if by is None else by
+        cdef uint64_t old = vcpu.state.user_cr3
         if mfn:
-            self._need_l4(vcpu, mfn)
+            self._link_base(caller, mfn)
         vcpu.state.user_cr3 = mfn << 12
-        self._show_both(vcpu, vcpu.state.kernel_cr3 >> 12, mfn)
+        self._show_both(caller, vcpu)
+        self._unlink_base(caller, old >> 12)
 
-    cdef bint _has_shim(self, uint64_t mfn) noexcept nogil:
-        """Whether Xen's slots of the L4 `mfn`, which is RAM, are as we leave them."""
-        cdef const uint64_t *slots = self.entry(mfn << 12, XEN_FIRST)
-        cdef size_t size = OUR_SLOTS * sizeof(uint64_t)
-        cdef int slot
-        for slot in range(OUR_SLOTS, XEN_SLOTS):
-            if slots[slot]:
-                return False
-        return (memcmp(slots, self._kernel_slots, size) == 0
-                or memcmp(slots, self._user_slots, size) == 0
-                or memcmp(slots, self._pinned_slots, size) == 0
-                or memcmp(slots, self._shared_slots, size) == 0)
-
-    cdef int _show(self, Vcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1:
-        """Put `slots` into the L4 `mfn`, if it is RAM."""
-        cdef int slot
+    cdef int _link_base(self, Vcpu vcpu, uint64_t mfn) except -1:
+        cdef int error
         if not self.is_ram(mfn):
-            return 0
+            raise HypercallError(EINVAL)
+        with nogil:
+            error = self.link(vcpu, mfn, 4)
+        check(error)
+        return 0
+
+    cdef int _unlink_base(self, Vcpu vcpu, uint64_t mfn) except -1:
+        if self.is_ram(mfn):
+            with nogil:
+                self.unlink(vcpu, mfn, 4)
+        return 0
+
+    cdef bint _show(self, Vcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1 nogil:
+        """Put `slots` into the L4 `mfn`, if it is RAM; whether that changes anything."""
+        cdef uint64_t old = 0
+        cdef int slot
+        cdef bint changed = False
+        if not self.is_ram(mfn):
+            return False
         for slot in range(OUR_SLOTS):
             if pte_get(self.entry(mfn << 12, XEN_FIRST + slot)) != slots[slot]:
-                self.store(vcpu, (mfn << 12) + (XEN_FIRST + slot) * 8, slots[slot], False)
-                vcpu.flush_tlb()
-        return 0
+                self.store(vcpu, (mfn << 12) + (XEN_FIRST + slot) * 8, slots[slot], False, &old)
+                changed = True
+        return changed
 
-    cdef int _show_both(self, Vcpu vcpu, uint64_t kernel, uint64_t user) except -1:
-        """Give the L4 tables of the vCPU's kernel and of its user code, which may be one, what
+    cdef int _show_both(self, Vcpu by, Vcpu vcpu) except -1:
+        """Give the L4 tables of the kernel of `vcpu` and of its user code, which may be one, what
         each is to see; the table that was both is one of them."""
+        cdef uint64_t kernel = vcpu.state.kernel_cr3 >> 12
+        cdef uint64_t user = vcpu.state.user_cr3 >> 12
+        cdef bint changed
         if kernel == user:
-            self._show(vcpu, kernel, self._shared_slots)
-            return 0
-        self._show(vcpu, kernel, self._kernel_slots)
-        self._show(vcpu, user, self._user_slots)
+            changed = self._show(by, kernel, self._shared_slots)
+        else:
+            changed = self._show(by, kernel, self._kernel_slots)
+            changed |= self._show(by, user, self._user_slots)
+        if changed:
+            by.reload()
         return 0
 
-    cdef int _need_l4(self, Vcpu vcpu, uint64_t mfn) except -1:
-        if not self.is_ram(mfn):
-            raise HypercallError(errno.EINVAL)
-        if not self._has_shim(mfn):
-            self.adopt_l4(vcpu, mfn)
-        return 0
+    def install(self, Vcpu vcpu, uint64_t cr3):
+        """Pin the domain builder's L4 at gpa `cr3`, as Xen's does, and have `vcpu`, which has never
+        run, begin on it."""
+        self.pin(vcpu, cr3 >> 12, 4)
+        self._link_base(vcpu, cr3 >> 12)
+        vcpu.state.kernel_cr3 = cr3
+        self._show(vcpu, cr3 >> 12, self._kernel_slots)
 
-    def install(self, uint64_t cr3):
-        """Pin the domain builder's L4 at gpa `cr3`, as Xen's does: with the shim's entries."""
-        self.memory.at(self._levels_gpa + (cr3 >> 12), 1)[0] = 4
-        for slot in range(XEN_SLOTS):
-            self.memory.write_u64(cr3 + (XEN_FIRST + slot) * 8,
-                                  self._kernel_slots[slot] if slot < OUR_SLOTS else 0)
-
-    cpdef int level(self, uint64_t mfn) except -1:
+    def level(self, uint64_t mfn):
         """The level of page table that frame `mfn` is pinned as, 0 for none."""
-        if not self.is_ram(mfn):
-            return 0
-        return self.memory.at(self._levels_gpa + mfn, 1)[0]
+        return type_pinned(pte_get(self.type_of(mfn))) if self.is_ram(mfn) else 0
+
+    cdef bint has_type(self, uint64_t mfn) noexcept nogil:
+        return self.is_ram(mfn) and pte_get(self.type_of(mfn)) != 0
+
+    def is_table(self, uint64_t mfn):
+        """Whether frame `mfn` is pinned, the L4 of a vCPU, or a table below one that is."""
+        return bool(self.has_type(mfn))
 
     # Faults.
-
-    cdef bint reaches(self, uint32_t walk, uint64_t table_gpa, int level,
-                      uint64_t mfn, int lowest) noexcept nogil:
-        """Whether frame `mfn` is a table below the table of `level` at `table_gpa`, and of
-        level `lowest` or higher."""
-        cdef uint64_t *where
-        cdef uint64_t value
-        cdef int slot
-        if not self.is_ram(table_gpa >> 12) or not self.first_visit(walk, table_gpa >> 12, level):
-            return False
-        for slot in range(512):
-            if level == 4 and XEN_FIRST <= slot < XEN_FIRST + XEN_SLOTS:
-                continue
-            where = self.entry(table_gpa, slot)
-            value = pte_get(where)
-            if not value & PRESENT or not self.is_ram((value & FRAME) >> 12):
-                continue
-            if (value & FRAME) >> 12 == mfn:
-                return True
-            if level - 1 > lowest and self.reaches(walk, value & FRAME, level - 1, mfn, lowest):
-                return True
-        return False
-
-    def is_table(self, Vcpu vcpu, uint64_t mfn):
-        """Whether frame `mfn` is pinned or a table of a pinned or current address space."""
-        return bool(self.finds(vcpu, mfn, 1))
-
-    cdef bint finds(self, Vcpu vcpu, uint64_t mfn, int lowest) except -1:
-        """is_table, for tables of level `lowest` and higher."""
-        cdef uint32_t walk = self.new_walk()
-        cdef const uint8_t *levels
-        cdef const uint8_t *found
-        cdef uint64_t i, count
-        if self.level(mfn) >= lowest or mfn == vcpu.state.kernel_cr3 >> 12:
-            return True
-        for i in range(2):
-            count = self._ram_frames[i]
-            if not count:
-                break
-            levels = self.memory.at(self._levels_gpa + self._ram_mfn[i], count)
-            found = <const uint8_t *>memchr(levels, 4, count)
-            while found != NULL:
-                if self.reaches(walk, (self._ram_mfn[i] + (found - levels)) << 12, 4, mfn, lowest):
-                    return True
-                found += 1
-                found = <const uint8_t *>memchr(found, 4, count - (found - levels))
-        return self.reaches(walk, vcpu.state.kernel_cr3, 4, mfn, lowest)
 
     def repair(self, Vcpu vcpu):
         """Whether the guest kernel's page fault was ours, and is mended: retry, do not forward.
@@ -499,7 +569,7 @@ cdef class PageTables:
         cdef int level
         cdef bint mended = False
         if (not vcpu.error_code & PF_PRESENT or not is_canonical(va)
-                or XEN_FIRST <= slot_of(va, 4) < XEN_FIRST + XEN_SLOTS):
+                or is_xen_slot(slot_of(va, 4))):
             return False
         for level in range(4, 0, -1):
             where = self.entry(table, slot_of(va, level))
@@ -513,7 +583,7 @@ cdef class PageTables:
                 mended = True
             elif (level == 1 and vcpu.error_code & PF_WRITE and not value & WRITE
                   and slot_of(va, 4) > XEN_FIRST
-                  and self.is_table(vcpu, (value & FRAME) >> 12)):
+                  and self.has_type((value & FRAME) >> 12)):
                 pte_or(where, WRITE)
                 mended = True
             if mended and self._touch and level > 1:

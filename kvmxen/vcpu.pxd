@@ -31,6 +31,7 @@ cdef class Vcpu(SharedState):
     cdef int _invlpgs
     cdef uint64_t _invlpg[32]
     cdef bint _load_cr3
+    cdef uint64_t leaving  # the L4 that the CPU has loaded, if the kernel's is another; else 0
     cdef bint _stepping
     cdef bint _swapgs
     cdef readonly bint entered
@@ -44,7 +45,9 @@ cdef class Vcpu(SharedState):
     cdef uint64_t _traps[48]
     cdef uint64_t _hypercalls[64]
 
-    cpdef int touch(self, uint64_t gpa) except -1
+    cdef int touch(self, uint64_t gpa) except -1 nogil
+    cdef void reload(self) noexcept nogil
+    cdef void leave(self, uint64_t cr3) noexcept
     cpdef int invlpg(self, uint64_t va) except -1
     cdef uint64_t _current_cr3(self) noexcept
     cdef int _compose(self) noexcept

@@ -186,13 +186,15 @@ cdef class Vcpu(SharedState):
 
     # What must happen in the guest before it resumes.
 
-    cpdef int touch(self, uint64_t gpa) except -1:
+    cdef int touch(self, uint64_t gpa) except -1 nogil:
         """Make a shadow-paging KVM see what the host stored in the page-table entry at gpa."""
         if self._touches == _MAX_TOUCHES:
-            self.flush()
+            with gil:
+                self.flush()
         self._work[2 * self._touches] = SHIM_VA + GATE_OP_TOUCH
         self._work[2 * self._touches + 1] = PHYSMAP_VA + gpa
         self._touches += 1
+        return 0
 
     cpdef int invlpg(self, uint64_t va) except -1:
         """Drop the translation of `va` before the guest resumes; many become a full flush."""
@@ -204,7 +206,16 @@ cdef class Vcpu(SharedState):
 
     def flush_tlb(self):
         """Reload cr3 before the guest resumes."""
+        self.reload()
+
+    cdef void reload(self) noexcept nogil:
         self._load_cr3 = True
+
+    cdef void leave(self, uint64_t cr3) noexcept:
+        """The kernel's base pointer was `cr3`, which the CPU has loaded until it reloads."""
+        if not self.leaving:
+            self.leaving = cr3
+        self.reload()
 
     def toggle_mode(self):
         """Between guest kernel and guest user: the other cr3 and the other GS base."""
@@ -268,6 +279,7 @@ cdef class Vcpu(SharedState):
         if self._load_cr3:
             work[n] = SHIM_VA + GATE_OP_CR3
             work[n + 1] = self._current_cr3()
+            self.leaving = 0
             n += 2
         self._touches = self._invlpgs = 0
         self._load_cr3 = self._swapgs = False
@@ -543,6 +555,8 @@ cdef class Vcpu(SharedState):
         cdef uint64_t trap = frame.vector
         if state.flush or state.invlpgs:
             self._load_cr3 = True
+        if state.loaded_kernel_mode and state.loaded_cr3 != state.kernel_cr3:
+            self.leave(state.loaded_cr3)
         if state.loads_gs:
             self._loads_gs = True
             self._gs = state.gs

@@ -9,16 +9,18 @@ from __future__ import annotations
 import errno
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
-from kvmxen.errors import HypercallError
+from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
+    from kvmxen.vcpu import Vcpu
 
 _RESERVATION = struct.Struct("<QQIIH6x")
 _EXCHANGE = struct.Struct("<QQIIH6xQQIIH6xQ")
@@ -58,7 +60,7 @@ def memory_op(cpu: Cpu, command: int, argument: int) -> int:
             return machine.layout.max_mfn - 1
         case Memory.CURRENT_RESERVATION:
             _own_domain(cpu.read(argument, 2))
-            return machine.layout.nr_pages - len(machine.ballooned)
+            return machine.layout.nr_pages - machine.balloon.frames
         case Memory.MAXIMUM_RESERVATION:
             _own_domain(cpu.read(argument, 2))
             return machine.layout.nr_pages
@@ -77,11 +79,11 @@ def memory_op(cpu: Cpu, command: int, argument: int) -> int:
         case Memory.MEMORY_MAP:
             return _memory_map(cpu, argument)
         case Memory.DECREASE_RESERVATION:
-            return _each_extent(cpu, argument, _release)
+            return _extents(cpu, argument, machine.balloon.release)
         case Memory.INCREASE_RESERVATION:
-            return _each_extent(cpu, argument, _increase)
+            return _extents(cpu, argument, partial(machine.balloon.reserve, populate=False))
         case Memory.POPULATE_PHYSMAP:
-            return _each_extent(cpu, argument, _populate)
+            return _extents(cpu, argument, partial(machine.balloon.reserve, populate=True))
         case Memory.EXCHANGE:
             return _exchange(cpu, argument)
     raise HypercallError(errno.ENOSYS)
@@ -111,58 +113,23 @@ def _machphys_mfn_list(cpu: Cpu, argument: int) -> int:
     return 0
 
 
-def _each_extent(cpu: Cpu, argument: int, change: Callable[[Cpu, int, int], object]) -> int:
-    """`change` each extent of a reservation, given where it stands and its frames.
+def _extents(cpu: Cpu, argument: int, change: Callable[[Vcpu, int, int, int], int]) -> int:
+    """`change` the extents of a reservation, given their list, number and order.
 
     Returns how many were changed until something was wrong, which is all that Xen tells.
     """
-    done = 0
     try:
         pointer, count, order, _, domid = _RESERVATION.unpack(cpu.read(argument, _RESERVATION.size))
-        if domid not in _OWN or count > _MAX_EXTENTS or order > _MAX_ORDER:
-            return 0
-        while done < count and not cpu.machine.stopping:
-            change(cpu, pointer + done * 8, 1 << order)
-            done += 1
-    except HypercallError:
-        pass
-    return done
-
-
-def _release(cpu: Cpu, where: int, frames: int) -> None:
-    mfn = int.from_bytes(cpu.read(where, 8), "little")
-    _check_given_up(cpu, range(mfn, mfn + frames))
-    for frame in range(mfn, mfn + frames):
-        cpu.machine.balloon_out(frame)
-
-
-def _increase(cpu: Cpu, where: int, frames: int) -> int:
-    mfn = cpu.machine.balloon_in(frames)
-    if mfn is None:
-        raise HypercallError(errno.ENOMEM)
-    cpu.write(where, mfn.to_bytes(8, "little"))
-    return mfn
-
-
-def _populate(cpu: Cpu, where: int, frames: int) -> None:
-    pfn = int.from_bytes(cpu.read(where, 8), "little")
-    _set_m2p(cpu, _increase(cpu, where, frames), pfn, frames)
+    except GuestFault:
+        return 0
+    if domid not in _OWN or count > _MAX_EXTENTS or order > _MAX_ORDER:
+        return 0
+    return change(cpu.vcpu, pointer, count, order)
 
 
 def _set_m2p(cpu: Cpu, mfn: int, pfn: int, frames: int) -> None:
     for i in range(frames):
         cpu.tables.set_m2p(mfn + i, pfn + i & _MASK64)
-
-
-def _check_given_up(cpu: Cpu, frames: Sequence[int]) -> None:
-    """EINVAL where one of `frames` is not the guest's to give away."""
-    for frame in frames:
-        if (
-            not cpu.tables.owns(frame)
-            or frame in cpu.machine.ballooned
-            or cpu.tables.is_table(cpu.vcpu, frame)
-        ):
-            raise HypercallError(errno.EINVAL)
 
 
 def _exchange(cpu: Cpu, argument: int) -> int:
@@ -182,8 +149,7 @@ def _exchange(cpu: Cpu, argument: int) -> int:
     frames = [
         first + i for first in array("Q", cpu.read(pointer, count * 8)) for i in range(1 << order)
     ]
-    _check_given_up(cpu, frames)
-    if len(set(frames)) != len(frames):
+    if not cpu.machine.balloon.may_take(frames) or len(set(frames)) != len(frames):
         raise HypercallError(errno.EINVAL)
     size = 1 << out_order
     for index in range(out_count):

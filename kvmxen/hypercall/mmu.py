@@ -130,11 +130,10 @@ def _mmuext(cpu: Cpu, command: int, arg1: int, arg2: int) -> None:
     match command:
         case MmuExt.NEW_BASEPTR:
             tables.set_kernel_base(vcpu, arg1)
-            vcpu.flush_tlb()
         case MmuExt.NEW_USER_BASEPTR:
             tables.set_user_base(vcpu, arg1)
         case MmuExt.UNPIN_TABLE:
-            tables.unpin(arg1)
+            tables.unpin(vcpu, arg1)
         case _ if MmuExt.PIN_L1_TABLE <= command <= MmuExt.PIN_L4_TABLE:
             tables.pin(vcpu, arg1, command + 1)
         case MmuExt.TLB_FLUSH_LOCAL:
@@ -164,7 +163,7 @@ def _mmuext(cpu: Cpu, command: int, arg1: int, arg2: int) -> None:
 
 
 def _own_page(cpu: Cpu, mfn: int) -> int:
-    if not cpu.tables.owns(mfn) or cpu.tables.is_table(cpu.vcpu, mfn):
+    if not cpu.tables.owns(mfn) or cpu.tables.is_table(mfn):
         raise HypercallError(errno.EINVAL)
     return mfn << PAGE_SHIFT
 

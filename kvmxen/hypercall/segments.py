@@ -86,22 +86,23 @@ def load_gdt(cpu: Cpu, frames: list[int]) -> None:
     if len(frames) > MAX_GDT_FRAMES or not all(map(cpu.tables.owns, frames)):
         raise HypercallError(errno.EINVAL)
     memory = cpu.machine.memory
-    pages = [_copied(memory.read(mfn << PAGE_SHIFT, PAGE_SIZE)) for mfn in frames]
-    memory.zero(cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE)
-    for index, page in enumerate(pages):
-        memory.write(cpu.gdt_gpa + index * PAGE_SIZE, page)
-    cpu.gdt_frames = frames
+    with cpu.machine.descriptor_lock:
+        pages = [_copied(memory.read(mfn << PAGE_SHIFT, PAGE_SIZE)) for mfn in frames]
+        memory.zero(cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE)
+        for index, page in enumerate(pages):
+            memory.write(cpu.gdt_gpa + index * PAGE_SIZE, page)
+        cpu.gdt_frames = frames
 
 
 def set_ldt(cpu: Cpu, va: int, entries: int) -> None:
     """MMUEXT_SET_LDT: load the LDT at `va`, `entries` entries long, none for 0."""
     if entries > MAX_LDT_ENTRIES or va % PAGE_SIZE:
         raise HypercallError(errno.EINVAL)
-    memory = cpu.machine.memory
-    if entries:
-        memory.write(cpu.ldt_gpa, _copied(cpu.read(va, entries * 8)))
     pages = range(va, va + entries * 8, PAGE_SIZE)
-    cpu.ldt_frames = [cpu.translate(page) >> PAGE_SHIFT for page in pages]
+    with cpu.machine.descriptor_lock:
+        if entries:
+            cpu.machine.memory.write(cpu.ldt_gpa, _copied(cpu.read(va, entries * 8)))
+        cpu.ldt_frames = [cpu.translate(page) >> PAGE_SHIFT for page in pages]
     cpu.load_ldt(entries)
 
 
@@ -109,15 +110,16 @@ def update_descriptor(cpu: Cpu, address: int, descriptor: int) -> int:
     """Store `descriptor` at machine address `address`, in a GDT or LDT or anywhere else."""
     memory = cpu.machine.memory
     mfn, offset = address >> PAGE_SHIFT, address % PAGE_SIZE
-    if offset % 8 or not cpu.tables.owns(mfn) or cpu.tables.is_table(cpu.vcpu, mfn):
+    if offset % 8 or not cpu.tables.owns(mfn) or cpu.tables.is_table(mfn):
         raise HypercallError(errno.EINVAL)
     copy = validate(descriptor)
-    memory.write_u64(address, copy)
-    for other in cpu.machine.cpus:
-        for frames, gpa in (other.gdt_frames, other.gdt_gpa), (other.ldt_frames, other.ldt_gpa):
-            for index, frame in enumerate(frames):
-                if frame == mfn:
-                    memory.write_u64(gpa + index * PAGE_SIZE + offset, _loaded(copy))
+    with cpu.machine.descriptor_lock:
+        memory.write_u64(address, copy)
+        for other in cpu.machine.cpus:
+            for frames, gpa in (other.gdt_frames, other.gdt_gpa), (other.ldt_frames, other.ldt_gpa):
+                for index, frame in enumerate(frames):
+                    if frame == mfn:
+                        memory.write_u64(gpa + index * PAGE_SIZE + offset, _loaded(copy))
     return 0
 
 

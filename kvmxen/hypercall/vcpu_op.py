@@ -181,7 +181,7 @@ def _initialise(cpu: Cpu, target: Cpu, argument: int) -> None:
         register_callback(target, kind, address, 0)
     target.kernel_sp = kernel_sp
     # xen_pfn_to_cr3: on x86-64 the frame stands where the CPU has it.
-    target.set_base_pointers(control[3] >> PAGE_SHIFT, control[1] >> PAGE_SHIFT)
+    target.set_base_pointers(control[3] >> PAGE_SHIFT, control[1] >> PAGE_SHIFT, cpu)
     target.set_registers(registers)
     for msr, base in (
         (MSR_FS_BASE, fs_base),

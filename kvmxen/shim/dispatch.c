@@ -25,7 +25,7 @@ static bool may_be_ours(const state *s, u64 va, u64 error)
     return !(error & PF_WRITE) || va >> 47 || !read_only(s->kernel_cr3, va);
 }
 
-/* Whether the kernel wrote directly to a pinned table that it had asked to be mapped read-only: the
+/* Whether the kernel wrote directly to a table that it had asked to be mapped read-only: the
  * mapping becomes writable, as PageTables.repair of the host's has it. */
 static bool mend(state *s, u64 va, u64 error)
 {
@@ -34,7 +34,7 @@ static bool mend(state *s, u64 va, u64 error)
     if (!(error & PF_PRESENT) || !(error & PF_WRITE) || !(va >> 47))
         return false;
     entry = read_only(s->kernel_cr3, va);
-    if (!entry || !is_pinned((*entry & PTE_FRAME) >> 12))
+    if (!entry || !is_table((*entry & PTE_FRAME) >> 12))
         return false;
     /* The fault has dropped the old translation. */
     __atomic_fetch_or(entry, PTE_WRITE, __ATOMIC_SEQ_CST);

@@ -11,6 +11,7 @@
 
 #include "abi.h"
 #include "state.h"
+#include "types.h"
 
 typedef uint64_t u64;
 typedef uint32_t u32;
@@ -106,11 +107,11 @@ int for_each(state *s, frame *f, u32 words, int (*operation)(state *, const u64 
 /* pagetables.c */
 int hypercall_mmu_update(state *s, frame *f);
 int hypercall_update_va_mapping(state *s, frame *f);
-int pin(state *s, u64 mfn, u32 level);
-int unpin(u64 mfn);
+int pin(u64 mfn, u32 level);
+int unpin(const state *s, u64 mfn);
 int set_kernel_base(state *s, u64 mfn);
 int set_user_base(state *s, u64 mfn);
-bool is_pinned(u64 mfn);
+bool is_table(u64 mfn);
 
 /* mmuext.c */
 int hypercall_mmuext_op(state *s, frame *f);

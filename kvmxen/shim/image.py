@@ -127,7 +127,7 @@ class ShimImage:
                 *first,
                 *frames,
                 layout.m2p_gpa,
-                layout.levels_gpa,
+                layout.types_gpa,
                 xen_version,
                 layout.shared_info_mfn * PAGE_SIZE,
                 (tsc_khz << 32) // 1_000_000,

@@ -89,7 +89,7 @@ static int decode(const state *s, frame *f, struct load *l)
 int read_xen_m2p(const state *s, frame *f)
 {
     u64 offset = f->cr2 - XEN_M2P_VA;
-    u64 bytes = domain()->levels_gpa - domain()->m2p_gpa;
+    u64 bytes = domain()->types_gpa - domain()->m2p_gpa;
     struct load l;
 
     /* A kernel that steps through itself is to get its #DB. */

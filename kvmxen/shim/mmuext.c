@@ -36,9 +36,9 @@ static int operation(state *s, const u64 *words)
 
     switch (command) {
     case PIN_L1_TABLE ... PIN_L4_TABLE:
-        return pin(s, argument, command + 1);
+        return pin(argument, command + 1);
     case UNPIN_TABLE:
-        return unpin(argument);
+        return unpin(s, argument);
     case NEW_BASEPTR:
         if (set_kernel_base(s, argument))
             return HOST;

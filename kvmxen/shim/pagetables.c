@@ -14,12 +14,22 @@
 #define UVMF_INVLPG 2
 #define UVMF_ALL 4ul
 
-static u8 *level_of(u64 mfn)
+static u64 *type_of(u64 mfn)
 {
-    return (u8 *)machine(domain()->levels_gpa) + mfn;
+    return (u64 *)machine(domain()->types_gpa) + mfn;
 }
 
-static bool is_xen_slot(u32 slot)
+bool is_table(u64 mfn)
+{
+    return is_ram(mfn) && *(volatile u64 *)type_of(mfn);
+}
+
+static u64 frame_of(u64 value)
+{
+    return (value & PTE_FRAME) >> 12;
+}
+
+static bool is_xen_slot(u64 slot)
 {
     return slot - XEN_FIRST < XEN_SLOTS;
 }
@@ -29,46 +39,165 @@ static bool sanitise(u64 *value)
 {
     if (!(*value & PTE_PRESENT))
         return true;
-    if (*value & PTE_LARGE || !is_ram((*value & PTE_FRAME) >> 12))
+    if (*value & PTE_LARGE || !is_ram(frame_of(*value)))
         return false;
     *value |= PTE_USER;
     return true;
 }
 
-static void store(u64 *entry, u64 value, bool keep_ad)
+/* Returns what the entry was. */
+static u64 store(u64 *entry, u64 value, bool keep_ad)
 {
-    if (!keep_ad) {
-        __atomic_store_n(entry, value, __ATOMIC_SEQ_CST);
-        return;
-    }
+    if (!keep_ad)
+        return __atomic_exchange_n(entry, value, __ATOMIC_SEQ_CST);
     u64 old = __atomic_load_n(entry, __ATOMIC_SEQ_CST);
     while (!__atomic_compare_exchange_n(entry, &old, value | (old & (PTE_ACCESSED | PTE_DIRTY)),
                                         false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         ;
+    return old;
 }
 
-static int update(state *s, u64 gpa, u64 value, bool keep_ad)
+/* Put a view of Xen's slots into the L4 table. */
+static void show(u64 mfn, const u64 slots[SHIM_L4_SLOTS])
 {
-    u64 mfn = gpa >> 12;
+    u64 *table = (u64 *)machine(mfn << 12) + XEN_FIRST;
+
+    for (u32 slot = 0; slot < SHIM_L4_SLOTS; slot++)
+        if (table[slot] != slots[slot])
+            store(table + slot, slots[slot], false);
+}
+
+/* A KVM that shadows tables interprets stores to what was one, 1,024 steps of the instruction by
+ * which Linux clears a page. It lets go of a frame at a store by an instruction that is none for
+ * page tables (retry_instruction() in arch/x86/kvm/x86.c); this one changes nothing. */
+static void release(u64 mfn)
+{
+    __asm__ volatile("lock addq $0, %0" : "+m"(*(u64 *)machine(mfn << 12)));
+}
+
+static void unlink(u64 mfn, u32 level);
+
+/* The frame is no table of `level` any more: nor does what its first `count` entries hold lead to
+ * others. */
+static void drop(u64 mfn, u32 level, u32 count)
+{
+    const u64 *table = machine(mfn << 12);
+
+    if (level == 4)
+        release(mfn);
+    if (level == 1)
+        return;
+    for (u32 slot = 0; slot < count; slot++) {
+        u64 value = *(const volatile u64 *)(table + slot);
+        if (value & PTE_PRESENT && is_ram(frame_of(value)) && !(level == 4 && is_xen_slot(slot)))
+            unlink(frame_of(value), level - 1);
+    }
+}
+
+/* One that led to the frame as to a table of `level` is gone. */
+static void unlink(u64 mfn, u32 level)
+{
+    if (type_put(type_of(mfn), (int)level))
+        drop(mfn, level, 512);
+}
+
+static int link(u64 mfn, u32 level, u32 *budget);
+
+/* The frame becomes a table of `level`: check every entry, add the user bit, count what it leads to.
+ */
+static int adopt(u64 mfn, u32 level, u32 *budget)
+{
+    u64 *table = machine(mfn << 12);
+    u32 slot;
+
+    if (!*budget)
+        return HOST;
+    --*budget;
+    for (slot = 0; slot < 512; slot++) {
+        u64 value = __atomic_load_n(table + slot, __ATOMIC_SEQ_CST);
+        if (!(value & PTE_PRESENT) || (level == 4 && is_xen_slot(slot)))
+            continue;
+        if (value & PTE_LARGE || !is_ram(frame_of(value)))
+            break;
+        if (!(value & PTE_USER))
+            __atomic_fetch_or(table + slot, PTE_USER, __ATOMIC_SEQ_CST);
+        if (level > 1 && link(frame_of(value), level - 1, budget))
+            break;
+    }
+    if (slot < 512) {
+        drop(mfn, level, slot);
+        return HOST;
+    }
+    if (level == 4) {
+        show(mfn, domain()->pinned_slots);
+        for (slot = SHIM_L4_SLOTS; slot < XEN_SLOTS; slot++)
+            store(table + XEN_FIRST + slot, 0, false);
+    }
+    return DONE;
+}
+
+/* One more leads to the frame as to a table of `level`. */
+static int link(u64 mfn, u32 level, u32 *budget)
+{
+    if (!type_get(type_of(mfn), (int)level) || adopt(mfn, level, budget) == DONE)
+        return DONE;
+    type_put(type_of(mfn), (int)level);
+    return HOST;
+}
+
+/* The entry `value` of a table of that type is gone, as one of levels up to `top`. */
+static void unlink_entry(u64 type, u64 value, u32 top)
+{
+    if (!(value & PTE_PRESENT) || !is_ram(frame_of(value)))
+        return;
+    for (u32 level = 2; level <= top; level++)
+        if (type_is(type, (int)level))
+            unlink(frame_of(value), level - 1);
+}
+
+/* The entry `value` is about to come to a table of that type. */
+static int link_entry(u64 type, u64 value)
+{
+    u32 budget = MAX_TABLES;
+
+    if (!(value & PTE_PRESENT))
+        return DONE;
+    for (u32 level = 2; level <= 4; level++)
+        if (type_is(type, (int)level) && link(frame_of(value), level - 1, &budget)) {
+            unlink_entry(type, value, level - 1);
+            return HOST;
+        }
+    return DONE;
+}
+
+static int update(u64 gpa, u64 value, bool keep_ad)
+{
+    u64 mfn = gpa >> 12, type, old;
 
     if (gpa & 7 || !is_ram(mfn))
         return HOST;
-    if (is_xen_slot((gpa & 0xfff) >> 3)
-        && (*level_of(mfn) == 4 || mfn == s->kernel_cr3 >> 12 || mfn == s->user_cr3 >> 12))
-        return HOST;
     if (!sanitise(&value))
         return HOST;
-    store(machine(gpa), value, keep_ad);
+    type = *(volatile u64 *)type_of(mfn);
+    if (!(type & TYPE_UPPER)) {
+        store(machine(gpa), value, keep_ad);
+        return DONE;
+    }
+    if ((type_is(type, 4) && is_xen_slot((gpa & 0xfff) >> 3)) || link_entry(type, value))
+        return HOST;
+    old = store(machine(gpa), value, keep_ad);
+    unlink_entry(type, old, 4);
     return DONE;
 }
 
 /* struct mmu_update (xen/include/public/xen.h): two words. */
 static int mmu_update(state *s, const u64 *words)
 {
+    (void)s;
     u64 kind = words[0] & 3, pointer = words[0] & ~3ul;
 
     if (kind != MACHPHYS_UPDATE)
-        return update(s, pointer, words[1], kind == PRESERVE_AD);
+        return update(pointer, words[1], kind == PRESERVE_AD);
     if (!is_ram(pointer >> 12))
         return HOST;
     ((u64 *)machine(domain()->m2p_gpa))[pointer >> 12] = words[1];
@@ -88,7 +217,8 @@ int hypercall_update_va_mapping(state *s, frame *f)
     /* Of other vCPUs: all, or those of a bitmap. */
     u64 scope = flush == UVMF_TLB_FLUSH || flush == UVMF_INVLPG ? f->rdx & ~(u64)UVMF_FLUSH_MASK : 0;
 
-    if (!entry || !sanitise(&value) || scope & ~UVMF_ALL)
+    if (!entry || *type_of(((u64)entry - PHYSMAP_VA) >> 12) & TYPE_UPPER || !sanitise(&value)
+        || scope & ~UVMF_ALL)
         return HOST;
     store(entry, value, false);
     if (flush == UVMF_INVLPG)
@@ -101,141 +231,73 @@ int hypercall_update_va_mapping(state *s, frame *f)
     return DONE;
 }
 
-/* Check every entry of the table and of those below, and add the user bit. */
-static int adopt(u64 mfn, u32 level, u32 *budget)
-{
-    u64 *table = machine(mfn << 12);
-
-    if (!*budget)
-        return HOST;
-    --*budget;
-    for (u32 slot = 0; slot < 512; slot++) {
-        u64 value = __atomic_load_n(table + slot, __ATOMIC_SEQ_CST);
-        if (!(value & PTE_PRESENT))
-            continue;
-        u64 below = (value & PTE_FRAME) >> 12;
-        if (value & PTE_LARGE || !is_ram(below))
-            return HOST;
-        if (!(value & PTE_USER))
-            __atomic_fetch_or(table + slot, PTE_USER, __ATOMIC_SEQ_CST);
-        if (level > 1 && adopt(below, level - 1, budget))
-            return HOST;
-    }
-    return DONE;
-}
-
-/* Whether a pin, a base pointer or the host has put the shim's entries into the L4 table. */
-static bool has_shim(u64 mfn)
-{
-    const struct shim_domain *d = domain();
-    const u64 *views[] = { d->kernel_slots, d->user_slots, d->pinned_slots, d->shared_slots };
-    const u64 *table = (const u64 *)machine(mfn << 12) + XEN_FIRST;
-
-    for (u32 slot = SHIM_L4_SLOTS; slot < XEN_SLOTS; slot++)
-        if (table[slot])
-            return false;
-    for (u32 view = 0; view < 4; view++) {
-        u32 slot = 0;
-        while (slot < SHIM_L4_SLOTS && table[slot] == views[view][slot])
-            slot++;
-        if (slot == SHIM_L4_SLOTS)
-            return true;
-    }
-    return false;
-}
-
-static void show(u64 mfn, const u64 slots[SHIM_L4_SLOTS])
-{
-    u64 *table = (u64 *)machine(mfn << 12) + XEN_FIRST;
-
-    for (u32 slot = 0; slot < SHIM_L4_SLOTS; slot++)
-        if (table[slot] != slots[slot])
-            store(table + slot, slots[slot], false);
-}
-
-static int adopt_l4(state *s, u64 mfn)
-{
-    u64 *table = machine(mfn << 12);
-    const u64 *known = NULL;
-    u32 budget = MAX_TABLES;
-
-    if (is_ram(s->kernel_cr3 >> 12) && s->kernel_cr3 >> 12 != mfn)
-        known = machine(s->kernel_cr3);
-    for (u32 slot = 0; slot < 512; slot++) {
-        u64 value = __atomic_load_n(table + slot, __ATOMIC_SEQ_CST);
-        if (is_xen_slot(slot) || !(value & PTE_PRESENT))
-            continue;
-        /* The kernel's half is shared: what the table in use holds was checked before. */
-        if (known && slot > XEN_FIRST && value == known[slot])
-            continue;
-        u64 below = (value & PTE_FRAME) >> 12;
-        if (value & PTE_LARGE || !is_ram(below))
-            return HOST;
-        if (!(value & PTE_USER))
-            store(table + slot, value | PTE_USER, false);
-        if (adopt(below, 3, &budget))
-            return HOST;
-    }
-    if (!has_shim(mfn)) {
-        show(mfn, domain()->pinned_slots);
-        for (u32 slot = SHIM_L4_SLOTS; slot < XEN_SLOTS; slot++)
-            store(table + XEN_FIRST + slot, 0, false);
-    }
-    return DONE;
-}
-
-int pin(state *s, u64 mfn, u32 level)
+int pin(u64 mfn, u32 level)
 {
     u32 budget = MAX_TABLES;
 
-    if (!is_ram(mfn) || (level == 4 ? adopt_l4(s, mfn) : adopt(mfn, level, &budget)))
+    if (!is_ram(mfn) || link(mfn, level, &budget))
         return HOST;
-    *level_of(mfn) = (u8)level;
+    u64 old = type_pin(type_of(mfn), (int)level);
+    u32 other = (u32)type_pinned(old);
+    /* The pin is what keeps it now. */
+    unlink(mfn, level);
+    if (other && other != level && !(old & TYPE_COUNT(other)))
+        drop(mfn, other, 512);
     return DONE;
 }
 
-bool is_pinned(u64 mfn)
+/* Whether nothing but this pin, or this base pointer, makes a table of the L4 that the CPU has
+ * loaded: the host has to load another before that goes. */
+static bool is_last(const state *s, u64 mfn, u64 use)
 {
-    return is_ram(mfn) && *level_of(mfn);
+    return mfn == s->loaded_cr3 >> 12
+           && (*type_of(mfn) & (TYPE_COUNT(4) | TYPE_PINNED(4))) == use;
 }
 
-/* A KVM that shadows tables interprets stores to what was one, 1,024 steps of the instruction by
- * which Linux clears a page. It lets go of a frame at a store by an instruction that is none for
- * page tables (retry_instruction() in arch/x86/kvm/x86.c); this one changes nothing. */
-static void release(u64 mfn)
+int unpin(const state *s, u64 mfn)
 {
-    __asm__ volatile("lock addq $0, %0" : "+m"(*(u64 *)machine(mfn << 12)));
-}
-
-int unpin(u64 mfn)
-{
-    if (!is_pinned(mfn))
+    if (!is_ram(mfn) || !type_pinned(*type_of(mfn)) || is_last(s, mfn, TYPE_PINNED(4)))
         return HOST;
-    if (*level_of(mfn) == 4)
-        release(mfn);
-    *level_of(mfn) = 0;
+    u64 old = type_pin(type_of(mfn), 0);
+    u32 level = (u32)type_pinned(old);
+    if (level && !(old & TYPE_COUNT(level)))
+        drop(mfn, level, 512);
+    return DONE;
+}
+
+/* The base pointer `cr3` goes from one L4 to another, either of which may be none. */
+static int move_base(state *s, u64 *cr3, u64 mfn)
+{
+    u32 budget = MAX_TABLES;
+    u64 old = *cr3 >> 12;
+
+    if (mfn != old && is_ram(old) && is_last(s, old, TYPE_COUNT(4) & -TYPE_COUNT(4)))
+        return HOST;
+    if (mfn && (!is_ram(mfn) || link(mfn, 4, &budget)))
+        return HOST;
+    *cr3 = mfn << 12;
+    if (is_ram(old))
+        unlink(old, 4);
     return DONE;
 }
 
 int set_kernel_base(state *s, u64 mfn)
 {
     /* In the kernel's ring 3 the dispatcher must be out of user code's sight. */
-    if (!is_ram(mfn) || !has_shim(mfn) || (domain()->in_ring3 && mfn == s->user_cr3 >> 12))
+    if (!mfn || (domain()->in_ring3 && mfn == s->user_cr3 >> 12)
+        || move_base(s, &s->kernel_cr3, mfn))
         return HOST;
     show(mfn, domain()->kernel_slots);
-    s->kernel_cr3 = mfn << 12;
     return DONE;
 }
 
 int set_user_base(state *s, u64 mfn)
 {
-    if (mfn) {
-        if (!is_ram(mfn) || !has_shim(mfn)
-            || (domain()->in_ring3
-                && (mfn == s->kernel_cr3 >> 12 || mfn == s->loaded_cr3 >> 12)))
-            return HOST;
+    if (mfn && domain()->in_ring3 && (mfn == s->kernel_cr3 >> 12 || mfn == s->loaded_cr3 >> 12))
+        return HOST;
+    if (move_base(s, &s->user_cr3, mfn))
+        return HOST;
+    if (mfn)
         show(mfn, mfn == s->kernel_cr3 >> 12 ? domain()->shared_slots : domain()->user_slots);
-    }
-    s->user_cr3 = mfn << 12;
     return DONE;
 }

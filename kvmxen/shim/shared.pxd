@@ -35,6 +35,7 @@ cdef extern from "shim/state.h":
         uint32_t timer_port, time_version, upcalls, cpuids
         uint64_t slept, asleep_since
         shim_cpuid cpuid[SHIM_CPUIDS]
+        uint64_t loaded_cr3
         uint8_t loaded_kernel_mode, flush
         uint32_t invlpgs
         uint8_t loads_gs

@@ -90,7 +90,7 @@ struct shim_domain {
     uint64_t in_ring3;              /* where the dispatcher runs */
     uint64_t vcpus;
     uint64_t ram_mfn[2], ram_frames[2];
-    uint64_t m2p_gpa, levels_gpa;   /* the m2p table; the level at which each frame is pinned */
+    uint64_t m2p_gpa, types_gpa;    /* the m2p table; the type of each frame (types.h) */
     uint64_t xen_version;
     uint64_t shared_info_gpa;
     uint64_t tsc_per_ns;            /* in units of 2^-32 */

@@ -22,9 +22,13 @@ OTHERS = {
     "confined",
     "console",
     "counts",
+    "endless",
     "eventloop",
     "hostile",
+    "initialise",
+    "lists",
     "netfront",
+    "races",
     "scribble",
     "sequence",
     "smp",
@@ -68,6 +72,29 @@ def test_smp(boot: Boot, guest: Guest, vcpus: int) -> None:
     domain = boot(guest("smp"), "--vcpus", vcpus, "--timeout", LIMIT)
     domain.ends(0)
     assert domain.output == f"{vcpus} vCPUs\nSUCCESS\n"
+
+
+@pytest.mark.parametrize("shim", ["dispatch", "exits"])
+def test_lists(boot: Boot, guest: Guest, shim: str) -> None:
+    domain = boot(guest("lists"), "--shim", shim, "--timeout", LIMIT)
+    domain.ends(0)
+    assert domain.output == "SUCCESS\n"
+
+
+@pytest.mark.parametrize("shim", ["dispatch", "exits"])
+def test_initialise(boot: Boot, guest: Guest, shim: str) -> None:
+    domain = boot(guest("initialise"), "--shim", shim, "--vcpus", 2, "--timeout", LIMIT)
+    domain.ends(0)
+    assert domain.output == "SUCCESS\n"
+
+
+@pytest.mark.parametrize("shim", ["dispatch", "exits"])
+@pytest.mark.parametrize("runners", [2, 4])
+def test_races(boot: Boot, guest: Guest, runners: int, shim: str) -> None:
+    options = "--shim", shim, "--vcpus", runners + 1, "--timeout", LIMIT
+    domain = boot(guest("races"), *options)
+    domain.ends(0)
+    assert domain.output == "no frame is a table\nSUCCESS\n"
 
 
 def test_smp_says_that_it_needs_more(boot: Boot, guest: Guest) -> None:

@@ -163,9 +163,8 @@ class Domain:
         self.cpus: list[Cpu] = self.machine.cpus
         self.cpu = self.cpus[0]
         self.cr3 = self._map()
-        self.tables.install(self.cr3)
         for cpu in self.cpus:
-            cpu.vcpu.kernel_cr3 = self.cr3
+            self.tables.install(cpu.vcpu, self.cr3)
         self.cpu.initialised = self.cpu.up = True
 
     def gpa(self, pfn: int) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import block, boot, exits, guest, guest_block, net, sample
+from benchmarks import balloon, block, boot, exits, guest, guest_block, net, sample
 from benchmarks.memory import resident
 from benchmarks.page import PAGE, replace, table
 from benchmarks.sample import Pair, Sample, in_turn
@@ -220,6 +221,17 @@ def test_xenstores_are_compared() -> None:
     assert lines[0].startswith("| one client, thousands/s | kvmxen | other | to other | us of CPU")
     assert lines[2] == "| read, 10 nodes | 2.5 | 2.0 | 1.50 (1.00-2.00) | 7.5 / 10.2 |"
     assert len(lines) == 2 + len(rates)
+
+
+def test_the_balloons_cost_is_cpu_time() -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = f"12 (a) b) S {' '.join(['1'] * 10)} {2 * ticks} {3 * ticks} 9 9"
+    assert balloon.cpu_seconds(stat) == 5.0
+    runs = {"idle": [{"give": 1.0, "take": 2.0}], "busy": [{"give": 1.5, "take": 3.0}]}
+    assert balloon.report(runs).splitlines()[2:] == [
+        "| a GiB is given back, s | 1.00 (1.00-1.00) | 1.50 (1.50-1.50) |",
+        "| it is taken again, s | 2.00 (2.00-2.00) | 3.00 (3.00-3.00) |",
+    ]
 
 
 def test_a_disks_table_compares_requests_a_second() -> None:

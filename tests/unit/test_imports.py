@@ -29,7 +29,7 @@ LAYERS = (
     {"emulate"},
     {"msrs", "ioports"},
     {"hypercall", "loader", "backends", "guests", "xenstored"},
-    {"bounce", "trace"},
+    {"balloon", "bounce", "trace"},
     {"paging", "probe"},
     {"features"},
     {"ring3"},

@@ -109,8 +109,8 @@ def test_golden() -> None:
         xenheap_gpa=layout.xenheap_gpa,
         m2p_gpa=2 << 20,
         m2p_bytes=10 << 20,
-        levels_gpa=12 << 20,
+        types_gpa=12 << 20,
         ram=layout.ram,
-        end=(512 + 14) << 20,
+        end=(512 + 22) << 20,
     )
     assert layout.shared_info_mfn == layout.xenheap_mfn

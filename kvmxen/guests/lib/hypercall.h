@@ -36,6 +36,16 @@ static inline long update_va_mapping(u64 va, u64 entry, u64 flags)
     return hypercall(HYPERVISOR_update_va_mapping, va, entry, flags, 0, 0);
 }
 
+static inline long set_gdt(const u64 *frames, u32 entries)
+{
+    return hypercall(HYPERVISOR_set_gdt, (u64)frames, entries, 0, 0, 0);
+}
+
+static inline long update_descriptor(u64 ma, u64 descriptor)
+{
+    return hypercall(HYPERVISOR_update_descriptor, ma, descriptor, 0, 0, 0);
+}
+
 static inline long multicall(struct multicall_entry *calls, u64 count)
 {
     return hypercall(HYPERVISOR_multicall, (u64)calls, count, 0, 0, 0);

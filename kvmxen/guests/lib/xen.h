@@ -15,11 +15,13 @@
 
 #define HYPERVISOR_set_trap_table 0
 #define HYPERVISOR_mmu_update 1
+#define HYPERVISOR_set_gdt 2
 #define HYPERVISOR_stack_switch 3
 #define HYPERVISOR_set_callbacks 4
 #define HYPERVISOR_sched_op_compat 6
 #define HYPERVISOR_set_debugreg 8
 #define HYPERVISOR_get_debugreg 9
+#define HYPERVISOR_update_descriptor 10
 #define HYPERVISOR_memory_op 12
 #define HYPERVISOR_multicall 13
 #define HYPERVISOR_update_va_mapping 14
@@ -224,9 +226,17 @@ struct physdev_set_iobitmap { const void *bitmap; u32 nr_ports; };
 /* ---- memory ---- */
 
 enum memory_op {
+    XENMEM_increase_reservation = 0,
+    XENMEM_decrease_reservation = 1,
     XENMEM_maximum_reservation = 4,
     XENMEM_memory_map = 9,
     XENMEM_machphys_mapping = 12,
+};
+struct xen_memory_reservation {
+    u64 *extent_start; /* frames */
+    u64 nr_extents;
+    u32 extent_order, mem_flags;
+    u16 domid;
 };
 struct xen_memory_map { u32 nr_entries; void *buffer; };
 struct e820_entry { u64 addr, size; u32 type; } __attribute__((packed));

@@ -80,10 +80,26 @@ static const char *kernel_snippet(u64 index)
     return kernel_code + index * CODE_ROOM;
 }
 
+struct iret_frame {
+    u64 rax, r11, rcx, flags, rip, cs, rflags, rsp, ss;
+};
+
+static void push_frame(struct registers *in, const struct iret_frame *frame)
+{
+    struct iret_frame *where = (struct iret_frame *)(in->rsp & ~7ul) - 1;
+    in->rsp = (u64)where;
+    *where = *frame;
+}
+
 void do_call(void)
 {
+    /* For an iret in a list, which is its end. */
+    static const struct iret_frame frame = {
+        0x1111, 0x2222, 0x3333, 0, (u64)run_done, FLAT_KERNEL_CS & ~3, 0x202, 0x4444, FLAT_KERNEL_SS,
+    };
     struct registers in = draw_registers();
     struct call call = draw_call(false);
+    push_frame(&in, &frame);
     in.rax = call.number;
     in.rdi = call.args[0];
     in.rsi = call.args[1];
@@ -119,15 +135,9 @@ void do_kernel(void)
     run_and_note(kernel_snippet(index), &in);
 }
 
-struct iret_frame {
-    u64 rax, r11, rcx, flags, rip, cs, rflags, rsp, ss;
-};
-
 static void run_iret(struct registers *in, const struct iret_frame *frame)
 {
-    struct iret_frame *where = (struct iret_frame *)(in->rsp & ~7ul) - 1;
-    in->rsp = (u64)where;
-    *where = *frame;
+    push_frame(in, frame);
     in->rax = HYPERVISOR_iret;
     say("iret rip %#lx cs %#lx rflags %#lx rsp %#lx ss %#lx flags %#lx", frame->rip, frame->cs,
         frame->rflags, frame->rsp, frame->ss, frame->flags);

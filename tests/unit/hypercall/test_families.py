@@ -187,12 +187,23 @@ def entry(number: int, *arguments: int) -> bytes:
 
 
 def test_multicall(domain: Domain) -> None:
-    calls = entry(H.xen_version) + entry(99) + entry(H.iret) + entry(H.multicall, SCRATCH, 1)
-    assert domain.hypercall(H.multicall, domain.put(calls), 4) == 0
-    results = [struct.unpack("<q", domain.get(8, i * 64 + 8))[0] for i in range(4)]
-    assert results == [4 << 16 | 17, ENOSYS, ENOSYS, ENOSYS]
+    calls = entry(H.xen_version) + entry(99) + entry(H.multicall, SCRATCH, 1)
+    assert domain.hypercall(H.multicall, domain.put(calls), 3) == 0
+    results = [struct.unpack("<q", domain.get(8, i * 64 + 8))[0] for i in range(3)]
+    assert results == [4 << 16 | 17, ENOSYS, ENOSYS]
     assert domain.hypercall(H.multicall, SCRATCH, 1 << 17) == EINVAL
     assert domain.hypercall(H.multicall, NOWHERE, 1) == EFAULT
+
+
+def test_iret_ends_a_multicall(domain: Domain) -> None:
+    vcpu = domain.cpu.vcpu
+    frame = struct.pack("<9Q", 0x77, 0x11, 0x22, 0, TOP, 0xE030, 0x202, SCRATCH, 0xE02B)
+    vcpu.rsp = domain.put(frame, 1024)
+    calls = entry(H.iret) + entry(H.xen_version)
+    assert domain.hypercall(H.multicall, domain.put(calls), 2) is None
+    assert (vcpu.rax, vcpu.rip, vcpu.rsp) == (0x77, TOP, SCRATCH)
+    results = [struct.unpack("<Q", domain.get(8, i * 64 + 8))[0] for i in range(2)]
+    assert results == [0x77, 0xBAD]
 
 
 def test_a_multicall_beyond_the_last_address(domain: Domain) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 
 import pytest
@@ -61,6 +62,58 @@ def test_what_lies_together_comes_back_together(domain: Domain) -> None:
     assert domain.get(8, EXTENTS) == struct.pack("<Q", frame)
     # A pfn that wraps is the guest's own nonsense.
     assert domain.memory.read_u64(domain.layout.m2p_gpa + (frame + 1) * 8) == 0
+
+
+@pytest.mark.parametrize("step", [1, -1, 2])
+def test_what_is_given_back_is_the_hosts_again(domain: Domain, step: int) -> None:
+    pfns = [FREE_PFN + 64 + step * i for i in range(20)]
+    for pfn in pfns:
+        domain.memory.write(domain.gpa(pfn), b"\xff" * 4096)
+    neighbour = domain.gpa(max(pfns) + 1)
+    domain.memory.write(neighbour, b"kept")
+    extents(domain, *(mfn(domain, pfn) for pfn in pfns))
+    before = os.fstat(domain.memory.fd).st_blocks
+    assert reservation(domain, DECREASE, 20) == 20
+    assert before - os.fstat(domain.memory.fd).st_blocks == 20 * 4096 // 512
+    assert domain.memory.read(neighbour, 4) == b"kept"
+
+
+def test_all_of_memory_goes_and_comes(domain: Domain) -> None:
+    """All but what holds tables and arguments, in extents of 512 frames, then one by one."""
+    extents(domain, *(mfn(domain, pfn) for pfn in range(512, NR_PAGES, 512)))
+    count = NR_PAGES // 512 - 1
+    assert reservation(domain, DECREASE, count, order=9) == count
+    assert current(domain) == 512
+    frames: list[int] = []
+    while reservation(domain, INCREASE, 128) == 128:
+        frames += struct.unpack("<128Q", domain.get(1024, EXTENTS))
+    assert sorted(frames) == [mfn(domain, pfn) for pfn in range(512, NR_PAGES)]
+    assert current(domain) == NR_PAGES
+
+
+def test_extents_are_found_among_single_frames(domain: Domain) -> None:
+    singles = [mfn(domain, FREE_PFN + 2 * i) for i in range(100)]
+    extents(domain, *singles)
+    assert reservation(domain, DECREASE, 100) == 100
+    assert reservation(domain, INCREASE, 1, order=1) == 0
+    extents(domain, mfn(domain, FREE_PFN + 301))
+    assert reservation(domain, DECREASE, 1, order=1) == 1
+    assert reservation(domain, INCREASE, 1, order=1) == 1
+    assert domain.get(8, EXTENTS) == struct.pack("<Q", mfn(domain, FREE_PFN + 301))
+
+
+def test_a_frame_that_the_list_cannot_tell_stays(domain: Domain) -> None:
+    extents(domain, mfn(domain, FREE_PFN))
+    assert reservation(domain, DECREASE, 1) == 1
+    domain.put(struct.pack("<QQIIH6x", 0x1000, 1, 0, 0, DOMID_SELF))
+    assert domain.hypercall(Hypercall.memory_op, INCREASE, SCRATCH) == 0
+    assert current(domain) == NR_PAGES - 1
+
+
+def test_a_balloon_ends_with_the_vcpu(domain: Domain) -> None:
+    extents(domain, mfn(domain, FREE_PFN))
+    domain.cpu.vcpu.ending = True
+    assert reservation(domain, DECREASE, 1) == 0
 
 
 def test_there_is_no_more_than_there_was(domain: Domain) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import struct
+from threading import Thread
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.unit.forged import (
     NR_PAGES,
     PRESENT,
     SCRATCH,
+    SCRATCH_PFN,
     TABLE,
     USER,
     USER_L4_PFN,
@@ -218,8 +220,99 @@ def test_cyclic_tables_are_walked_once(domain: Domain) -> None:
             domain.memory.write_u64(domain.gpa(pfn) + slot * 8, target)
     mfn = domain.layout.mfn(FREE_PFN)
     assert mmuext(domain, MmuExt.PIN_L4_TABLE, mfn) == 0
-    assert not domain.tables.is_table(domain.cpu.vcpu, domain.layout.mfn(NR_PAGES - 1))
-    assert domain.tables.is_table(domain.cpu.vcpu, domain.layout.mfn(FREE_PFN + 63))
+    assert not domain.tables.is_table(domain.layout.mfn(NR_PAGES - 1))
+    assert domain.tables.is_table(domain.layout.mfn(FREE_PFN + 63))
+
+
+def test_what_leads_to_a_table_is_counted(domain: Domain) -> None:
+    gpas = tables(domain)
+    mfns = [gpa >> PAGE_SHIFT for gpa in gpas]
+
+    def found() -> list[bool]:
+        return [domain.tables.is_table(mfn) for mfn in mfns]
+
+    assert found() == [False] * 4
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE, mfns[0]) == 0
+    assert found() == [True] * 4
+    # What lies below goes with its only entry, and comes with it.
+    assert update(domain, (gpas[1], 0)) == 0
+    assert found() == [True, True, False, False]
+    assert update(domain, (gpas[1], gpas[2] | TABLE), (gpas[1] + 8, gpas[2] | TABLE)) == 0
+    assert update(domain, (gpas[1], 0)) == 0
+    assert found() == [True] * 4
+    # A pin, or a base pointer, keeps it.
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE - 1, mfns[1]) == 0
+    assert mmuext(domain, MmuExt.UNPIN_TABLE, mfns[0]) == 0
+    assert found() == [False, True, True, True]
+    assert mmuext(domain, MmuExt.NEW_USER_BASEPTR, mfns[0]) == 0
+    assert mmuext(domain, MmuExt.UNPIN_TABLE, mfns[1]) == 0
+    assert found() == [True] * 4
+    assert mmuext(domain, MmuExt.NEW_USER_BASEPTR, 0) == 0
+    assert found() == [False] * 4
+
+
+def test_a_pin_at_another_level_takes_the_first_ones_place(domain: Domain) -> None:
+    gpas = tables(domain)
+    mfns = [gpa >> PAGE_SHIFT for gpa in gpas]
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE - 1, mfns[1]) == 0
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE - 2, mfns[1]) == 0
+    # As an L2 it leads to an L1, whose entries lead to data.
+    assert [domain.tables.is_table(mfn) for mfn in mfns] == [False, True, True, False]
+    assert domain.tables.level(mfns[1]) == 2
+
+
+def test_a_pin_that_is_refused_leaves_no_count(domain: Domain) -> None:
+    gpas = tables(domain)
+    domain.memory.write_u64(gpas[1] + 511 * 8, 1 << 40 | PRESENT)
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE, gpas[0] >> PAGE_SHIFT) == -errno.EINVAL
+    assert not any(domain.tables.is_table(gpa >> PAGE_SHIFT) for gpa in gpas)
+    assert update(domain, (domain.cr3 + 511 * 8 - 8, gpas[1] | TABLE)) == -errno.EINVAL
+    assert not any(domain.tables.is_table(gpa >> PAGE_SHIFT) for gpa in gpas)
+
+
+def test_a_table_that_has_too_many_links_stays_one(domain: Domain) -> None:
+    l2, l1 = domain.gpa(FREE_PFN), domain.gpa(FREE_PFN + 1)
+    where = domain.layout.types_gpa + (l1 >> PAGE_SHIFT) * 8
+    assert mmuext(domain, MmuExt.PIN_L1_TABLE + 1, l2 >> PAGE_SHIFT) == 0
+    domain.memory.write_u64(where, 0xFFFE)
+    assert update(domain, (l2, l1 | TABLE), (l2 + 8, l1 | TABLE)) == 0
+    assert update(domain, (l2, 0), (l2 + 8, 0)) == 0
+    assert domain.memory.read_u64(where) == 0xFFFF
+
+
+def test_a_shared_frame_is_no_table(domain: Domain) -> None:
+    gpas = tables(domain)
+    shared = domain.layout.xenheap_gpa | TABLE
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE, gpas[0] >> PAGE_SHIFT) == 0
+    for gpa in gpas[:3]:
+        assert update(domain, (gpa + 8, shared)) == -errno.EINVAL
+    assert update(domain, (gpas[3] + 8, shared)) == 0
+
+
+def test_what_takes_long_is_without_the_gil_and_ends_with_the_vcpu(domain: Domain) -> None:
+    # Each of these tables leads to all of them, and is linked and unlinked as an L3.
+    frames = range(FREE_PFN, FREE_PFN + 480)
+    entries = [domain.gpa(pfn) | TABLE for pfn in frames]
+    for pfn in frames:
+        domain.memory.write(domain.gpa(pfn), struct.pack("<480Q", *entries))
+    l4 = domain.gpa(FREE_PFN + 481)
+    assert mmuext(domain, MmuExt.PIN_L4_TABLE, l4 >> PAGE_SHIFT) == 0
+    # 2 MiB of addresses show the same page of requests.
+    domain.put(b"".join(struct.pack("<4Q", l4, entries[0], l4, 0) for _ in range(128)))
+    last = va(NR_PAGES - 512)
+    domain.memory.fill_u64(domain.entry(1, last), 512, domain.gpa(SCRATCH_PFN) | TABLE, 0)
+    vcpu = domain.cpu.vcpu
+    results = []
+    thread = Thread(target=lambda: results.append(domain.tables.update_many(vcpu, last, 1 << 16)))
+    thread.start()
+    # Who waits for the GIL until all is done does not see this.
+    while not domain.tables.is_table(domain.layout.mfn(FREE_PFN)) and thread.is_alive():
+        pass
+    vcpu.ending = True
+    thread.join()
+    [(done, error)] = results
+    assert done < 1 << 16
+    assert error == errno.ECANCELED
 
 
 def test_base_pointers(domain: Domain) -> None:

@@ -218,7 +218,7 @@ def test_a_dispatcher_in_ring_3_has_all_memory_but_the_shims(memory: int) -> Non
     built = Built(memory, placement=Placement.RING3)
     for gpa in range(0, built.layout.xenheap_gpa, PAGE_SIZE):
         assert built.find(C["PHYSMAP_VA"] + gpa) is None
-    frames = [built.layout.xenheap_gpa, built.layout.m2p_gpa, built.layout.levels_gpa]
+    frames = [built.layout.xenheap_gpa, built.layout.m2p_gpa, built.layout.types_gpa]
     frames += [extent.mfn * PAGE_SIZE for extent in built.layout.ram]
     for gpa in frames:
         assert built.walk(C["PHYSMAP_VA"] + gpa) == (gpa, PRESENT | WRITE | USER | NX)

@@ -1,0 +1,46 @@
+"""What is counted of page tables is what they are, once real kernels have worked with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.domain import LIMIT, ROOT, SLOWNESS, Ramdisk
+
+
+@pytest.mark.timeout(2 * LIMIT * SLOWNESS)
+@pytest.mark.parametrize(
+    ("version", "vcpus", "shim"),
+    [("6.1", 1, "dispatch"), ("6.1", 2, "exits"), ("6.12", 4, "dispatch")],
+)
+def test_tables_are_counted_rightly(
+    kvm: None,
+    environment: dict[str, str],
+    debian_kernel: Callable[[str], Path],
+    ramdisk: Ramdisk,
+    workload: Path,
+    version: str,
+    vcpus: int,
+    shim: str,
+) -> None:
+    image = ramdisk('workload && echo "[right]"; poweroff -f\n', workload)
+    options = ("--cmdline", "console=hvc0 quiet", "--shim", shim, "--vcpus", str(vcpus))
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.e2e.counted", "boot", debian_kernel(version)),
+            *("--ramdisk", image, *options, "--timeout", str(LIMIT * SLOWNESS)),
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT * SLOWNESS,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "[right]" in result.stdout
+    assert "tables are counted rightly" in result.stdout
