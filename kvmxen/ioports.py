@@ -23,7 +23,7 @@ def iopl_suffices(cpu: Cpu) -> bool:
     """
     vcpu = cpu.vcpu
     ring = (0 if vcpu.architectural_iopl else 1) if vcpu.kernel_mode else 3
-    return ring <= int(vcpu.iopl)
+    return ring <= vcpu.iopl
 
 
 def may_access(cpu: Cpu, port: int, size: int) -> bool:
