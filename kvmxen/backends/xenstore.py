@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from kvmxen.abi.xen import DOMID_GUEST
+from kvmxen.errors import KvmxenError
 from kvmxen.memory import GuestMemory
 from kvmxen.xenstore.connection import Connection
-from kvmxen.xenstore.errors import DumpError
+from kvmxen.xenstore.errors import DumpError, XenstoreError
 from kvmxen.xenstore.nodes import populate
 from kvmxen.xenstore.paths import home
 from kvmxen.xenstore.ring import RingTransport
@@ -37,9 +39,18 @@ class XenstoreBackend:
         self._transport = RingTransport(connection, memory, gpa, notify)
 
     def populate(self, **nodes: object) -> None:
-        """Write the nodes that a domain starts with (kvmxen/xenstore/nodes.py)."""
-        with self.store.lock:
-            populate(self.store, domid=DOMID_GUEST, **nodes)  # type: ignore[arg-type]
+        """Write the nodes that a domain starts with (kvmxen/xenstore/nodes.py).
+
+        Raises KvmxenError where their file has no room for what all runs have of them.
+        """
+        try:
+            with self.store.lock:
+                populate(self.store, domid=DOMID_GUEST, **nodes)  # type: ignore[arg-type]
+        except XenstoreError as error:
+            raise KvmxenError(
+                f"the domain's xenstore cannot be made: {os.strerror(error.errno)}; mend that, or "
+                "name another file for it"
+            ) from None
 
     def pump(self) -> None:
         """The guest rang: answer all that its ring has."""

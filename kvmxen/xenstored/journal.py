@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from zlib import crc32
 
@@ -34,6 +36,8 @@ from kvmxen.xenstored.entries import MAGIC, MAGIC_1, Tail, encode, replay, seal
 
 SLACK = 128 << 10
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# A guest that may write what is kept does not fill the terminal with refusals.
+_QUIET_SECONDS = 60
 _LINKS = 40  # as many as Linux follows
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ANEW = of_one_run(DOMID_GUEST)
@@ -56,7 +60,7 @@ class Journal:
         self._size = 0
         self._limit = 0
         self._torn = False
-        self._refusing = False
+        self._refused = -math.inf
 
     def __enter__(self) -> Journal:
         try:
@@ -132,7 +136,6 @@ class Journal:
             # One that starts afresh has what was noted too, and may be smaller.
             if not self._try_compact():
                 self._refuse(problem)
-        self._refusing = False
         if self._size > self._limit and not self._try_compact():
             # The next attempt is for when it has doubled.
             self._limit = 2 * self._size
@@ -151,12 +154,13 @@ class Journal:
         self._torn = False
 
     def _refuse(self, problem: OSError) -> None:
-        if not self._refusing:
-            self._refusing = True
+        now = monotonic()
+        if now > self._refused + _QUIET_SECONDS:
             say(
                 f"the xenstore in {self._path} cannot be written: {problem.strerror}; what would "
                 "change it is refused until it can"
             )
+        self._refused = now
         raise XenstoreError(errno.ENOSPC if problem.errno in _FULL else errno.EIO)
 
     def _open(self) -> int:

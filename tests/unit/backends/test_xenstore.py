@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import threading
 
@@ -10,14 +11,29 @@ import pytest
 from kvmxen.abi.xen import DOMID_GUEST
 from kvmxen.abi.xs_wire import RING_SIZE, Operation
 from kvmxen.backends.xenstore import XenstoreBackend
+from kvmxen.errors import KvmxenError
 from kvmxen.memory import GuestMemory
 from kvmxen.xenstore.dump import dump
-from kvmxen.xenstore.errors import DumpError
+from kvmxen.xenstore.errors import DumpError, XenstoreError
+from kvmxen.xenstore.permissions import Permissions
 from kvmxen.xenstore.store import Store
+from kvmxen.xenstore.tree import Node
 
 PAGE = 0x1000
 # struct xenstore_domain_interface, offsets in bytes.
 RSP, REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD = 1024, 2048, 2052, 2056, 2060
+
+
+NODES: dict[str, object] = {
+    "name": "one",
+    "uuid": "00000000-0000-0000-0000-000000000001",
+    "memory_kib": 524288,
+    "vcpus": 2,
+    "console_mfn": 5,
+    "console_port": 1,
+    "store_mfn": 6,
+    "store_port": 2,
+}
 
 
 class Guest:
@@ -27,10 +43,7 @@ class Guest:
         self.memory = GuestMemory(2 * PAGE)
         self.events = 0
         self.backend = XenstoreBackend(self.memory, PAGE, self.notify)
-        self.backend.populate(
-            name="one", uuid="00000000-0000-0000-0000-000000000001", memory_kib=524288, vcpus=2,
-            console_mfn=5, console_port=1, store_mfn=6, store_port=2,
-        )  # fmt: skip
+        self.backend.populate(**NODES)
 
     def notify(self) -> None:
         self.events += 1
@@ -147,3 +160,20 @@ def test_threads_take_turns(guest: Guest) -> None:
     for thread in threads:
         thread.join()
     assert guest.backend.store.read("/local/domain/1/control/shutdown") == b"reboot"
+
+
+class Full:
+    """A recorder without room."""
+
+    def note(self, path: str, before: Node | None, value: bytes, permissions: Permissions) -> None:
+        pass
+
+    def commit(self) -> None:
+        raise XenstoreError(errno.ENOSPC)
+
+
+def test_nodes_that_their_file_has_no_room_for() -> None:
+    backend = XenstoreBackend(GuestMemory(2 * PAGE), PAGE, lambda: None)
+    backend.store.recorder = Full()
+    with pytest.raises(KvmxenError, match="cannot be made: No space left on device; mend that"):
+        backend.populate(**NODES)
