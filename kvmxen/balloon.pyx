@@ -1,4 +1,4 @@
-"""The frames that a domain has given back to the host, of those that it began with.
+"""The frames that a domain has given back to the host, and those that it may still grow by.
 
 Any thread may ask, one at a time: the lock is held for `_CHUNK` frames, and whoever goes on after
 that looks first whether its vCPU is to end.
@@ -17,7 +17,8 @@ cdef uint64_t _CHUNK = 512
 
 
 cdef class Balloon:
-    """The balloon of the domain of `layout`, with its `memory` and `tables`; empty at first.
+    """The balloon of the domain of `layout`, with its `memory` and `tables`: at first it holds what
+    the domain may grow by.
 
     `frames` is how many frames are in it.
     """
@@ -33,6 +34,10 @@ cdef class Balloon:
         self._held = <uint64_t *>calloc(self._end // 64 + 1, sizeof(uint64_t))
         if self._held == NULL:
             raise MemoryError
+        for extent in layout.ram:
+            first = max(extent.pfn, layout.nr_pages)
+            if first < extent.pfn + extent.frames:
+                self._take(extent.mfn + first - extent.pfn, extent.pfn + extent.frames - first)
 
     def __dealloc__(self):
         free(self._held)

@@ -92,7 +92,7 @@ def pv(
 ) -> int | None:
     """One run of a 64-bit PV domain: its exit status, None when it is to be booted again."""
     loop = supervisor.loop
-    layout = Layout.plan(config.memory, config.vcpus)
+    layout = Layout.plan(config.memory, config.max_vcpus, config.max_memory)
     stats.begin()
     machine = Machine(
         layout,
@@ -130,7 +130,9 @@ def pv(
             name=config.name,
             uuid=str(machine.uuid),
             memory_kib=config.memory >> 10,
+            max_memory_kib=config.max_memory >> 10,
             vcpus=config.vcpus,
+            max_vcpus=config.max_vcpus,
             console_mfn=start.console_mfn,
             console_port=console_port,
             store_mfn=start.store_mfn,

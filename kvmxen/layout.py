@@ -46,10 +46,12 @@ class Extent:
 class Layout:
     """The layout of a domain of `nr_pages` frames of RAM and `vcpus` virtual CPUs.
 
+    `ram` has room for `max_pages`: those beyond `nr_pages` are the balloon's at the start.
     All `*_gpa` are byte addresses, `end` is the first gpa past the last byte in use.
     """
 
     nr_pages: int
+    max_pages: int
     vcpus: int
     xenheap_gpa: int
     m2p_gpa: int
@@ -59,9 +61,12 @@ class Layout:
     end: int
 
     @classmethod
-    def plan(cls, memory: int, vcpus: int) -> Layout:
-        """Lay out `memory` bytes of RAM (rounded down to a frame) for `vcpus` vCPUs."""
+    def plan(cls, memory: int, vcpus: int, maximum: int = 0) -> Layout:
+        """Lay out `memory` bytes of RAM (rounded down to a frame) for `vcpus` vCPUs, which may grow
+        to `maximum` bytes."""
         nr_pages = memory >> PAGE_SHIFT
+        memory = max(memory, maximum)
+        max_pages = memory >> PAGE_SHIFT
         # One frame of page tables maps a GiB, once for ring 0 and once for the kernel.
         tables = 2 * ((memory + HOLE_END >> 30) + 2)
         xenheap = (SHIM_COMMON_FRAMES + tables + vcpus * SHIM_VCPU_FRAMES) * PAGE_SIZE
@@ -70,12 +75,12 @@ class Layout:
         m2p_bytes = _align((memory + m2p + HOLE_END) // PAGE_SIZE * 8, SUPERPAGE)
         types = m2p + m2p_bytes
         start = types + m2p_bytes
-        low = min(nr_pages, (HOLE_START - start) >> PAGE_SHIFT)
+        low = min(max_pages, (HOLE_START - start) >> PAGE_SHIFT)
         ram = [Extent(start >> PAGE_SHIFT, 0, low)]
-        if low < nr_pages:
-            ram.append(Extent(HOLE_END >> PAGE_SHIFT, low, nr_pages - low))
+        if low < max_pages:
+            ram.append(Extent(HOLE_END >> PAGE_SHIFT, low, max_pages - low))
         end = (ram[-1].mfn + ram[-1].frames) << PAGE_SHIFT
-        return cls(nr_pages, vcpus, xenheap, m2p, m2p_bytes, types, tuple(ram), end)
+        return cls(nr_pages, max_pages, vcpus, xenheap, m2p, m2p_bytes, types, tuple(ram), end)
 
     def mfn(self, pfn: int) -> int:
         """The machine frame of pseudo-physical frame `pfn`; IndexError beyond RAM."""
@@ -100,6 +105,11 @@ class Layout:
     def shared_info_mfn(self) -> int:
         """shared_info is the xenheap's first frame."""
         return self.xenheap_mfn
+
+    @property
+    def absent_mfn(self) -> int:
+        """A frame of ones, as a bus reads where no device answers: before the xenheap's last."""
+        return self.xenheap_mfn + XENHEAP_FRAMES - 2
 
     @property
     def max_mfn(self) -> int:

@@ -8,7 +8,7 @@ cdef class PageTables:
     cdef GuestMemory memory
     cdef uint64_t _ram_mfn[2]
     cdef uint64_t _ram_frames[2]
-    cdef uint64_t _heap_mfn, _heap_frames, _m2p_gpa, _types_gpa
+    cdef uint64_t _heap_mfn, _heap_frames, _absent_gpa, _m2p_gpa, _types_gpa
     cdef uint64_t _pinned_slots[4]
     cdef uint64_t _kernel_slots[4]
     cdef uint64_t _user_slots[4]

@@ -11,13 +11,16 @@ hypercall may do for long is done without the GIL, and ends early once its vCPU 
 
 from libc.errno cimport EFAULT, EINVAL
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from kvmxen.memory cimport GuestMemory
 from kvmxen.vcpu cimport Vcpu
 
 from kvmxen.errors import GuestFault, HypercallError
-from kvmxen.layout import XENHEAP_FRAMES
+from kvmxen.layout import HOLE_END, HOLE_START, XENHEAP_FRAMES
+
+cdef uint64_t IO_FIRST = HOLE_START >> 12
+cdef uint64_t IO_FRAMES = HOLE_END - HOLE_START >> 12
 
 cdef extern from "errno.h":
     const int ECANCELED
@@ -97,6 +100,12 @@ cdef int check(int error) except -1:
     return 0
 
 
+cdef inline bint is_io(uint64_t mfn) noexcept nogil:
+    """Whether a frame is where a PC has devices. A domain has none, and Xen refuses the entry; but
+    Linux since 6.16 reads a register of AMD's there, and dies of it. Ones make it go on."""
+    return mfn - IO_FIRST < IO_FRAMES
+
+
 cdef class PageTables:
     """A domain's page tables over `memory` laid out by `layout`.
 
@@ -115,6 +124,8 @@ cdef class PageTables:
         self._heap_mfn = layout.xenheap_mfn
         self._heap_frames = XENHEAP_FRAMES
         self._m2p_gpa = layout.m2p_gpa
+        self._absent_gpa = layout.absent_mfn << 12
+        memset(memory.find(self._absent_gpa, 4096), 0xff, 4096)
         for i in range(OUR_SLOTS):
             self._pinned_slots[i] = slots.pinned[i]
             self._kernel_slots[i] = slots.kernel[i]
@@ -259,6 +270,8 @@ cdef class PageTables:
         cdef uint64_t old = 0
         cdef int error
         if value & PRESENT:
+            if is_io((value & FRAME) >> 12):
+                value = value & ~(FRAME | WRITE) | self._absent_gpa
             if not self.is_valid(value):
                 return EINVAL
             value |= USER

@@ -65,6 +65,15 @@ class _Command(click.Command):
     "--vcpus", metavar="N", type=int, default=1, show_default=True, help="Virtual CPUs, 1 to 64."
 )
 @click.option(
+    "--maxmem", metavar="SIZE", help="How far the guest's memory may grow.  [default: --memory]"
+)
+@click.option(
+    "--maxvcpus",
+    metavar="N",
+    type=int,
+    help="How many virtual CPUs the guest may bring up.  [default: --vcpus]",
+)
+@click.option(
     "--disk",
     "disks",
     metavar="FILE[,KEY=VALUE]...",
@@ -137,6 +146,8 @@ def boot(
     name: str | None,
     memory: str,
     vcpus: int,
+    maxmem: str | None,
+    maxvcpus: int | None,
     disks: tuple[str, ...],
     console: str,
     nets: tuple[str, ...],
@@ -158,6 +169,8 @@ def boot(
         name=name or f"domain-{os.getpid()}",
         memory=parse_size(memory),
         vcpus=vcpus,
+        max_memory=parse_size(maxmem) if maxmem is not None else 0,
+        max_vcpus=maxvcpus if maxvcpus is not None else vcpus,
         disks=tuple(map(DiskSpec.parse, disks)),
         console=ConsoleSpec.parse(console),
         nets=tuple(spec for text in nets if (spec := NetSpec.parse(text))),

@@ -47,7 +47,8 @@ class Config:
     """What to boot, and how; making one raises UsageError where it makes no sense.
 
     With no `kernel` it is the embedded demo guest. `memory` is in bytes, `timeout` in seconds
-    of the host's time. Each of `disks` has a target once it is here. `stats_file` is where `stats`
+    of the host's time. The guest may grow to `max_memory` and `max_vcpus`, by default what it
+    starts with. Each of `disks` has a target once it is here. `stats_file` is where `stats`
     goes that is "json", else stderr.
     """
 
@@ -59,6 +60,8 @@ class Config:
     name: str
     memory: int = 512 * MIB
     vcpus: int = 1
+    max_memory: int = 0
+    max_vcpus: int = 0
     disks: tuple[DiskSpec, ...] = ()
     console: ConsoleSpec = field(default_factory=lambda: ConsoleSpec("stdio"))
     nets: tuple[NetSpec, ...] = ()
@@ -72,6 +75,8 @@ class Config:
     debug: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "max_memory", self.max_memory or self.memory)
+        object.__setattr__(self, "max_vcpus", self.max_vcpus or self.vcpus)
         self._check_images()
         self._check_size()
         object.__setattr__(self, "disks", tuple(with_targets(self.disks)))
@@ -110,11 +115,22 @@ class Config:
                 f"--memory {self.memory // MIB} MiB is too small: "
                 f"give at least {MIN_MEMORY // MIB} MiB"
             )
-        if self.memory % PAGE_SIZE:
-            raise UsageError(f"--memory must be a multiple of {PAGE_SIZE} bytes")
-        host = host_memory()
-        if self.memory > host:
+        if not self.vcpus <= self.max_vcpus <= MAX_VCPUS:
             raise UsageError(
-                f"--memory {self.memory // MIB} MiB is more than this host has: "
-                f"give at most {host // MIB} MiB"
+                f"--maxvcpus must be {self.vcpus}, the number of --vcpus, to {MAX_VCPUS}, "
+                f"not {self.max_vcpus}"
             )
+        if self.max_memory < self.memory:
+            raise UsageError(
+                f"--maxmem {self.max_memory // MIB} MiB is less than --memory: "
+                f"give at least {self.memory // MIB} MiB"
+            )
+        host = host_memory()
+        for option, size in (("--memory", self.memory), ("--maxmem", self.max_memory)):
+            if size % PAGE_SIZE:
+                raise UsageError(f"{option} must be a multiple of {PAGE_SIZE} bytes")
+            if size > host:
+                raise UsageError(
+                    f"{option} {size // MIB} MiB is more than this host has: "
+                    f"give at most {host // MIB} MiB"
+                )

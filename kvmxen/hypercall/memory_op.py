@@ -60,10 +60,10 @@ def memory_op(cpu: Cpu, command: int, argument: int) -> int:
             return machine.layout.max_mfn - 1
         case Memory.CURRENT_RESERVATION:
             _own_domain(cpu.read(argument, 2))
-            return machine.layout.nr_pages - machine.balloon.frames
+            return machine.layout.max_pages - machine.balloon.frames
         case Memory.MAXIMUM_RESERVATION:
             _own_domain(cpu.read(argument, 2))
-            return machine.layout.nr_pages
+            return machine.layout.max_pages
         case Memory.MACHPHYS_MAPPING:
             cpu.write(
                 argument,
@@ -98,7 +98,7 @@ def _memory_map(cpu: Cpu, argument: int) -> int:
     entries, buffer = _MEMORY_MAP.unpack(cpu.read(argument, _MEMORY_MAP.size))
     if not entries:
         raise HypercallError(errno.ENOBUFS)
-    size = cpu.machine.layout.nr_pages << PAGE_SHIFT
+    size = cpu.machine.layout.max_pages << PAGE_SHIFT
     cpu.write(buffer, _E820_ENTRY.pack(0, size, _E820_RAM))
     cpu.write(argument, (1).to_bytes(4, "little"))
     return 0

@@ -52,8 +52,9 @@ def fill_p2m(memory: GuestMemory, layout: Layout, pfn: int) -> None:
 
 
 def fill_m2p(memory: GuestMemory, layout: Layout) -> None:
-    """Write the machine-to-physical table: RAM's pfns, INVALID_P2M for all other frames."""
+    """Write the machine-to-physical table: pfns of the RAM that the guest has at its start,
+    INVALID_P2M for all other frames."""
     memory.fill_u64(layout.m2p_gpa, layout.max_mfn, INVALID_P2M, 0)
-    for extent in layout.ram:
-        gpa = layout.m2p_gpa + extent.mfn * ENTRY_SIZE
-        memory.fill_u64(gpa, extent.frames, extent.pfn, 1)
+    for run in runs(layout, 0, layout.nr_pages):
+        gpa = layout.m2p_gpa + run.mfn * ENTRY_SIZE
+        memory.fill_u64(gpa, run.frames, run.pfn, 1)

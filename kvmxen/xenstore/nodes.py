@@ -41,7 +41,9 @@ def populate(
     name: str,
     uuid: str,
     memory_kib: int,
+    max_memory_kib: int,
     vcpus: int,
+    max_vcpus: int,
     console_mfn: int,
     console_port: int,
     store_mfn: int,
@@ -84,7 +86,7 @@ def populate(
             "vm": vm,
             "name": name,
             "domid": domid,
-            "memory/static-max": memory_kib,
+            "memory/static-max": max_memory_kib,
             "memory/target": memory_kib,
             "memory/videoram": 0,
             "control/platform-feature-multiprocessor-suspend": 1,
@@ -101,7 +103,9 @@ def populate(
             "console/ring-ref": console_mfn,
         },
     )
-    write(f"{here}/cpu", {f"{vcpu}/availability": "online" for vcpu in range(vcpus)})
+    for vcpu in range(max_vcpus):
+        state = "online" if vcpu < vcpus else "offline"
+        write(f"{here}/cpu", {f"{vcpu}/availability": state})
     write(
         backend,
         {

@@ -27,6 +27,7 @@ layouts = st.builds(
     Layout.plan,
     st.integers(4 << 20, MAX_MEMORY) | st.integers(2 << 30, 4 << 30),
     st.integers(1, MAX_VCPUS),
+    st.just(0) | st.integers(4 << 20, MAX_MEMORY),
 )
 
 
@@ -52,7 +53,7 @@ def test_the_tables_for_large_pages_are_aligned(layout: Layout) -> None:
 
 @given(layouts, st.data())
 def test_mfn_and_pfn_are_inverse(layout: Layout, data: st.DataObject) -> None:
-    assert sum(extent.frames for extent in layout.ram) == layout.nr_pages
+    assert sum(extent.frames for extent in layout.ram) == layout.max_pages >= layout.nr_pages
     pfn = data.draw(
         st.integers(0, layout.nr_pages - 1)
         | st.sampled_from([0, layout.ram[0].frames - 1, layout.nr_pages - 1])
@@ -74,7 +75,7 @@ def test_what_is_not_ram_has_no_pfn(layout: Layout) -> None:
         layout.max_mfn,
     )
     assert [layout.pfn(mfn) for mfn in not_ram] == [None] * len(not_ram)
-    for pfn in (-1, layout.nr_pages):
+    for pfn in (-1, layout.max_pages):
         with pytest.raises(IndexError):
             layout.mfn(pfn)
 
@@ -101,10 +102,19 @@ def test_the_extremes(memory: int, vcpus: int) -> None:
     ShimImage(GuestMemory(layout.end), layout)
 
 
+def test_room_to_grow_changes_nothing_of_the_memory_at_the_start() -> None:
+    small, growing = Layout.plan(8 << 30, 2), Layout.plan(2 << 30, 2, 8 << 30)
+    assert (small.nr_pages, small.max_pages) == (2 << 20, 2 << 20)
+    assert (growing.nr_pages, growing.max_pages) == (1 << 19, 2 << 20)
+    assert growing.ram == small.ram
+    assert growing.end == small.end
+
+
 def test_golden() -> None:
     layout = Layout.plan(512 << 20, 1)
     assert layout == Layout(
         nr_pages=131072,
+        max_pages=131072,
         vcpus=1,
         xenheap_gpa=layout.xenheap_gpa,
         m2p_gpa=2 << 20,

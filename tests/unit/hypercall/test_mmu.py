@@ -77,6 +77,18 @@ def test_shared_info_may_be_mapped(domain: Domain) -> None:
     assert update(domain, (leaf(domain), entry)) == 0
 
 
+# AMD's FCH_PM_S5_RESET_STATUS, which Linux reads; the LAPIC; both ends of where devices are.
+@pytest.mark.parametrize("gpa", [0xFED80000, 0xFEE00000, 0xC0000000, 0xFFFFF000])
+def test_memory_of_devices_reads_as_ones(domain: Domain, gpa: int) -> None:
+    assert update(domain, (leaf(domain), gpa | TABLE)) == 0
+    entry = domain.memory.read_u64(leaf(domain))
+    assert entry & ~0xFFF == domain.layout.absent_mfn << PAGE_SHIFT
+    assert entry & 2 == 0
+    assert domain.tables.read(domain.cr3, va(FREE_PFN), 4096) == b"\xff" * 4096
+    # It is no table.
+    assert update(domain, (domain.entry(2, BASE), gpa | TABLE)) == -errno.EINVAL
+
+
 FOREIGN = [0, 0x1000, 0x20000, 1 << 40, 0x000FFFFFFFFFF000]
 
 
