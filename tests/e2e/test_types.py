@@ -14,8 +14,13 @@ from tests.e2e.domain import LIMIT, ROOT, SLOWNESS, Ramdisk
 
 @pytest.mark.timeout(2 * LIMIT * SLOWNESS)
 @pytest.mark.parametrize(
-    ("version", "vcpus", "shim"),
-    [("6.1", 1, "dispatch"), ("6.1", 2, "exits"), ("6.12", 4, "dispatch")],
+    ("version", "vcpus", "shim", "work"),
+    [
+        ("6.1", 1, "dispatch", "workload"),
+        ("6.12", 4, "dispatch", "workload"),
+        # Every trap an exit: less is enough.
+        ("6.1", 2, "exits", "for i in $(seq 100); do ls / > /tmp/$i & done; wait"),
+    ],
 )
 def test_tables_are_counted_rightly(
     kvm: None,
@@ -26,8 +31,9 @@ def test_tables_are_counted_rightly(
     version: str,
     vcpus: int,
     shim: str,
+    work: str,
 ) -> None:
-    image = ramdisk('workload && echo "[right]"; poweroff -f\n', workload)
+    image = ramdisk(f'{work} && echo "[right]"; poweroff -f\n', workload)
     options = ("--cmdline", "console=hvc0 quiet", "--shim", shim, "--vcpus", str(vcpus))
     result = subprocess.run(
         [

@@ -93,12 +93,12 @@ static void push_frame(struct registers *in, const struct iret_frame *frame)
 
 void do_call(void)
 {
-    /* For an iret in a list, which is its end. */
-    static const struct iret_frame frame = {
-        0x1111, 0x2222, 0x3333, 0, (u64)run_done, FLAT_KERNEL_CS & ~3, 0x202, 0x4444, FLAT_KERNEL_SS,
-    };
     struct registers in = draw_registers();
     struct call call = draw_call(false);
+    /* For an iret in a list, which is its end. */
+    struct iret_frame frame = {
+        0x1111, 0x2222, 0x3333, 0, (u64)run_done, FLAT_KERNEL_CS & ~3, 0x202, in.rsp, FLAT_KERNEL_SS,
+    };
     push_frame(&in, &frame);
     in.rax = call.number;
     in.rdi = call.args[0];
