@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -24,6 +25,8 @@ FAILED = pytest.StashKey[bool]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers that say what a test needs."""
+    # Under nohup it would be ignored, and what tests start would not hear it either.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name, what in resources.NEEDS.items():
         config.addinivalue_line("markers", f"{name}: needs {what}")
 
