@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -27,6 +28,7 @@ from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.control import inconsistencies
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.nodes import populate
+from kvmxen.xenstore.paths import ancestry
 from kvmxen.xenstore.permissions import DOMID_ANY, NONE, READ, WRITE, Permission, Permissions
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import Message
@@ -196,14 +198,6 @@ def test_who_owns_a_node_decides_for_all_below_it(path: Path) -> None:
         assert reread(path)["/b"] == b"1"
 
 
-def test_a_path_as_long_as_a_client_may_say_it(path: Path) -> None:
-    store, long = Store(), "/" + "x/" * 1500 + "x"
-    with Journal(path) as journal:
-        journal.attach(store)
-        assert ask(store.connect(), Op.WRITE, long.encode() + b"\0v") == b"OK\0"
-    assert kept(path)[long][0] == b"v"
-
-
 class Disk:
     """What becomes of the writes to the journal's files: the file itself, and those beside."""
 
@@ -231,6 +225,68 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
+
+
+def of_the_next_run(store: Store) -> dict[str, bytes]:
+    """What is dom0's, as is all above it, and not of one run."""
+    found: dict[str, bytes] = {}
+    for where, node in store.descend():
+        above = [] if where in ("/", "@introduceDomain", "@releaseDomain") else ancestry(where)[:-1]
+        owners = {found_node.owner for each in above if (found_node := store.get(each))}
+        if owners <= {0} and not re.match("(/vm|/local/domain/(1|0/backend|0/error))(/|$)", where):
+            found[where] = node.value
+    return found
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_after_each_request_the_file_is_what_the_next_run_finds(
+    path: Path, disk: Disk, seed: int
+) -> None:
+    choice, store = random.Random(seed), Store()
+    paths = [
+        b"/a",
+        b"/a/b",
+        b"/a/b/c",
+        b"/a/d",
+        b"/vm/x",
+        b"/local/domain/1/x",
+        b"/local/domain/0/x",
+    ]
+    permissions = [b"n0\0", b"n0\0", b"n1\0", b"n0\0b1\0", b"n2\0", b"b0\0"]
+    with Journal(path, slack=500) as disk.journal:
+        disk.journal.attach(store)
+        store.introduce(1)
+        clients = [store.connect(domid) for domid in (0, 0, 1)]
+        for _ in range(300):
+            disk.code = choice.choice((0, 0, 0, errno.ENOSPC))
+            disk.room, disk.beside = choice.choice((0, 15)), choice.random() < 0.8
+            client = choice.choice(clients)
+            many = choice.random() < 0.3
+            tx = int(ask(client, Op.TRANSACTION_START, b"\0")[:-1]) if many else 0
+            for _ in range(4 if many else 1):
+                node = choice.choice(paths) + b"\0"
+                match choice.randrange(6):
+                    case 0:
+                        ask(client, Op.RM, node, tx)
+                    case 1 | 2:
+                        ask(client, Op.SET_PERMS, node + choice.choice(permissions), tx)
+                    case _:
+                        ask(client, Op.WRITE, node + choice.randbytes(choice.randrange(40)), tx)
+            if many:
+                ask(client, Op.TRANSACTION_END, b"T\0", tx)
+            disk.code = 0
+            assert reread(path) == of_the_next_run(store)
+            assert inconsistencies(store) == []
+        expected = of_the_next_run(store)
+    assert {where: value for where, (value, _) in kept(path).items()} == expected
+
+
+def test_a_path_as_long_as_a_client_may_say_it(path: Path) -> None:
+    store, long = Store(), "/" + "x/" * 1500 + "x"
+    with Journal(path) as journal:
+        journal.attach(store)
+        assert ask(store.connect(), Op.WRITE, long.encode() + b"\0v") == b"OK\0"
+    assert kept(path)[long][0] == b"v"
 
 
 @pytest.mark.parametrize(
