@@ -7,15 +7,19 @@ kernel would use because of a bit alone is tried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from ctypes import sizeof
 from dataclasses import dataclass
 from enum import Enum
 
 from kvmxen.cpuid import EAX, EBX, ECX, EDX, QUESTIONS, XEN_LEAF, CpuidPolicy, Feature
+from kvmxen.errors import GuestCrash
 from kvmxen.kvm.structs import CpuidEntry
 from kvmxen.memory import GuestMemory
 from kvmxen.ring3 import BREAKPOINT, Ring3
+
+# By leaf and sub-leaf.
+_Leaves = dict[tuple[int, int], CpuidEntry]
 
 _AMD_FEATURES_2 = 0x80000021
 _NULL_SELECTOR_CLEARS_BASE = 1 << 6
@@ -84,7 +88,8 @@ class Features:
 
 
 def look(memory: GuestMemory, ring3: Ring3, told: CpuidPolicy) -> Features:
-    """Ask `ring3`, whose KVM was told of `told` and its XCR0."""
+    """Ask `ring3`, whose KVM was told of `told` and its XCR0. Raises GuestCrash if it traps where
+    nothing can."""
     sets_xcr0 = bool(told.xcr0)
     if told.xcr0:
         ring3.fd.set_xcr0(_X87)
@@ -93,10 +98,8 @@ def look(memory: GuestMemory, ring3: Ring3, told: CpuidPolicy) -> Features:
     leaves = _ask(memory, ring3)
     filter_ = _compare(leaves, told)
     leaves[0xD, 0].eax &= _xgetbv(ring3)
-    for feature in _failing(ring3):
-        entry = leaves[feature.leaf, feature.subleaf]
-        name = _REGISTERS[feature.register]
-        setattr(entry, name, getattr(entry, name) & ~(1 << feature.bit))
+    for leaf, name, bit in _failing(ring3, leaves):
+        setattr(leaf, name, getattr(leaf, name) & ~bit)
     # Without it Linux loads each selector twice, which is a hypercall, and a hypervisor below may
     # have left it out (AMD64 Architecture Programmer's Manual 3).
     if _null_selector_clears_base(ring3):
@@ -104,20 +107,21 @@ def look(memory: GuestMemory, ring3: Ring3, told: CpuidPolicy) -> Features:
     return Features(filter_, sets_xcr0, tuple(leaves.values()))
 
 
-def _compare(leaves: Mapping[tuple[int, int], CpuidEntry], told: CpuidPolicy) -> Filter:
+def _compare(leaves: _Leaves, told: CpuidPolicy) -> Filter:
     xen = leaves[XEN_LEAF, 0]
     if (xen.eax, xen.ebx, xen.ecx, xen.edx) != told.leaf(XEN_LEAF, 0, 0):
         return Filter.NONE
     return Filter.WHOLE if told.is_shown_by(leaves.values()) else Filter.PART
 
 
-def _ask(memory: GuestMemory, ring3: Ring3) -> dict[tuple[int, int], CpuidEntry]:
+def _ask(memory: GuestMemory, ring3: Ring3) -> _Leaves:
     questions = *QUESTIONS, (XEN_LEAF, 0)
     table = (CpuidEntry * len(questions))(*(CpuidEntry(*question) for question in questions))
     memory.write(ring3.data_gpa, bytes(table))
     ring3.load(_ASK)
     ring3.vcpu.rsi, ring3.vcpu.rbp = ring3.data_va, len(table)
-    ring3.run()
+    if ring3.run() != BREAKPOINT:
+        raise GuestCrash("CPUID traps in ring 3")
     answers = type(table).from_buffer_copy(memory.read(ring3.data_gpa, sizeof(table)))
     return dict(zip(questions, answers, strict=True))
 
@@ -128,19 +132,24 @@ def _xgetbv(ring3: Ring3) -> int:
     return ring3.vcpu.rax if ring3.run() == BREAKPOINT else 0
 
 
-def _failing(ring3: Ring3) -> list[Feature]:
-    """Those of the trials that end in a trap."""
-    slots = (bytes.fromhex(code).ljust(_SLOT, _NOP) for code in TRIALS.values())
-    ring3.load(b"".join(slots))
+def _failing(ring3: Ring3, leaves: _Leaves) -> Iterator[tuple[CpuidEntry, str, int]]:
+    """Try the features that `leaves` have. Yields the leaf, register and bit of each that ends in
+    a trap."""
+    shown, code = [], b""
+    for feature, instructions in TRIALS.items():
+        leaf, name = leaves[feature.leaf, feature.subleaf], _REGISTERS[feature.register]
+        if getattr(leaf, name) >> feature.bit & 1:
+            shown.append((leaf, name, 1 << feature.bit))
+            code += bytes.fromhex(instructions).ljust(_SLOT, _NOP)
+    ring3.load(code)
     ring3.vcpu.rsi = ring3.data_va
-    features = list(TRIALS)
-    failing = []
     slot = 0
     while ring3.run(slot * _SLOT) != BREAKPOINT:
-        slot = (ring3.vcpu.rip - ring3.code_va) // _SLOT
-        failing.append(features[slot])
-        slot += 1
-    return failing
+        trapped = (ring3.vcpu.rip - ring3.code_va) // _SLOT
+        if not slot <= trapped < len(shown):
+            raise GuestCrash(f"a trap of ring 3 at {ring3.vcpu.rip:#x}")
+        yield shown[trapped]
+        slot = trapped + 1
 
 
 def _null_selector_clears_base(ring3: Ring3) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from kvmxen import features
 from kvmxen.cpuid import EDX, CpuidPolicy, Feature
+from kvmxen.errors import GuestCrash
 from kvmxen.features import Filter, look
 from kvmxen.kvm.structs import CpuidEntry, Sregs
 from kvmxen.layout import Layout
@@ -23,6 +24,7 @@ from tests.unit.cpuids import recorded
 from tests.unit.forged import Domain, VcpuFd
 
 INVALID_OPCODE = 6
+GENERAL_PROTECTION = 13
 CODE_VA = 0x10000
 XEN_LEAF = 0x40000000
 REGISTERS = ("eax", "ebx", "ecx", "edx")
@@ -41,6 +43,8 @@ class Processor:
         self.lacking: set[str] = set()
         self.xcr0 = xcr0
         self.sets_xcr0 = self.clears_base = True
+        self.faults_cpuid = False
+        self.stray: int | None = None
         self.rax = self.rbp = self.rsi = self.rip = 0
         self.sregs = Sregs()
 
@@ -59,12 +63,18 @@ class Processor:
 
     def run(self, offset: int = 0) -> int:
         if b"\x0f\xa2" in self.code:
+            if self.faults_cpuid:
+                return GENERAL_PROTECTION
             self._cpuid()
         elif self.code == bytes.fromhex("31c90f01d0"):
             self.rax = self.xcr0
         elif self.code == b"\x8e\xe0":
             self.sregs.fs.base *= not self.clears_base
+        elif self.stray is not None:
+            self.rip = self.stray
+            return INVALID_OPCODE
         else:
+            self.tried = self.code
             for at in range(offset, len(self.code), 16):
                 if any(self.code[at:].startswith(bytes.fromhex(code)) for code in self.lacking):
                     # Perhaps not the first instruction of its slot.
@@ -153,6 +163,31 @@ def test_what_does_not_work_is_not_there(memory: GuestMemory, feature: Feature) 
         if (getattr(entry, name) ^ getattr(whole[leaf], name)) >> bit & 1
     }
     assert gone == {feature, list(features.TRIALS)[-1]}
+
+
+def test_only_what_is_shown_is_tried(memory: GuestMemory) -> None:
+    host = recorded("amd-software-kvm")
+    processor = Processor(memory, host.ring3, host.xcr0)
+    seen(memory, processor, policy(host.kvm))
+    avx, avx512 = (bytes.fromhex(code) for code in ("c5fc58c0", "62f17c4858c0"))
+    assert avx in processor.tried
+    assert avx512 not in processor.tried
+
+
+def test_cpuid_that_traps_is_no_processor_to_go_on_with(memory: GuestMemory) -> None:
+    processor = Processor(memory, [], 7)
+    processor.faults_cpuid = True
+    with pytest.raises(GuestCrash, match="CPUID traps in ring 3"):
+        seen(memory, processor, policy([]))
+
+
+@pytest.mark.parametrize("rip", [CODE_VA - 1, CODE_VA + 0x1000, 0])
+def test_a_trap_where_there_is_nothing_to_try_ends_it(memory: GuestMemory, rip: int) -> None:
+    host = recorded("amd-software-kvm")
+    processor = Processor(memory, host.ring3, host.xcr0)
+    processor.stray = rip
+    with pytest.raises(GuestCrash, match="trap of ring 3"):
+        seen(memory, processor, policy(host.kvm))
 
 
 @pytest.mark.parametrize("clears", [True, False])
