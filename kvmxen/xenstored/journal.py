@@ -189,9 +189,10 @@ class Journal:
     def _sweep(self) -> None:
         """Remove what a kill left of _compact(); who has the lock is the only one to do that."""
         leftover = re.compile(re.escape(self._path.name) + r"\.new-[0-9a-f]{16}").fullmatch
-        for path in self._path.parent.iterdir():
-            if leftover(path.name) and path.is_file():
-                path.unlink()
+        with suppress(OSError):
+            for path in self._path.parent.iterdir():
+                if leftover(path.name) and path.is_file():
+                    path.unlink()
 
     def _fill(self, state: State) -> bool:
         """Fill `state` from the file: whether entries may be added to it as it is."""

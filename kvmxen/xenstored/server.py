@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -111,8 +112,8 @@ class Server:
             return
         # The lowest free number is the next one's, whoever has the others.
         if connected.fileno() >= _descriptors():
-            connected.send(BUSY.encode())
-            connected.close()
+            with connected, suppress(OSError):
+                connected.send(BUSY.encode())
             return
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
         self._pump.add(connected.fileno(), partial(self._store.connect, DOM0), self._held)

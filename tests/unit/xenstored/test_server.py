@@ -23,7 +23,7 @@ from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import Message
 from kvmxen.xenstored import server as server_module
 from kvmxen.xenstored.client import Client
-from kvmxen.xenstored.listener import may_connect
+from kvmxen.xenstored.listener import connect, may_connect
 from tests.unit.xenstored.conftest import HELD, NAME, PATIENCE, Raw
 
 Clients = Callable[[], Raw]
@@ -133,6 +133,20 @@ def test_one_client_more_than_there_are_descriptors_for_is_told(
     for client in clients[1:]:
         client.socket.close()
     wait_until(lambda: is_served(root))
+
+
+def test_who_leaves_before_it_is_refused(
+    raw: Clients, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = raw()
+    client.ask(Operation.WRITE, b"/a\0")
+    monkeypatch.setattr(server_module, "_descriptors", lambda: 0)
+    with connect(path) as gone:
+        gone.shutdown(socket.SHUT_RDWR)
+    for _ in range(100):
+        connect(path).close()
+    # The server, whose faults the fixture would tell, goes on.
+    assert client.ask(Operation.READ, b"/a\0") == b""
 
 
 def test_who_does_not_read_replies_is_not_read_from(raw: Clients, store: Store) -> None:
