@@ -17,7 +17,7 @@ from kvmxen.initramfs import system
 from tests import packages
 
 _KERNEL = "6.1"
-_RUNS = 5
+_RUNS = 3
 _NAME = "balloon"
 _MEMORY_KIB = 1536 << 10
 _LESS_KIB = 512 << 10

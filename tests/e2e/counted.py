@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
+from unittest.mock import patch
 
 from kvmxen.cli.main import main
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
@@ -77,7 +78,7 @@ def check(machine: Machine) -> None:
 _close = Machine.close
 
 
-def _closed(machine: Machine) -> None:
+def _checked_close(machine: Machine) -> None:
     machine.stop()
     machine.join()
     check(machine)
@@ -85,7 +86,5 @@ def _closed(machine: Machine) -> None:
 
 
 if __name__ == "__main__":
-    vars_of_class = {"close": _closed}
-    for name, method in vars_of_class.items():
-        setattr(Machine, name, method)
-    sys.exit(main())
+    with patch.object(Machine, "close", _checked_close):
+        sys.exit(main())
