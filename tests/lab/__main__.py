@@ -34,6 +34,7 @@ LEFT_OUT = (
     "6.12 or workload or reboot or sizes and not 2-1024 or escape or wall_clock"
     " or scribble and not 1-0 or sequence and (1-2 or 1-3) or hostile and (2 or 3)"
     " or confined and 2-exits or smp and (3 or 8)"
+    " or test_cpu and exits"
     " or no_console or in_a_file or on_a_pty or for_a_person"
 )
 KERNEL_VARIABLE = "KVMXEN_LAB"

@@ -21,7 +21,7 @@ behind_nop:
     int     $DONE
 
 .macro held
-    mov     (%ebx), %ss
+    mov     %ss:(%ebx), %ss             /* DS may be null */
 .endm
 held_nop:
     held
