@@ -122,12 +122,15 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
     vcpu.ss = <int>(frame[8] & 0xffff) | 3
     cdef uint8_t *info = tables.memory.at(info_gpa, 64)
     info[UPCALL_MASK] = 0 if rflags & EFL_IF else 1
-    return _is_event_loop(vcpu, rflags & EFL_IF and info[UPCALL_PENDING])
+    cdef bint upcall_due = rflags & EFL_IF and info[UPCALL_PENDING]
+    cdef bint own = vcpu.state.sent_to_itself
+    vcpu.state.sent_to_itself = 0
+    return _is_event_loop(vcpu, own and upcall_due)
 
 
-cdef bint _is_event_loop(Vcpu vcpu, bint upcall_due) noexcept:
+cdef bint _is_event_loop(Vcpu vcpu, bint own_upcall_due) noexcept:
     cdef bint again = vcpu.rip == vcpu.state.upcall_rip and vcpu.rsp == vcpu.state.upcall_rsp
-    if not upcall_due:
+    if not own_upcall_due:
         vcpu.state.upcalls = 0
         return False
     vcpu.state.upcall_rip = vcpu.rip

@@ -269,20 +269,24 @@ class EventChannels:
 
     # Sending.
 
-    def send(self, number: int) -> None:
-        """EVTCHNOP_send."""
+    def send(self, number: int) -> int | None:
+        """EVTCHNOP_send: the vCPU that it notifies, None for a backend or nobody."""
         port = self.port(number)
         self.sent += 1
         if port.status is Status.INTERDOMAIN:
             # Another vCPU may close the other end meanwhile.
             if target := port.target:
-                self.raise_port(self._ports[target])
-            elif on_send := port.on_send:
+                port = self._ports[target]
+                self.raise_port(port)
+                return port.vcpu
+            if on_send := port.on_send:
                 on_send()
         elif port.status is Status.IPI:
             self.raise_port(port)
+            return port.vcpu
         elif port.status is not Status.UNBOUND:
             raise HypercallError(errno.EINVAL)
+        return None
 
     def notify(self, number: int, on_send: Callable[[], None] | None = None) -> None:
         """A backend's end of port `number` sends to the guest; nothing where it is closed, or

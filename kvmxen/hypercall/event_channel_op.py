@@ -36,7 +36,8 @@ def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
     command &= 0xFFFFFFFF
     events = cpu.machine.events
     if command == EvtchnOp.SEND:
-        events.send(int.from_bytes(cpu.read(argument, 4), "little"))
+        if events.send(int.from_bytes(cpu.read(argument, 4), "little")) == cpu.index:
+            cpu.vcpu.note_own_event()
         return 0
     match command:
         case EvtchnOp.UNMASK:

@@ -48,6 +48,8 @@ int send(state *s, u32 port)
         return DONE;
     }
     u32 vcpu = kind - PORT_IPI;
+    if (vcpu == s->index)
+        s->sent_to_itself = 1;
     /* Only ring 0 can interrupt another. */
     if (vcpu != s->index && domain()->in_ring3)
         return HOST;

@@ -88,7 +88,7 @@ int hypercall_iret(state *s, frame *f)
     if (!is_canonical(words[4]) || !may_return_to(f, cs, ss)
         || (to_user && !is_ram(s->user_cr3 >> 12)))
         return HOST;
-    if (rflags & EFL_IF && vcpu_info(s)[INFO_UPCALL_PENDING]) {
+    if (s->sent_to_itself && rflags & EFL_IF && vcpu_info(s)[INFO_UPCALL_PENDING]) {
         bool again = words[4] == s->upcall_rip && words[7] == s->upcall_rsp;
         if (again && s->upcalls == SHIM_EVENT_LOOP - 1)
             return HOST;
@@ -98,6 +98,7 @@ int hypercall_iret(state *s, frame *f)
     } else {
         s->upcalls = 0;
     }
+    s->sent_to_itself = 0;
     if (to_user)
         s->kernel_mode = 0;
     if (s->architectural_iopl)

@@ -24,7 +24,7 @@ cdef extern from "shim/state.h":
         uint64_t index
         uint8_t kernel_mode, look, waiting, outside
         uint32_t flushes_asked, flushes_done
-        uint8_t iopl, architectural_iopl
+        uint8_t iopl, architectural_iopl, sent_to_itself
         shim_handler traps[32]
         shim_handler callbacks[8]
         uint64_t hypercalls[64]

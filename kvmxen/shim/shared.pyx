@@ -71,6 +71,10 @@ cdef class SharedState:
     def user_cr3(self, uint64_t gpa):
         self.state.user_cr3 = gpa
 
+    def note_own_event(self):
+        """The vCPU sent an event to itself; its next iret forgets that."""
+        self.state.sent_to_itself = 1
+
     def forget_event_loop(self):
         """Begin to count anew how often an upcall followed the last one at once."""
         self.state.upcalls = 0

@@ -15,7 +15,8 @@
 #define SHIM_INVLPGS 16
 #define SHIM_CPUIDS 64
 #define SHIM_PORTS 4096
-/* So many irets in a row to one place, each with an upcall due, are an event loop: the host's. */
+/* So many irets in a row to one place are an event loop, the host's, if before each the vCPU sent an
+ * event to itself that is due there. */
 #define SHIM_EVENT_LOOP 16
 
 /* The registers at a trap, as the entries push them; ends at VCPU_FRAME_END. */
@@ -54,6 +55,7 @@ struct shim_state {
     uint32_t flushes_asked, flushes_done;   /* by other vCPUs */
     uint8_t iopl;                   /* 0 to 3: from which ring port I/O, cli and sti are allowed */
     uint8_t architectural_iopl;     /* iret sets it, and frames show it; the kernel is in ring 0 */
+    uint8_t sent_to_itself;         /* an event, since the last iret */
     struct shim_handler traps[SHIM_VECTORS];
     struct shim_handler callbacks[SHIM_CALLBACKS];  /* by CALLBACKTYPE_* */
     uint64_t hypercalls[SHIM_HYPERCALLS];   /* done by the dispatcher, by number */
@@ -68,7 +70,8 @@ struct shim_state {
      * what it will go on with. */
     uint64_t slept, asleep_since;
     struct shim_frame sleeper;
-    /* The last iret with an upcall due: where to, and how many such there were in a row. */
+    /* The last iret with an upcall due of its own making: where to, and how many there were in a
+     * row. */
     uint64_t upcall_rip, upcall_rsp;
     uint32_t upcalls;
     uint32_t cpuids;                /* answers that are there */

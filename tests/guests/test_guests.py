@@ -159,6 +159,13 @@ def test_an_event_loop_is_told_of(boot: Boot, guest: Guest, shim: str) -> None:
     assert domain.stderr.count("sends an event to itself") == 1
 
 
+@pytest.mark.parametrize("shim", ["dispatch", "exits"])
+def test_many_events_of_others_are_no_event_loop(boot: Boot, guest: Guest, shim: str) -> None:
+    domain = boot(guest("eventloop"), "--cmdline", "flood=64", "--shim", shim, "--timeout", LIMIT)
+    domain.ends(0)
+    assert (domain.output, domain.stderr) == ("SUCCESS\n", "")
+
+
 def test_bench(boot: Boot, guest: Guest) -> None:
     domain = boot(guest("bench"), "--cmdline", "rounds=10", "--timeout", LIMIT)
     domain.ends(0)

@@ -96,11 +96,12 @@ def test_no_stack_is_a_crash(domain: Domain, stack: int) -> None:
         enter(domain, mask_events=False, error_code=None)
 
 
-def return_to(domain: Domain, *frame: int) -> None:
+def return_to(domain: Domain, *frame: int) -> bool:
+    """Whether the iret finds an event loop."""
     cpu = domain.cpu
     cpu.vcpu.rsp = STACK
     cpu.write(STACK, struct.pack("<9Q", *frame))
-    iret(cpu.vcpu, cpu.tables, cpu.info_gpa)
+    return iret(cpu.vcpu, cpu.tables, cpu.info_gpa)
 
 
 def test_iret_to_user_mode(domain: Domain) -> None:
@@ -157,6 +158,23 @@ def test_a_bounce_and_an_iret_change_nothing(domain: Domain) -> None:
     assert not vcpu.kernel_mode
     assert (vcpu.rip, vcpu.rsp, vcpu.rcx, vcpu.r11) == (USER_RIP, USER_SP, 0xCCCC, 0xBBBB)
     assert masked(domain) == 0
+
+
+def test_only_its_own_events_are_an_event_loop(domain: Domain) -> None:
+    """Sixteen irets to one place, with an upcall due at each: eventloop.py."""
+    domain.memory.write_u8(domain.cpu.info_gpa, 1)
+
+    def irets(*, own: bool) -> list[bool]:
+        found = []
+        for _ in range(16):
+            if own:
+                domain.cpu.vcpu.note_own_event()
+            found.append(return_to(domain, 0, 0, 0, 0, HANDLER, 0xE030, IF | 2, STACK, 0xE028))
+        return found
+
+    assert irets(own=False) == [False] * 16
+    assert irets(own=True) == [False] * 15 + [True]
+    assert irets(own=False) == [False] * 16
 
 
 def test_iret_without_a_frame_or_an_address_space_is_a_crash(domain: Domain) -> None:
