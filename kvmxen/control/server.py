@@ -97,6 +97,8 @@ class ControlServer:
             request = unpack(parse(read_line(connected, MAX_REQUEST)))
         except (KvmxenError, ProtocolError, RequestError) as error:
             return {"error": str(error)}
+        except RecursionError:
+            return {"error": "the request is nested too deeply"}
         try:
             return {"done": self._do(request)}
         except KvmxenError as error:

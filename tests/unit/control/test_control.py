@@ -7,6 +7,7 @@ import json
 import os
 import select
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -200,6 +201,21 @@ def test_what_is_no_request(folder: Path, asked: list[Request], data: bytes) -> 
     assert set(reply) == {"error"}
     assert "internal error" not in reply["error"]
     assert asked == []
+
+
+def test_a_request_of_any_depth_is_refused(
+    folder: Path, asked: list[Request], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A little less than what JSON's reader refuses may be too deep for what reads its value."""
+    for depth in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit()):
+        disk = '{"path":' * depth + "1" + "}" * depth
+        data = f'{{"command": "block-attach", "arguments": {{"disk": {disk}}}}}\n'.encode()
+        with connect(folder / SOCKET) as client:
+            client.sendall(data)
+            reply = json.loads(client.makefile().readline())
+        assert list(reply) == ["error"]
+    assert not asked
+    assert capsys.readouterr().err == ""
 
 
 def test_a_request_that_is_one(folder: Path, asked: list[Request]) -> None:
