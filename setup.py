@@ -28,6 +28,7 @@ SHIM_FLAGS = [
     "-fno-tree-loop-distribute-patterns",
 ]
 # fmt: on
+CYTHON = "build/cython"
 GUESTS = Path("kvmxen/guests")
 DEMO = GUESTS / "demo.elf"
 
@@ -89,9 +90,12 @@ def modules() -> list[Extension]:
             )
             for path in sources(Path("kvmxen"), ".pyx")
         ],
-        build_dir="build/cython",
+        build_dir=CYTHON,
         language_level=3,
     )
+    # Cython's copies of headers come first in the compiler's search, and are not always new.
+    for copy in sources(Path(CYTHON), ".h"):
+        copy.unlink()
     headers = [str(header) for header in sources(SHIM, ".h")]
     for extension in extensions:
         if f'#include "{SHIM.name}/' in Path(extension.sources[0]).read_text():
