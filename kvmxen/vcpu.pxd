@@ -56,6 +56,7 @@ cdef class Vcpu(SharedState):
     cdef bint _enter(self) except -1
     cdef object _run_to_trap(self)
     cdef int _decode_uninterpreted(self) noexcept
+    cdef int _crash(self) except -1
     cdef int _decode(self) except -1
     cdef bint _take_bad_iret(self) noexcept
     cdef int _decode_frame(self, bint in_ring3) except -1

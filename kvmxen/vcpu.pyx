@@ -306,7 +306,8 @@ cdef class Vcpu(SharedState):
         self._work[n] = SHIM_VA + GATE_STUBS + STUB_DONE * STUB_SIZE
         self._start()
         self._enter_to_exit()
-        if run_port(<kvm_run *>self._run) != STUB_DONE:
+        cdef kvm_run *run = <kvm_run *>self._run
+        if not run_is_gate_exit(run) or run_port(run) != STUB_DONE:
             raise GuestCrash("the shim faulted while it updated page tables")
 
     def run(self):
@@ -347,6 +348,8 @@ cdef class Vcpu(SharedState):
         cdef int trap
         self._start_guest(SEL_RING0_CS, SEL_RING0_SS, (self.rflags | _TF) & ~_IF)
         self._enter_to_exit()
+        if not run_is_gate_exit(<kvm_run *>self._run):
+            self._crash()
         self._stepping = True
         try:
             trap = self._decode()
@@ -434,14 +437,20 @@ cdef class Vcpu(SharedState):
             return _INTERRUPTED
         self.entered = False
         if not run_is_gate_exit(run):
-            self._load(run_regs(run))
             if run_reason(run) == 17 and run_suberror(run) == 1 and not self.state.kernel_mode:
+                self._load(run_regs(run))
                 return self._decode_uninterpreted()
-            raise GuestCrash(_REASONS.get(run_reason(run), f"KVM exit {run_reason(run)}")
-                             + (f" {run_suberror(run)}" if run_reason(run) == 17 else ""))
+            self._crash()
         cdef int trap = self._decode()
         self._traps[trap] += 1
         return trap
+
+    cdef int _crash(self) except -1:
+        """The vCPU came out by no way of the shim's: raises GuestCrash, which says by which."""
+        cdef kvm_run *run = <kvm_run *>self._run
+        self._load(run_regs(run))
+        raise GuestCrash(_REASONS.get(run_reason(run), f"KVM exit {run_reason(run)}")
+                         + (f" {run_suberror(run)}" if run_reason(run) == 17 else ""))
 
     cdef int _decode_uninterpreted(self) noexcept:
         """Some hosts interpret user code whose stack pointer is not canonical once they have
@@ -475,6 +484,10 @@ cdef class Vcpu(SharedState):
         if stub == _TRAP_SYSCALL32 or stub == _TRAP_SYSENTER:
             self._load(out)
             return self._take_compat_call(stub)
+        if stub == TRAP_DEBUG and ring0 and rip == SHIM_VA + GATE_STUBS + TRAP_DEBUG * STUB_SIZE:
+            # INT1 behind a watched load of SS: the second trap has overwritten the first one's
+            # frame.
+            raise GuestCrash("a debug trap within a debug trap")
         if stub == TRAP_DEBUG and not self._stepping and (
                 ring0 or kernel_gate and self._is_dispatchers(rip)):
             # Dropped, as Xen's do_debug drops it, a step with it, once SYSENTER's flags are saved;
