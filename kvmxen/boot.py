@@ -63,6 +63,7 @@ def boot(config: Config) -> Outcome:
             with supervisor.interruptible():
                 folder = stack.enter_context(RunDirectory(config.name))
                 terminal = stack.enter_context(open_terminal(config.console, supervisor.interrupt))
+                supervisor.leaving = terminal.restore
                 journal = stack.enter_context(Journal(config.xenstore)) if config.xenstore else None
                 stats = stack.enter_context(Stats(config))
                 kernel = read_kernel(config)

@@ -52,7 +52,8 @@ def say(text: str) -> None:
 
 def tell(text: str) -> None:
     """Print `text`, one line or more, on stderr; from any thread."""
-    with suppress(OSError):
+    # It is a RuntimeError in a signal's handler, while the thread writes another line.
+    with suppress(OSError, RuntimeError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 

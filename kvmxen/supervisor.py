@@ -1,11 +1,13 @@
 """The person's side of a domain: signals, the escape key, the timeout, from the first moment on.
 
 While the domain is built, what ends it is an exception in the main thread, which may be blocked in
-a system call; while it runs, a call in the loop.
+a system call; while it runs, a call in the loop. Once its run is over, a disk that answers no more
+may hold up what closes it: the second signal then ends the process.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,8 +37,11 @@ class Supervisor:
         self._asked = False
         self._ask: Callable[[], None] = lambda: None
         self._running = False
+        self._over = False
         self._interruptible = False
         self._pending: Interrupted | None = None
+        # What must be done even if the process ends at once.
+        self.leaving: Callable[[], None] = lambda: None
 
     @contextmanager
     def signals(self, timeout: float | None) -> Iterator[None]:
@@ -80,7 +85,7 @@ class Supervisor:
         Raises Interrupted if a person wanted it to end before.
         """
         self._ask = ask
-        self._running = True
+        self._running, self._over = True, False
         self._check()
 
     def wait(self) -> End:
@@ -90,7 +95,7 @@ class Supervisor:
         """
         while self._end is None:
             self.loop.run()
-        self._running = False
+        self._running, self._over = False, True
         end, self._end = self._end, None
         return end
 
@@ -121,6 +126,8 @@ class Supervisor:
         if self._running:
             self.loop.post(self._time_out if late else self.interrupt)
             return
+        if self._over and not late:
+            self._leave(again=self._pending is not None)
         if self._pending is None:
             self._pending = (
                 Interrupted("the timeout is over, and the guest was not started yet", EXIT_TIMEOUT)
@@ -129,6 +136,13 @@ class Supervisor:
             )
         if self._interruptible:
             self._check()
+
+    def _leave(self, again: bool) -> None:
+        if not again:
+            say("the guest's devices are being closed; once more to leave them as they are")
+            return
+        self.leaving()
+        os._exit(EXIT_INTERRUPTED)
 
     def _check(self) -> None:
         if self._pending is not None:

@@ -38,22 +38,30 @@ class PlainTerminal:
         """All of it."""
         return data
 
+    def restore(self) -> None:
+        """Leave it as it was found."""
+
 
 class StdioTerminal(PlainTerminal):
     """The terminal at standard input, and standard output; `escaped()` is called for the escape
-    key, which the guest does not get."""
+    key, which the guest does not get; `restore()` ends the terminal's raw mode."""
 
     raw = True
 
-    def __init__(self, escaped: Callable[[], None]) -> None:
+    def __init__(self, escaped: Callable[[], None], restore: Callable[[], None]) -> None:
         super().__init__(0, 1)
         self._escaped = escaped
+        self._restore = restore
 
     def filter_input(self, data: bytes) -> bytes:
         """All but the escape key."""
         for _ in range(data.count(ESCAPE)):
             self._escaped()
         return data.replace(ESCAPE, b"")
+
+    def restore(self) -> None:
+        """Leave it as it was found."""
+        self._restore()
 
 
 class PtyTerminal(PlainTerminal):
@@ -85,8 +93,8 @@ def open_terminal(spec: ConsoleSpec, escaped: Callable[[], None]) -> Iterator[Pl
     """
     match spec.kind:
         case "stdio" if os.isatty(0):
-            with _raw(0), ends_lines_for_raw():
-                yield StdioTerminal(escaped)
+            with _raw(0) as restore, ends_lines_for_raw():
+                yield StdioTerminal(escaped, restore)
         case "stdio":
             yield PlainTerminal(0, 1)
         case "pty":
@@ -124,13 +132,13 @@ def terminal_size(spec: ConsoleSpec) -> os.terminal_size | None:
 
 
 @contextmanager
-def _raw(fd: int) -> Iterator[None]:
-    """Raw mode for the terminal `fd`, but while a shell has the process stopped; nothing for what
-    is none (any more)."""
+def _raw(fd: int) -> Iterator[Callable[[], None]]:
+    """Raw mode for the terminal `fd`, but while a shell has the process stopped, and what ends it;
+    nothing for what is none (any more)."""
     try:
         before = termios.tcgetattr(fd)
     except termios.error:
-        yield
+        yield lambda: None
         return
 
     def set_raw(*_: int | FrameType | None) -> None:
@@ -153,7 +161,7 @@ def _raw(fd: int) -> Iterator[None]:
     handlers_before = {n: signal.signal(n, handler) for n, handler in handlers.items()}
     try:
         set_raw()
-        yield
+        yield restore
     finally:
         for number, handler in handlers_before.items():
             signal.signal(number, handler)

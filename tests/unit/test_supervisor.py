@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -173,3 +175,35 @@ def test_nohup_is_respected(loop: Loop) -> None:
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_second_signal_leaves_a_device_that_does_not_close() -> None:
+    program = """
+import threading
+from kvmxen.loop import Loop
+from kvmxen.machine import End
+from kvmxen.supervisor import Supervisor
+
+supervisor = Supervisor(Loop())
+supervisor.leaving = lambda: print("restored", flush=True)
+with supervisor.signals(None):
+    supervisor.attach(lambda: None)
+    supervisor.ended(End.POWEROFF)
+    supervisor.wait()
+    print("over", flush=True)
+    threading.Event().wait()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "over\n"
+        process.terminate()
+        assert "once more to leave them as they are" in process.stderr.readline()
+        process.terminate()
+        assert process.wait() == EXIT_INTERRUPTED
+        assert process.stdout.read() == "restored\n"

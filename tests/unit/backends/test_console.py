@@ -376,7 +376,7 @@ class Keyboard(StdioTerminal):
 
     def __init__(self, fd: int) -> None:
         self.escapes = 0
-        super().__init__(self._escape)
+        super().__init__(self._escape, lambda: None)
         self.input_fd, self.output_fd = fd, None
 
     def _escape(self) -> None:
