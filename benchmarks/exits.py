@@ -55,9 +55,7 @@ class Bench:
     def _machine(self) -> Iterator[tuple[Machine, threading.Event]]:
         over = threading.Event()
         layout = Layout.plan(_MEMORY, 1)
-        machine = Machine(
-            layout, ended=lambda _: over.set(), output=lambda _: None, dispatcher=False
-        )
+        machine = Machine(layout, ended=lambda _: over.set(), dispatcher=False)
         try:
             load_code(machine, self._code, _EXITS)
             # The loops in C load no page tables.

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.memory import resident
-from kvmxen import boot
 from kvmxen.cli import main
+from kvmxen.domain import images, recipe
+from kvmxen.domain.run import Run
 from kvmxen.loader.kernel import load_kernel
 from kvmxen.machine import Machine
-from kvmxen.stats import Stats
 
 _spawned = int(sys.argv[1])
 _stages: dict[str, int] = {}
@@ -37,20 +37,17 @@ def _marked(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class _Stats(Stats):
-    def built(self) -> None:
-        super().built()
+class _Run(Run):
+    def start(self) -> None:
+        super().start()
         _mark("domain")
 
-    def figures(
-        self, machine: Machine, devices: Mapping[str, Mapping[str, int]]
-    ) -> dict[str, object]:
+    def figures(self) -> dict[str, object]:
         memory = resident(Path("/proc/self/smaps").read_text())
-        return super().figures(machine, devices) | {"stages_ns": _stages, "memory_kib": memory}
+        return super().figures() | {"stages_ns": _stages, "memory_kib": memory}
 
 
 _mark("python")
-vars(boot).update(
-    load_kernel=_marked("kernel", load_kernel), Machine=_marked("machine", Machine), Stats=_Stats
-)
+vars(images).update(load_kernel=_marked("kernel", load_kernel))
+vars(recipe).update(Machine=_marked("machine", Machine), Run=_Run)
 sys.exit(main(sys.argv[2:]))

@@ -1,3 +1,67 @@
-"""kvmxen boots Xen guests on a plain Linux host: /dev/kvm and Python, no Xen."""
+"""kvmxen boots Xen guests on a plain Linux host: /dev/kvm and Python, no Xen.
+
+>>> from kvmxen import Config, ConsoleSpec, Domain
+>>> with Domain(Config(name="demo", console=ConsoleSpec("program"))) as domain:
+...     domain.start()
+...     banner = domain.console.read_until(b"+--", timeout=60)
+...     ending = domain.wait()
+>>> ending.end
+<End.POWEROFF: 'powered off'>
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvmxen.config.console import ConsoleSpec
+    from kvmxen.config.disk import DiskSpec
+    from kvmxen.config.domain import Config
+    from kvmxen.config.net import NetSpec
+    from kvmxen.domain.domain import Domain, Event, State
+    from kvmxen.domain.ending import Ending
+    from kvmxen.errors import KvmxenError, UsageError
+    from kvmxen.machine import End
 
 __version__ = "0.1.0"
+
+# Each is imported when it is first asked for.
+_PLACES = {
+    "Config": "config.domain",
+    "ConsoleSpec": "config.console",
+    "DiskSpec": "config.disk",
+    "Domain": "domain.domain",
+    "End": "machine",
+    "Ending": "domain.ending",
+    "Event": "domain.domain",
+    "KvmxenError": "errors",
+    "NetSpec": "config.net",
+    "State": "domain.domain",
+    "UsageError": "errors",
+}
+__all__ = [
+    "Config",
+    "ConsoleSpec",
+    "DiskSpec",
+    "Domain",
+    "End",
+    "Ending",
+    "Event",
+    "KvmxenError",
+    "NetSpec",
+    "State",
+    "UsageError",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

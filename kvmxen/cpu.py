@@ -37,7 +37,7 @@ _MSR_X2APIC_EOI = 0x80B
 _NO_INTERRUPTS = 0xFF
 _MSR_KVM_SYSTEM_TIME = 0x4B564D01
 _SYSTEM_TIME_ENABLED = 1
-# Interrupts KVM_RUN; its handler does nothing (machine.py installs it).
+# Interrupts KVM_RUN; its handler does nothing (vcpu.install_kick).
 KICK_SIGNAL = signal.SIGUSR1
 _GPRS = (
     "r15",

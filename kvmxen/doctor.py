@@ -120,7 +120,6 @@ def _behaviour() -> Iterator[Finding]:
     machine = Machine(
         Layout.plan(_SMALLEST, 1),
         ended=lambda _end: None,
-        output=lambda _data: None,
         dispatcher=False,
     )
     try:
@@ -198,7 +197,7 @@ def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
     memory, layout = machine.memory, machine.layout
     PageTables(memory, layout).map(Mapping(_CODE_VA, _FIRST_PFN, 2), 0)
     memory.write(layout.mfn(_FIRST_PFN) << PAGE_SHIFT, code)
-    machine.boot(
+    machine.enter_at(
         entry=_CODE_VA,
         stack=_CODE_VA + 2 * PAGE_SIZE,
         start_info=argument,

@@ -141,13 +141,15 @@ class EventChannels:
             raise HypercallError(errno.EINVAL)
         return self._ports[number]
 
-    def open_backend(self, on_send: Callable[[], None] | None = None) -> int:
-        """Give the guest a port bound to one of our backends, whose `on_send` runs, in the
-        sending vCPU's thread, each time that the guest sends; returns the port."""
+    def open_backend(self) -> int:
+        """Give the guest a port bound to one of our backends, for `serve`."""
         with self._lock:
-            port = self._open(Status.INTERDOMAIN)
-            port.on_send = on_send
-            return port.number
+            return self._open(Status.INTERDOMAIN).number
+
+    def serve(self, number: int, on_send: Callable[[], None]) -> None:
+        """Before the guest starts: `on_send` runs, in the sending vCPU's thread, each time that the
+        guest sends to `number`, which open_backend returned."""
+        self._ports[number].on_send = on_send
 
     def alloc_unbound(self, remote: int) -> int:
         """EVTCHNOP_alloc_unbound for domain `remote`."""

@@ -1,9 +1,10 @@
-"""The main thread's event loop: file descriptors, calls from other threads, deadlines."""
+"""A domain's event loop: file descriptors, calls from other threads, deadlines."""
 
 from __future__ import annotations
 
 import os
 import selectors
+import threading
 import time
 from collections.abc import Callable
 
@@ -17,13 +18,17 @@ class Loop:
         # In the order of their posting; a dict, as each call waits at most once.
         self._posted: dict[Callable[[], None], None] = {}
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
-        self._running = False
+        self._running = self._closed = False
+        # A signal's handler may post while its thread does.
+        self._lock = threading.RLock()
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._drain)
 
     def close(self) -> None:
         """Forget all and close the loop's own descriptor."""
-        self._selector.close()
-        os.close(self._wakeup)
+        with self._lock:
+            self._closed = True
+            self._selector.close()
+            os.close(self._wakeup)
 
     def watch(self, fd: int, readable: bool, callback: Callable[[], None]) -> None:
         """Call `callback` while `fd` is readable, or else writable.
@@ -39,9 +44,14 @@ class Loop:
             self._selector.unregister(fd)
 
     def post(self, callback: Callable[[], None]) -> None:
-        """From any thread or signal handler: call `callback` soon, once if it waits already."""
-        self._posted[callback] = None
-        os.eventfd_write(self._wakeup, 1)
+        """From any thread or signal handler: call `callback` soon, once if it waits already.
+
+        A loop that is closed forgets it.
+        """
+        with self._lock:
+            if not self._closed:
+                self._posted[callback] = None
+                os.eventfd_write(self._wakeup, 1)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once, `seconds` from now."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -32,6 +31,7 @@ from kvmxen.probe import Probe, probe
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement, ShimImage
 from kvmxen.trace import Trace
+from kvmxen.vcpu import install_kick
 from kvmxen.watchdog import Watchdogs
 
 _C = constants()
@@ -59,10 +59,10 @@ class Machine:
     """A virtual machine of `layout`, ready for a kernel to be built in its `memory`.
 
     `uuid` is the domain's handle, the same after a reboot.
-    `ended(end)` is called once, from any thread, when the guest's run is over; `output(data)`
-    for what it writes to Xen's emergency console. With `dispatcher` the hot hypercalls and traps
-    stay in the guest, where a `trace` does not see them. Raises KvmxenError where the host lacks
-    something.
+    `ended(end)` is called once, from any thread, when the guest's run is over;
+    `emergency_output(data)`, once it is set, for what the guest writes to Xen's emergency console.
+    With `dispatcher` the hot hypercalls and traps stay in the guest, where a `trace` does not see
+    them. Raises KvmxenError if the host lacks something.
     """
 
     def __init__(
@@ -70,7 +70,6 @@ class Machine:
         layout: Layout,
         *,
         ended: Callable[[End], None],
-        output: Callable[[bytes], None],
         uuid: UUID | None = None,
         trace: Trace | None = None,
         dispatcher: bool = True,
@@ -81,13 +80,13 @@ class Machine:
         self.trace = trace
         self.event_loops = EventLoops(break_event_loops)
         self._wants_dispatcher = dispatcher
-        self.emergency_output = output
+        self.emergency_output: Callable[[bytes], None] = lambda _data: None
         self.crash_reason = ""
         self.crashed_cpu: Cpu | None = None
         self.failure: BaseException | None = None
         self.stopping = False
         self._ended = ended
-        self._paused = False
+        self._paused = self._started = False
         self._control = threading.Condition()
         # Held by a vCPU that changes what another is: whether it is up, and what it starts with.
         self.changing_vcpus = threading.Lock()
@@ -188,9 +187,8 @@ class Machine:
             address_bits=self.layout.end.bit_length(),
         )
 
-    def boot(self, *, entry: int, stack: int, start_info: int, cr3: int) -> None:
+    def enter_at(self, *, entry: int, stack: int, start_info: int, cr3: int) -> None:
         """Give vCPU 0 its first registers (virtual addresses, `cr3` a gpa) and all their state."""
-        signal.signal(KICK_SIGNAL, lambda *_: None)
         self._set_wallclock()
         for cpu in self.cpus:
             if cpu.index < LEGACY_MAX_VCPUS:
@@ -226,7 +224,10 @@ class Machine:
     # Running and stopping.
 
     def start(self) -> None:
-        """Start every vCPU's thread; those that are up run."""
+        """Start every vCPU's thread; those that are up run, unless the machine is paused."""
+        install_kick(KICK_SIGNAL)
+        with self._control:
+            self._started = True
         for cpu in self.cpus:
             cpu.start()
 
@@ -253,7 +254,7 @@ class Machine:
             self._paused = True
             for cpu in self.cpus:
                 cpu.interrupt()
-            while self._waiting < len(self.cpus) and not self.stopping:
+            while self._started and self._waiting < len(self.cpus) and not self.stopping:
                 self._control.wait(0.1)
                 for cpu in self.cpus:
                     cpu.interrupt()

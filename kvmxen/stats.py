@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Stats:
-    """Takes the times of a domain's runs, and reports each as `config` asks for it.
+    """Reports the figures of a domain's runs as `config` asks for it.
 
     Within its context it has the file open that `config` names, which is emptied; KvmxenError if
     it cannot be opened.
@@ -29,7 +29,6 @@ class Stats:
         self._kind = config.stats
         self._path = config.stats_file
         self._file: TextIO | None = None
-        self._begin = self._built = 0
 
     def __enter__(self) -> Stats:
         if self._path is not None:
@@ -46,14 +45,6 @@ class Stats:
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
-
-    def begin(self) -> None:
-        """A run begins."""
-        self._begin = time.monotonic_ns()
-
-    def built(self) -> None:
-        """The domain is built and about to start."""
-        self._built = time.monotonic_ns()
 
     def report(self, figures: dict[str, object]) -> None:
         """Write `figures` where that was asked for: as JSON in one line."""
@@ -72,44 +63,45 @@ class Stats:
             except OSError as error:
                 say(f"the file {self._path} for --stats cannot be written: {error.strerror}")
 
-    def figures(
-        self, machine: Machine, devices: Mapping[str, Mapping[str, int]]
-    ) -> dict[str, object]:
-        """What `machine` did, whose vCPUs have ended, and its `devices`, which are still there.
 
-        Counts, times in ns, memory in KiB.
-        """
-        now = time.monotonic_ns()
-        traps: Counter[str] = Counter()
-        hypercalls: Counter[str] = Counter()
-        dispatched: Counter[str] = Counter()
-        for vcpu in (cpu.vcpu for cpu in machine.cpus):
-            traps.update(_named(trap_name, vcpu.traps))
-            hypercalls.update(_named(hypercall_name, vcpu.hypercalls))
-            dispatched.update(_named(trap_name, vcpu.dispatched_traps))
-            dispatched.update(_named(hypercall_name, vcpu.dispatched_hypercalls))
-        delivered = machine.events.delivered + sum(cpu.vcpu.delivered for cpu in machine.cpus)
-        sent = machine.events.sent + dispatched["event_channel_op"]
-        guest = sum(cpu.vcpu.guest_ns for cpu in machine.cpus)
-        return {
-            "exits": dict(traps.most_common()),
-            "exits_total": sum(cpu.vcpu.exits for cpu in machine.cpus),
-            "hypercalls": dict(hypercalls.most_common()),
-            "dispatched_in_guest": dict(dispatched.most_common()),
-            "events": {"sent": sent, "delivered": delivered},
-            "grants": {
-                "version": machine.grants.version,
-                "frames": machine.grants.nr_frames,
-                "pinned": len(machine.grants.pinned()),
-                "mapped_by_guest": len(machine.maptrack),
-            },
-            **devices,
-            "build_ns": self._built - self._begin,
-            "run_ns": now - self._built,
-            "guest_ns": guest,
-            "process_cpu_ns": time.process_time_ns(),
-            "max_rss_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        }
+def figures(
+    machine: Machine,
+    devices: Mapping[str, Mapping[str, int]],
+    *,
+    build_ns: int,
+    run_ns: int,
+) -> dict[str, object]:
+    """What `machine` and its `devices` did. Counts, times in ns, memory in KiB."""
+    traps: Counter[str] = Counter()
+    hypercalls: Counter[str] = Counter()
+    dispatched: Counter[str] = Counter()
+    for vcpu in (cpu.vcpu for cpu in machine.cpus):
+        traps.update(_named(trap_name, vcpu.traps))
+        hypercalls.update(_named(hypercall_name, vcpu.hypercalls))
+        dispatched.update(_named(trap_name, vcpu.dispatched_traps))
+        dispatched.update(_named(hypercall_name, vcpu.dispatched_hypercalls))
+    delivered = machine.events.delivered + sum(cpu.vcpu.delivered for cpu in machine.cpus)
+    sent = machine.events.sent + dispatched["event_channel_op"]
+    guest = sum(cpu.vcpu.guest_ns for cpu in machine.cpus)
+    return {
+        "exits": dict(traps.most_common()),
+        "exits_total": sum(cpu.vcpu.exits for cpu in machine.cpus),
+        "hypercalls": dict(hypercalls.most_common()),
+        "dispatched_in_guest": dict(dispatched.most_common()),
+        "events": {"sent": sent, "delivered": delivered},
+        "grants": {
+            "version": machine.grants.version,
+            "frames": machine.grants.nr_frames,
+            "pinned": len(machine.grants.pinned()),
+            "mapped_by_guest": len(machine.maptrack),
+        },
+        **devices,
+        "build_ns": build_ns,
+        "run_ns": run_ns,
+        "guest_ns": guest,
+        "process_cpu_ns": time.process_time_ns(),
+        "max_rss_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
 
 
 def _named(name: Callable[[int], str], counts: Mapping[int, int]) -> dict[str, int]:

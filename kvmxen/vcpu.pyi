@@ -5,6 +5,8 @@ from kvmxen.shim.shared import SharedState
 
 BREAKPOINT: int
 
+def install_kick(number: int) -> None: ...
+
 class Vcpu(SharedState):
     def __init__(
         self,

@@ -19,6 +19,22 @@ from kvmxen.errors import GuestCrash
 cdef extern from "sched.h" nogil:
     int sched_yield() noexcept
 
+cdef extern from *:
+    """
+    #include <signal.h>
+
+    static void hear_kick(int number) { (void)number; }
+
+    static void install_kick(int number)
+    {
+        struct sigaction before, ours = {.sa_handler = hear_kick};
+        sigaction(number, NULL, &before);
+        if (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)
+            sigaction(number, &ours, NULL);
+    }
+    """
+    void _install_kick "install_kick"(int number) noexcept
+
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, ...) noexcept
 
@@ -129,6 +145,14 @@ cdef inline uint64_t _now() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     return <uint64_t>t.tv_sec * 1000000000 + t.tv_nsec
+
+
+def install_kick(int number):
+    """From any thread: let the signal `number` interrupt KVM_RUN, and do nothing else.
+
+    A handler that the program has already does that as well, and stays.
+    """
+    _install_kick(number)
 
 
 cdef class Vcpu(SharedState):

@@ -39,7 +39,6 @@ def _probe() -> dict[str, bool]:
     machine = Machine(
         Layout.plan(32 << 20, 1),
         ended=lambda _end: None,
-        output=lambda _data: None,
         dispatcher=False,
     )
     try:

@@ -108,8 +108,13 @@ class Console:
         return bytes(self._tail)
 
     def emergency(self, data: bytes) -> None:
-        """From any thread, to be followed by a pump: output that did not come by the ring."""
+        """From any thread: write what did not come by the ring."""
         self._emergency.append(data.replace(b"\n", b"\r\n") if self._terminal.raw else data)
+        self.ring()
+
+    def ring(self) -> None:
+        """From any thread: have the loop move what there is."""
+        self._loop.post(self.pump)
 
     def pump(self) -> None:
         """Move what can be moved, both ways."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import termios
+import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from types import FrameType
 
 from kvmxen.config import ConsoleSpec
@@ -18,17 +20,69 @@ from kvmxen.streams import ends_lines_for_raw, say
 ESCAPE = b"\x1d"
 
 
+class ConsoleStream:
+    """A console's far end, for the program that holds the domain: bytes both ways.
+
+    What is not read makes the guest wait, once some hundred KiB are there.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._ahead = b""
+
+    def fileno(self) -> int:
+        """The descriptor, for poll(2) and its like."""
+        return self._socket.fileno()
+
+    def read(self, size: int = 1 << 16, timeout: float | None = None) -> bytes:
+        """What the guest has written, up to `size` bytes, as soon as there is anything; nothing at
+        the domain's end. Raises TimeoutError after `timeout` seconds."""
+        if not self._ahead:
+            self._socket.settimeout(timeout)
+            return self._socket.recv(size)
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        return data
+
+    def read_until(self, text: bytes, timeout: float | None = None) -> bytes:
+        """All that the guest writes up to `text`, and that; what it wrote at all if the domain ends
+        before. Raises TimeoutError after `timeout` seconds, and then nothing is lost."""
+        end = None if timeout is None else time.monotonic() + timeout
+        data = b""
+        while text not in data:
+            try:
+                more = self.read(timeout=end and max(0.001, end - time.monotonic()))
+            except TimeoutError:
+                self._ahead = data
+                raise
+            if not more:
+                return data
+            data += more
+        found = data.index(text) + len(text)
+        self._ahead = data[found:]
+        return data[:found]
+
+    def write(self, data: bytes) -> None:
+        """Type `data`; waits while the guest takes none."""
+        self._socket.settimeout(None)
+        self._socket.sendall(data)
+
+    def close(self) -> None:
+        """Leave the console: what the guest writes from now on is lost."""
+        self._socket.close()
+
+
 class PlainTerminal:
     """Two descriptors, either of which may be missing; `path` is where others can open it.
 
-    `lossy` output is lost if nobody reads it. A `raw` one is a person's terminal: what is typed is
-    read whether the guest takes it or not, as the escape key may be in it, and "\\n" only moves the
-    cursor down.
+    `lossy` output is lost if nobody reads it. `stream` is the far end, if this program has that. A
+    `raw` one is a person's terminal: what is typed is read whether the guest takes it or not, as
+    the escape key may be in it, and "\\n" only moves the cursor down.
     """
 
     lossy = False
     raw = False
     path = ""
+    stream: ConsoleStream | None = None
 
     def __init__(self, input_fd: int | None, output_fd: int | None) -> None:
         self.input_fd = input_fd
@@ -85,14 +139,31 @@ class PtyTerminal(PlainTerminal):
             os.close(self.input_fd)
 
 
+class ProgramTerminal(PlainTerminal):
+    """A console of this program's own, at whose far end `stream` is."""
+
+    def __init__(self) -> None:
+        self._near, far = socket.socketpair()
+        self._near.setblocking(False)
+        self.stream = ConsoleStream(far)
+        super().__init__(self._near.fileno(), self._near.fileno())
+
+    def close(self) -> None:
+        """Hang up: `stream` still has what was written."""
+        self._near.close()
+
+
 @contextmanager
-def open_terminal(spec: ConsoleSpec, escaped: Callable[[], None]) -> Iterator[PlainTerminal]:
+def open_terminal(
+    spec: ConsoleSpec, escaped: Callable[[], None] | None = None
+) -> Iterator[PlainTerminal]:
     """The terminal that `spec` asks for, in the state that it needs; as it was, afterwards.
 
-    Raises KvmxenError if the file cannot be opened.
+    A terminal at standard input is a person's if `escaped` is given: see StdioTerminal. Raises
+    KvmxenError if the file cannot be opened.
     """
     match spec.kind:
-        case "stdio" if os.isatty(0):
+        case "stdio" if escaped is not None and os.isatty(0):
             with _raw(0) as restore, ends_lines_for_raw():
                 yield StdioTerminal(escaped, restore)
         case "stdio":
@@ -118,6 +189,9 @@ def open_terminal(spec: ConsoleSpec, escaped: Callable[[], None]) -> Iterator[Pl
                 os.close(fd)
         case "none":
             yield PlainTerminal(None, None)
+        case "program":
+            with closing(ProgramTerminal()) as program:
+                yield program
 
 
 def terminal_size(spec: ConsoleSpec) -> os.terminal_size | None:

@@ -183,6 +183,6 @@ def boot(
         break_event_loops=break_event_loops,
         debug=debug,
     )
-    from kvmxen.boot import boot
+    from kvmxen.cli.foreground import boot
 
-    return boot(config).exit_status
+    return boot(config)

@@ -8,12 +8,15 @@ from typing import Literal
 
 from kvmxen.errors import UsageError
 
-ConsoleKind = Literal["stdio", "pty", "file", "none"]
+ConsoleKind = Literal["stdio", "pty", "file", "none", "program"]
 
 
 @dataclass(frozen=True)
 class ConsoleSpec:
-    """A console's kind; `path` is set for "file" only."""
+    """A console's kind; `path` is set for "file" only.
+
+    A "program" console is for the program that holds the domain: Domain.console.
+    """
 
     kind: ConsoleKind
     path: Path | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.boot import boot
+from kvmxen.cli.foreground import boot
 from kvmxen.config import Config, ConsoleSpec
 from tests.e2e.domain import LIMIT, Ramdisk
 from tests.unit.backends.guest import wait_until
@@ -49,10 +49,10 @@ def tasks() -> int:
 
 def boot_again_and_again(config: Config, times: int, *folders: Path) -> None:
     for _ in range(WARM_UP):
-        assert boot(config).exit_status == 0
+        assert boot(config) == 0
     before, tasks_before = vars(Resources(*folders)), tasks()
     for _ in range(times):
-        assert boot(config).exit_status == 0
+        assert boot(config) == 0
         assert vars(Resources(*folders)) == before
         wait_until(lambda: tasks() <= tasks_before)
 

@@ -32,7 +32,6 @@ def machine(kvm: None, ends: list[End], request: pytest.FixtureRequest) -> Itera
     made = Machine(
         Layout.plan(32 << 20, 2),
         ended=ends.append,
-        output=lambda _: None,
         dispatcher=request.param,
     )
     yield made

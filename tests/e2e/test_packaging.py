@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
 
 ROOT = Path(__file__).parents[2]
+WHERE = "import site; print(site.getsitepackages()[0])"
 SOURCES = {".py", ".pyx", ".pxd", ".pyi", ".S", ".c", ".h", ".ld"}
 
 
@@ -65,8 +68,7 @@ def unpacked(built: tuple[Path, str]) -> Path:
 def borrow(environment: Path) -> Path:
     """Make a virtual environment with our dependencies in it: its folder for packages."""
     venv.create(environment, with_pip=False, symlinks=True)
-    where = "import site; print(site.getsitepackages()[0])"
-    site = Path(run(environment / "bin/python", "-c", where, cwd=environment).strip())
+    site = Path(run(environment / "bin/python", "-c", WHERE, cwd=environment).strip())
     (site / "dependencies.pth").write_text(f"{Path(click.__file__).parents[1]}\n")
     return site
 
@@ -122,17 +124,39 @@ def test_wheel_has_no_sources_to_compile(contents: set[str]) -> None:
     assert {name for name in contents if name.endswith((".pyx", ".c", ".S", ".ld"))} == set()
 
 
-def test_wheel_runs_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
-    """Installed in an environment of its own, which borrows our dependencies."""
-    site = borrow(tmp_path / "venv")
-    python = tmp_path / "venv" / "bin" / "python"
-    pip = (sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-index")
-    run(*pip, "--no-deps", wheel, cwd=tmp_path)
-    bare = {"PATH": str(python.parent), "PYTHONPATH": ""}
-    assert run(python.parent / "kvmxen", "--version", cwd=tmp_path, **bare).startswith("kvmxen ")
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment of its own with the wheel, which borrows our dependencies."""
+    folder = tmp_path_factory.mktemp("installed")
+    borrow(folder)
+    pip = (sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q")
+    run(*pip, "--no-index", "--no-deps", wheel, cwd=folder)
+    return folder / "bin/python"
+
+
+def test_wheel_runs_without_a_compiler(installed: Path, tmp_path: Path) -> None:
+    bare = {"PATH": str(installed.parent), "PYTHONPATH": ""}
+    assert run(installed.parent / "kvmxen", "--version", cwd=tmp_path, **bare).startswith("kvmxen ")
     program = (
         "import kvmxen.memory, kvmxen, pathlib; root = pathlib.Path(kvmxen.__file__).parent\n"
         "assert (root / 'guests/demo.elf').read_bytes()[:4] == b'\\x7fELF'\n"
         "assert (root / 'shim/gate.bin').stat().st_size > 0; print(root)"
     )
-    assert run(python, "-c", program, cwd=tmp_path, **bare).startswith(str(site))
+    site = run(installed, "-c", WHERE, cwd=tmp_path).strip()
+    assert run(installed, "-c", program, cwd=tmp_path, **bare).startswith(site)
+
+
+@pytest.mark.usefixtures("kvm", "busybox_found")
+def test_the_readmes_script(
+    installed: Path,
+    debian_kernel: Callable[[str], Path],
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (tmp_path / "vmlinuz").symlink_to(debian_kernel("6.12"))
+    (tmp_path / "disk.img").touch()
+    os.truncate(tmp_path / "disk.img", 1 << 20)
+    said = run(installed, "-c", script, cwd=tmp_path, **environment)
+    assert said.count("attached xvda\n") == 2
+    assert said.count("Ending(end=<End.POWEROFF") == 2

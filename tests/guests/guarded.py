@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 from kvmxen import machine
-from kvmxen.boot import boot
+from kvmxen.cli.foreground import boot
 from kvmxen.config import Config, ConsoleSpec
 from kvmxen.memory import GuestMemory
 
@@ -83,14 +83,14 @@ def main(kernel: Path, cmdline: str, vcpus: int) -> int:
     )
     peak = Peak()
     peak.start()
-    outcome = boot(config)
+    status = boot(config)
     print(f"grown: {peak.stop()} KiB")
     gc.collect()
     threads = [thread.name for thread in threading.enumerate() if thread.name != "MainThread"]
     links = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.exists()]
     left = threads + [link for link in links if "kvm" in link or "eventfd" in link]
     print(f"left: {left}")
-    return outcome.exit_status
+    return status
 
 
 if __name__ == "__main__":

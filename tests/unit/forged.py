@@ -157,7 +157,8 @@ class Domain:
             patch.multiple("kvmxen.machine", System=System, Vm=Vm, VcpuFd=VcpuFd),
             patch("kvmxen.machine.probe", return_value=probe),
         ):
-            self.machine = Machine(self.layout, ended=self.ends.append, output=self.output.append)
+            self.machine = Machine(self.layout, ended=self.ends.append)
+            self.machine.emergency_output = self.output.append
         self.memory = self.machine.memory
         self.tables = self.machine.tables
         self.cpus: list[Cpu] = self.machine.cpus

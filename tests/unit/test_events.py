@@ -151,7 +151,8 @@ def test_refused(guest: Guest, what: str, operation: Operation, code: int) -> No
 
 def test_a_send_to_a_backend_runs_its_callback(guest: Guest) -> None:
     rung: list[str] = []
-    port = guest.events.open_backend(lambda: rung.append("console"))
+    port = guest.events.open_backend()
+    guest.events.serve(port, lambda: rung.append("console"))
     guest.events.send(port)
     assert rung == ["console"]
     assert guest.pending() == set()

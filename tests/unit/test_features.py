@@ -211,7 +211,7 @@ def test_all_vcpus_are_told_of_what_was_found() -> None:
 
 @pytest.mark.skipif(not has_kvm(), reason="needs /dev/kvm, readable and writable")
 def test_this_host() -> None:
-    machine = Machine(Layout.plan(32 << 20, 2), ended=lambda _end: None, output=lambda _data: None)
+    machine = Machine(Layout.plan(32 << 20, 2), ended=lambda _end: None)
     try:
         found, shown = machine.probe.features, machine.cpuid
     finally:

@@ -19,9 +19,8 @@ import kvmxen
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"boot", "doctor"},
+    {"domain", "doctor"},
     {"programs"},
-    {"supervisor"},
     {"machine", "report", "stats", "control", "modules"},
     {"cpu"},
     {"exceptions"},
@@ -169,7 +168,7 @@ def test_a_wrong_import_is_named(tmp_path: Path, module: str, line: str, complai
         ("backends/net.pyx", "from kvmxen.memory cimport GuestMemory  # not kvmxen.vcpu"),
         ("cli/main.py", "from kvmxen import __version__"),
         ("vcpu.pyx", '"""Of no use to import kvmxen.machine."""'),
-        ("cli/boot.py", "from kvmxen.boot import boot"),
+        ("cli/boot.py", "from kvmxen.domain.domain import Domain"),
         ("hypercall/mmu.py", "if TYPE_CHECKING:\n    from kvmxen.cpu import Cpu"),
     ],
 )

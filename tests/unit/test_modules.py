@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from kvmxen.boot import find_drivers
 from kvmxen.config import Config, DiskSpec
+from kvmxen.domain.images import find_drivers
 from kvmxen.errors import KvmxenError
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.kernel import load_kernel

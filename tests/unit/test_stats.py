@@ -12,7 +12,7 @@ import pytest
 from kvmxen.abi.xen import Hypercall
 from kvmxen.config import Config
 from kvmxen.errors import KvmxenError
-from kvmxen.stats import Stats
+from kvmxen.stats import Stats, figures
 from tests.unit.forged import Domain
 
 
@@ -31,11 +31,12 @@ def domain() -> Iterator[Domain]:
     domain.machine.close()
 
 
+def taken(domain: Domain) -> dict[str, object]:
+    return figures(domain.machine, {"vif/0": {"kicks": 3}}, build_ns=1, run_ns=2)
+
+
 def report(domain: Domain, kind: Literal["text", "json"] | None) -> None:
-    stats = Stats(Config(name="one", stats=kind))
-    stats.begin()
-    stats.built()
-    stats.report(stats.figures(domain.machine, {"vif/0": {"kicks": 3}}))
+    Stats(Config(name="one", stats=kind)).report(taken(domain))
 
 
 def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +52,7 @@ def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["grants"] == {"version": 1, "frames": 1, "pinned": 1, "mapped_by_guest": 0}
     assert figures["vif/0"] == {"kicks": 3}
     assert figures["max_rss_kib"] > 0
-    assert figures["run_ns"] >= 0
+    assert (figures["build_ns"], figures["run_ns"]) == (1, 2)
 
 
 def test_json_in_a_file(domain: Domain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,9 +60,7 @@ def test_json_in_a_file(domain: Domain, tmp_path: Path, capsys: pytest.CaptureFi
     path.write_text("of another boot")
     with Stats(Config(name="one", stats="json", stats_file=path)) as stats:
         for _ in range(2):
-            stats.begin()
-            stats.built()
-            stats.report(stats.figures(domain.machine, {}))
+            stats.report(taken(domain))
     # A line for each run.
     runs = [json.loads(line) for line in path.read_text().splitlines()]
     assert [run["hypercalls"]["sched_op"] for run in runs] == [1, 1]

@@ -221,22 +221,26 @@ def test_a_terminal_that_hangs_up() -> None:
 
 # A domain's process whose guest stops as soon as it is asked to.
 HUNG_UP = """
-import os
+import os, threading
 from kvmxen.backends.terminal import open_terminal
+from kvmxen.cli.person import Person
 from kvmxen.config import ConsoleSpec
-from kvmxen.loop import Loop
-from kvmxen.machine import End
-from kvmxen.supervisor import Supervisor
 
-def ask():
-    os.write(2, b"asked")
-    supervisor.ended(End.POWEROFF)
+class Guest:
+    def shutdown(self):
+        os.write(2, b"asked")
+        over.set()
+        return True
 
-supervisor = Supervisor(Loop())
-with supervisor.signals(None), open_terminal(ConsoleSpec("stdio"), supervisor.interrupt):
-    supervisor.attach(ask)
+    def destroy(self):
+        os.write(2, b"destroyed")
+
+over = threading.Event()
+person = Person()
+with person.signals(None), open_terminal(ConsoleSpec("stdio"), person.interrupt):
+    person.watch(Guest())
     os.write(1, b"raw")
-    supervisor.wait()
+    over.wait()
 """
 
 

@@ -18,25 +18,25 @@ HEAVY = {"construct", "elftools", "rich", "ctypes", "lz4", "zstandard", "asyncio
 
 
 class Booted:
-    """Stands in for kvmxen.boot: keeps the configurations, does what `outcome` says."""
+    """Stands in for kvmxen.cli.foreground: keeps the configurations, does what `outcome` says."""
 
     def __init__(self) -> None:
         self.configs: list[Config] = []
         self.outcome: int | BaseException = 0
 
-    def boot(self, config: Config) -> types.SimpleNamespace:
+    def boot(self, config: Config) -> int:
         self.configs.append(config)
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        return types.SimpleNamespace(exit_status=self.outcome)
+        return self.outcome
 
 
 @pytest.fixture
 def booted(monkeypatch: pytest.MonkeyPatch) -> Booted:
     stand_in = Booted()
-    module = types.ModuleType("kvmxen.boot")
+    module = types.ModuleType("kvmxen.cli.foreground")
     module.boot = stand_in.boot  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "kvmxen.boot", module)
+    monkeypatch.setitem(sys.modules, "kvmxen.cli.foreground", module)
     return stand_in
 
 

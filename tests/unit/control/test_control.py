@@ -24,9 +24,8 @@ from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.net import Forward, NetSpec, Rate
-from kvmxen.control import hotplug
 from kvmxen.control.client import ask
-from kvmxen.control.hotplug import Hotplug
+from kvmxen.control.commands import perform
 from kvmxen.control.protocol import MAX_REQUEST, SOCKET, ProtocolError, parse, parse_reply
 from kvmxen.control.requests import (
     COMMANDS,
@@ -42,6 +41,8 @@ from kvmxen.control.requests import (
     unpack,
 )
 from kvmxen.control.server import ControlServer
+from kvmxen.domain import devices
+from kvmxen.domain.devices import Devices
 from kvmxen.errors import KvmxenError
 from kvmxen.xenstored.listener import connect
 from tests.unit.backends.guest import FakeDomain
@@ -307,14 +308,14 @@ def domain() -> FakeDomain:
 
 
 @pytest.fixture
-def plug(domain: FakeDomain, tmp_path: Path) -> Iterator[Hotplug]:
+def plug(domain: FakeDomain, tmp_path: Path) -> Iterator[Devices]:
     os.truncate(_touch(tmp_path / "first"), 1 << 20)
     os.truncate(_touch(tmp_path / "second"), 1 << 20)
     disks = (DiskSpec.parse(str(tmp_path / "first")),)
     config = Config(name="one", kernel=tmp_path / "vmlinuz", disks=disks)
     with Xenbus(domain.guest) as bus:
-        plug = Hotplug(domain.guest, bus, config)
-        plug.start()
+        plug = Devices(domain.guest, bus, config)
+        plug.attach_first()
         yield plug
     assert domain.failures == []
 
@@ -328,17 +329,17 @@ def attach(path: Path, options: str = "") -> BlockAttach:
     return BlockAttach(DiskSpec.parse(f"{path}{options}"))
 
 
-def test_a_disk_comes_and_goes(domain: FakeDomain, plug: Hotplug, tmp_path: Path) -> None:
-    figures = plug.do(Figures())
+def test_a_disk_comes_and_goes(domain: FakeDomain, plug: Devices, tmp_path: Path) -> None:
+    figures = perform(plug, Figures())
     assert isinstance(figures, dict)
     assert set(figures) == {"vbd/51712"}
-    assert plug.do(attach(tmp_path / "second", ",ro")) == "xvdb"
+    assert perform(plug, attach(tmp_path / "second", ",ro")) == "xvdb"
     front = "/local/domain/1/device/vbd/51728"
     assert domain.state(front) is State.INITIALISING
     with pytest.raises(KvmxenError, match="in use"):
-        plug.do(attach(tmp_path / "first"))
+        perform(plug, attach(tmp_path / "first"))
     with pytest.raises(KvmxenError, match="two disks are xvda"):
-        plug.do(attach(tmp_path / "second", ",ro,target=xvda"))
+        perform(plug, attach(tmp_path / "second", ",ro,target=xvda"))
     # The frontend lets go when it sees that it should.
     back = "/local/domain/0/backend/vbd/1/51728"
 
@@ -347,43 +348,43 @@ def test_a_disk_comes_and_goes(domain: FakeDomain, plug: Hotplug, tmp_path: Path
             threading.Thread(target=domain.set, args=(f"{front}/state", 6)).start()
 
     domain.store.watch(f"{back}/state", let_go)
-    assert plug.do(BlockDetach("xvdb")) is True
-    figures = plug.do(Figures())
+    assert perform(plug, BlockDetach("xvdb")) is True
+    figures = perform(plug, Figures())
     assert isinstance(figures, dict)
     assert set(figures) == {"vbd/51712"}
-    assert plug.do(attach(tmp_path / "second")) == "xvdb"
+    assert perform(plug, attach(tmp_path / "second")) == "xvdb"
 
 
 def test_a_disk_that_is_used(
-    plug: Hotplug, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    plug: Devices, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(hotplug, "DETACH_S", 0.0)
-    assert plug.do(BlockDetach("xvda")) is False
-    assert plug.do(BlockDetach("xvda", force=True)) is True
+    monkeypatch.setattr(devices, "DETACH_S", 0.0)
+    assert perform(plug, BlockDetach("xvda")) is False
+    assert perform(plug, BlockDetach("xvda", force=True)) is True
     with pytest.raises(KvmxenError, match="the guest has no disk xvda"):
-        plug.do(BlockDetach("xvda"))
+        perform(plug, BlockDetach("xvda"))
     # It is unlocked.
-    assert plug.do(attach(tmp_path / "first")) == "xvda"
+    assert perform(plug, attach(tmp_path / "first")) == "xvda"
 
 
-def test_a_disk_grows(domain: FakeDomain, plug: Hotplug, tmp_path: Path) -> None:
+def test_a_disk_grows(domain: FakeDomain, plug: Devices, tmp_path: Path) -> None:
     sectors = "/local/domain/0/backend/vbd/1/51712/sectors"
     assert domain.read(sectors) == str(1 << 11)
     with (tmp_path / "first").open("r+b") as file:
         file.truncate(3 << 20)
-    assert plug.do(BlockResize("xvda")) is None
+    assert perform(plug, BlockResize("xvda")) is None
     assert domain.read(sectors) == str(3 << 11)
-    plug.do(BlockDetach("xvda", force=True))
+    perform(plug, BlockDetach("xvda", force=True))
     with pytest.raises(KvmxenError, match="the guest has no disk xvda"):
-        plug.do(BlockResize("xvda"))
+        perform(plug, BlockResize("xvda"))
 
 
-def test_disks_attached_at_once_are_different_ones(plug: Hotplug, tmp_path: Path) -> None:
+def test_disks_attached_at_once_are_different_ones(plug: Devices, tmp_path: Path) -> None:
     images = [_touch(tmp_path / f"image{n}") for n in range(12)]
     for image in images:
         os.truncate(image, 1 << 20)
     with ThreadPoolExecutor(len(images)) as clients:
-        names = set(clients.map(lambda image: plug.do(attach(image)), images))
+        names = set(clients.map(lambda image: perform(plug, attach(image)), images))
     assert names == {f"xvd{letter}" for letter in "bcdefghijklm"}
 
 
@@ -400,6 +401,6 @@ def test_disks_attached_at_once_are_different_ones(plug: Hotplug, tmp_path: Path
         (NetworkDetach(-1), "the guest has no network interface -1"),
     ],
 )
-def test_what_is_asked_wrongly(plug: Hotplug, request_: Request, complaint: str) -> None:
+def test_what_is_asked_wrongly(plug: Devices, request_: Request, complaint: str) -> None:
     with pytest.raises(KvmxenError, match=complaint):
-        plug.do(request_)
+        perform(plug, request_)

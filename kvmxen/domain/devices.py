@@ -1,11 +1,10 @@
-"""Devices that come and go while the domain runs: what the control socket's requests do."""
+"""The devices of one run of a domain: those that it starts with, and those that come and go."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import assert_never
 
 from kvmxen.backends.devices import block_device, net_device
 from kvmxen.backends.guest import Guest
@@ -13,23 +12,17 @@ from kvmxen.backends.xenbus import Device, NoSuchDevice, Xenbus
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.disk import device_number, with_targets
 from kvmxen.config.net import NetSpec
-from kvmxen.control.requests import (
-    BlockAttach,
-    BlockDetach,
-    BlockResize,
-    Figures,
-    NetworkAttach,
-    NetworkDetach,
-    Request,
-)
 from kvmxen.errors import KvmxenError
 
 # A guest's driver gives a device up at once, or when nobody uses it any more.
 DETACH_S = 10.0
 
 
-class Hotplug:
-    """The devices of one run of a domain; `config` is what it was started with."""
+class Devices:
+    """The disks and network interfaces on `bus`; `config` is what the domain was started with.
+
+    Any thread may call it. Every method raises KvmxenError for what cannot be.
+    """
 
     def __init__(self, guest: Guest, bus: Xenbus, config: Config) -> None:
         self._guest = guest
@@ -38,44 +31,47 @@ class Hotplug:
         # From the choice of a device's number until the bus has the device.
         self._attaching = threading.Lock()
 
-    def start(self) -> None:
-        """Attach what the domain starts with; raises KvmxenError."""
+    def attach_first(self) -> None:
+        """Attach what the domain starts with."""
         for disk in self._config.disks:
             self._attach(block_device(self._guest, disk))
         for index, net in enumerate(self._config.nets):
             self._attach_net(index, net)
 
-    def do(self, request: Request) -> object:
-        """Do what a client asks for: the answer, as JSON has it; raises KvmxenError."""
-        match request:
-            case BlockAttach(disk):
-                return self._add_disk(disk)
-            case BlockDetach(device, force):
-                return self._detach("vbd", device_number(device), f"disk {device}", force)
-            case BlockResize(device):
-                with _named(f"disk {device}"):
-                    self._bus.refresh("vbd", device_number(device))
-                return None
-            case NetworkAttach(net):
-                return self._add_net(net)
-            case NetworkDetach(number, force):
-                return self._detach("vif", number, f"network interface {number}", force)
-            case Figures():
-                return self._bus.figures()
-        assert_never(request)
-
-    def _add_disk(self, spec: DiskSpec) -> str:
+    def attach_disk(self, spec: DiskSpec) -> str:
+        """Give the guest one more disk: its name in the guest, the first free one by default."""
         with self._attaching:
             (disk,) = with_targets([spec], self._bus.numbers("vbd"))
             self._attach(block_device(self._guest, disk))
         return disk.target
 
-    def _add_net(self, spec: NetSpec) -> int:
+    def detach_disk(self, device: str, *, force: bool = False) -> bool:
+        """Take the disk `device` (xvdb, say): whether the guest has given it up in time.
+
+        A guest that still uses it gives it up later. With `force` it is not asked.
+        """
+        return self._detach("vbd", device_number(device), f"disk {device}", force)
+
+    def resize_disk(self, device: str) -> None:
+        """Show the guest the size that the file of the disk `device` has now."""
+        with _named(f"disk {device}"):
+            self._bus.refresh("vbd", device_number(device))
+
+    def attach_net(self, spec: NetSpec) -> int:
+        """Give the guest one more network interface: its number."""
         with self._attaching:
             taken = self._bus.numbers("vif")
             index = next(n for n in range(len(taken) + 1) if n not in taken)
             self._attach_net(index, spec)
         return index
+
+    def detach_net(self, number: int, *, force: bool = False) -> bool:
+        """Take the network interface `number`, as detach_disk takes a disk."""
+        return self._detach("vif", number, f"network interface {number}", force)
+
+    def device_figures(self) -> dict[str, dict[str, int]]:
+        """What each device has done so far, by its kind and number, as "vbd/51712"."""
+        return self._bus.figures()
 
     def _attach_net(self, index: int, spec: NetSpec) -> None:
         config = self._config

@@ -1,0 +1,54 @@
+"""A domain in the foreground: a person at its console, and its end as an exit status."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from kvmxen.backends.terminal import open_terminal
+from kvmxen.cli.person import Person
+from kvmxen.config import Config
+from kvmxen.domain.domain import Domain, Event
+from kvmxen.errors import Interrupted
+from kvmxen.machine import End
+from kvmxen.stats import Stats
+from kvmxen.streams import say, tell
+
+EXIT_CRASHED = 3
+_STATUSES = {End.POWEROFF: 0, End.CRASH: EXIT_CRASHED, End.REBOOT: 5}
+
+
+def boot(config: Config) -> int:
+    """Boot what `config` says, and again after each reboot: the exit status, once it has ended.
+
+    For the main thread. Raises KvmxenError for what a person can mend.
+    """
+    person = Person()
+    try:
+        with person.signals(config.timeout), ExitStack() as stack:
+            with person.interruptible():
+                terminal = None
+                if config.console.kind == "stdio":
+                    opened = open_terminal(config.console, person.interrupt)
+                    terminal = stack.enter_context(opened)
+                    person.leaving = terminal.restore
+                stats = stack.enter_context(Stats(config))
+            domain = stack.enter_context(
+                Domain(config, terminal=terminal, step=person.interruptible)
+            )
+            domain.listen(lambda event: _report(domain, event, stats))
+            person.watch(domain)
+            domain.start()
+            ending = domain.wait()
+    except Interrupted as interruption:
+        say(str(interruption))
+        return interruption.exit_status
+    assert ending is not None
+    if ending.end is End.CRASH:
+        tell(ending.report)
+        return EXIT_CRASHED
+    return _STATUSES[ending.end] if person.status is None else person.status
+
+
+def _report(domain: Domain, event: Event, stats: Stats) -> None:
+    if event in (Event.REBOOTED, Event.ENDED):
+        stats.report(domain.stats())

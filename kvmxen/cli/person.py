@@ -1,0 +1,137 @@
+"""The person's side of a domain: signals, the escape key, the timeout, from the first moment on.
+
+While the domain is built, what ends it is an exception in the main thread, which may be blocked in
+a system call. From then on the first wish asks the guest to shut down, the second destroys it, and
+the third leaves a device that does not close.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+from kvmxen.errors import Interrupted
+from kvmxen.streams import say
+
+EXIT_TIMEOUT = 4
+EXIT_INTERRUPTED = 130
+
+# In seconds; setitimer(2) takes no more than a time_t holds, and no domain runs so long.
+_LONGEST = 1e9
+
+
+class Guest(Protocol):
+    """The part of a domain that a person ends it by."""
+
+    def shutdown(self) -> bool: ...
+    def destroy(self) -> None: ...
+
+
+class Person:
+    """What a person wants of a domain that is built and runs.
+
+    If it is a person or the timeout that ended it, `status` is the exit status for that.
+    `leaving()` is what must be done even if the process ends at once.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.leaving: Callable[[], None] = lambda: None
+        self._guest: Guest | None = None
+        self._wishes = 0
+        self._interruptible = False
+        self._pending: Interrupted | None = None
+
+    @contextmanager
+    def signals(self, timeout: float | None) -> Iterator[None]:
+        """For the time of the context SIGINT, SIGTERM and SIGHUP interrupt, and so does the end of
+        `timeout` seconds."""
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGALRM]
+        # nohup(1) has it ignored.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        if timeout is None:
+            numbers.remove(signal.SIGALRM)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            if timeout is not None:
+                signal.setitimer(signal.ITIMER_REAL, min(timeout, _LONGEST))
+            yield
+        finally:
+            if timeout is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within the context, in the main thread, what a person wants raises Interrupted anywhere,
+        also if it was wanted before.
+
+        Elsewhere it waits for the next such context or for `watch`, so that nothing is freed by
+        half.
+        """
+        try:
+            self._interruptible = True
+            self._check()
+            yield
+        finally:
+            self._interruptible = False
+
+    def watch(self, guest: Guest) -> None:
+        """From now on it is `guest` that a person ends.
+
+        Raises Interrupted if a person wanted it to end before.
+        """
+        self._guest = guest
+        self._check()
+
+    def interrupt(self) -> None:
+        """The person wants it to end."""
+        guest = self._guest
+        if guest is None:
+            return
+        self._wishes += 1
+        if self._wishes == 1:
+            say("asking the guest to shut down; once more to destroy it")
+            if not guest.shutdown():
+                self._destroy(guest, EXIT_INTERRUPTED)
+        elif self._wishes == 2:
+            self._destroy(guest, EXIT_INTERRUPTED)
+        else:
+            say("the guest's devices are left as they are")
+            self.leaving()
+            os._exit(EXIT_INTERRUPTED)
+
+    def _destroy(self, guest: Guest, status: int) -> None:
+        self.status = status
+        guest.destroy()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        late = number == signal.SIGALRM
+        if self._guest is not None and not late:
+            self.interrupt()
+        elif self._guest is not None:
+            say("the timeout is over: the guest is destroyed")
+            self._destroy(self._guest, EXIT_TIMEOUT)
+        else:
+            if self._pending is None:
+                self._pending = (
+                    Interrupted(
+                        "the timeout is over, and the guest was not started yet", EXIT_TIMEOUT
+                    )
+                    if late
+                    else Interrupted("interrupted before the guest was started", EXIT_INTERRUPTED)
+                )
+            if self._interruptible:
+                self._check()
+
+    def _check(self) -> None:
+        if self._pending is not None:
+            # Once: what is freed on the way out is freed whole.
+            self._interruptible = False
+            raise self._pending

@@ -1,0 +1,301 @@
+"""Domain: a guest, whoever holds it: the command line, another program, a client of its socket."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from enum import Enum
+from functools import partial
+from types import TracebackType
+from uuid import uuid4
+
+from kvmxen.backends.terminal import ConsoleStream, PlainTerminal, open_terminal
+from kvmxen.config import Config, DiskSpec
+from kvmxen.config.net import NetSpec
+from kvmxen.control.commands import perform
+from kvmxen.control.server import ControlServer
+from kvmxen.domain.devices import Devices
+from kvmxen.domain.ending import Ending
+from kvmxen.domain.images import read_kernel, read_ramdisk
+from kvmxen.domain.recipe import Lasting, Step, build_pv
+from kvmxen.domain.run import Run
+from kvmxen.errors import KvmxenError
+from kvmxen.loop import Loop
+from kvmxen.machine import End
+from kvmxen.rundir import RunDirectory
+from kvmxen.xenstored.journal import Journal
+
+
+class Event(Enum):
+    """What happens to a domain, as its listeners are told."""
+
+    STARTED = "started"
+    PAUSED = "paused"
+    UNPAUSED = "unpaused"
+    REBOOTED = "rebooted"
+    ENDED = "ended"
+
+
+class State(Enum):
+    """What a domain does. It is paused until it is started."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class Domain:
+    """A guest of `config`, built and not started; it lives on when its guest reboots.
+
+    Any thread may call any method. Leaving it as a context destroys the guest, if it has not
+    ended, and frees all that it has of the host. `terminal` is where the console goes, instead of
+    where `config` says. `step()` is a context for each step of the building that may take long.
+    Raises KvmxenError.
+
+    The signal SIGUSR1 is kvmxen's, unless the program has a handler of its own for it.
+    """
+
+    def __init__(
+        self, config: Config, *, terminal: PlainTerminal | None = None, step: Step = nullcontext
+    ) -> None:
+        self.config = config
+        self.uuid = uuid4()
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[Event], None]] = []
+        self._thread: threading.Thread | None = None
+        self._paused = self._destroyed = self._done = False
+        # How the run in progress ended.
+        self._over: End | None = None
+        self._ending: Ending | None = None
+        self._failure: BaseException | None = None
+        self._figures: dict[str, object] = {}
+        self._loop = Loop()
+        with ExitStack() as undo:
+            undo.callback(self._loop.close)
+            with step():
+                folder = undo.enter_context(RunDirectory(config.name))
+                if terminal is None:
+                    terminal = undo.enter_context(open_terminal(config.console))
+                journal = undo.enter_context(Journal(config.xenstore)) if config.xenstore else None
+                kernel = read_kernel(config)
+                ramdisk = read_ramdisk(config, kernel)
+            self._lasting = Lasting(
+                self.uuid, folder.path, self._loop, terminal, journal, kernel, ramdisk
+            )
+            # None while the guest reboots, and at the end.
+            self._run: Run | None = build_pv(config, self._lasting, self._ended, step)
+            undo.callback(self._run.abandon)
+            undo.enter_context(ControlServer(folder.path, partial(perform, self)))
+            self._held = undo.pop_all()
+
+    def __enter__(self) -> Domain:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Its life.
+
+    @property
+    def state(self) -> State:
+        """What it does at the moment."""
+        if self._done:
+            return State.ENDED
+        return State.PAUSED if self._paused or self._thread is None else State.RUNNING
+
+    def start(self) -> None:
+        """Have the guest run, from its first instruction."""
+        if not self._begin():
+            raise KvmxenError(f"the domain {self.config.name} was started already")
+        self._tell(Event.STARTED)
+
+    def pause(self) -> None:
+        """Stop every vCPU where it is; time goes on. Returns when none is in the guest."""
+        with self._changed:
+            self._paused = True
+            if self._run is not None:
+                self._run.machine.pause()
+        self._tell(Event.PAUSED)
+
+    def unpause(self) -> None:
+        """Undo pause."""
+        with self._changed:
+            self._paused = False
+            if self._run is not None:
+                self._run.machine.resume()
+        self._tell(Event.UNPAUSED)
+
+    def shutdown(self) -> bool:
+        """Ask the guest to power off: whether there is one to ask. It may take its time."""
+        return self._ask("poweroff")
+
+    def reboot(self) -> bool:
+        """Ask the guest to reboot, as shutdown() asks."""
+        return self._ask("reboot")
+
+    def destroy(self) -> None:
+        """End the guest where it is; does not wait."""
+        self._destroyed = True
+        self._ended(End.DESTROYED)
+        self._begin()
+
+    def wait(self, timeout: float | None = None) -> Ending | None:
+        """Wait until it has ended: how, or None if that takes longer than `timeout` seconds.
+
+        Raises KvmxenError if the guest could not be booted again, and what met a fault of ours.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._done, timeout)
+        if self._failure is not None:
+            raise self._failure
+        return self._ending
+
+    def close(self) -> None:
+        """Destroy it, wait, and free all that it has of the host; nothing if that is done."""
+        self.destroy()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def listen(self, told: Callable[[Event], None]) -> None:
+        """Have `told` called for all that happens from now on, in the thread that did it."""
+        self._listeners.append(told)
+
+    # What it has.
+
+    @property
+    def console(self) -> ConsoleStream:
+        """The console, of a domain whose configuration leaves it to the program."""
+        stream = self._lasting.terminal.stream
+        if stream is None:
+            raise KvmxenError(
+                f"the console of {self.config.name} is not the program's: "
+                'give it ConsoleSpec("program")'
+            )
+        return stream
+
+    @property
+    def console_path(self) -> str:
+        """The terminal at which the console can be opened, empty if there is none."""
+        return self._lasting.terminal.path
+
+    def stats(self) -> dict[str, object]:
+        """What the run in progress did, or the last: counts, times in ns, sizes in KiB."""
+        with self._changed:
+            return self._figures if self._run is None else self._run.figures()
+
+    def attach_disk(self, spec: DiskSpec) -> str:
+        """Give the guest one more disk: its name in the guest."""
+        return self._devices().attach_disk(spec)
+
+    def detach_disk(self, device: str, *, force: bool = False) -> bool:
+        """Take the disk `device`, as xvdb: whether the guest has given it up in ten seconds.
+
+        With `force` it is not asked.
+        """
+        return self._devices().detach_disk(device, force=force)
+
+    def resize_disk(self, device: str) -> None:
+        """Show the guest the size that the file of the disk `device` has now."""
+        self._devices().resize_disk(device)
+
+    def attach_net(self, spec: NetSpec) -> int:
+        """Give the guest one more network interface: its number."""
+        return self._devices().attach_net(spec)
+
+    def detach_net(self, number: int, *, force: bool = False) -> bool:
+        """Take the network interface `number`, as detach_disk takes a disk."""
+        return self._devices().detach_net(number, force=force)
+
+    def device_figures(self) -> dict[str, dict[str, int]]:
+        """What each device has done so far, by its kind and number, as "vbd/51712"."""
+        return self._devices().device_figures()
+
+    def _devices(self) -> Devices:
+        with self._changed:
+            if self._run is not None:
+                return self._run.devices
+        raise KvmxenError(
+            f"the guest of {self.config.name} is between two runs, or at its end: try again"
+        )
+
+    # Behind that.
+
+    def _begin(self) -> bool:
+        """Start the thread that the domain lives in; False if it was started before."""
+        with self._changed:
+            if self._thread is not None:
+                return False
+            self._thread = threading.Thread(target=self._live, name="domain", daemon=True)
+            self._thread.start()
+            return True
+
+    def _ask(self, how: str) -> bool:
+        with self._changed:
+            if self._run is None or self._thread is None:
+                return False
+            self._run.request(how)
+            return True
+
+    def _ended(self, end: End) -> None:
+        """From any thread: the guest's run is over."""
+        self._over = self._over or end
+        self._loop.post(self._loop.stop)
+
+    def _tell(self, event: Event) -> None:
+        for told in list(self._listeners):
+            told(event)
+
+    def _live(self) -> None:
+        try:
+            while self._one_run():
+                self._tell(Event.REBOOTED)
+                self._build_again()
+        except BaseException as error:
+            self._failure = error
+            if self._run is not None:
+                self._run.abandon()
+        finally:
+            self._finish()
+
+    def _one_run(self) -> bool:
+        """Run the guest to its end: whether it is to be booted again."""
+        run = self._run
+        assert run is not None
+        if not self._destroyed:
+            run.start()
+        while self._over is None:
+            self._loop.run()
+        with self._changed:
+            self._run = None
+        ending, self._figures = run.finish(End.DESTROYED if self._destroyed else self._over)
+        again = ending.end is End.REBOOT and self.config.on_reboot == "restart"
+        if not again:
+            self._ending = ending
+        return again
+
+    def _build_again(self) -> None:
+        self._over = None
+        run = build_pv(self.config, self._lasting, self._ended)
+        with self._changed:
+            if self._paused:
+                run.machine.pause()
+            self._run = run
+        if self._destroyed:
+            self._over = End.DESTROYED
+
+    def _finish(self) -> None:
+        try:
+            self._held.close()
+        except BaseException as error:
+            self._failure = self._failure or error
+        with self._changed:
+            self._done = True
+            self._changed.notify_all()
+        self._tell(Event.ENDED)

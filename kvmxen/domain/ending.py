@@ -1,0 +1,21 @@
+"""How a domain's run ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvmxen.machine import End
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why and when a run was over.
+
+    `reason` says more of a crash in a few words, `report` in several lines; both are empty for
+    every other end. `at` is the time, in seconds as time.time() has it.
+    """
+
+    end: End
+    at: float
+    reason: str = ""
+    report: str = ""

@@ -1,0 +1,68 @@
+"""The files that a guest starts from: its kernel and its initial ramdisk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvmxen import guests
+from kvmxen.backends.terminal import terminal_size
+from kvmxen.config import Config
+from kvmxen.config.sizes import MIB
+from kvmxen.errors import KvmxenError
+from kvmxen.loader.elf import ElfKernel
+from kvmxen.loader.files import RegularFile
+from kvmxen.loader.kernel import load_kernel
+from kvmxen.rundir import cache_directory
+from kvmxen.streams import say
+
+if TYPE_CHECKING:
+    from kvmxen.modules import Module
+
+_DEMO = Path(guests.__file__).with_name("demo.elf")
+
+
+def read_kernel(config: Config) -> ElfKernel:
+    """The kernel that `config` names, else the demo guest; raises KvmxenError."""
+    if config.kernel:
+        return load_kernel(config.kernel, cache=cache_directory())
+    return ElfKernel.parse(_DEMO.read_bytes())
+
+
+def default_cmdline(config: Config) -> str:
+    """What makes a Linux kernel speak on the Xen console; nothing for the demo guest."""
+    return "console=hvc0" if config.kernel else ""
+
+
+def read_ramdisk(config: Config, kernel: ElfKernel) -> bytes | bytearray | None:
+    """The initial ramdisk that `config` asks for; raises KvmxenError if it cannot be read."""
+    if config.shell:
+        from kvmxen.initramfs import shell_initramfs
+
+        return shell_initramfs(
+            modules=find_drivers(config, kernel), size=terminal_size(config.console)
+        )
+    if config.ramdisk is None:
+        return None
+    most = config.memory
+    with RegularFile(config.ramdisk, f"the ramdisk {config.ramdisk}") as file:
+        return file.read(
+            most, f"the guest has {most // MIB} MiB of memory; give the guest more memory"
+        )
+
+
+def find_drivers(config: Config, kernel: ElfKernel) -> list[Module]:
+    """The modules for the shell of a guest with `kernel`, none if this host does not have them.
+
+    Raises KvmxenError if `config` names a folder, and it does not have them either.
+    """
+    from kvmxen.modules import drivers
+
+    try:
+        return drivers(kernel, config.modules or Path("/"))
+    except KvmxenError as error:
+        if config.modules:
+            raise KvmxenError(f"{error}; name another folder by --modules") from None
+        if config.disks or config.nets:
+            say(f"{error}: if its drivers are not built in, name their folder by --modules")
+        return []

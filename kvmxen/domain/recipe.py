@@ -1,0 +1,134 @@
+"""READ FIRST: how a domain comes up. build_pv() is the recipe, one step a line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
+from kvmxen.backends.console import Console
+from kvmxen.backends.guest import Guest
+from kvmxen.backends.terminal import PlainTerminal
+from kvmxen.backends.xenbus import Xenbus
+from kvmxen.backends.xenstore import XenstoreBackend
+from kvmxen.config import Config
+from kvmxen.domain.devices import Devices
+from kvmxen.domain.images import default_cmdline
+from kvmxen.domain.run import Run
+from kvmxen.layout import PAGE_SHIFT, Layout
+from kvmxen.loader.elf import ElfKernel
+from kvmxen.loader.frames import fill_m2p
+from kvmxen.loader.pv import build
+from kvmxen.loop import Loop
+from kvmxen.machine import End, Machine
+from kvmxen.trace import Trace
+from kvmxen.xenstored.client import SOCKET
+from kvmxen.xenstored.journal import Journal
+from kvmxen.xenstored.server import Server
+
+# A context for what may take long, which a person may interrupt there.
+Step = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """What a domain keeps from one run to the next, when its guest reboots."""
+
+    uuid: UUID
+    folder: Path
+    loop: Loop
+    terminal: PlainTerminal
+    journal: Journal | None
+    kernel: ElfKernel
+    ramdisk: bytes | bytearray | None
+
+
+def build_pv(
+    config: Config, lasting: Lasting, ended: Callable[[End], None], step: Step = nullcontext
+) -> Run:
+    """A run of a 64-bit PV domain, whose guest has not executed an instruction yet.
+
+    `ended(end)` is called once, from any thread, when the guest's run is over. Raises KvmxenError.
+    """
+    began = time.monotonic_ns()
+    layout = Layout.plan(config.memory, config.max_vcpus, config.max_memory)
+    machine = Machine(
+        layout,
+        uuid=lasting.uuid,
+        ended=ended,
+        trace=Trace() if config.debug else None,
+        dispatcher=config.shim == "dispatch" and not config.debug,
+        break_event_loops=config.break_event_loops,
+    )
+    with ExitStack() as undo:
+        undo.callback(machine.close)
+        events, memory = machine.events, machine.memory
+        console_port, store_port = events.open_backend(), events.open_backend()
+        with step():
+            start = build(
+                memory,
+                layout,
+                lasting.kernel,
+                lasting.ramdisk,
+                config.cmdline or default_cmdline(config),
+                console_port=console_port,
+                store_port=store_port,
+            )
+            fill_m2p(memory, layout)
+        machine.enter_at(
+            entry=start.entry, stack=start.stack, start_info=start.start_info, cr3=start.cr3
+        )
+        machine.grants.seed(RESERVED_CONSOLE, start.console_mfn)
+        machine.grants.seed(RESERVED_XENSTORE, start.store_mfn)
+
+        xenstore = XenstoreBackend(
+            memory, start.store_mfn << PAGE_SHIFT, lambda: events.notify(store_port)
+        )
+        events.serve(store_port, xenstore.pump)
+        if lasting.journal is not None:
+            lasting.journal.attach(xenstore.store)
+        xenstore.populate(
+            name=config.name,
+            uuid=str(lasting.uuid),
+            memory_kib=config.memory >> 10,
+            max_memory_kib=config.max_memory >> 10,
+            vcpus=config.vcpus,
+            max_vcpus=config.max_vcpus,
+            console_mfn=start.console_mfn,
+            console_port=console_port,
+            store_mfn=start.store_mfn,
+            store_port=store_port,
+            console_tty=lasting.terminal.path,
+        )
+
+        console = Console(
+            memory,
+            start.console_mfn << PAGE_SHIFT,
+            lambda: events.notify(console_port),
+            lasting.terminal,
+            lasting.loop,
+        )
+        events.serve(console_port, console.ring)
+        machine.emergency_output = console.emergency
+
+        guest = Guest(memory, machine.grants, events, xenstore.store, machine.fail)
+        serving = undo.enter_context(ExitStack())
+        serving.enter_context(Server(xenstore.store, lasting.folder / SOCKET, machine.fail))
+        bus = serving.enter_context(Xenbus(guest))
+        devices = Devices(guest, bus, config)
+        with step():
+            devices.attach_first()
+        return Run(
+            machine=machine,
+            symbol=lasting.kernel.symbols.find,
+            xenstore=xenstore,
+            console=console,
+            devices=devices,
+            serving=serving,
+            undo=undo.pop_all(),
+            began=began,
+        )

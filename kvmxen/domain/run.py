@@ -1,0 +1,90 @@
+"""One run of a domain's guest, from its first instruction to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from kvmxen.backends.console import Console
+from kvmxen.backends.xenstore import XenstoreBackend
+from kvmxen.domain.devices import Devices
+from kvmxen.domain.ending import Ending
+from kvmxen.machine import End, Machine
+from kvmxen.report import crash_report
+from kvmxen.stats import figures
+
+
+class Run:
+    """The machine of a guest and what serves it, as recipe.py makes it: it has not started.
+
+    `serving` ends what serves the guest, `undo` that and the machine.
+    """
+
+    def __init__(
+        self,
+        *,
+        machine: Machine,
+        symbol: Callable[[int], str | None],
+        xenstore: XenstoreBackend,
+        console: Console,
+        devices: Devices,
+        serving: ExitStack,
+        undo: ExitStack,
+        began: int,
+    ) -> None:
+        self.machine = machine
+        self.devices = devices
+        self._symbol = symbol
+        self._xenstore = xenstore
+        self._console = console
+        self._serving = serving
+        self._undo = undo
+        self._began = began
+        self._built = time.monotonic_ns()
+
+    def start(self) -> None:
+        """Start the vCPUs, unless they are paused."""
+        self._built = time.monotonic_ns()
+        self.machine.start()
+
+    def abandon(self) -> None:
+        """Free everything, of a run that may not have been finished."""
+        self._undo.close()
+
+    def request(self, how: str) -> None:
+        """Ask the guest to end itself: "poweroff", "reboot" or "halt"."""
+        self._xenstore.request_shutdown(how)
+
+    def figures(self) -> dict[str, object]:
+        """Counts of what was done so far, times in ns, memory in KiB."""
+        return figures(
+            self.machine,
+            self.devices.device_figures(),
+            build_ns=self._built - self._began,
+            run_ns=time.monotonic_ns() - self._built,
+        )
+
+    def finish(self, end: End) -> tuple[Ending, dict[str, object]]:
+        """End everything: how it ended, and the last figures.
+
+        A device that is slow to close makes this take long. Raises what a thread of the run met
+        that is a fault of ours.
+        """
+        machine = self.machine
+        with self._undo:
+            at = time.time()
+            self._xenstore.shut_down()
+            machine.stop()
+            machine.join()
+            last = self.figures()
+            if machine.trace:
+                machine.trace.grants(machine.grants)
+            self._serving.close()
+            self._console.close()
+            if machine.failure is not None:
+                raise machine.failure
+            if end is not End.CRASH:
+                return Ending(end, at), last
+            report = crash_report(machine, self._symbol, self._console.tail)
+            return Ending(end, at, machine.crash_reason, report), last

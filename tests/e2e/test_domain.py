@@ -1,0 +1,228 @@
+"""Domain: a guest from Python, in threads of its own, one after the other and at once."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+import kvmxen
+from kvmxen import Config, ConsoleSpec, DiskSpec, Domain, End, Event, KvmxenError, State
+from kvmxen.cli.person import Person
+from kvmxen.rundir import runtime_root
+from tests.e2e.domain import PATIENCE, SLOWNESS
+
+WAIT = PATIENCE * SLOWNESS
+
+
+@pytest.fixture(autouse=True)
+def folders(kvm: None, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVMXEN_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture
+def grub(pv_grub: Path) -> Config:
+    """A guest that waits at a prompt, for ever."""
+    return Config(name="grub", kernel=pv_grub, console=ConsoleSpec("program"))
+
+
+def test_the_example_in_the_package() -> None:
+    assert doctest.testmod(kvmxen).attempted > 0
+    assert doctest.testmod(kvmxen).failed == 0
+
+
+def test_every_public_name_is_there() -> None:
+    assert set(kvmxen.__all__) <= set(dir(kvmxen))
+    for name in kvmxen.__all__:
+        assert getattr(kvmxen, name).__module__.startswith("kvmxen.")
+    with pytest.raises(AttributeError, match="no attribute 'Demand'"):
+        _ = kvmxen.Demand
+
+
+def test_a_life(grub: Config) -> None:
+    events: list[Event] = []
+    with Domain(grub) as domain:
+        domain.listen(events.append)
+        assert domain.state is State.PAUSED
+        assert domain.wait(timeout=0) is None
+        domain.start()
+        assert [domain.state] == [State.RUNNING]
+        domain.console.read_until(b"grub> ", WAIT)
+        domain.console.write(b"echo as typed\r")
+        domain.console.read_until(b"\n\ras typed", WAIT)
+        domain.pause()
+        assert [domain.state] == [State.PAUSED]
+        domain.console.write(b"echo while it is paused\r")
+        with pytest.raises(TimeoutError):
+            domain.console.read_until(b"\n\rwhile it is paused", 0.5)
+        domain.unpause()
+        domain.console.read_until(b"\n\rwhile it is paused", WAIT)
+        with pytest.raises(KvmxenError, match="was started already"):
+            domain.start()
+        domain.console.write(b"halt\r")
+        ending = domain.wait(WAIT)
+        assert [domain.state] == [State.ENDED]
+        assert domain.console.read(timeout=WAIT) != b""
+    assert ending is not None
+    assert ending.end is End.POWEROFF
+    assert events == [Event.STARTED, Event.PAUSED, Event.UNPAUSED, Event.ENDED]
+    assert list(runtime_root().iterdir()) == []
+
+
+def test_what_is_left_of_the_console_is_read_after_the_end() -> None:
+    with Domain(Config(name="demo", console=ConsoleSpec("program"))) as domain:
+        domain.start()
+        domain.wait(WAIT)
+    text = b""
+    while more := domain.console.read(timeout=WAIT):
+        text += more
+    assert b"null hypercall" in text
+    assert domain.stats()["exits_total"]
+
+
+def test_a_reboot(grub: Config) -> None:
+    events: list[Event] = []
+    with Domain(grub) as domain:
+        domain.listen(events.append)
+        domain.start()
+        for _ in range(2):
+            domain.console.read_until(b"grub> ", WAIT)
+            domain.console.write(b"reboot\r")
+        domain.console.read_until(b"grub> ", WAIT)
+        domain.destroy()
+        ending = domain.wait(WAIT)
+    assert ending is not None
+    assert ending.end is End.DESTROYED
+    assert events == [Event.STARTED, Event.REBOOTED, Event.REBOOTED, Event.ENDED]
+
+
+def test_paused_over_a_reboot(grub: Config) -> None:
+    rebooted = threading.Event()
+
+    def told(event: Event) -> None:
+        if event is Event.REBOOTED:
+            domain.pause()
+            rebooted.set()
+
+    with Domain(grub) as domain:
+        domain.listen(told)
+        domain.start()
+        domain.console.read_until(b"grub> ", WAIT)
+        domain.console.write(b"reboot\r")
+        assert rebooted.wait(WAIT)
+        with pytest.raises(TimeoutError):
+            domain.console.read_until(b"grub> ", 1.0)
+        domain.unpause()
+        domain.console.read_until(b"grub> ", WAIT)
+
+
+def test_devices(grub: Config, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.touch()
+    os.truncate(disk, 1 << 20)
+    with Domain(grub) as domain:
+        assert domain.attach_disk(DiskSpec(path=disk)) == "xvda"
+        with pytest.raises(KvmxenError, match="is in use"):
+            domain.attach_disk(DiskSpec(path=disk))
+        domain.start()
+        assert set(domain.device_figures()) == {"vbd/51712"}
+        assert domain.detach_disk("xvda", force=True)
+        with pytest.raises(KvmxenError, match="the guest has no disk xvda"):
+            domain.resize_disk("xvda")
+    with pytest.raises(KvmxenError, match="at its end"):
+        domain.attach_disk(DiskSpec(path=disk))
+
+
+def test_several_at_once(grub: Config) -> None:
+    other = Config(name="other", kernel=grub.kernel, console=ConsoleSpec("program"))
+    with Domain(grub) as one, Domain(other) as two:
+        for domain in (one, two):
+            domain.start()
+        for domain in (two, one):
+            domain.console.read_until(b"grub> ", WAIT)
+        one.destroy()
+        one.wait(WAIT)
+        two.console.write(b"echo still here\r")
+        two.console.read_until(b"\n\rstill here", WAIT)
+
+
+def test_any_thread_builds_it(grub: Config) -> None:
+    ended: list[object] = []
+
+    def session() -> None:
+        with Domain(grub) as domain:
+            domain.start()
+            domain.console.read_until(b"grub> ", WAIT)
+            domain.pause()
+        ended.append(domain.wait())
+
+    for _ in range(2):
+        thread = threading.Thread(target=session)
+        thread.start()
+        thread.join(WAIT)
+    assert len(ended) == 2
+
+
+def test_one_that_is_never_started(grub: Config) -> None:
+    threads = set(threading.enumerate())
+    with Domain(grub) as domain:
+        assert not domain.shutdown()
+        with pytest.raises(KvmxenError, match="runs already"):
+            Domain(grub)
+    ending = domain.wait()
+    assert ending is not None
+    assert ending.end is End.DESTROYED
+    domain.close()
+    assert set(threading.enumerate()) == threads
+    assert list(runtime_root().iterdir()) == []
+
+
+def test_the_console_may_be_anothers(grub: Config) -> None:
+    with Domain(Config(name="silent", kernel=grub.kernel, console=ConsoleSpec("none"))) as domain:
+        with pytest.raises(KvmxenError, match='ConsoleSpec\\("program"\\)'):
+            _ = domain.console
+        assert domain.console_path == ""
+
+
+def test_a_guest_that_cannot_be_booted_again(grub: Config, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.touch()
+    os.truncate(disk, 1 << 20)
+    config = Config(
+        name="once", kernel=grub.kernel, console=grub.console, disks=(DiskSpec(path=disk),)
+    )
+    with Domain(config) as domain:
+        domain.start()
+        domain.console.read_until(b"grub> ", WAIT)
+        disk.unlink()
+        domain.console.write(b"reboot\r")
+        with pytest.raises(KvmxenError, match=r"disk\.img"):
+            domain.wait(WAIT)
+    assert domain.state is State.ENDED
+    assert list(runtime_root().iterdir()) == []
+
+
+def test_an_interrupted_building_leaves_nothing(grub: Config) -> None:
+    person = Person()
+    threads = set(threading.enumerate())
+
+    class Stop(Exception):
+        pass
+
+    steps = 0
+
+    def step() -> object:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            raise Stop
+        return person.interruptible()
+
+    with pytest.raises(Stop):
+        Domain(grub, step=step)  # type: ignore[arg-type]
+    assert set(threading.enumerate()) == threads
+    assert list(runtime_root().iterdir()) == []
