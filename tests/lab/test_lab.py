@@ -14,6 +14,7 @@ from kvmxen.errors import KvmxenError
 from tests import packages
 from tests.lab import modules, qemu
 from tests.lab.__main__ import ROOT, environment
+from tests.lab.rotation import is_in
 
 NEEDS = {"virtio_pci": ["virtio_ring"], "kvm_amd": ["kvm", "ccp"], "kvm": ["irqbypass"]}
 
@@ -52,6 +53,15 @@ def test_the_environment_is_this_pythons() -> None:
     result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == [str(ROOT), str(Path(sys.executable).with_name("python3"))]
     assert all(shlex.split(line) for line in environment("6.1").splitlines())
+
+
+def test_every_test_is_in_one_half_and_the_labs_in_both() -> None:
+    names = [f"tests/guests/test_guests.py::test_guest[{n}]" for n in range(100)]
+    halves = [{name for name in names if is_in(half, name)} for half in (0, 1)]
+    assert halves[0] | halves[1] == set(names)
+    assert not halves[0] & halves[1]
+    assert min(map(len, halves)) > 30
+    assert all(is_in(half, "tests/lab/test_inside.py::test_it") for half in (0, 1))
 
 
 def test_a_host_with_no_qemu_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
