@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from kvmxen.config.disk import DiskSpec
     from kvmxen.config.domain import Config
     from kvmxen.config.net import NetSpec
-    from kvmxen.domain.domain import Domain, Event, State
+    from kvmxen.domain.domain import Domain
     from kvmxen.domain.ending import Ending
+    from kvmxen.domain.remote import connect
+    from kvmxen.domain.state import Event, State
     from kvmxen.errors import KvmxenError, UsageError
     from kvmxen.machine import End
 
@@ -34,11 +36,12 @@ _PLACES = {
     "Domain": "domain.domain",
     "End": "machine",
     "Ending": "domain.ending",
-    "Event": "domain.domain",
+    "Event": "domain.state",
     "KvmxenError": "errors",
     "NetSpec": "config.net",
-    "State": "domain.domain",
+    "State": "domain.state",
     "UsageError": "errors",
+    "connect": "domain.remote",
 }
 __all__ = [
     "Config",
@@ -52,6 +55,7 @@ __all__ = [
     "NetSpec",
     "State",
     "UsageError",
+    "connect",
 ]
 
 

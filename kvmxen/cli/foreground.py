@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from kvmxen.backends.terminal import open_terminal
 from kvmxen.cli.person import Person
 from kvmxen.config import Config
-from kvmxen.domain.domain import Domain, Event
+from kvmxen.domain.domain import Domain
+from kvmxen.domain.state import Event
 from kvmxen.errors import Interrupted
 from kvmxen.machine import End
 from kvmxen.stats import Stats

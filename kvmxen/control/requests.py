@@ -66,9 +66,84 @@ class Figures:
     """What each device has done so far: {"vbd/51712": {"requests": 12, ...}, ...}."""
 
 
-Request = BlockAttach | BlockDetach | BlockResize | NetworkAttach | NetworkDetach | Figures
+@dataclass(frozen=True)
+class Start:
+    """Have a guest run that was built and not started."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Stop the guest's vCPUs."""
+
+
+@dataclass(frozen=True)
+class Unpause:
+    """Undo Pause."""
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """Ask the guest to power off: the answer is whether there was one to ask."""
+
+
+@dataclass(frozen=True)
+class Reboot:
+    """Ask the guest to reboot, as Shutdown asks."""
+
+
+@dataclass(frozen=True)
+class Destroy:
+    """End the guest where it is."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait for the end: the answer is how it ended, or null after `seconds`.
+
+    An end is {"end": NAME, "at": SECONDS, "reason": TEXT, "report": TEXT}.
+    """
+
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Describe:
+    """What the domain is: {"uuid": TEXT, "state": TEXT, "console": PATH or ""}."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the guest's run did so far: `kvmxen boot --stats=json` has the same."""
+
+
+Request = (
+    BlockAttach
+    | BlockDetach
+    | BlockResize
+    | NetworkAttach
+    | NetworkDetach
+    | Figures
+    | Start
+    | Pause
+    | Unpause
+    | Shutdown
+    | Reboot
+    | Destroy
+    | Wait
+    | Describe
+    | Stats
+)
 
 COMMANDS: dict[str, type[Request]] = {
+    "start": Start,
+    "pause": Pause,
+    "unpause": Unpause,
+    "shutdown": Shutdown,
+    "reboot": Reboot,
+    "destroy": Destroy,
+    "wait": Wait,
+    "describe": Describe,
+    "stats": Stats,
     "block-attach": BlockAttach,
     "block-detach": BlockDetach,
     "block-resize": BlockResize,

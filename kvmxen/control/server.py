@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,8 +27,10 @@ from kvmxen.xenstored.listener import listen, may_connect
 
 # Who connects and then says nothing keeps one of these for so long.
 _PATIENCE_S = 10.0
-_AT_ONCE = 16
+_AT_ONCE = 64
 _RETRY_S = 1.0
+# For how long answers may be on their way when the domain ends.
+_LAST_S = 1.0
 
 
 class ControlServer:
@@ -41,6 +44,7 @@ class ControlServer:
         self._do = do
         self._path = folder / SOCKET
         self._busy = threading.Semaphore(_AT_ONCE)
+        self._answering: set[threading.Thread] = set()
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         try:
             self._listener = listen(self._path)
@@ -56,6 +60,10 @@ class ControlServer:
     def __exit__(self, *_: object) -> None:
         os.eventfd_write(self._stop, 1)
         self._thread.join()
+        # A client that waited for the end is to hear of it.
+        end = time.monotonic() + _LAST_S
+        for answering in list(self._answering):
+            answering.join(max(0.0, end - time.monotonic()))
         self._listener.close()
         os.close(self._stop)
         self._path.unlink(missing_ok=True)
@@ -77,9 +85,12 @@ class ControlServer:
                 connected.close()
                 continue
             try:
-                threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
+                answering = threading.Thread(target=self._serve, args=(connected,), daemon=True)
+                self._answering.add(answering)
+                answering.start()
             except RuntimeError:
                 # The host has no thread for it.
+                self._answering.discard(answering)
                 self._busy.release()
                 connected.close()
 
@@ -89,6 +100,7 @@ class ControlServer:
                 connected.settimeout(_PATIENCE_S)
                 write_line(connected, self._reply(connected))
         finally:
+            self._answering.discard(threading.current_thread())
             self._busy.release()
 
     def _reply(self, connected: socket.socket) -> dict[str, Any]:

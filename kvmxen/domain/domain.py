@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from enum import Enum
 from functools import partial
 from types import TracebackType
 from uuid import uuid4
@@ -20,29 +19,12 @@ from kvmxen.domain.ending import Ending
 from kvmxen.domain.images import read_kernel, read_ramdisk
 from kvmxen.domain.recipe import Lasting, Step, build_pv
 from kvmxen.domain.run import Run
+from kvmxen.domain.state import Event, State
 from kvmxen.errors import KvmxenError
 from kvmxen.loop import Loop
 from kvmxen.machine import End
 from kvmxen.rundir import RunDirectory
 from kvmxen.xenstored.journal import Journal
-
-
-class Event(Enum):
-    """What happens to a domain, as its listeners are told."""
-
-    STARTED = "started"
-    PAUSED = "paused"
-    UNPAUSED = "unpaused"
-    REBOOTED = "rebooted"
-    ENDED = "ended"
-
-
-class State(Enum):
-    """What a domain does. It is paused until it is started."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    ENDED = "ended"
 
 
 class Domain:
@@ -150,8 +132,12 @@ class Domain:
 
         Raises KvmxenError if the guest could not be booted again, and what met a fault of ours.
         """
+        return self._wait(lambda: self._done, timeout)
+
+    def _wait(self, over: Callable[[], bool], timeout: float | None) -> Ending | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._done, timeout)
+            if not self._changed.wait_for(over, timeout):
+                return None
         if self._failure is not None:
             raise self._failure
         return self._ending
@@ -217,6 +203,21 @@ class Domain:
         """What each device has done so far, by its kind and number, as "vbd/51712"."""
         return self._devices().device_figures()
 
+    # For its clients.
+
+    def describe(self) -> dict[str, str]:
+        """What control/requests.py says of Describe."""
+        return {
+            "uuid": str(self.uuid),
+            "state": self.state.value,
+            "console": self._lasting.terminal.path,
+        }
+
+    def wait_for_clients(self, timeout: float | None) -> dict[str, object] | None:
+        """As wait(), but told as soon as the end is known, while the socket is still there."""
+        ending = self._wait(lambda: bool(self._ending or self._failure), timeout)
+        return None if ending is None else vars(ending) | {"end": ending.end.name}
+
     def _devices(self) -> Devices:
         with self._changed:
             if self._run is not None:
@@ -258,7 +259,7 @@ class Domain:
                 self._tell(Event.REBOOTED)
                 self._build_again()
         except BaseException as error:
-            self._failure = error
+            self._settle(None, error)
             if self._run is not None:
                 self._run.abandon()
         finally:
@@ -277,8 +278,13 @@ class Domain:
         ending, self._figures = run.finish(End.DESTROYED if self._destroyed else self._over)
         again = ending.end is End.REBOOT and self.config.on_reboot == "restart"
         if not again:
-            self._ending = ending
+            self._settle(ending, None)
         return again
+
+    def _settle(self, ending: Ending | None, failure: BaseException | None) -> None:
+        with self._changed:
+            self._ending, self._failure = ending, failure
+            self._changed.notify_all()
 
     def _build_again(self) -> None:
         self._over = None

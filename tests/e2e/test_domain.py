@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import os
 import threading
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import kvmxen
 from kvmxen import Config, ConsoleSpec, DiskSpec, Domain, End, Event, KvmxenError, State
 from kvmxen.cli.person import Person
+from kvmxen.domain.ending import Ending
+from kvmxen.domain.remote import RemoteDomain
 from kvmxen.rundir import runtime_root
 from tests.e2e.domain import PATIENCE, SLOWNESS
 
@@ -204,6 +207,45 @@ def test_a_guest_that_cannot_be_booted_again(grub: Config, tmp_path: Path) -> No
             domain.wait(WAIT)
     assert domain.state is State.ENDED
     assert list(runtime_root().iterdir()) == []
+
+
+def test_from_another_process(grub: Config, tmp_path: Path) -> None:
+    """Here it is this one: all goes by the socket."""
+    disk = tmp_path / "disk.img"
+    disk.touch()
+    os.truncate(disk, 1 << 20)
+    ended: list[Ending | None] = []
+    with Domain(grub) as domain:
+        remote = kvmxen.connect("grub")
+        waiting = threading.Thread(target=lambda: ended.append(remote.wait()))
+        waiting.start()
+        assert (remote.uuid, remote.console_path) == (domain.uuid, "")
+        assert remote.state is State.PAUSED
+        assert remote.attach_disk(DiskSpec(path=disk)) == "xvda"
+        assert remote.wait(0.0) is None
+        remote.start()
+        assert [remote.state] == [State.RUNNING]
+        domain.console.read_until(b"grub> ", WAIT)
+        remote.pause()
+        assert domain.state is State.PAUSED
+        remote.unpause()
+        assert remote.detach_disk("xvda", force=True) is True
+        assert remote.device_figures() == {}
+        assert remote.stats()["exits_total"]
+        assert remote.shutdown()
+        remote.destroy()
+        waiting.join(WAIT)
+        assert ended == [domain.wait(WAIT)]
+    with pytest.raises(KvmxenError, match="no domain named grub runs here"):
+        kvmxen.connect("grub")
+
+
+def test_a_domain_elsewhere_is_used_as_one_here() -> None:
+    methods = inspect.getmembers(RemoteDomain, inspect.isfunction)
+    public = {name: method for name, method in methods if not name.startswith("_")}
+    assert len(public) > 10
+    for name, method in public.items():
+        assert inspect.signature(method) == inspect.signature(getattr(Domain, name)), name
 
 
 def test_an_interrupted_building_leaves_nothing(grub: Config) -> None:

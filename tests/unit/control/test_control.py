@@ -25,18 +25,27 @@ from kvmxen.backends.xenbus import Xenbus
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.net import Forward, NetSpec, Rate
 from kvmxen.control.client import ask
-from kvmxen.control.commands import perform
+from kvmxen.control.commands import DeviceRequest, perform_on_devices
 from kvmxen.control.protocol import MAX_REQUEST, SOCKET, ProtocolError, parse, parse_reply
 from kvmxen.control.requests import (
     COMMANDS,
     BlockAttach,
     BlockDetach,
     BlockResize,
+    Describe,
+    Destroy,
     Figures,
     NetworkAttach,
     NetworkDetach,
+    Pause,
+    Reboot,
     Request,
     RequestError,
+    Shutdown,
+    Start,
+    Stats,
+    Unpause,
+    Wait,
     pack,
     unpack,
 )
@@ -239,6 +248,16 @@ def test_a_request_that_is_one(folder: Path, asked: list[Request]) -> None:
         NetworkAttach(NetSpec("user", forwards=(Forward("udp", "::1", 1, 2),) * 2)),
         NetworkDetach(7),
         Figures(),
+        Start(),
+        Pause(),
+        Unpause(),
+        Shutdown(),
+        Reboot(),
+        Destroy(),
+        Wait(),
+        Wait(0.5),
+        Describe(),
+        Stats(),
     ],
 )
 def test_requests_arrive_as_they_were(request_: Request) -> None:
@@ -330,16 +349,16 @@ def attach(path: Path, options: str = "") -> BlockAttach:
 
 
 def test_a_disk_comes_and_goes(domain: FakeDomain, plug: Devices, tmp_path: Path) -> None:
-    figures = perform(plug, Figures())
+    figures = perform_on_devices(plug, Figures())
     assert isinstance(figures, dict)
     assert set(figures) == {"vbd/51712"}
-    assert perform(plug, attach(tmp_path / "second", ",ro")) == "xvdb"
+    assert perform_on_devices(plug, attach(tmp_path / "second", ",ro")) == "xvdb"
     front = "/local/domain/1/device/vbd/51728"
     assert domain.state(front) is State.INITIALISING
     with pytest.raises(KvmxenError, match="in use"):
-        perform(plug, attach(tmp_path / "first"))
+        perform_on_devices(plug, attach(tmp_path / "first"))
     with pytest.raises(KvmxenError, match="two disks are xvda"):
-        perform(plug, attach(tmp_path / "second", ",ro,target=xvda"))
+        perform_on_devices(plug, attach(tmp_path / "second", ",ro,target=xvda"))
     # The frontend lets go when it sees that it should.
     back = "/local/domain/0/backend/vbd/1/51728"
 
@@ -348,23 +367,23 @@ def test_a_disk_comes_and_goes(domain: FakeDomain, plug: Devices, tmp_path: Path
             threading.Thread(target=domain.set, args=(f"{front}/state", 6)).start()
 
     domain.store.watch(f"{back}/state", let_go)
-    assert perform(plug, BlockDetach("xvdb")) is True
-    figures = perform(plug, Figures())
+    assert perform_on_devices(plug, BlockDetach("xvdb")) is True
+    figures = perform_on_devices(plug, Figures())
     assert isinstance(figures, dict)
     assert set(figures) == {"vbd/51712"}
-    assert perform(plug, attach(tmp_path / "second")) == "xvdb"
+    assert perform_on_devices(plug, attach(tmp_path / "second")) == "xvdb"
 
 
 def test_a_disk_that_is_used(
     plug: Devices, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(devices, "DETACH_S", 0.0)
-    assert perform(plug, BlockDetach("xvda")) is False
-    assert perform(plug, BlockDetach("xvda", force=True)) is True
+    assert perform_on_devices(plug, BlockDetach("xvda")) is False
+    assert perform_on_devices(plug, BlockDetach("xvda", force=True)) is True
     with pytest.raises(KvmxenError, match="the guest has no disk xvda"):
-        perform(plug, BlockDetach("xvda"))
+        perform_on_devices(plug, BlockDetach("xvda"))
     # It is unlocked.
-    assert perform(plug, attach(tmp_path / "first")) == "xvda"
+    assert perform_on_devices(plug, attach(tmp_path / "first")) == "xvda"
 
 
 def test_a_disk_grows(domain: FakeDomain, plug: Devices, tmp_path: Path) -> None:
@@ -372,11 +391,11 @@ def test_a_disk_grows(domain: FakeDomain, plug: Devices, tmp_path: Path) -> None
     assert domain.read(sectors) == str(1 << 11)
     with (tmp_path / "first").open("r+b") as file:
         file.truncate(3 << 20)
-    assert perform(plug, BlockResize("xvda")) is None
+    assert perform_on_devices(plug, BlockResize("xvda")) is None
     assert domain.read(sectors) == str(3 << 11)
-    perform(plug, BlockDetach("xvda", force=True))
+    perform_on_devices(plug, BlockDetach("xvda", force=True))
     with pytest.raises(KvmxenError, match="the guest has no disk xvda"):
-        perform(plug, BlockResize("xvda"))
+        perform_on_devices(plug, BlockResize("xvda"))
 
 
 def test_disks_attached_at_once_are_different_ones(plug: Devices, tmp_path: Path) -> None:
@@ -384,7 +403,7 @@ def test_disks_attached_at_once_are_different_ones(plug: Devices, tmp_path: Path
     for image in images:
         os.truncate(image, 1 << 20)
     with ThreadPoolExecutor(len(images)) as clients:
-        names = set(clients.map(lambda image: perform(plug, attach(image)), images))
+        names = set(clients.map(lambda image: perform_on_devices(plug, attach(image)), images))
     assert names == {f"xvd{letter}" for letter in "bcdefghijklm"}
 
 
@@ -401,6 +420,6 @@ def test_disks_attached_at_once_are_different_ones(plug: Devices, tmp_path: Path
         (NetworkDetach(-1), "the guest has no network interface -1"),
     ],
 )
-def test_what_is_asked_wrongly(plug: Devices, request_: Request, complaint: str) -> None:
+def test_what_is_asked_wrongly(plug: Devices, request_: DeviceRequest, complaint: str) -> None:
     with pytest.raises(KvmxenError, match=complaint):
-        perform(plug, request_)
+        perform_on_devices(plug, request_)

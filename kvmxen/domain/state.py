@@ -1,0 +1,23 @@
+"""What a domain does, and what happens to it."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class State(Enum):
+    """What a domain does. It is paused until it is started."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class Event(Enum):
+    """What happens to a domain, as its listeners are told."""
+
+    STARTED = "started"
+    PAUSED = "paused"
+    UNPAUSED = "unpaused"
+    REBOOTED = "rebooted"
+    ENDED = "ended"
