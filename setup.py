@@ -17,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from kvmxen.guests._build import compile_guest
 
-SHIM = Path("kvmxen/shim")
+PACKAGE = Path("kvmxen")
+SHIM = PACKAGE / "shim"
+# The numbers that the C of all parts, Cython and Python share.
+SHARED_HEADERS = sorted((PACKAGE / "abi").glob("*.h"))
 GATE = SHIM / "gate.bin"
 # Freestanding, at a fixed address in the upper half, with no registers but the general ones.
 # fmt: off
@@ -29,7 +32,7 @@ SHIM_FLAGS = [
 ]
 # fmt: on
 CYTHON = "build/cython"
-GUESTS = Path("kvmxen/guests")
+GUESTS = PACKAGE / "guests"
 DEMO = GUESTS / "demo.elf"
 
 
@@ -48,7 +51,7 @@ class BuildExt(build_ext):
         super().run()
         for target, build in ((GATE, self.build_gate), (DEMO, self.build_demo)):
             out = Path(self.build_lib) / target
-            inputs = sources(target.parent, ".S", ".c", ".h", ".ld", ".py")
+            inputs = [*sources(target.parent, ".S", ".c", ".h", ".ld", ".py"), *SHARED_HEADERS]
             if self.force or newer_group([*map(str, inputs), __file__], str(out)):
                 out.parent.mkdir(parents=True, exist_ok=True)
                 build(out)
@@ -61,7 +64,7 @@ class BuildExt(build_ext):
         objects = []
         for source in sources(SHIM, ".S", ".c"):
             obj = temp / f"{source.stem}.o"
-            self.spawn(["gcc", "-c", *SHIM_FLAGS, "-o", str(obj), str(source)])
+            self.spawn(["gcc", "-c", *SHIM_FLAGS, f"-I{PACKAGE}", "-o", str(obj), str(source)])
             objects.append(str(obj))
         command = ["ld", "--no-check-sections", "-T", str(SHIM / "gate.ld")]
         self.spawn([*command, "-o", str(out), *objects])
@@ -79,16 +82,16 @@ class BuildExt(build_ext):
 
 
 def modules() -> list[Extension]:
-    """The Cython modules; those that include a header of the shim's are built again with it."""
+    """The Cython modules; those that include a header of ours are built again with it."""
     extensions: list[Extension] = cythonize(
         [
             Extension(
                 ".".join(path.with_suffix("").parts),
                 [str(path)],
-                include_dirs=["kvmxen"],
+                include_dirs=[str(PACKAGE)],
                 extra_compile_args=["-O2"],
             )
-            for path in sources(Path("kvmxen"), ".pyx")
+            for path in sources(PACKAGE, ".pyx")
         ],
         build_dir=CYTHON,
         language_level=3,
@@ -96,10 +99,11 @@ def modules() -> list[Extension]:
     # Cython's copies of headers come first in the compiler's search, and are not always new.
     for copy in sources(Path(CYTHON), ".h"):
         copy.unlink()
-    headers = [str(header) for header in sources(SHIM, ".h")]
+    headers = [*sources(SHIM, ".h"), *SHARED_HEADERS]
     for extension in extensions:
-        if f'#include "{SHIM.name}/' in Path(extension.sources[0]).read_text():
-            extension.depends += headers
+        code = Path(extension.sources[0]).read_text()
+        if any(f'#include "{header.relative_to(PACKAGE)}"' in code for header in headers):
+            extension.depends += map(str, headers)
     return extensions
 
 

@@ -6,21 +6,16 @@ xen/include/public/arch-x86/xen-x86_64.h.
 
 from libc.stdint cimport uint8_t, uint64_t
 
+from kvmxen.abi.x86 cimport (
+    EFL_AC, EFL_ALL, EFL_FIXED, EFL_IF, EFL_IOPL, EFL_IOPL_SHIFT, EFL_NT, EFL_RF, EFL_TF,
+    EFL_VIF_VIP, EFL_VM,
+)
 from kvmxen.paging cimport PageTables
 from kvmxen.shim.shared cimport SHIM_EVENT_LOOP
 from kvmxen.vcpu cimport Vcpu
 
 from kvmxen.errors import GuestCrash, GuestFault
 
-cdef uint64_t EFL_TF = 1 << 8
-cdef uint64_t EFL_IF = 1 << 9
-cdef uint64_t EFL_IOPL = 3 << 12
-cdef int IOPL_SHIFT = 12
-cdef uint64_t EFL_NT = 1 << 14
-cdef uint64_t EFL_RF = 1 << 16
-cdef uint64_t EFL_VM = 1 << 17
-cdef uint64_t EFL_AC = 1 << 18
-cdef uint64_t EFL_VIF_VIP = 3 << 19
 # VGCF_in_syscall: the iret is a sysret, which takes rip and rflags by rcx and r11.
 cdef uint64_t IN_SYSCALL = 1 << 8
 cdef int KERNEL_CS = 0xe033
@@ -64,7 +59,7 @@ def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
     if not masked:
         flags |= EFL_IF
     if vcpu.state.architectural_iopl:
-        flags |= <uint64_t>(vcpu.state.iopl & 3) << IOPL_SHIFT
+        flags |= <uint64_t>(vcpu.state.iopl & 3) << EFL_IOPL_SHIFT
     frame[0] = vcpu.ss
     frame[1] = vcpu.rsp
     frame[2] = flags
@@ -107,7 +102,7 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
             raise GuestCrash("iret to user mode without a user address space")
         vcpu.toggle_mode()
     if vcpu.state.architectural_iopl:
-        vcpu.state.iopl = rflags >> IOPL_SHIFT & 3
+        vcpu.state.iopl = rflags >> EFL_IOPL_SHIFT & 3
     vcpu.rax = frame[0]
     if flags & IN_SYSCALL:
         vcpu.r11 = rflags
@@ -117,7 +112,7 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
         vcpu.rcx = frame[2]
     vcpu.rip = frame[4]
     vcpu.cs = <int>(frame[5] & 0xffff) | 3
-    vcpu.rflags = rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP) & 0x3fffff | EFL_IF | 2
+    vcpu.rflags = rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP) & EFL_ALL | EFL_IF | EFL_FIXED
     vcpu.rsp = frame[7]
     vcpu.ss = <int>(frame[8] & 0xffff) | 3
     cdef uint8_t *info = tables.memory.at(info_gpa, 64)

@@ -8,22 +8,23 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import x86
 from kvmxen.abi.xen import CR2, TIME, TIME_SIZE, VCPU_INFO_SIZE, Virq
 from kvmxen.bounce import bounce
 from kvmxen.errors import GuestCrash, GuestFault, HypercallError
 from kvmxen.exceptions import handle, inject
-from kvmxen.hypercall.segments import MSR_KERNEL_GS_BASE, is_canonical, is_guests
+from kvmxen.hypercall.segments import is_guests
 from kvmxen.hypercall.table import TABLE
-from kvmxen.hypercall.traps import TI_MASK_EVENTS, TRAP_NMI, CallbackType
+from kvmxen.hypercall.traps import TI_MASK_EVENTS, CallbackType
 from kvmxen.kvm.structs import Segment
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SHIFT
-from kvmxen.msrs import MSR_TSC, XEN_PAT
+from kvmxen.msrs import XEN_PAT
 from kvmxen.runstate import Runstate, State
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement
 from kvmxen.shim.start import CR0, CR4, enter_ring0, load_ldt, prepare
-from kvmxen.timer import MSR_TSC_DEADLINE, Timer
+from kvmxen.timer import Timer
 from kvmxen.vcpu import Vcpu
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 _C = constants()
 _INTERRUPTED = _C["INTERRUPTED"]
-_MSR_X2APIC_TPR = 0x808
-_MSR_X2APIC_EOI = 0x80B
 # A task priority above that of every vector.
 _NO_INTERRUPTS = 0xFF
 _MSR_KVM_SYSTEM_TIME = 0x4B564D01
@@ -56,14 +55,12 @@ _GPRS = (
     "rsi",
     "rdi",
 )
+# Of the flags that a vCPU is started with, those that are the guest's to choose.
+_FLAGS_AT_START = x86.EFL_ARITHMETIC | x86.EFL_DF
 # DR7: local and global enables, conditions and lengths; general detect and I/O are not given.
 _DR7_ALLOWED = 0xFFFF03FF
-_DR7_FIXED = 0x400
-_CR0_TS = 8
-_IOPL_SHIFT = 12
 # Of a segment's type.
 _ACCESSED, _READABLE, _CODE = 1, 2, 8
-_DR6_FIXED = 0xFFFF0FF0
 # Of DR6: which breakpoints, which one debug exception sets anew, and all that it may set.
 _DR6_BREAKPOINTS = 0xF
 _DR6_STATUS = 0xE00F
@@ -105,7 +102,7 @@ class Cpu:
         # Set, by any thread, to have the loop ask the machine whether to go on.
         self.look_up = False
         self._trace = machine.trace
-        self._debug = {6: _DR6_FIXED, 7: _DR7_FIXED}
+        self._debug = {6: x86.DR6_FIXED, 7: x86.DR7_FIXED}
         self._blocked = False
         self._polling = False
         self._polled: Sequence[int] = ()
@@ -172,9 +169,9 @@ class Cpu:
             if self._blocked and not self._wake():
                 self._take(vcpu.halt())
                 return
-            if self._nmi and TRAP_NMI in self.trap_table:
+            if self._nmi and x86.TRAP_NMI in self.trap_table:
                 self._nmi = False
-                inject(self, TRAP_NMI)
+                inject(self, x86.TRAP_NMI)
             withheld, self._withheld = self._withheld, False
             if vcpu.upcall_ready and not withheld:
                 self.bounce(self.callbacks.get(CallbackType.EVENT, (0, True))[0], True, None)
@@ -262,17 +259,17 @@ class Cpu:
 
     def end_interrupt(self) -> None:
         """Tell the LAPIC that our interrupt is dealt with."""
-        self.fd.set_msr(_MSR_X2APIC_EOI, 0)
+        self.fd.set_msr(x86.MSR_X2APIC_EOI, 0)
 
     def step_in_ring0(self) -> int:
         """Do the guest kernel's next instruction in ring 0: the trap that ended it, 1 (#DB) if it
         was done, with its step in the CPU's DR6."""
         # A dispatcher in ring 3, by which the trap comes, can be interrupted.
-        self.fd.set_msr(_MSR_X2APIC_TPR, _NO_INTERRUPTS)
+        self.fd.set_msr(x86.MSR_X2APIC_TPR, _NO_INTERRUPTS)
         try:
             return int(self.vcpu.step_in_ring0())
         finally:
-            self.fd.set_msr(_MSR_X2APIC_TPR, 0)
+            self.fd.set_msr(x86.MSR_X2APIC_TPR, 0)
 
     def sleeps(self) -> bool:
         """From any thread: whether the vCPU sleeps, and comes out before it runs the guest."""
@@ -339,8 +336,8 @@ class Cpu:
         if deadline:
             wait = max(0, deadline - self.machine.now())
             # Read each time: on a host whose TSC is not stable KVM moves the guest's.
-            deadline = self.fd.get_msr(MSR_TSC) + wait * self._tsc_khz // 1_000_000
-        self.fd.set_msr(MSR_TSC_DEADLINE, deadline)
+            deadline = self.fd.get_msr(x86.MSR_TSC) + wait * self._tsc_khz // 1_000_000
+        self.fd.set_msr(x86.MSR_TSC_DEADLINE, deadline)
 
     def timer_expired(self) -> None:
         """The LAPIC's timer fired."""
@@ -427,12 +424,12 @@ class Cpu:
         for name, value in zip(_GPRS, registers, strict=False):
             setattr(self.vcpu, name, value)
         rip, cs, _, _, _, rflags, rsp, ss = registers[17:25]
-        if not is_canonical(rip):
+        if not x86.is_canonical(rip):
             raise HypercallError(errno.EINVAL)
         self.vcpu.rip, self.vcpu.rsp = rip, rsp
         self.vcpu.cs, self.vcpu.ss = cs | 3, ss | 3
-        self.vcpu.rflags = rflags & 0xCD5 | 0x202
-        self.vcpu.iopl = rflags >> _IOPL_SHIFT & 3
+        self.vcpu.rflags = rflags & _FLAGS_AT_START | x86.EFL_IF | x86.EFL_FIXED
+        self.vcpu.iopl = rflags >> x86.EFL_IOPL_SHIFT & 3
 
     def bring_up(self) -> None:
         """From any thread: VCPUOP_up."""
@@ -504,7 +501,7 @@ class Cpu:
                 unusable=not present,
             )
             self.fd.set_sregs(sregs)
-        self.fd.set_msr(MSR_KERNEL_GS_BASE, base)
+        self.fd.set_msr(x86.MSR_KERNEL_GS_BASE, base)
 
     def set_xcr0(self, value: int) -> None:
         """xsetbv of a value that was checked."""
@@ -528,9 +525,9 @@ class Cpu:
         """Write CR0, of which only TS may change, CR2, CR3 or CR4 (ignored); False if refused."""
         match number:
             case 0:
-                if (value ^ self.vcpu.cr0) & ~_CR0_TS:
+                if (value ^ self.vcpu.cr0) & ~x86.CR0_TS:
                     return False
-                self.vcpu.set_task_switched(bool(value & _CR0_TS))
+                self.vcpu.set_task_switched(bool(value & x86.CR0_TS))
             case 2:
                 self.machine.memory.write_u64(self.info_gpa + CR2, value)
             case 3:
@@ -557,10 +554,10 @@ class Cpu:
                 raise HypercallError(errno.EPERM)
         elif number == 6:
             # The guest's alone: the CPU's is empty but between an exception and its handling.
-            self._debug[6] = value & _DR6_STATUS | _DR6_FIXED
+            self._debug[6] = value & _DR6_STATUS | x86.DR6_FIXED
             return
         else:
-            value = value & _DR7_ALLOWED | _DR7_FIXED
+            value = value & _DR7_ALLOWED | x86.DR7_FIXED
             if any(value >> shift & 3 == 2 for shift in (16, 20, 24, 28)):
                 raise HypercallError(errno.EPERM)
         if self._debug.get(number, 0) == value:
@@ -569,7 +566,7 @@ class Cpu:
         registers = self.fd.get_debugregs()
         for i in range(4):
             registers.db[i] = self._debug.get(i, 0)
-        registers.dr6, registers.dr7 = _DR6_FIXED, self._debug[7]
+        registers.dr6, registers.dr7 = x86.DR6_FIXED, self._debug[7]
         self.fd.set_debugregs(registers)
 
     def take_debug_status(self) -> None:
@@ -585,6 +582,6 @@ class Cpu:
         registers = self.fd.get_debugregs()
         status = int(registers.dr6) & _DR6_STATUS
         if status:
-            registers.dr6 = _DR6_FIXED
+            registers.dr6 = x86.DR6_FIXED
             self.fd.set_debugregs(registers)
         return status

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvmxen import ioports, msrs
+from kvmxen.abi import x86
 from kvmxen.errors import GuestFault, HypercallError
 
 if TYPE_CHECKING:
@@ -17,24 +18,6 @@ if TYPE_CHECKING:
 FORCED_PREFIX = b"\x0f\x0bxen"
 _CPUID = b"\x0f\xa2"
 _MAX_LENGTH = 15
-REGISTERS = (
-    "rax",
-    "rcx",
-    "rdx",
-    "rbx",
-    "rsp",
-    "rbp",
-    "rsi",
-    "rdi",
-    "r8",
-    "r9",
-    "r10",
-    "r11",
-    "r12",
-    "r13",
-    "r14",
-    "r15",
-)
 _MASK64 = (1 << 64) - 1
 _MASK32 = (1 << 32) - 1
 _XCR0_X87, _XCR0_SSE, _XCR0_AVX, _XCR0_AVX512 = 1, 2, 4, 0xE0
@@ -135,7 +118,7 @@ def _two_byte(cpu: Cpu, code: bytes, rex: int) -> int:
     if opcode in (0x30, 0x32):
         return 2 if (_write_msr(cpu) if opcode == 0x30 else _read_msr(cpu)) else 0
     if opcode in (0x20, 0x21, 0x22, 0x23) and len(code) > 1:
-        register = REGISTERS[code[1] & 7 | (rex & 1) << 3]
+        register = x86.REGISTERS[code[1] & 7 | (rex & 1) << 3]
         number = code[1] >> 3 & 7 | (rex & 4) << 1
         return 3 if _move(cpu, opcode, number, register) else 0
     if opcode == 0x01 and code[1:2] == b"\xd1":

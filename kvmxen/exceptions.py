@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvmxen import emulate, m2p
+from kvmxen.abi import x86
 from kvmxen.abi.xen import CR2
 from kvmxen.hypercall.traps import TI_MASK_EVENTS, CallbackType
 from kvmxen.shim.abi import constants
@@ -21,15 +22,6 @@ TRAP_LOST_DEBUG = _C["TRAP_LOST_DEBUG"]
 STUB_EVENT = _C["STUB_EVENT"]
 STUB_TIMER = _C["STUB_TIMER"]
 
-_DEBUG = 1
-INVALID_OPCODE = 6
-GENERAL_PROTECTION = 13
-PAGE_FAULT = 14
-_WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17, 21})
-_PF_USER = 4
-_ERROR_EXTERNAL = 1
-_ERROR_IDT = 2
-_TF = 1 << 8
 _MASK64 = (1 << 64) - 1
 _SYSCALL_LENGTH = 2
 
@@ -47,15 +39,15 @@ def handle(cpu: Cpu, trap: int) -> None:
                 vcpu.rax = result & (1 << 64) - 1
         else:
             _system_call(cpu, CallbackType.SYSCALL)
-    elif trap == PAGE_FAULT:
+    elif trap == x86.TRAP_PAGE_FAULT:
         _page_fault(cpu)
     elif trap >= STUB_EVENT:
         _shim_trap(cpu, trap)
-    elif trap == INVALID_OPCODE:
+    elif trap == x86.TRAP_INVALID_OPCODE:
         _invalid_opcode(cpu)
-    elif trap == GENERAL_PROTECTION:
+    elif trap == x86.TRAP_GENERAL_PROTECTION:
         _general_protection(cpu)
-    elif trap == _DEBUG:
+    elif trap == x86.TRAP_DEBUG:
         _debug(cpu)
     else:
         inject(cpu, trap, vcpu.error_code)
@@ -67,13 +59,13 @@ def inject(cpu: Cpu, vector: int, error_code: int = 0) -> None:
     cpu.bounce(
         address,
         bool(flags & TI_MASK_EVENTS),
-        error_code if vector in _WITH_ERROR_CODE else None,
+        error_code if x86.has_error_code(vector) else None,
     )
 
 
 def _debug(cpu: Cpu) -> None:
     cpu.take_debug_status()
-    inject(cpu, _DEBUG)
+    inject(cpu, x86.TRAP_DEBUG)
 
 
 def _system_call(cpu: Cpu, kind: CallbackType) -> None:
@@ -84,10 +76,10 @@ def _system_call(cpu: Cpu, kind: CallbackType) -> None:
     if address and not vcpu.kernel_mode:
         cpu.bounce(address, mask_events, None)
     elif kind is CallbackType.SYSENTER:
-        inject(cpu, GENERAL_PROTECTION)
+        inject(cpu, x86.TRAP_GENERAL_PROTECTION)
     else:
         vcpu.rip = (vcpu.rip - _SYSCALL_LENGTH) & _MASK64
-        inject(cpu, INVALID_OPCODE)
+        inject(cpu, x86.TRAP_INVALID_OPCODE)
 
 
 def _shim_trap(cpu: Cpu, trap: int) -> None:
@@ -97,7 +89,7 @@ def _shim_trap(cpu: Cpu, trap: int) -> None:
         _system_call(cpu, CallbackType.SYSENTER)
     elif trap == TRAP_BAD_IRET:
         # The frame that the guest gave to iret; its own return instruction would have faulted.
-        inject(cpu, GENERAL_PROTECTION, cpu.vcpu.error_code & 0xFFFC)
+        inject(cpu, x86.TRAP_GENERAL_PROTECTION, cpu.vcpu.error_code & 0xFFFC)
     elif trap == TRAP_LOST_DEBUG:
         cpu.drop_debug_status()
     elif trap == STUB_TIMER:
@@ -121,13 +113,13 @@ def _page_fault(cpu: Cpu) -> None:
 def _read_m2p(cpu: Cpu) -> None:
     if m2p.load(cpu, cpu.vcpu.cr2):
         return
-    stepping = cpu.vcpu.rflags & _TF
+    stepping = cpu.vcpu.rflags & x86.EFL_TF
     trap = cpu.step_in_ring0()
-    if trap == _DEBUG and stepping:
+    if trap == x86.TRAP_DEBUG and stepping:
         _debug(cpu)
-    elif trap == _DEBUG:
+    elif trap == x86.TRAP_DEBUG:
         cpu.drop_debug_status()
-    elif trap == PAGE_FAULT:
+    elif trap == x86.TRAP_PAGE_FAULT:
         _forward_page_fault(cpu)
     else:
         inject(cpu, trap, cpu.vcpu.error_code)
@@ -136,10 +128,10 @@ def _read_m2p(cpu: Cpu) -> None:
 def _forward_page_fault(cpu: Cpu) -> None:
     vcpu = cpu.vcpu
     cpu.machine.memory.write_u64(cpu.info_gpa + CR2, vcpu.cr2)
-    error = vcpu.error_code & ~_PF_USER
+    error = vcpu.error_code & ~x86.PF_USER
     if not vcpu.kernel_mode:
-        error |= _PF_USER
-    inject(cpu, PAGE_FAULT, error)
+        error |= x86.PF_USER
+    inject(cpu, x86.TRAP_PAGE_FAULT, error)
 
 
 def _invalid_opcode(cpu: Cpu) -> None:
@@ -150,18 +142,18 @@ def _invalid_opcode(cpu: Cpu) -> None:
     if vector is not None:
         _software_interrupt(cpu, vector)
     else:
-        inject(cpu, INVALID_OPCODE)
+        inject(cpu, x86.TRAP_INVALID_OPCODE)
 
 
 def _general_protection(cpu: Cpu) -> None:
     vcpu = cpu.vcpu
     error = vcpu.error_code
-    if error & _ERROR_IDT and not error & _ERROR_EXTERNAL:
+    if error & x86.ERROR_IDT and not error & x86.ERROR_EXTERNAL:
         # The instruction says which vector: emulated CPUs double the one in the error code.
         vector = emulate.software_interrupt(emulate.code(cpu))
         _software_interrupt(cpu, error >> 3 if vector is None else vector)
     elif error or not emulate.privileged(cpu, emulate.code(cpu)):
-        inject(cpu, GENERAL_PROTECTION, error)
+        inject(cpu, x86.TRAP_GENERAL_PROTECTION, error)
 
 
 def _software_interrupt(cpu: Cpu, vector: int) -> None:
@@ -171,4 +163,4 @@ def _software_interrupt(cpu: Cpu, vector: int) -> None:
         cpu.vcpu.rip = (cpu.vcpu.rip + 2) & _MASK64
         cpu.bounce(address, bool(flags & TI_MASK_EVENTS), None)
     else:
-        inject(cpu, GENERAL_PROTECTION, vector << 3 | _ERROR_IDT)
+        inject(cpu, x86.TRAP_GENERAL_PROTECTION, vector << 3 | x86.ERROR_IDT)

@@ -12,11 +12,12 @@ from ctypes import sizeof
 from dataclasses import dataclass
 from enum import Enum
 
+from kvmxen.abi import x86
 from kvmxen.cpuid import EAX, EBX, ECX, EDX, QUESTIONS, XEN_LEAF, CpuidPolicy, Feature
 from kvmxen.errors import GuestCrash
 from kvmxen.kvm.structs import CpuidEntry
 from kvmxen.memory import GuestMemory
-from kvmxen.ring3 import BREAKPOINT, Ring3
+from kvmxen.ring3 import Ring3
 
 # By leaf and sub-leaf.
 _Leaves = dict[tuple[int, int], CpuidEntry]
@@ -120,7 +121,7 @@ def _ask(memory: GuestMemory, ring3: Ring3) -> _Leaves:
     memory.write(ring3.data_gpa, bytes(table))
     ring3.load(_ASK)
     ring3.vcpu.rsi, ring3.vcpu.rbp = ring3.data_va, len(table)
-    if ring3.run() != BREAKPOINT:
+    if ring3.run() != x86.TRAP_BREAKPOINT:
         raise GuestCrash("CPUID traps in ring 3")
     answers = type(table).from_buffer_copy(memory.read(ring3.data_gpa, sizeof(table)))
     return dict(zip(questions, answers, strict=True))
@@ -129,7 +130,7 @@ def _ask(memory: GuestMemory, ring3: Ring3) -> _Leaves:
 def _xgetbv(ring3: Ring3) -> int:
     """XCR0 in ring 3, of which no more than the low half is known today; 0 if there is none."""
     ring3.load(_XGETBV)
-    return ring3.vcpu.rax if ring3.run() == BREAKPOINT else 0
+    return ring3.vcpu.rax if ring3.run() == x86.TRAP_BREAKPOINT else 0
 
 
 def _failing(ring3: Ring3, leaves: _Leaves) -> Iterator[tuple[CpuidEntry, str, int]]:
@@ -144,7 +145,7 @@ def _failing(ring3: Ring3, leaves: _Leaves) -> Iterator[tuple[CpuidEntry, str, i
     ring3.load(code)
     ring3.vcpu.rsi = ring3.data_va
     slot = 0
-    while ring3.run(slot * _SLOT) != BREAKPOINT:
+    while ring3.run(slot * _SLOT) != x86.TRAP_BREAKPOINT:
         trapped = (ring3.vcpu.rip - ring3.code_va) // _SLOT
         if not slot <= trapped < len(shown):
             raise GuestCrash(f"a trap of ring 3 at {ring3.vcpu.rip:#x}")

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kvmxen import emulate
+from kvmxen.abi import x86
 from kvmxen.shim.abi import constants
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ _SLOT = _VA >> 39
 _MOV_LOAD = 0x8B
 _REX_B, _REX_X, _REX_R, _REX_W = 1, 2, 4, 8
 _SIB_FOLLOWS, _NO_INDEX, _NO_BASE = 4, 4, 5
-_TF = 1 << 8
 _MASK64 = (1 << 64) - 1
 
 
@@ -59,10 +59,10 @@ def decode(code: bytes) -> Load | None:
     if length > len(code):
         return None
     return Load(
-        register=emulate.REGISTERS[modrm >> 3 & 7 | (rex & _REX_R) << 1],
+        register=x86.REGISTERS[modrm >> 3 & 7 | (rex & _REX_R) << 1],
         size=8 if rex & _REX_W else 4,
-        base=emulate.REGISTERS[base | (rex & _REX_B) << 3] if has_base else None,
-        index=emulate.REGISTERS[index] if index != _NO_INDEX else None,
+        base=x86.REGISTERS[base | (rex & _REX_B) << 3] if has_base else None,
+        index=x86.REGISTERS[index] if index != _NO_INDEX else None,
         scale=scale,
         displacement=int.from_bytes(code[at:length], "little", signed=True),
         length=length,
@@ -82,7 +82,7 @@ def load(cpu: Cpu, address: int) -> bool:
     found = decode(emulate.code(cpu))
     offset = address - _VA
     # A kernel that steps through itself is to get its #DB.
-    if found is None or vcpu.rflags & _TF or offset + found.size > layout.m2p_bytes:
+    if found is None or vcpu.rflags & x86.EFL_TF or offset + found.size > layout.m2p_bytes:
         return False
     base = getattr(vcpu, found.base) if found.base else 0
     index = getattr(vcpu, found.index) if found.index else 0

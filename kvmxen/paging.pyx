@@ -13,6 +13,10 @@ from libc.errno cimport EFAULT, EINVAL
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from kvmxen.abi.x86 cimport (
+    PF_PRESENT, PF_WRITE, PTE_ACCESSED, PTE_DIRTY, PTE_FRAME, PTE_LARGE, PTE_PRESENT, PTE_USER,
+    PTE_WRITE, is_canonical,
+)
 from kvmxen.memory cimport GuestMemory
 from kvmxen.vcpu cimport Vcpu
 
@@ -59,13 +63,6 @@ cdef extern from *:
     void pte_or(uint64_t *p, uint64_t bits) noexcept nogil
     int pte_swap(uint64_t *p, uint64_t old, uint64_t new) noexcept nogil
 
-cdef uint64_t PRESENT = 0x1
-cdef uint64_t WRITE = 0x2
-cdef uint64_t USER = 0x4
-cdef uint64_t ACCESSED = 0x20
-cdef uint64_t DIRTY = 0x40
-cdef uint64_t LARGE = 0x80
-cdef uint64_t FRAME = 0x000ffffffffff000
 # A guest's L4 slots 256 to 271 are Xen's (xen/include/asm-x86/config.h).
 cdef int XEN_FIRST = 256
 cdef int XEN_SLOTS = 16
@@ -76,10 +73,6 @@ cdef int OUR_SLOTS = 4
 cdef uint64_t MACHPHYS_UPDATE = 1
 cdef uint64_t PRESERVE_AD = 2
 
-# Page-fault error code bits.
-cdef uint64_t PF_PRESENT = 1
-cdef uint64_t PF_WRITE = 2
-
 
 cdef inline int slot_of(uint64_t va, int level) noexcept nogil:
     return <int>(va >> (12 + 9 * (level - 1))) & 511
@@ -87,10 +80,6 @@ cdef inline int slot_of(uint64_t va, int level) noexcept nogil:
 
 cdef inline bint is_xen_slot(int slot) noexcept nogil:
     return XEN_FIRST <= slot < XEN_FIRST + XEN_SLOTS
-
-
-cdef inline bint is_canonical(uint64_t va) noexcept nogil:
-    return (<long long>(va << 16)) >> 16 == <long long>va
 
 
 cdef int check(int error) except -1:
@@ -150,7 +139,7 @@ cdef class PageTables:
     cdef uint64_t *entry(self, uint64_t table_gpa, int slot) noexcept nogil:
         if not self.is_ram(table_gpa >> 12):
             return NULL
-        return <uint64_t *>self.memory.find((table_gpa & FRAME) + slot * 8, 8)
+        return <uint64_t *>self.memory.find((table_gpa & PTE_FRAME) + slot * 8, 8)
 
     cdef uint64_t *leaf(self, uint64_t cr3, uint64_t va) noexcept nogil:
         """The L1 entry of `va` under the L4 at `cr3`, NULL where a level is missing."""
@@ -167,25 +156,25 @@ cdef class PageTables:
             if where == NULL:
                 return NULL
             value = pte_get(where)
-            if not value & PRESENT or value & LARGE:
+            if not value & PTE_PRESENT or value & PTE_LARGE:
                 return NULL
-            table = value & FRAME
+            table = value & PTE_FRAME
         return self.entry(table, slot_of(va, 1))
 
     cdef bint find(self, uint64_t cr3, uint64_t va, bint write, uint64_t *gpa) noexcept nogil:
         """Whether the guest could access `va` itself; then its gpa."""
         cdef uint64_t *where = self.leaf(cr3, va)
         cdef uint64_t value
-        cdef uint64_t used = ACCESSED | DIRTY if write else ACCESSED
+        cdef uint64_t used = PTE_ACCESSED | PTE_DIRTY if write else PTE_ACCESSED
         if where == NULL:
             return False
         value = pte_get(where)
-        if (not value & PRESENT or (write and not value & WRITE)
-                or not self.may_map((value & FRAME) >> 12)):
+        if (not value & PTE_PRESENT or (write and not value & PTE_WRITE)
+                or not self.may_map((value & PTE_FRAME) >> 12)):
             return False
         if value & used != used:
             pte_or(where, used)
-        gpa[0] = value & FRAME | va & 0xfff
+        gpa[0] = value & PTE_FRAME | va & 0xfff
         return True
 
     cdef uint64_t gpa_of(self, uint64_t cr3, uint64_t va, bint write) except? 0:
@@ -244,7 +233,7 @@ cdef class PageTables:
 
     cdef bint is_valid(self, uint64_t value) noexcept nogil:
         """Whether the present entry `value` may be installed."""
-        return not value & LARGE and self.may_map((value & FRAME) >> 12)
+        return not value & PTE_LARGE and self.may_map((value & PTE_FRAME) >> 12)
 
     cdef int store(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad,
                    uint64_t *before) except -1 nogil:
@@ -254,13 +243,13 @@ cdef class PageTables:
         if keep_ad:
             while True:
                 old = pte_get(where)
-                new = value | old & (ACCESSED | DIRTY)
+                new = value | old & (PTE_ACCESSED | PTE_DIRTY)
                 if pte_swap(where, old, new):
                     break
         else:
             old = pte_exchange(where, new)
         before[0] = old
-        if self._touch and old & PRESENT and old != new:
+        if self._touch and old & PTE_PRESENT and old != new:
             vcpu.touch(gpa)
         return 0
 
@@ -269,12 +258,12 @@ cdef class PageTables:
         cdef uint64_t type = pte_get(self.type_of(gpa >> 12))
         cdef uint64_t old = 0
         cdef int error
-        if value & PRESENT:
-            if is_io((value & FRAME) >> 12):
-                value = value & ~(FRAME | WRITE) | self._absent_gpa
+        if value & PTE_PRESENT:
+            if is_io((value & PTE_FRAME) >> 12):
+                value = value & ~(PTE_FRAME | PTE_WRITE) | self._absent_gpa
             if not self.is_valid(value):
                 return EINVAL
-            value |= USER
+            value |= PTE_USER
         if type & TYPE_UPPER:
             if type_is(type, 4) and is_xen_slot((gpa & 0xfff) >> 3):
                 return EINVAL
@@ -375,7 +364,7 @@ cdef class PageTables:
         cdef int slot = 0
         while slot < 512 and not error:
             value = pte_get(table + slot)
-            if value & PRESENT and not (level == 4 and is_xen_slot(slot)):
+            if value & PTE_PRESENT and not (level == 4 and is_xen_slot(slot)):
                 error = self.adopt_entry(vcpu, mfn, level, slot, value)
             slot += not error
         if error:
@@ -388,11 +377,11 @@ cdef class PageTables:
 
     cdef int adopt_entry(self, Vcpu vcpu, uint64_t mfn, int level, int slot,
                          uint64_t value) except -1 nogil:
-        cdef uint64_t below = (value & FRAME) >> 12
+        cdef uint64_t below = (value & PTE_FRAME) >> 12
         if not self.is_valid(value) or (level > 1 and not self.is_ram(below)):
             return EINVAL
-        if not value & USER:
-            pte_or(<uint64_t *>self.memory.find((mfn << 12) + slot * 8, 8), USER)
+        if not value & PTE_USER:
+            pte_or(<uint64_t *>self.memory.find((mfn << 12) + slot * 8, 8), PTE_USER)
             # A leaf that only allows more is found by the fault that it no longer causes.
             if self._touch and level > 1:
                 vcpu.touch((mfn << 12) + slot * 8)
@@ -412,22 +401,22 @@ cdef class PageTables:
             return 0
         for slot in range(count):
             value = pte_get(table + slot)
-            if (value & PRESENT and self.is_ram((value & FRAME) >> 12)
+            if (value & PTE_PRESENT and self.is_ram((value & PTE_FRAME) >> 12)
                     and not (level == 4 and is_xen_slot(slot))):
-                self.unlink(vcpu, (value & FRAME) >> 12, level - 1)
+                self.unlink(vcpu, (value & PTE_FRAME) >> 12, level - 1)
         return 0
 
     cdef int link_entry(self, Vcpu vcpu, uint64_t type, uint64_t value) except -1 nogil:
         """The entry `value` is about to come to a table of the type `type`."""
         cdef int level, error
-        if not value & PRESENT:
+        if not value & PTE_PRESENT:
             return 0
         # A frame that is shared with the guest is data: it must not become a table.
-        if not self.is_ram((value & FRAME) >> 12):
+        if not self.is_ram((value & PTE_FRAME) >> 12):
             return EINVAL
         for level in range(2, 5):
             if type_is(type, level):
-                error = self.link(vcpu, (value & FRAME) >> 12, level - 1)
+                error = self.link(vcpu, (value & PTE_FRAME) >> 12, level - 1)
                 if error:
                     self.unlink_entry(vcpu, type, value, level - 1)
                     return error
@@ -437,10 +426,10 @@ cdef class PageTables:
                           int top) except -1 nogil:
         """The entry `value` of a table of the type `type` is gone, as one of levels up to `top`."""
         cdef int level
-        if value & PRESENT and self.is_ram((value & FRAME) >> 12):
+        if value & PTE_PRESENT and self.is_ram((value & PTE_FRAME) >> 12):
             for level in range(2, top + 1):
                 if type_is(type, level):
-                    self.unlink(vcpu, (value & FRAME) >> 12, level - 1)
+                    self.unlink(vcpu, (value & PTE_FRAME) >> 12, level - 1)
         return 0
 
     # Pins and base pointers.
@@ -589,19 +578,19 @@ cdef class PageTables:
             if where == NULL:
                 return False
             value = pte_get(where)
-            if not value & PRESENT or value & LARGE or not self.may_map((value & FRAME) >> 12):
+            if not value & PTE_PRESENT or not self.is_valid(value):
                 return False
-            if not value & USER:
-                pte_or(where, USER)
+            if not value & PTE_USER:
+                pte_or(where, PTE_USER)
                 mended = True
-            elif (level == 1 and vcpu.error_code & PF_WRITE and not value & WRITE
+            elif (level == 1 and vcpu.error_code & PF_WRITE and not value & PTE_WRITE
                   and slot_of(va, 4) > XEN_FIRST
-                  and self.has_type((value & FRAME) >> 12)):
-                pte_or(where, WRITE)
+                  and self.has_type((value & PTE_FRAME) >> 12)):
+                pte_or(where, PTE_WRITE)
                 mended = True
             if mended and self._touch and level > 1:
-                vcpu.touch((table & FRAME) + slot_of(va, level) * 8)
-            table = value & FRAME
+                vcpu.touch((table & PTE_FRAME) + slot_of(va, level) * 8)
+            table = value & PTE_FRAME
         if mended:
             vcpu.invlpg(va)
         return mended

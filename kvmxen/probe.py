@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvmxen.abi import x86
 from kvmxen.cpuid import CpuidPolicy
 from kvmxen.errors import GuestCrash, KvmxenError
 from kvmxen.features import Features, look
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.memory import GuestMemory
-from kvmxen.ring3 import BREAKPOINT, Ring3
+from kvmxen.ring3 import Ring3
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement, ShimImage
 
@@ -54,13 +55,13 @@ def probe(memory: GuestMemory, image: ShimImage, fd: VcpuFd, told: CpuidPolicy) 
     ring3 = Ring3(memory, image, fd, xcr0=told.xcr0)
     vcpu = ring3.vcpu
 
-    def run(code: bytes) -> int:
+    def runs(code: bytes) -> bool:
         ring3.load(code)
-        return ring3.run()
+        return ring3.run() == x86.TRAP_BREAKPOINT
 
     def load(value: int) -> bool:
         vcpu.rsi = ring3.data_va
-        return run(_LOAD) == BREAKPOINT and vcpu.rax == value
+        return runs(_LOAD) and vcpu.rax == value
 
     other = image.new_frame()
     memory.write_u64(other, 2)
@@ -72,13 +73,13 @@ def probe(memory: GuestMemory, image: ShimImage, fd: VcpuFd, told: CpuidPolicy) 
         ring3.move_data(other)
         seen = load(2)
         vcpu.rsi = _C["XEN_M2P_VA"]
-        reached = run(_LOAD) == BREAKPOINT
-        run(_SYSCALL)
+        reached = runs(_LOAD)
+        runs(_SYSCALL)
         ring0 = vcpu.syscall_ring == 0
         vcpu.rax = ring3.data_va
-        sets = run(_WRITE_FS_BASE) == BREAKPOINT and fd.get_sregs().fs.base == ring3.data_va
+        sets = runs(_WRITE_FS_BASE) and fd.get_sregs().fs.base == ring3.data_va
         vcpu.rax = 0
-        sets = sets and run(_READ_FS_BASE) == BREAKPOINT and vcpu.rax == ring3.data_va
+        sets = sets and runs(_READ_FS_BASE) and vcpu.rax == ring3.data_va
     except GuestCrash as crash:
         raise KvmxenError(
             f"this host's KVM does not run the shim ({crash}); see 'kvmxen doctor'"

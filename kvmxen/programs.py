@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvmxen.abi import x86
 from kvmxen.machine import Machine
-from kvmxen.ring3 import BREAKPOINT, Ring3
+from kvmxen.ring3 import Ring3
 from kvmxen.shim.abi import constants
 from kvmxen.shim.start import load_ldt
 
 _RING3_SS = constants()["SEL_RING3_SS"]
-_DEBUG = 1
 _DATUM = 0x1122334455667788
 # movq $1, (%rsi); nop
 _STORE = bytes.fromhex("48c7060100000090")
@@ -19,8 +19,7 @@ _STORE = bytes.fromhex("48c7060100000090")
 _LOAD_GS = bytes.fromhex("8ee865488b1a")
 _READ_GS = bytes.fromhex("8ce9")
 # DR7: the first breakpoint enabled, for writes of eight bytes.
-_DR7_NONE = 0x400
-_DR7_WRITE = _DR7_NONE | 1 | 1 << 16 | 2 << 18
+_DR7_WRITE = x86.DR7_FIXED | 1 | 1 << 16 | 2 << 18
 _LDT_SELECTOR = 7
 # A data segment of ring 3, all that lies above its base.
 _BASE = 0x1000
@@ -52,8 +51,8 @@ def _breakpoints(ring3: Ring3) -> bool:
     ring3.fd.set_debugregs(registers)
     ring3.vcpu.rsi = ring3.data_va
     ring3.load(_STORE)
-    fired = ring3.run() == _DEBUG
-    registers.db[0], registers.dr7 = 0, _DR7_NONE
+    fired = ring3.run() == x86.TRAP_DEBUG
+    registers.db[0], registers.dr7 = 0, x86.DR7_FIXED
     ring3.fd.set_debugregs(registers)
     return fired
 
@@ -69,7 +68,7 @@ def _keeps(ring3: Ring3, selector: int, base: int) -> bool:
     vcpu = ring3.vcpu
     vcpu.rax, vcpu.rdx = selector, ring3.data_va - base
     ring3.load(_LOAD_GS)
-    if ring3.run() != BREAKPOINT or vcpu.rbx != _DATUM:
+    if ring3.run() != x86.TRAP_BREAKPOINT or vcpu.rbx != _DATUM:
         return False
     ring3.load(_READ_GS)
-    return ring3.run() == BREAKPOINT and vcpu.rcx == selector
+    return ring3.run() == x86.TRAP_BREAKPOINT and vcpu.rcx == selector

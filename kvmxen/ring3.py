@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvmxen.abi import x86
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SIZE
 from kvmxen.memory import GuestMemory
@@ -11,9 +12,8 @@ from kvmxen.shim.start import CR0, prepare
 from kvmxen.vcpu import Vcpu
 
 _C = constants()
-BREAKPOINT = 3
 _INT3 = b"\xcc"
-_ENTRY = 0x67
+_ENTRY = x86.PTE_PRESENT | x86.PTE_WRITE | x86.PTE_USER | x86.PTE_ACCESSED | x86.PTE_DIRTY
 _CODE_VA = 0x10000000000
 _DATA_VA = _CODE_VA + PAGE_SIZE
 _STACK_VA = _DATA_VA + PAGE_SIZE
@@ -52,7 +52,7 @@ class Ring3:
         self._memory.write(self._code, code + _INT3)
 
     def run(self, offset: int = 0) -> int:
-        """Run what was loaded from `offset` to its first trap, a vector: BREAKPOINT at its end."""
+        """Run what was loaded from `offset` to its first trap, a vector: #BP at its end."""
         self.vcpu.rip, self.vcpu.rsp = _CODE_VA + offset, _STACK_VA + PAGE_SIZE
         return int(self.vcpu.run())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-MSR_TSC_DEADLINE = 0x6E0
 # Xen's PV vCPUs start with a tick of 10 ms, which every newer guest stops.
 DEFAULT_PERIOD = 10_000_000
 # 36 years, further than the counter behind the deadline can be told.

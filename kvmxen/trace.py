@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
+from kvmxen.abi import x86
 from kvmxen.abi.xen import Hypercall
 from kvmxen.shim.abi import constants
 
@@ -78,7 +79,8 @@ class Trace:
         if trap == constants()["TRAP_SYSCALL"] and vcpu.kernel_mode:
             return
         mode = "kernel" if vcpu.kernel_mode else "user"
-        detail = f" error {vcpu.error_code:#x} cr2 {vcpu.cr2:#x}" if trap == 14 else ""
+        faulted = trap == x86.TRAP_PAGE_FAULT
+        detail = f" error {vcpu.error_code:#x} cr2 {vcpu.cr2:#x}" if faulted else ""
         self._line(cpu, f"{trap_name(trap)} in {mode} at {vcpu.rip:#x}{detail}")
 
     def grants(self, grants: GrantTable) -> None:

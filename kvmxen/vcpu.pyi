@@ -3,8 +3,6 @@ from typing_extensions import Buffer
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.shared import SharedState
 
-BREAKPOINT: int
-
 def install_kick(number: int) -> None: ...
 
 class Vcpu(SharedState):

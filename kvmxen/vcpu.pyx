@@ -6,9 +6,13 @@ returns the next trap.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from kvmxen.abi.x86 cimport (
+    CR0_TS, EFL_AC, EFL_ARITHMETIC, EFL_DF, EFL_FIXED, EFL_ID, EFL_IF, EFL_TF, TRAP_BREAKPOINT,
+    TRAP_DEBUG, TRAP_INVALID_OPCODE, TRAP_PAGE_FAULT, TRAPS_WITH_ERROR_CODE,
+)
 from kvmxen.memory cimport GuestMemory
 from kvmxen.shim.shared cimport SharedState, shim_frame, shim_state
 
@@ -91,7 +95,7 @@ cdef extern from *:
     void run_dirty(kvm_run *run) noexcept nogil
     void run_immediate(kvm_run *run, int value) noexcept nogil
     enum:
-        STUB_SIZE, STUB_DONE, STUB_EVENT, STUB_FRAME, STUB_KERNEL, TRAP_DEBUG, TRAP_PAGE_FAULT
+        STUB_SIZE, STUB_DONE, STUB_EVENT, STUB_FRAME, STUB_KERNEL
         GATE_STUBS, GATE_OP_RETURN, GATE_IRET, GATE_OP_TOUCH, GATE_OP_INVLPG, GATE_OP_CR3
         GATE_OP_CR0, GATE_OP_SWAPGS, GATE_OP_HALT, GATE_OP_WRMSR
         GATE_OP_USER_GS
@@ -110,18 +114,8 @@ cdef extern from *:
     const uint64_t SHIM_VA
     const uint64_t PHYSMAP_VA
 
-BREAKPOINT = 3
-cdef int _INVALID_OPCODE = 6
-# Exceptions that push an error code.
-cdef uint32_t _HAS_ERROR_CODE = (
-    1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21
-    | 1 << 29 | 1 << 30
-)
-cdef uint64_t _CR0_TS = 1 << 3
-cdef uint64_t _TF = 1 << 8
-cdef uint64_t _IF = 1 << 9
-# What user code may have set when it makes a system call: ID AC OF DF TF SF ZF AF PF CF.
-cdef uint64_t _USER_FLAGS = 0x240dd5
+# What user code may have set when it makes a system call.
+cdef uint64_t _USER_FLAGS = EFL_ID | EFL_AC | EFL_DF | EFL_TF | EFL_ARITHMETIC
 # A guest that did not run for so long, in ns, did not run because its process did not.
 cdef int64_t _STOPPED_NS = 1000000000
 # Room for touches: the list's end and the other operations need the rest.
@@ -174,7 +168,7 @@ cdef class Vcpu(SharedState):
         self.share(<shim_state *>(self._part + VCPU_STATE), index, cr0)
         self.cs = SEL_RING3_CS64
         self.ss = SEL_RING3_SS
-        self.rflags = 0x202
+        self.rflags = EFL_IF | EFL_FIXED
         self._left = _now()
         run_valid(<kvm_run *>self._run)
 
@@ -249,7 +243,7 @@ cdef class Vcpu(SharedState):
 
     def set_task_switched(self, bint ts):
         """CR0.TS as the guest sees it: the next FPU instruction traps."""
-        self.state.cr0 = self.state.cr0 | _CR0_TS if ts else self.state.cr0 & ~_CR0_TS
+        self.state.cr0 = self.state.cr0 | CR0_TS if ts else self.state.cr0 & ~CR0_TS
 
     @property
     def cr0(self):
@@ -313,7 +307,7 @@ cdef class Vcpu(SharedState):
         """Point the vCPU at the work list."""
         cdef kvm_regs *out = run_regs(<kvm_run *>self._run)
         self._save(out)
-        out.rflags = 2
+        out.rflags = EFL_FIXED
         out.rip = self._work[0]
         out.rsp = self._part_va + VCPU_WORK + 8
         if out.rip == SHIM_VA + GATE_OP_RETURN:
@@ -368,9 +362,9 @@ cdef class Vcpu(SharedState):
         Returns the trap that ended it: 1 (#DB), if the instruction was done.
         """
         cdef uint16_t cs = self.cs, ss = self.ss
-        cdef uint64_t traced = self.rflags & _TF
+        cdef uint64_t traced = self.rflags & EFL_TF
         cdef int trap
-        self._start_guest(SEL_RING0_CS, SEL_RING0_SS, (self.rflags | _TF) & ~_IF)
+        self._start_guest(SEL_RING0_CS, SEL_RING0_SS, (self.rflags | EFL_TF) & ~EFL_IF)
         self._enter_to_exit()
         if not run_is_gate_exit(<kvm_run *>self._run):
             self._crash()
@@ -380,7 +374,7 @@ cdef class Vcpu(SharedState):
         finally:
             self._stepping = False
         self.cs, self.ss = cs, ss
-        self.rflags = self.rflags & ~_TF | traced | _IF
+        self.rflags = self.rflags & ~EFL_TF | traced | EFL_IF
         return trap
 
     def halt(self):
@@ -482,7 +476,7 @@ cdef class Vcpu(SharedState):
         self.in_ring3 = True
         self.cs, self.ss = SEL_RING3_CS64, SEL_RING3_SS
         if self.rip != self._part_va + VCPU_SYSCALL_PAGE + SYSCALL_ENTRY:
-            return _INVALID_OPCODE
+            return TRAP_INVALID_OPCODE
         self.rip, self.rflags = self.rcx, self.r11
         return _TRAP_SYSCALL
 
@@ -501,7 +495,7 @@ cdef class Vcpu(SharedState):
         self.in_dispatcher = False
         if stub == STUB_FRAME:
             return self._decode_frame(kernel_gate)
-        if stub == BREAKPOINT and rip == page + SYSCALL_ENTRY + 1:
+        if stub == TRAP_BREAKPOINT and rip == page + SYSCALL_ENTRY + 1:
             self._take_syscall(out, top[-2])
             self.syscall_ring = top[-4] & 3
             return _TRAP_SYSCALL
@@ -517,7 +511,7 @@ cdef class Vcpu(SharedState):
             # Dropped, as Xen's do_debug drops it, a step with it, once SYSENTER's flags are saved;
             # the stub's iretq goes on there.
             if rip != SHIM_VA + GATE_SYSENTER:
-                top[-3] &= ~_TF
+                top[-3] &= ~EFL_TF
             self.entered = True
             return _TRAP_LOST_DEBUG
         if kernel_gate and interrupt and self._take_bad_iret():
@@ -543,7 +537,7 @@ cdef class Vcpu(SharedState):
         if stub == TRAP_PAGE_FAULT:
             self.cr2 = out.rax
             self.rax = top[-7]
-        if stub < 32 and _HAS_ERROR_CODE >> stub & 1:
+        if stub < 32 and TRAPS_WITH_ERROR_CODE >> stub & 1:
             self.error_code = top[-6]
         else:
             self.error_code = 0
@@ -553,7 +547,7 @@ cdef class Vcpu(SharedState):
         elif interrupt and rip == page + SYSCALL_ENTRY:
             # A SYSCALL that is not a trap yet, and would be none on another vCPU.
             self.rip = self.rcx - 2
-            self.rflags = self.r11 & _USER_FLAGS | _IF | 2
+            self.rflags = self.r11 & _USER_FLAGS | EFL_IF | EFL_FIXED
         return stub
 
     cdef bint _take_bad_iret(self) noexcept:

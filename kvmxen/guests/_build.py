@@ -9,6 +9,8 @@ from pathlib import Path
 from kvmxen.errors import KvmxenError
 
 RUNTIME = Path(__file__).parent / "lib"
+# Its abi/ has the numbers that guests share with all the rest.
+PACKAGE = Path(__file__).parents[1]
 
 # The runtime's kernel mode is ring 3 with no FPU state of its own: general registers only.
 # fmt: off
@@ -33,6 +35,7 @@ def compile_guest(sources: Sequence[Path], out: Path) -> None:
         "gcc",
         *FLAGS,
         f"-I{RUNTIME}",
+        f"-I{PACKAGE}",
         f"-Wl,-T,{RUNTIME / 'link.ld'}",
         *map(str, [*runtime, *sources]),
         "-o",

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import x86
 from kvmxen.abi.grant_table import (
     MAP_AVAIL_SHIFT,
     MAP_CONTAINS_PTE,
@@ -30,9 +31,6 @@ _MAP = struct.Struct("<QIIHhIQ")
 _UNMAP = struct.Struct("<QQI")
 _UNMAP_STATUS, _UNMAP_SIZE = 20, 24
 
-_PRESENT, _WRITE, _ACCESSED, _DIRTY = 1, 2, 0x20, 0x40
-_AVAILABLE_SHIFT, _NO_EXECUTE = 9, 1 << 63
-_FRAME = 0x000FFFFFFFFFF000
 _DOM0_GRANTS = 512
 _Undone = list[tuple[Mapping, int]]
 
@@ -99,9 +97,10 @@ def _map(cpu: Cpu, address: int, flags: int, reference: int, domid: int) -> tupl
 
 def _entry(mapping: Mapping, flags: int) -> int:
     """The page-table entry of a mapping (grant_to_pte_flags())."""
-    available = (flags >> MAP_AVAIL_SHIFT & 7) << _AVAILABLE_SHIFT
-    write = _WRITE if mapping.write else 0
-    return mapping.gpa | _NO_EXECUTE | available | _DIRTY | _ACCESSED | write | _PRESENT
+    available = (flags >> MAP_AVAIL_SHIFT & 7) << x86.PTE_AVAILABLE_SHIFT
+    write = x86.PTE_WRITE if mapping.write else 0
+    used = x86.PTE_DIRTY | x86.PTE_ACCESSED
+    return mapping.gpa | x86.PTE_NX | available | used | write | x86.PTE_PRESENT
 
 
 def _store(cpu: Cpu, address: int, mapping: Mapping, entry: int) -> None:
@@ -184,8 +183,8 @@ def _replace(cpu: Cpu, address: int, mapping: Mapping, new: int) -> None:
             cpu.tables.update(cpu.vcpu, source, 0)
         where = _leaf(cpu, address)
     old = cpu.machine.memory.read_u64(where)
-    expected = mapping.gpa | _PRESENT | (_WRITE if mapping.write else 0)
-    if old & (_FRAME | _PRESENT | _WRITE) != expected:
+    expected = mapping.gpa | x86.PTE_PRESENT | (x86.PTE_WRITE if mapping.write else 0)
+    if old & (x86.PTE_FRAME | x86.PTE_PRESENT | x86.PTE_WRITE) != expected:
         raise HypercallError(errno.EINVAL)
     _store(cpu, address, mapping, entry)
 
@@ -200,9 +199,9 @@ def _leaf(cpu: Cpu, address: int) -> int:
         where = table + slot * 8
         if level > 1:
             value = cpu.machine.memory.read_u64(where)
-            if not value & _PRESENT or value & 0x80:
+            if not value & x86.PTE_PRESENT or value & x86.PTE_LARGE:
                 raise HypercallError(errno.EINVAL)
-            table = value & _FRAME
+            table = value & x86.PTE_FRAME
     return where
 
 

@@ -10,6 +10,7 @@ import errno
 from array import array
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import x86
 from kvmxen.errors import HypercallError
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
@@ -33,10 +34,6 @@ _GS_USER = 1
 _GS_KERNEL = 2
 _GS_USER_SELECTOR = 3
 
-MSR_FS_BASE = 0xC0000100
-MSR_GS_BASE = 0xC0000101
-MSR_KERNEL_GS_BASE = 0xC0000102
-
 
 def validate(descriptor: int) -> int:
     """The descriptor as the CPU may have it: ring 3, never a gate or a system segment.
@@ -59,11 +56,6 @@ def _loaded(descriptor: int) -> int:
 
 def _copied(table: bytes) -> bytes:
     return array("Q", (_loaded(validate(entry)) for entry in array("Q", table))).tobytes()
-
-
-def is_canonical(va: int) -> bool:
-    """Whether `va` is a 48-bit canonical address."""
-    return (va + (1 << 47)) & (1 << 64) - 1 < 1 << 48
 
 
 def is_guests(va: int) -> bool:
@@ -131,8 +123,12 @@ def set_segment_base(cpu: Cpu, which: int, base: int) -> int:
     if which == _GS_USER_SELECTOR:
         cpu.load_user_gs(base & 0xFFFF)
         return 0
-    registers = {_FS: MSR_FS_BASE, _GS_USER: MSR_KERNEL_GS_BASE, _GS_KERNEL: MSR_GS_BASE}
-    if which not in registers or not is_canonical(base):
+    registers = {
+        _FS: x86.MSR_FS_BASE,
+        _GS_USER: x86.MSR_KERNEL_GS_BASE,
+        _GS_KERNEL: x86.MSR_GS_BASE,
+    }
+    if which not in registers or not x86.is_canonical(base):
         raise HypercallError(errno.EINVAL)
     cpu.fd.set_msr(registers[which], base)
     return 0

@@ -7,9 +7,9 @@ import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import x86
 from kvmxen.bounce import iret as load_iret
 from kvmxen.errors import HypercallError
-from kvmxen.hypercall.segments import is_canonical
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
@@ -36,7 +36,6 @@ _CALLBACKF_MASK_EVENTS = 1
 TI_MASK_EVENTS = 4
 _NMIOP_REGISTER = 0
 _NMIOP_UNREGISTER = 1
-TRAP_NMI = 2
 
 
 def set_trap_table(cpu: Cpu, table: int) -> int:
@@ -57,7 +56,7 @@ def set_trap(cpu: Cpu, entry: bytes) -> bool:
     vector, flags, _, address = _TRAP_INFO.unpack(entry)
     if not address:
         return False
-    if not is_canonical(address):
+    if not x86.is_canonical(address):
         raise HypercallError(errno.EINVAL)
     cpu.set_trap(vector, flags, address)
     return True
@@ -76,12 +75,12 @@ def set_callbacks(cpu: Cpu, event: int, failsafe: int, syscall: int) -> int:
 
 def register_callback(cpu: Cpu, kind: int, address: int, flags: int) -> None:
     """Set one callback; EINVAL for a non-canonical address, ENOSYS for an unknown kind."""
-    if not is_canonical(address):
+    if not x86.is_canonical(address):
         raise HypercallError(errno.EINVAL)
     if kind not in list(CallbackType):
         raise HypercallError(errno.ENOSYS)
     if kind == CallbackType.NMI:
-        cpu.set_trap(TRAP_NMI, TI_MASK_EVENTS, address)
+        cpu.set_trap(x86.TRAP_NMI, TI_MASK_EVENTS, address)
     else:
         cpu.set_callback(CallbackType(kind), address, bool(flags & _CALLBACKF_MASK_EVENTS))
 
@@ -96,7 +95,7 @@ def callback_op(cpu: Cpu, command: int, argument: int) -> int:
         if kind != CallbackType.NMI:
             known = kind in list(CallbackType)
             raise HypercallError(errno.EINVAL if known else errno.ENOSYS)
-        cpu.set_trap(TRAP_NMI, 0, 0)
+        cpu.set_trap(x86.TRAP_NMI, 0, 0)
     else:
         raise HypercallError(errno.ENOSYS)
     return 0
@@ -116,7 +115,7 @@ def nmi_op(cpu: Cpu, command: int, argument: int) -> int:
         address = int.from_bytes(cpu.read(argument, 8), "little")
         register_callback(cpu, CallbackType.NMI, address, 0)
     elif command == _NMIOP_UNREGISTER:
-        cpu.set_trap(TRAP_NMI, 0, 0)
+        cpu.set_trap(x86.TRAP_NMI, 0, 0)
     else:
         raise HypercallError(errno.ENOSYS)
     return 0

@@ -11,15 +11,10 @@ import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import x86
 from kvmxen.abi.xen import VCPU_INFO_SIZE
 from kvmxen.errors import HypercallError
-from kvmxen.hypercall.segments import (
-    MSR_FS_BASE,
-    MSR_GS_BASE,
-    MSR_KERNEL_GS_BASE,
-    is_canonical,
-    load_gdt,
-)
+from kvmxen.hypercall.segments import load_gdt
 from kvmxen.hypercall.traps import CallbackType, register_callback, set_trap
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
@@ -166,7 +161,7 @@ def _initialise(cpu: Cpu, target: Cpu, argument: int) -> None:
     kernel_sp, control = tail[20], tail[21:29]
     event, failsafe, syscall = tail[37:40]
     fs_base, gs_kernel, gs_user = tail[41:44]
-    if gdt_entries > 7168 or not all(map(is_canonical, (fs_base, gs_kernel, gs_user))):
+    if gdt_entries > 7168 or not all(map(x86.is_canonical, (fs_base, gs_kernel, gs_user))):
         raise HypercallError(errno.EINVAL)
     for start in range(_TRAPS_AT, _TAIL_AT, _TRAP_SIZE):
         entry = bytearray(context[start : start + _TRAP_SIZE])
@@ -184,9 +179,9 @@ def _initialise(cpu: Cpu, target: Cpu, argument: int) -> None:
     target.set_base_pointers(control[3] >> PAGE_SHIFT, control[1] >> PAGE_SHIFT, cpu)
     target.set_registers(registers)
     for msr, base in (
-        (MSR_FS_BASE, fs_base),
-        (MSR_GS_BASE, gs_kernel),
-        (MSR_KERNEL_GS_BASE, gs_user),
+        (x86.MSR_FS_BASE, fs_base),
+        (x86.MSR_GS_BASE, gs_kernel),
+        (x86.MSR_KERNEL_GS_BASE, gs_user),
     ):
         target.initial_msrs[msr] = base
     target.initialised = True

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import x86
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout
 from kvmxen.loader.frames import runs
 
 if TYPE_CHECKING:
     from kvmxen.memory import GuestMemory
 
-# Present, writable, user, accessed, dirty. A PV kernel runs in ring 3, hence the user bit;
-# the tables' own frames stay writable, where Xen would emulate the guest's stores to them.
-PTE_FLAGS = 0x67
+# A PV kernel runs in ring 3, hence the user bit; the tables' own frames stay writable, where Xen
+# would emulate the guest's stores to them.
+_FLAGS = x86.PTE_PRESENT | x86.PTE_WRITE | x86.PTE_USER | x86.PTE_ACCESSED | x86.PTE_DIRTY
 LEVELS = 4
 _BITS = 9
 _ENTRIES = 1 << _BITS
@@ -73,7 +74,7 @@ class PageTables:
         self._gpas[level, slot] = mfn << PAGE_SHIFT
         if level < LEVELS:
             parent = self._gpas[level + 1, slot >> _BITS]
-            entry = mfn << PAGE_SHIFT | PTE_FLAGS
+            entry = mfn << PAGE_SHIFT | _FLAGS
             self._memory.write_u64(parent + slot % _ENTRIES * 8, entry)
 
     def _map_run(self, page: int, mfn: int, frames: int) -> None:
@@ -81,5 +82,5 @@ class PageTables:
             index = page % _ENTRIES
             count = min(frames, _ENTRIES - index)
             gpa = self._gpas[1, page >> _BITS] + index * 8
-            self._memory.fill_u64(gpa, count, mfn << PAGE_SHIFT | PTE_FLAGS, PAGE_SIZE)
+            self._memory.fill_u64(gpa, count, mfn << PAGE_SHIFT | _FLAGS, PAGE_SIZE)
             page, mfn, frames = page + count, mfn + count, frames - count

@@ -56,11 +56,8 @@
 #define DISPATCHER_LEAVE 0x90
 #define DISPATCHER_RESUMED 0x200
 
-/* Stubs: the CPU's exceptions, then the shim's interrupts, then the end of a list that does not
+/* Stubs: the CPU's exceptions (abi/x86.h), then the shim's interrupts, then the end of a list that does not
  * return to the guest, and the trap that the dispatcher leaves to the host. */
-#define TRAP_DEBUG 1
-#define TRAP_BREAKPOINT 3
-#define TRAP_PAGE_FAULT 14
 #define STUB_EVENT 32
 #define STUB_TIMER 33
 #define STUB_SPURIOUS 34
@@ -120,9 +117,6 @@
 #define VCPU_FRAME_END 0x25000
 #define VCPU_SYSCALL_PAGE 0x25000
 #define VCPU_SIZE 0x26000
-
-/* The GS base that swapgs loads. */
-#define MSR_KERNEL_GS_BASE 0xc0000102
 
 /* Selectors in the part of the GDT that is Xen's (xen/include/public/arch-x86). */
 #define SEL_RING0_CS 0xe008

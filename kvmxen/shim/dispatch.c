@@ -1,17 +1,11 @@
 /* Traps of the guest, from the entries of shim/entry.S. */
 #include "dispatch.h"
 
-#define VECTOR_INVALID_OPCODE 6
-#define VECTOR_GENERAL_PROTECTION 13
-#define PF_PRESENT 1ul
-#define PF_WRITE 2ul
-#define PF_USER 4ul
-
 _Static_assert(sizeof(state) <= VCPU_LEAVE_FRAME - VCPU_STATE, "the state is larger than its page");
 
 static bool has_error_code(u64 vector)
 {
-    return 0x227d00u >> vector & 1;
+    return (u32)TRAPS_WITH_ERROR_CODE >> vector & 1;
 }
 
 /* Whether it may be the host that is to mend what the kernel's access to va met: an entry that the
@@ -65,9 +59,9 @@ static int exception(state *s, frame *f)
     switch (vector) {
     case TRAP_PAGE_FAULT:
         return page_fault(s, f);
-    case VECTOR_GENERAL_PROTECTION:
+    case TRAP_GENERAL_PROTECTION:
         return general_protection(s, f);
-    case VECTOR_INVALID_OPCODE:
+    case TRAP_INVALID_OPCODE:
         return invalid_opcode(s, f);
     }
     return bounce(s, f, &s->traps[vector], has_error_code(vector) ? &f->error_code : NULL);

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "abi/x86.h"
 #include "abi.h"
 #include "state.h"
 #include "types.h"
@@ -24,13 +25,6 @@ typedef struct shim_state state;
 enum { DONE, HOST };
 
 #define PAGE_SIZE 4096ul
-#define PTE_PRESENT 0x1ul
-#define PTE_WRITE 0x2ul
-#define PTE_USER 0x4ul
-#define PTE_ACCESSED 0x20ul
-#define PTE_DIRTY 0x40ul
-#define PTE_LARGE 0x80ul
-#define PTE_FRAME 0x000ffffffffff000ul
 
 /* A guest's L4 slots 256 to 271 are Xen's (xen/include/asm-x86/config.h). */
 #define XEN_FIRST 256u
@@ -48,9 +42,6 @@ enum { DONE, HOST };
 #define CALLBACK_SYSCALL 2
 #define CALLBACK_SYSENTER 5
 #define CALLBACK_SYSCALL32 7
-
-#define MSR_FS_BASE 0xc0000100u
-#define MSR_GS_BASE 0xc0000101u
 
 static inline char *part_of(const frame *f)
 {
@@ -83,11 +74,6 @@ static inline bool is_ram(u64 mfn)
 {
     const struct shim_domain *d = domain();
     return mfn - d->ram_mfn[0] < d->ram_frames[0] || mfn - d->ram_mfn[1] < d->ram_frames[1];
-}
-
-static inline bool is_canonical(u64 va)
-{
-    return (long)(va << 16) >> 16 == (long)va;
 }
 
 static inline u8 *vcpu_info(const state *s)

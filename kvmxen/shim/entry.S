@@ -1,6 +1,7 @@
 /* The dispatcher's ways in and out. The host leaves it by a gate's list; shim/dispatch.c has what
  * comes between. Offsets: shim/abi.h.
  */
+#include "abi/x86.h"
 #include "abi.h"
 
 /* An address of the vCPU's part, from the page that stands at its VCPU_SYSCALL_PAGE. */

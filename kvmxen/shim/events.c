@@ -3,8 +3,6 @@
 
 #define SHARED_PENDING 2048
 #define SHARED_MASK 2560
-#define MSR_X2APIC_EOI 0x80bu
-#define MSR_X2APIC_ICR 0x830u
 
 /* Ring 0 only. */
 void end_interrupt(void)

@@ -4,17 +4,6 @@
  */
 #include "dispatch.h"
 
-#define EFL_FIXED (1ul << 1)
-#define EFL_TF (1ul << 8)
-#define EFL_IF (1ul << 9)
-#define IOPL_SHIFT 12
-#define EFL_IOPL (3ul << IOPL_SHIFT)
-#define EFL_NT (1ul << 14)
-#define EFL_RF (1ul << 16)
-#define EFL_VM (1ul << 17)
-#define EFL_AC (1ul << 18)
-#define EFL_VIF_VIP (3ul << 19)
-#define EFL_ALL 0x3ffffful
 #define IN_SYSCALL (1ul << 8)
 
 int bounce(state *s, frame *f, const struct shim_handler *handler, const u64 *error_code)
@@ -25,7 +14,7 @@ int bounce(state *s, frame *f, const struct shim_handler *handler, const u64 *er
     u8 masked = info[INFO_UPCALL_MASK];
     u64 sp = s->kernel_mode ? f->rsp : s->kernel_sp;
     u64 cs = s->kernel_mode ? f->cs & ~3ul : f->cs;
-    u64 iopl = s->architectural_iopl ? (u64)s->iopl << IOPL_SHIFT & EFL_IOPL : 0;
+    u64 iopl = s->architectural_iopl ? (u64)s->iopl << EFL_IOPL_SHIFT & EFL_IOPL : 0;
 
     if (!handler->address || !is_canonical(handler->address) || !is_ram(s->kernel_cr3 >> 12))
         return HOST;
@@ -102,7 +91,7 @@ int hypercall_iret(state *s, frame *f)
     if (to_user)
         s->kernel_mode = 0;
     if (s->architectural_iopl)
-        s->iopl = rflags >> IOPL_SHIFT & 3;
+        s->iopl = rflags >> EFL_IOPL_SHIFT & 3;
     f->rax = words[0];
     f->r11 = words[3] & IN_SYSCALL ? rflags : words[1];
     f->rcx = words[3] & IN_SYSCALL ? words[4] : words[2];

@@ -16,10 +16,10 @@
  * only register that operations use. A dispatcher in ring 3 calls single operations, and has a way
  * of its own to user code. Offsets: shim/abi.h.
  */
+#include "abi/x86.h"
 #include "abi.h"
 
-#define WITH_ERROR_CODE 0x60227d00
-#define HAS_ERROR_CODE(vector) ((vector) < 32 && (WITH_ERROR_CODE >> (vector)) & 1)
+#define HAS_ERROR_CODE(vector) ((vector) < 32 && (TRAPS_WITH_ERROR_CODE >> (vector)) & 1)
 /* Where the trap stack stands when the CPU, or a stub, has pushed what the dispatcher wants. */
         .set TRAPPED, VCPU_TRAP_STACK_END - 40
         .set PUSHED, TRAPPED - 16

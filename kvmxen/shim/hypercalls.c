@@ -28,7 +28,6 @@ enum {
 #define EVTCHNOP_send 4
 #define ENOENT 2
 #define ETIME 62
-#define CR0_TS 8ul
 #define MAX_CALLS 0x10000
 
 static int answer(frame *f, u64 result)

@@ -12,22 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from kvmxen.abi import x86
 from kvmxen.layout import PAGE_SIZE, SHIM_VCPU_FRAMES, SUPERPAGE, XENHEAP_FRAMES, Layout
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants, gate
 
 _C = constants()
 
-_PRESENT, _WRITE, _USER, _ACCESSED, _DIRTY, _LARGE = 0x1, 0x2, 0x4, 0x20, 0x40, 0x80
-_KERNEL = _PRESENT | _WRITE | _ACCESSED | _DIRTY
-_READ_ONLY = _KERNEL & ~_WRITE
-_NX = 1 << 63
+_KERNEL = x86.PTE_PRESENT | x86.PTE_WRITE | x86.PTE_ACCESSED | x86.PTE_DIRTY
+_READ_ONLY = _KERNEL & ~x86.PTE_WRITE
 
 _GIB = 1 << 30
 # The first of the L4 slots that a PV guest leaves to Xen.
 XEN_FIRST_SLOT = 256
-# IF, and the bit that is always set.
-_FLAGS = 0x202
+_FLAGS = x86.EFL_IF | x86.EFL_FIXED
 
 # struct shim_domain of shim/state.h, up to its ports.
 _DOMAIN = struct.Struct("<QQ2Q2QQQQQQQ4Q4Q4Q4Q")
@@ -46,7 +44,7 @@ def _stack(stub: int) -> int:
     """The IST that a stub is entered with."""
     if stub >= _C["STUB_EVENT"]:
         return 2
-    return 3 if stub == _C["TRAP_DEBUG"] else 1
+    return 3 if stub == x86.TRAP_DEBUG else 1
 
 
 # (gpa, flags) of pages of the shim.
@@ -79,9 +77,9 @@ class ShimImage:
         self._write_idt()
         for index in range(layout.vcpus):
             self._write_vcpu(index)
-        self._physmap = self._map_large(0, layout.end, _KERNEL | _NX)
+        self._physmap = self._map_large(0, layout.end, _KERNEL | x86.PTE_NX)
         self._m2p = self._map_large(
-            layout.m2p_gpa, layout.m2p_bytes, (_KERNEL | _USER | _NX) & ~_WRITE
+            layout.m2p_gpa, layout.m2p_bytes, (_KERNEL | x86.PTE_USER | x86.PTE_NX) & ~x86.PTE_WRITE
         )
         exits = self._map_shim("EXITS_GATE", "SYSCALL_TRAP", self._nothing)
         self.slots = self._slots(exits, exits, self._physmap)
@@ -161,7 +159,7 @@ class ShimImage:
         for vector, stub in stubs.items():
             target = _C["SHIM_VA"] + _C["GATE_STUBS"] + stub * _C["STUB_SIZE"]
             # int3 and into are the two that ring 3 may raise by instruction.
-            dpl = 3 if vector in (3, 4) else 0
+            dpl = 3 if vector in (x86.TRAP_BREAKPOINT, x86.TRAP_OVERFLOW) else 0
             entry = struct.pack(
                 "<HHBBHII",
                 target & 0xFFFF,
@@ -237,10 +235,10 @@ class ShimImage:
         size = self._layout.xenheap_gpa
         l3, l2 = self.new_frame(), self.new_frame()
         first = self._next_frame
-        self._memory.write_u64(l3, l2 | _KERNEL | _USER)
+        self._memory.write_u64(l3, l2 | _KERNEL | x86.PTE_USER)
         for start in range(0, size, SUPERPAGE):
             l1 = self.new_frame()
-            self._memory.write_u64(l2 + start // SUPERPAGE * 8, l1 | _KERNEL | _USER)
+            self._memory.write_u64(l2 + start // SUPERPAGE * 8, l1 | _KERNEL | x86.PTE_USER)
             count = min(512, (size - start) // PAGE_SIZE)
             self._memory.fill_u64(l1, count, start | _KERNEL, PAGE_SIZE)
 
@@ -251,13 +249,13 @@ class ShimImage:
         for gpa in range(0, _C["SHIM_IDT"], PAGE_SIZE):
             put(gpa, gpa | _READ_ONLY)
         put(0, _C[gate] | _READ_ONLY)
-        seen_by_all = 0 if gate == "RING0_GATE" else _USER
+        seen_by_all = 0 if gate == "RING0_GATE" else x86.PTE_USER
         for index in range(self._layout.vcpus):
             page = self.vcpu_gpa(index) + _C["VCPU_SYSCALL_PAGE"]
             put(page, _C[syscall] | _READ_ONLY | seen_by_all)
         for gpa, flags in kernels():
             put(gpa, gpa | flags)
-        return l3 | _KERNEL | _USER
+        return l3 | _KERNEL | x86.PTE_USER
 
     @staticmethod
     def _nothing() -> Iterator[tuple[int, int]]:
@@ -265,7 +263,7 @@ class ShimImage:
 
     def _kernels(self) -> Iterator[tuple[int, int]]:
         """The pages of the shim that a dispatcher in the guest kernel's ring 3 uses."""
-        read, write = _READ_ONLY | _USER, _KERNEL | _USER
+        read, write = _READ_ONLY | x86.PTE_USER, _KERNEL | x86.PTE_USER
         for offset in range(0, _C["DISPATCHER_SIZE"], PAGE_SIZE):
             yield _C["DISPATCHER"] + offset, read
         for gpa in range(_C["SHIM_DOMAIN"], _C["SHIM_TABLES"], PAGE_SIZE):
@@ -281,12 +279,12 @@ class ShimImage:
     def _map_kernels_memory(self) -> int:
         """Machine memory less the shim's, for the guest kernel's ring 3; an L4 entry."""
         layout = self._layout
-        flags = _KERNEL | _USER | _NX
+        flags = _KERNEL | x86.PTE_USER | x86.PTE_NX
         entry = self._map_large(0, layout.end, flags)
         l2 = self._memory.read_u64(entry & -PAGE_SIZE) & -PAGE_SIZE
         for start in range(0, layout.m2p_gpa, SUPERPAGE):
             l1 = self.new_frame()
-            self._memory.write_u64(l2 + start // SUPERPAGE * 8, l1 | _KERNEL | _USER)
+            self._memory.write_u64(l2 + start // SUPERPAGE * 8, l1 | _KERNEL | x86.PTE_USER)
             end = min(start + SUPERPAGE, layout.xenheap_gpa + XENHEAP_FRAMES * PAGE_SIZE)
             for gpa in range(max(start, layout.xenheap_gpa), end, PAGE_SIZE):
                 self._memory.write_u64(l1 + (gpa - start) // PAGE_SIZE * 8, gpa | flags)
@@ -294,10 +292,10 @@ class ShimImage:
 
     def _map_large(self, gpa: int, size: int, flags: int) -> int:
         l3 = self.new_frame()
-        upper = (flags | _WRITE) & ~_NX
+        upper = (flags | x86.PTE_WRITE) & ~x86.PTE_NX
         for start in range(0, size, _GIB):
             l2 = self.new_frame()
             self._memory.write_u64(l3 + start // _GIB * 8, l2 | upper)
             count = min(512, (size - start + SUPERPAGE - 1) // SUPERPAGE)
-            self._memory.fill_u64(l2, count, gpa + start | flags | _LARGE, SUPERPAGE)
+            self._memory.fill_u64(l2, count, gpa + start | flags | x86.PTE_LARGE, SUPERPAGE)
         return l3 | upper

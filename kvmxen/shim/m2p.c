@@ -12,7 +12,6 @@
 #define SIB_FOLLOWS 4u
 #define NO_INDEX 4u
 #define NO_BASE 5u /* without a displacement of its own */
-#define EFL_TF (1ul << 8)
 /* REX, opcode, ModRM, SIB, displacement. */
 #define LONGEST 8u
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvmxen.abi import x86
 from kvmxen.kvm.structs import Segment, Sregs
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.shim.abi import constants
@@ -9,28 +10,21 @@ from kvmxen.shim.image import Placement, ShimImage
 
 _C = constants()
 
-# PE MP ET NE WP PG
-CR0 = 0x80010033
-# PAE OSFXSR OSXMMEXCPT OSXSAVE; no SMEP, SMAP, PGE, PCIDE, FSGSBASE
-CR4 = 0x40620
-_CR4_OSXSAVE = 1 << 18
-# SCE LME LMA NXE
-_EFER = 0xD01
+CR0 = x86.CR0_PE | x86.CR0_MP | x86.CR0_ET | x86.CR0_NE | x86.CR0_WP | x86.CR0_PG
+# No SMEP, SMAP, PGE, PCIDE, FSGSBASE.
+CR4 = x86.CR4_PAE | x86.CR4_OSFXSR | x86.CR4_OSXMMEXCPT | x86.CR4_OSXSAVE
+EFER = x86.EFER_SCE | x86.EFER_LME | x86.EFER_LMA | x86.EFER_NXE
 # All flags that SYSCALL could leave set and the gate must not run with. SYSENTER clears IF only.
-_SYSCALL_MASK = 0x47FD5
-_IF = 0x200
+_SYSCALL_MASK = (
+    x86.EFL_AC
+    | x86.EFL_NT
+    | x86.EFL_IOPL
+    | x86.EFL_DF
+    | x86.EFL_IF
+    | x86.EFL_TF
+    | x86.EFL_ARITHMETIC
+)
 
-_MSR_APIC_BASE = 0x1B
-_MSR_PAT = 0x277
-_MSR_X2APIC_SVR = 0x80F
-_MSR_X2APIC_LVT_TIMER = 0x832
-_MSR_SYSENTER_CS = 0x174
-_MSR_SYSENTER_ESP = 0x175
-_MSR_SYSENTER_EIP = 0x176
-_MSR_STAR = 0xC0000081
-_MSR_LSTAR = 0xC0000082
-_MSR_CSTAR = 0xC0000083
-_MSR_SYSCALL_MASK = 0xC0000084
 _APIC_ENABLED_X2 = 0xFEE00C00
 _APIC_BSP = 0x100
 _SVR_ENABLE = 0x100
@@ -54,8 +48,8 @@ def prepare(
     """
     sregs = fd.get_sregs()
     part = _C["SHIM_VA"] + part_gpa
-    sregs.cr0, sregs.cr3, sregs.efer = CR0, cr3, _EFER
-    sregs.cr4 = CR4 if xcr0 else CR4 & ~_CR4_OSXSAVE
+    sregs.cr0, sregs.cr3, sregs.efer = CR0, cr3, EFER
+    sregs.cr4 = CR4 if xcr0 else CR4 & ~x86.CR4_OSXSAVE
     _load_ring0(sregs)
     for name in ("ds", "es", "fs", "gs"):
         setattr(sregs, name, Segment(unusable=1))
@@ -65,25 +59,25 @@ def prepare(
     sregs.ldt = Segment(unusable=1)
     sregs.gdt.base, sregs.gdt.limit = part + _C["VCPU_GDT"], 0xFFFF
     sregs.idt.base, sregs.idt.limit = image.idt_va, 0xFFF
-    fd.set_msr(_MSR_APIC_BASE, _APIC_ENABLED_X2 | (0 if fd.index else _APIC_BSP))
-    sregs.apic_base = fd.get_msr(_MSR_APIC_BASE)
+    fd.set_msr(x86.MSR_APIC_BASE, _APIC_ENABLED_X2 | (0 if fd.index else _APIC_BSP))
+    sregs.apic_base = fd.get_msr(x86.MSR_APIC_BASE)
     fd.set_sregs(sregs)
     fd.set_runnable()
     if xcr0:
         fd.set_xcr0(xcr0)
     for msr, value in {
-        _MSR_X2APIC_SVR: _SVR_ENABLE | _C["VECTOR_SPURIOUS"],
-        _MSR_X2APIC_LVT_TIMER: _LVT_TSC_DEADLINE | _C["VECTOR_TIMER"],
-        _MSR_PAT: pat,
-        _MSR_STAR: _C["SEL_RING0_CS"] << 32 | _C["SEL_RING3_CS32"] << 48,
-        _MSR_LSTAR: part + _C["VCPU_SYSCALL_PAGE"] + _C["SYSCALL_ENTRY"],
-        _MSR_CSTAR: _C["SHIM_VA"] + _C["GATE_SYSCALL32"],
-        _MSR_SYSENTER_CS: _C["SEL_RING0_CS"],
+        x86.MSR_X2APIC_SVR: _SVR_ENABLE | _C["VECTOR_SPURIOUS"],
+        x86.MSR_X2APIC_LVT_TIMER: _LVT_TSC_DEADLINE | _C["VECTOR_TIMER"],
+        x86.MSR_PAT: pat,
+        x86.MSR_STAR: _C["SEL_RING0_CS"] << 32 | _C["SEL_RING3_CS32"] << 48,
+        x86.MSR_LSTAR: part + _C["VCPU_SYSCALL_PAGE"] + _C["SYSCALL_ENTRY"],
+        x86.MSR_CSTAR: _C["SHIM_VA"] + _C["GATE_SYSCALL32"],
+        x86.MSR_SYSENTER_CS: _C["SEL_RING0_CS"],
         # Below %ss and %rsp of the dispatcher's frame.
-        _MSR_SYSENTER_ESP: part + _C["VCPU_FRAME_END"] - 16,
-        _MSR_SYSENTER_EIP: _C["SHIM_VA"] + _C["GATE_SYSENTER"],
+        x86.MSR_SYSENTER_ESP: part + _C["VCPU_FRAME_END"] - 16,
+        x86.MSR_SYSENTER_EIP: _C["SHIM_VA"] + _C["GATE_SYSENTER"],
         # A dispatcher in ring 3 could not set IF again.
-        _MSR_SYSCALL_MASK: _SYSCALL_MASK & ~(_IF if placement is Placement.RING3 else 0),
+        x86.MSR_SYSCALL_MASK: _SYSCALL_MASK & ~(x86.EFL_IF if placement is Placement.RING3 else 0),
     }.items():
         fd.set_msr(msr, value)
 

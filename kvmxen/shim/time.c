@@ -3,7 +3,6 @@
  */
 #include "dispatch.h"
 
-#define MSR_TSC_DEADLINE 0x6e0u
 /* 36 years, further than the counter behind the deadline can be told. */
 #define NEVER (1ul << 60)
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmxen import emulate
+from kvmxen.abi import x86
 from kvmxen.features import Features, Filter
-from kvmxen.hypercall.segments import MSR_FS_BASE, MSR_GS_BASE
 from tests.unit.cpuids import recorded
 from tests.unit.forged import FREE_PFN, TOP, TOP_PFN, Domain, va
 
@@ -96,9 +96,9 @@ def test_ports_are_empty_and_the_pit_is_zero(
 
 
 def test_msrs_are_read_in_two_halves(domain: Domain) -> None:
-    domain.cpu.fd.set_msr(MSR_FS_BASE, 0x12345678_9ABC)
+    domain.cpu.fd.set_msr(x86.MSR_FS_BASE, 0x12345678_9ABC)
     vcpu = domain.cpu.vcpu
-    vcpu.rcx, vcpu.rax, vcpu.rdx = MSR_FS_BASE | 0xBAD << 32, MASK64, MASK64
+    vcpu.rcx, vcpu.rax, vcpu.rdx = x86.MSR_FS_BASE | 0xBAD << 32, MASK64, MASK64
     assert run(domain, "0f32") == 2
     assert (vcpu.rdx, vcpu.rax) == (0x1234, 0x5678_9ABC)
 
@@ -113,13 +113,13 @@ def test_an_msr_that_is_not_there_is_left_alone(domain: Domain) -> None:
 
 def test_bases_are_written_where_canonical(domain: Domain) -> None:
     vcpu = domain.cpu.vcpu
-    vcpu.rcx, vcpu.rdx, vcpu.rax = MSR_GS_BASE, 0xFFFF8880, 0x1000
+    vcpu.rcx, vcpu.rdx, vcpu.rax = x86.MSR_GS_BASE, 0xFFFF8880, 0x1000
     assert run(domain, "0f30") == 2
-    assert domain.cpu.fd.get_msr(MSR_GS_BASE) == 0xFFFF888000001000
+    assert domain.cpu.fd.get_msr(x86.MSR_GS_BASE) == 0xFFFF888000001000
     vcpu.rip = RIP
     vcpu.rdx = 0x8000
     assert run(domain, "0f30") == 0
-    assert domain.cpu.fd.get_msr(MSR_GS_BASE) == 0xFFFF888000001000
+    assert domain.cpu.fd.get_msr(x86.MSR_GS_BASE) == 0xFFFF888000001000
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from kvmxen import features
+from kvmxen.abi import x86
 from kvmxen.cpuid import EDX, CpuidPolicy, Feature
 from kvmxen.errors import GuestCrash
 from kvmxen.features import Filter, look
@@ -18,13 +19,11 @@ from kvmxen.kvm.structs import CpuidEntry, Sregs
 from kvmxen.layout import Layout
 from kvmxen.machine import Machine
 from kvmxen.memory import GuestMemory
-from kvmxen.ring3 import BREAKPOINT, Ring3
+from kvmxen.ring3 import Ring3
 from tests.resources import has_kvm
 from tests.unit.cpuids import recorded
 from tests.unit.forged import Domain, VcpuFd
 
-INVALID_OPCODE = 6
-GENERAL_PROTECTION = 13
 CODE_VA = 0x10000
 XEN_LEAF = 0x40000000
 REGISTERS = ("eax", "ebx", "ecx", "edx")
@@ -64,7 +63,7 @@ class Processor:
     def run(self, offset: int = 0) -> int:
         if b"\x0f\xa2" in self.code:
             if self.faults_cpuid:
-                return GENERAL_PROTECTION
+                return x86.TRAP_GENERAL_PROTECTION
             self._cpuid()
         elif self.code == bytes.fromhex("31c90f01d0"):
             self.rax = self.xcr0
@@ -72,15 +71,15 @@ class Processor:
             self.sregs.fs.base *= not self.clears_base
         elif self.stray is not None:
             self.rip = self.stray
-            return INVALID_OPCODE
+            return x86.TRAP_INVALID_OPCODE
         else:
             self.tried = self.code
             for at in range(offset, len(self.code), 16):
                 if any(self.code[at:].startswith(bytes.fromhex(code)) for code in self.lacking):
                     # Perhaps not the first instruction of its slot.
                     self.rip = CODE_VA + at + 4
-                    return INVALID_OPCODE
-        return BREAKPOINT
+                    return x86.TRAP_INVALID_OPCODE
+        return x86.TRAP_BREAKPOINT
 
     def _cpuid(self) -> None:
         assert self.rsi == self.data_va

@@ -36,7 +36,8 @@ LAYERS = (
     {"events", "grants", "xenstore", "shim", "cpuid"},
     {"ring", "kvm"},
     {"memory", "config", "rundir", "initramfs"},
-    {"layout", "abi", "runstate", "timer", "watchdog", "loop", "eventloop"},
+    {"layout", "runstate", "timer", "watchdog", "loop", "eventloop"},
+    {"abi"},
     {"errors", "streams"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}

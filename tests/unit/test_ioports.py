@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from kvmxen import emulate, ioports
+from kvmxen.abi import x86
 from kvmxen.abi.xen import Hypercall
 from kvmxen.hypercall.physdev_op import PhysdevOp
-from kvmxen.msrs import MSR_EFER
 from tests.unit.forged import FREE_PFN, TOP, USER_L4_PFN, Domain, va
 
 RIP = va(FREE_PFN, 0x100)
@@ -107,6 +107,6 @@ def test_what_a_bitmap_allows_is_done(domain: Domain) -> None:
 @pytest.mark.parametrize("code", ["f4", "0f06", "0f09", "0fa2", "0f20c0", "0f32", "0f30", "0f01d1"])
 def test_user_code_has_nothing_else_done(domain: Domain, code: str) -> None:
     domain.cpu.vcpu.kernel_mode, domain.cpu.vcpu.iopl = False, 3
-    domain.cpu.vcpu.rcx = MSR_EFER
+    domain.cpu.vcpu.rcx = x86.MSR_EFER
     assert not run(domain, code)
     assert domain.cpu.vcpu.rip == RIP

@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmxen import msrs
+from kvmxen.abi import x86
 from kvmxen.cpuid import Vendor
 from kvmxen.features import Features, Filter
-from kvmxen.hypercall.segments import MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE
 from kvmxen.kvm.structs import CpuidEntry
 from tests.unit.forged import Domain, System
 
-GENERAL_PROTECTION = 13
 INTEL, AMD, HYGON, OTHER = Vendor.INTEL, Vendor.AMD, Vendor.HYGON, Vendor.OTHER
 ALL = frozenset(Vendor)
 AMDS = frozenset({AMD, HYGON})
@@ -27,7 +26,7 @@ def domain_of(vendor: Vendor) -> Domain:
     b, d, c = (int.from_bytes(name[at : at + 4], "little") for at in (0, 4, 8))
     leaves = [*System().supported_cpuid(), CpuidEntry(0, 0, 0, 0xD, b, c, d)]
     domain = Domain(vcpus=2, features=Features(Filter.WHOLE, True, tuple(leaves)))
-    domain.cpu.set_trap(GENERAL_PROTECTION, 0, 0xFFFFFFFF81000000)
+    domain.cpu.set_trap(x86.TRAP_GENERAL_PROTECTION, 0, 0xFFFFFFFF81000000)
     return domain
 
 
@@ -96,7 +95,7 @@ WRITES = [
 _AROUND = {
     edge for first, last, *_ in READS + WRITES for edge in (first - 1, first, last, last + 1)
 }
-EDGES = sorted(_AROUND - {-1, msrs.MSR_MICROCODE, msrs.MSR_TSC} | {
+EDGES = sorted(_AROUND - {-1, x86.MSR_MICROCODE, x86.MSR_TSC} | {
     0x33, 0x34, 0x48, 0x49, 0x10A, 0x10B, 0x10F, 0x122, 0x123, 0x1D9, 0x4D0, 0x6A0, 0x800, 0xDA0,
     0x40000000, 0x400000FF, 0xC0000081, 0xC0000103, 0xC0010010, 0xC0010058, 0xC001011F,
     0xC0011027, 0xFFFFFFFF,
@@ -132,11 +131,11 @@ def test_writes(domains: Callable[[Vendor], Domain], vendor: Vendor) -> None:
 @pytest.mark.parametrize("vendor", Vendor)
 def test_what_a_write_must_not_change(domains: Callable[[Vendor], Domain], vendor: Vendor) -> None:
     cpu = domains(vendor).cpu
-    assert not msrs.write(cpu, msrs.MSR_EFER, 0xD00)
-    assert not msrs.write(cpu, msrs.MSR_MISC_FEATURES_ENABLES, 1)
-    assert not msrs.write(cpu, msrs.MSR_MICROCODE, 1)
-    assert not msrs.write(cpu, msrs.MSR_PAT, msrs.XEN_PAT)
-    assert not msrs.write(cpu, msrs.MSR_APIC_BASE, 0xFEE00900)
+    assert not msrs.write(cpu, x86.MSR_EFER, 0xD00)
+    assert not msrs.write(cpu, x86.MSR_MISC_FEATURES_ENABLES, 1)
+    assert not msrs.write(cpu, x86.MSR_MICROCODE, 1)
+    assert not msrs.write(cpu, x86.MSR_PAT, msrs.XEN_PAT)
+    assert not msrs.write(cpu, x86.MSR_APIC_BASE, 0xFEE00900)
 
 
 @pytest.mark.parametrize("vendor", Vendor)
@@ -144,17 +143,17 @@ def test_the_microcode_is_as_kvm_has_it(
     domains: Callable[[Vendor], Domain], vendor: Vendor
 ) -> None:
     cpu = domains(vendor).cpu
-    cpu.fd.set_msr(msrs.MSR_MICROCODE, 0x100000000)
-    assert msrs.read(cpu, msrs.MSR_MICROCODE) == (0x100000000 if vendor in {INTEL, AMD} else None)
+    cpu.fd.set_msr(x86.MSR_MICROCODE, 0x100000000)
+    assert msrs.read(cpu, x86.MSR_MICROCODE) == (0x100000000 if vendor in {INTEL, AMD} else None)
 
 
 def test_only_the_first_vcpu_is_the_bootstrap_processor(
     domains: Callable[[Vendor], Domain],
 ) -> None:
-    assert msrs.read(domains(INTEL).cpus[1], msrs.MSR_APIC_BASE) == 0xFEE00800
+    assert msrs.read(domains(INTEL).cpus[1], x86.MSR_APIC_BASE) == 0xFEE00800
 
 
-@pytest.mark.parametrize("index", [MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE])
+@pytest.mark.parametrize("index", [x86.MSR_FS_BASE, x86.MSR_GS_BASE, x86.MSR_KERNEL_GS_BASE])
 def test_bases_are_written_if_they_are_canonical(
     domains: Callable[[Vendor], Domain], index: int
 ) -> None:
@@ -167,17 +166,17 @@ def test_bases_are_written_if_they_are_canonical(
 
 def test_the_time_stamp_counter_is_read(domains: Callable[[Vendor], Domain]) -> None:
     cpu = domains(AMD).cpu
-    cpu.fd.set_msr(msrs.MSR_TSC, 123)
-    assert msrs.read(cpu, msrs.MSR_TSC) == 123
-    assert not msrs.write(cpu, msrs.MSR_TSC, 5)
+    cpu.fd.set_msr(x86.MSR_TSC, 123)
+    assert msrs.read(cpu, x86.MSR_TSC) == 123
+    assert not msrs.write(cpu, x86.MSR_TSC, 5)
 
 
 def test_a_kernel_that_cannot_handle_a_fault_yet_reads_zero() -> None:
     domain = domain_of(AMD)
-    domain.cpu.set_trap(GENERAL_PROTECTION, 0, 0)
-    assert msrs.read(domain.cpu, msrs.MSR_FEATURE_CONTROL) == 0
+    domain.cpu.set_trap(x86.TRAP_GENERAL_PROTECTION, 0, 0)
+    assert msrs.read(domain.cpu, x86.MSR_FEATURE_CONTROL) == 0
     assert msrs.read(domain.cpu, 0x40000001) is None
-    assert not msrs.write(domain.cpu, msrs.MSR_FEATURE_CONTROL, 0)
+    assert not msrs.write(domain.cpu, x86.MSR_FEATURE_CONTROL, 0)
     domain.machine.close()
 
 

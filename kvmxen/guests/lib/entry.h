@@ -4,4 +4,3 @@
 #define BOOT_STACK_SIZE 16384
 #define EVENT_UPCALL 256 /* struct regs.vector of an event upcall */
 #define USER_SYSCALL 257 /* and of a SYSCALL from user mode */
-#define ERROR_CODE_VECTORS 0x60227d00 /* 8, 10-14, 17, 21, 29, 30 */

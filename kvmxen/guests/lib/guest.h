@@ -167,14 +167,8 @@ bool xenbus_is(const struct xenbus_device *device, enum xenbus_state state);
 void xenbus_await(const struct xenbus_device *device, enum xenbus_state state);
 
 /* ---- memory.c ---- */
-#define PTE_PRESENT 0x001ul
-#define PTE_WRITE 0x002ul
-#define PTE_USER 0x004ul
-#define PTE_ACCESSED 0x020ul
-#define PTE_DIRTY 0x040ul
 #define PTE_RO (PTE_PRESENT | PTE_USER | PTE_ACCESSED)
 #define PTE_RW (PTE_RO | PTE_WRITE | PTE_DIRTY)
-#define PTE_FRAME 0x000ffffffffff000ul
 #define pte(mfn, flags) (((u64)(mfn) << PAGE_SHIFT) | (flags))
 
 u64 pfn_to_mfn(u64 pfn);

@@ -50,7 +50,7 @@ trap_entries:
     .balign 16
     pop     %rcx
     pop     %r11
-    .if     vector >= 32 || !((ERROR_CODE_VECTORS >> (vector & 31)) & 1)
+    .if     vector >= 32 || !((TRAPS_WITH_ERROR_CODE >> (vector & 31)) & 1)
     push    $0
     .endif
     push    $vector

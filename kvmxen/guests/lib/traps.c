@@ -73,7 +73,7 @@ void probe_write(void *va, u64 value)
 void trap_table(struct trap_info table[257])
 {
     for (u32 vector = 0; vector < 256; vector++) {
-        bool open = vector == 3 || vector == 4 || vector >= 32;
+        bool open = vector == TRAP_BREAKPOINT || vector == TRAP_OVERFLOW || vector >= 32;
         table[vector] = (struct trap_info){
             .vector = (u8)vector,
             .flags = TI_IF | (open ? 3 : 0),

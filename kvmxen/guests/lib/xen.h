@@ -6,6 +6,8 @@
  */
 #pragma once
 
+#include "abi/x86.h"
+
 /* Selectors of the flat segments that Xen keeps in every GDT. */
 #define FLAT_KERNEL_CS 0xe033
 #define FLAT_KERNEL_SS 0xe02b

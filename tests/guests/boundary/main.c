@@ -4,7 +4,7 @@
  */
 #include "guest.h"
 
-#define GP 13
+#define GP TRAP_GENERAL_PROTECTION
 #define LAST_PAGE 0x7ffffffff000ul
 #define BOUNDARY 0x800000000000ul
 

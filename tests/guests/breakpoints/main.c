@@ -7,11 +7,11 @@
 
 #include "breakpoints.h"
 
-#define DB 1
-#define BP 3
-#define UD 6
+#define DB TRAP_DEBUG
+#define BP TRAP_BREAKPOINT
+#define UD TRAP_INVALID_OPCODE
 #define SYSTEM_CALL 257
-#define RF (1ul << 16)
+#define RF EFL_RF
 #define B(n) (1ul << (n))
 #define BS (1ul << 14)
 #define STATUS 0xe00ful

@@ -5,8 +5,8 @@
 
 #define CALL 0x80
 #define DONE 0x81
-#define TF 0x100
-#define NT 0x4000
+#define TF EFL_TF
+#define NT EFL_NT
 #define USER_EBX 0x11111111
 #define USER_EDX 0x22222222
 #define USER_ESI 0x33333333

@@ -8,8 +8,8 @@
 
 #include "compat.h"
 
-#define UD 6
-#define GP 13
+#define UD TRAP_INVALID_OPCODE
+#define GP TRAP_GENERAL_PROTECTION
 #define SYSTEM_CALL 257 /* by a callback */
 
 extern const char user_start[], user_end[];

@@ -1,13 +1,15 @@
 /* What user code tries (user.S), and what the kernel sees of it. */
 #pragma once
 
+#include "xen.h"
+
 /* Traps that an attempt may end in, by vector; and further ends. */
-#define DB (1 << 1)
-#define BP (1 << 3)
-#define UD (1 << 6)
+#define DB (1 << TRAP_DEBUG)
+#define BP (1 << TRAP_BREAKPOINT)
+#define UD (1 << TRAP_INVALID_OPCODE)
 #define SS (1 << 12)
-#define GP (1 << 13)
-#define PF (1 << 14)
+#define GP (1 << TRAP_GENERAL_PROTECTION)
+#define PF (1 << TRAP_PAGE_FAULT)
 #define GIVEN (1 << 30)    /* the vector of the `int n` itself */
 #define HARMLESS (1 << 31) /* it does what user code may do */
 

@@ -4,18 +4,16 @@
  * part of the shim, and xenheap=, that of the shim's end. With two vCPUs the second has the first
  * flush its translations, so that user code is interrupted anywhere.
  */
-#include "../../../kvmxen/shim/abi.h"
+#include "shim/abi.h"
 #include "confined.h"
 
 #define FETCH 16
-#define WRITE 2
-#define USER 4
 #define STACK_TOP (USER_STACK_TOP - 256)
 #define BLOCK (USER_STACK_TOP - 2048) /* registers for user_syscall_with */
 #define SEGBASE_GS_USER 1
 #define SEGBASE_GS_KERNEL 2
 #define KERNEL_MAGIC 0x6b65726e656c
-#define NT 0x4000 /* of rflags */
+#define NT EFL_NT /* of rflags */
 #define RANDOM_CALLS 300
 #define LATE_CALLS 12
 #define TABLES 12
@@ -114,21 +112,16 @@ static bool is_syscall_page(u64 va)
            offset % VCPU_SIZE - VCPU_SYSCALL_PAGE < PAGE_SIZE;
 }
 
-static bool is_canonical(u64 va)
-{
-    return (long)(va << 16) >> 16 == (long)va;
-}
-
 /* Whether something is there, and if it is as it should be, is not user code's business. */
 static void expect_fault(u64 va, u64 error_code)
 {
     expect(!called);
     if (!is_canonical(va)) {
-        expect(got.vector == 13 || got.vector == 12);
+        expect(got.vector == TRAP_GENERAL_PROTECTION || got.vector == 12);
         return;
     }
-    expect(got.vector == 14);
-    expect((got.error_code & (USER | WRITE | FETCH)) == (USER | error_code));
+    expect(got.vector == TRAP_PAGE_FAULT);
+    expect((got.error_code & (PF_USER | PF_WRITE | FETCH)) == (PF_USER | error_code));
     expect(this_vcpu()->cr2 == va);
 }
 
@@ -138,9 +131,9 @@ static void reach(u64 va)
     if (!is_syscall_page(va))
         expect_fault(va, 0);
     enter("write", at(user_write), va);
-    expect_fault(va, WRITE);
+    expect_fault(va, PF_WRITE);
     enter("push", at(user_push), va + 8);
-    expect_fault(va, WRITE);
+    expect_fault(va, PF_WRITE);
     enter("jump", at(user_jump), va);
     if (!is_syscall_page(va)) {
         expect_fault(va, FETCH);
@@ -191,7 +184,7 @@ static void breakpoint_twins(void)
         for (u32 i = 0; i < ARRAY_SIZE(offsets); i++) {
             u64 va = high << 32 | (DISPATCHER + offsets[i]);
             enter("a breakpoint", va, va);
-            expect(!called && got.vector == 3 && got.rip == va + 1);
+            expect(!called && got.vector == TRAP_BREAKPOINT && got.rip == va + 1);
         }
 }
 
@@ -233,7 +226,7 @@ static void system_calls(void)
         block[13] = flags[i % ARRAY_SIZE(flags)];
         enter("a system call", at(user_syscall_with), BLOCK);
         /* Some hosts run a breakpoint in ring 3, as behind LSTAR, only on a canonical stack. */
-        if (!called && got.vector == 6 && !is_canonical(block[14]))
+        if (!called && got.vector == TRAP_INVALID_OPCODE && !is_canonical(block[14]))
             continue;
         expect(called);
         u64 seen[] = {got.r15, got.r14, got.r13, got.r12, got.rbp, got.rbx, got.r10, got.r9,
@@ -254,7 +247,7 @@ static void late_system_calls(void)
 {
     for (u32 i = 0; i < LATE_CALLS; i++) {
         enter("a late system call", at(user_late_syscall), (u64)(i + 1) << 56);
-        expect(called || got.vector == 6);
+        expect(called || got.vector == TRAP_INVALID_OPCODE);
         expect(!called || got.rsp == (u64)(i + 1) << 56);
     }
 }

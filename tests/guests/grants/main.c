@@ -2,7 +2,7 @@
  * both versions, with translations that are gone when the grant is free again. */
 #include "guest.h"
 
-#define PF 14
+#define PF TRAP_PAGE_FAULT
 #define GNTMAP_host_map 2
 #define GNTMAP_readonly 4
 #define GNTMAP_contains_pte 16

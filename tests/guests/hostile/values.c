@@ -53,7 +53,7 @@ u64 draw_value(void)
         0xffff800000000000, 0xffff808000000000, 0xffff87ffffffffff, 0xffff880000000000,
         0x00007fffffffffff, 0x0000800000000000, 0x7fffffffffffffff, 0x8000000000000000,
         0xfffffffffffff000, 0x00000000ffffffff, 0x000000007fffffff, 0x0000000080000000,
-        0x000ffffffffff000, DOMID_SELF,         0x7ff1,             0x7fff,
+        PTE_FRAME,          DOMID_SELF,         0x7ff1,             0x7fff,
     };
     switch (draw() % 16) {
     case 0:

@@ -3,10 +3,10 @@
 #include "iopl.h"
 #include "guest.h"
 
-#define GP 13
+#define GP TRAP_GENERAL_PROTECTION
 #define PORT 0x70
 #define NR_PORTS_OF_BITMAP 0x10000u
-#define FRAME_IOPL (3ul << 12)
+#define FRAME_IOPL EFL_IOPL
 #define VMASST_CMD_enable 0
 #define VMASST_TYPE_architectural_iopl 4
 

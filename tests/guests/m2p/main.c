@@ -5,9 +5,9 @@
 
 #define XEN_VIRT_START 0xffff800000000000ul
 #define ROUNDS 40
-#define DB 1
-#define PF 14
-#define TF 0x100ul
+#define DB TRAP_DEBUG
+#define PF TRAP_PAGE_FAULT
+#define TF EFL_TF
 #define DR6_BS 0x4000ul /* a single step */
 
 static u64 *const table = (u64 *)XEN_VIRT_START;

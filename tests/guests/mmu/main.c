@@ -1,7 +1,7 @@
 /* Page tables: updates, flushes, new tables, pins, writes to tables, frames that are not ours. */
 #include "guest.h"
 
-#define PF 14
+#define PF TRAP_PAGE_FAULT
 #define WINDOW 0x10000000000ul /* a VA with no tables yet: L4 slot 2 */
 
 static u64 tables[3][512] __attribute__((aligned(PAGE_SIZE))); /* an L3, an L2, an L1 */

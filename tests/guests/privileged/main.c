@@ -1,14 +1,9 @@
 /* Privileged instructions in ring 3 that Xen emulates for a PV kernel, and those it refuses. */
 #include "guest.h"
 
-#define GP 13
-#define MSR_EFER 0xc0000080
-#define MSR_FS_BASE 0xc0000100
+#define GP TRAP_GENERAL_PROTECTION
 #define MSR_NONE 0xdeadbeef
 #define CR0_PE_PG 0x80000001ul
-#define CR0_TS 8ul
-#define CR4_PAE 0x20ul
-#define CR4_OSXSAVE 0x40000ul
 #define CPUID_XSAVE (1u << 26)  /* leaf 1, ecx */
 #define CPUID_OSXSAVE (1u << 27)
 #define VECTOR_STATES 0xe7u /* of XCR0: x87, SSE, AVX, AVX-512's three */

@@ -3,7 +3,7 @@
  * end, and no one else's. Command line: parts=, the machine address of the first vCPU's part of
  * the shim, seed=, rounds=. A second vCPU writes there too. Says SUCCESS if it lives.
  */
-#include "../../../kvmxen/shim/abi.h"
+#include "shim/abi.h"
 #include "guest.h"
 
 static u64 parts, seed;
@@ -20,7 +20,7 @@ static u64 draw(void)
 static u64 draw_value(void)
 {
     static const u64 edges[] = {
-        0, 1, 2, 8, 255, ~0ul, 0x8000000000000000, SHIM_VA, PHYSMAP_VA, 0xc0000100, 0x7fffffff,
+        0, 1, 2, 8, 255, ~0ul, 0x8000000000000000, SHIM_VA, PHYSMAP_VA, MSR_FS_BASE, 0x7fffffff,
         STUB_EVENT, STUB_TIMER, STUB_DONE, TRAP_SYSCALL, TRAP_BAD_IRET, 0x3b, 0xfffffffffffff000,
     };
     switch (draw() >> 62) {

@@ -241,8 +241,9 @@ void change_traps(void)
 {
     static struct trap_info table[3];
     u8 vector = (u8)below(20);
-    table[0] = (struct trap_info){vector, (u8)(TI_IF * below(2)) | (vector == 3 ? 3 : 0),
-                                  FLAT_KERNEL_CS, trap_stubs[vector]};
+    u8 dpl = vector == TRAP_BREAKPOINT ? 3 : 0;
+    table[0] = (struct trap_info){vector, (u8)(TI_IF * below(2)) | dpl, FLAT_KERNEL_CS,
+                                  trap_stubs[vector]};
     table[1] = (struct trap_info){0x81, (u8)below(4), FLAT_KERNEL_CS, trap_stubs[0x81]};
     note((u64)set_trap_table(table));
     say("trap %u flags %u", vector, table[0].flags);

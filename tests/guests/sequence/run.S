@@ -2,6 +2,11 @@
 #include "sequence.h"
 #include "xen.h"
 
+    /* For strings, where there are no macros. */
+    .set fs_base, MSR_FS_BASE
+    .set gs_base, MSR_GS_BASE
+    .set kernel_gs_base, MSR_KERNEL_GS_BASE
+
     .text
     .global run, run_done
 run:                                            /* rdi: code, rsi: struct registers */
@@ -89,9 +94,9 @@ kernel_code:
     snippet "hlt"
     snippet "in $0x70, %al"
     snippet "out %al, $0x80"
-    snippet "mov $0xc0000100, %ecx; rdmsr"
-    snippet "mov $0xc0000101, %ecx; rdmsr"
-    snippet "mov $0xc0000102, %ecx; rdmsr"
+    snippet "mov $fs_base, %ecx; rdmsr"
+    snippet "mov $gs_base, %ecx; rdmsr"
+    snippet "mov $kernel_gs_base, %ecx; rdmsr"
     snippet "mov %cr0, %rax"
     snippet "mov %cr2, %rax"
     snippet "mov %cr3, %rax"
@@ -100,7 +105,7 @@ kernel_code:
     snippet "wbinvd"
     snippet "pushf; orl $0x100, (%rsp); popf; nop; nop"
     snippet "mov %ax, %ss"
-    snippet "mov $0xc0000102, %ecx; xor %edx, %edx; wrmsr"
+    snippet "mov $kernel_gs_base, %ecx; xor %edx, %edx; wrmsr"
     snippet ".byte 0xf0; nop"
     snippet "nop"
 

@@ -1,11 +1,11 @@
 /* Runs calls, code of the kernel's and of a user's; all that traps comes to run_done. */
 #include "sequence.h"
 
-#define PF 14
-#define FLAGS_TF 0x100ul
-#define FLAGS_IF 0x200ul
-/* What a kernel may have set: ID AC DF and those of arithmetic. */
-#define FLAGS_SOME 0x240cd5ul
+#define PF TRAP_PAGE_FAULT
+#define FLAGS_TF EFL_TF
+#define FLAGS_IF EFL_IF
+/* What a kernel may have set. */
+#define FLAGS_SOME (EFL_ID | EFL_AC | EFL_DF | EFL_ARITHMETIC)
 #define NR_KERNEL 32
 #define NR_USER 18
 #define SYSCALL 0 /* the first snippet of both */

@@ -14,7 +14,6 @@
 #define USED_SLOTS 4
 #define L1_SLOTS 8
 #define ENTRY_AD (PTE_ACCESSED | PTE_DIRTY)
-#define PTE_LARGE 0x80
 #define XENHEAP_FRAME 5 /* one that stays zero */
 
 typedef u64 page[512];

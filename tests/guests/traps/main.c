@@ -2,13 +2,11 @@
 #include "guest.h"
 
 #define DE 0
-#define BP 3
-#define UD 6
-#define GP 13
-#define PF 14
+#define BP TRAP_BREAKPOINT
+#define UD TRAP_INVALID_OPCODE
+#define GP TRAP_GENERAL_PROTECTION
+#define PF TRAP_PAGE_FAULT
 #define UNMAPPED 0x10000000000ul
-#define PF_PRESENT 1
-#define PF_WRITE 2
 #define KERNEL_CS (FLAT_KERNEL_CS & ~3ul) /* Xen shows kernel mode by RPL 0 */
 
 static char page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));

@@ -1,8 +1,8 @@
 /* User mode: its own address space, SYSCALL into the kernel, iret back, no way to the kernel. */
 #include "guest.h"
 
-#define GP 13
-#define PF 14
+#define GP TRAP_GENERAL_PROTECTION
+#define PF TRAP_PAGE_FAULT
 #define ARGUMENT 0x5a5a5a5aul
 
 extern const char user_start[], user_end[];

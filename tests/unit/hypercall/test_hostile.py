@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvmxen.abi import x86
 from kvmxen.abi.xen import DOMID_SELF, NR_CHANNELS, Hypercall
 from kvmxen.errors import GuestCrash
 from kvmxen.events import Status
@@ -107,7 +108,6 @@ def test_edges(call: int, edge: int) -> None:
 
 # What the dispatcher does with each port: behind the words of struct shim_domain (shim/state.h).
 PORTS = _C["SHIM_DOMAIN"] + 28 * 8
-FRAME = 0x000FFFFFFFFFF000
 # Neither those that make a frame an L4, with the shim's entries in it, nor copies into a frame
 # that was a table before.
 plain_operations = st.sampled_from([0, 1, 2, 4, 6, 7, 8, 10, 12, 13, 16, 18, 19])
@@ -134,7 +134,7 @@ def test_no_table_gets_a_frame_that_is_not_the_guests(
             assert table[256:272].tolist() == XEN_SLOTS
             del table[256:272]
         for entry in filter(PRESENT.__and__, table):
-            mfn = (entry & FRAME) >> PAGE_SHIFT
+            mfn = (entry & x86.PTE_FRAME) >> PAGE_SHIFT
             assert domain.tables.owns(mfn) or mfn in SHARED
             assert entry & USER
             assert not entry & 0x80

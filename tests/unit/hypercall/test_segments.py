@@ -9,14 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvmxen.abi import x86
 from kvmxen.abi.xen import DOMID_SELF, Hypercall
 from kvmxen.errors import HypercallError
 from kvmxen.hypercall.segments import (
     MAX_GDT_ENTRIES,
-    MSR_FS_BASE,
-    MSR_GS_BASE,
-    MSR_KERNEL_GS_BASE,
-    is_canonical,
     validate,
 )
 from kvmxen.layout import PAGE_SIZE
@@ -79,7 +76,7 @@ def test_whatever_is_present_is_of_ring_3(descriptor: int) -> None:
     ],
 )
 def test_canonical(address: int, canonical: bool) -> None:
-    assert is_canonical(address) is canonical
+    assert x86.is_canonical(address) is canonical
 
 
 def set_gdt(domain: Domain, entries: int, *pfns: int) -> int | None:
@@ -198,7 +195,7 @@ def test_set_ldt_refuses(domain: Domain, address: int, entries: int, code: int) 
 
 
 @pytest.mark.parametrize(
-    ("which", "msr"), [(0, MSR_FS_BASE), (1, MSR_KERNEL_GS_BASE), (2, MSR_GS_BASE)]
+    ("which", "msr"), [(0, x86.MSR_FS_BASE), (1, x86.MSR_KERNEL_GS_BASE), (2, x86.MSR_GS_BASE)]
 )
 def test_segment_bases(domain: Domain, which: int, msr: int) -> None:
     base = 0xFFFF888000001000
@@ -214,12 +211,12 @@ def test_the_users_gs_by_selector(domain: Domain) -> None:
     domain.memory.write_u64(domain.gpa(FREE_PFN) + 8, descriptor)
     assert set_gdt(domain, 512, FREE_PFN) == 0
     assert domain.hypercall(Hypercall.set_segment_base, 3, 8 | 3) == 0
-    assert domain.cpu.fd.get_msr(MSR_KERNEL_GS_BASE) == base
+    assert domain.cpu.fd.get_msr(x86.MSR_KERNEL_GS_BASE) == base
     assert domain.cpu.fd.get_sregs().gs.selector == 8 | 3
     # A selector without a descriptor is the null selector.
     assert domain.hypercall(Hypercall.set_segment_base, 3, 0xFFFF) == 0
     assert domain.cpu.fd.get_sregs().gs.selector == 0
-    assert domain.cpu.fd.get_msr(MSR_KERNEL_GS_BASE) == 0
+    assert domain.cpu.fd.get_msr(x86.MSR_KERNEL_GS_BASE) == 0
 
 
 def test_an_unknown_base(domain: Domain) -> None:

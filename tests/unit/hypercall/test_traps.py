@@ -7,9 +7,10 @@ import struct
 
 import pytest
 
+from kvmxen.abi import x86
 from kvmxen.abi.xen import Hypercall
 from kvmxen.exceptions import TRAP_LOST_DEBUG, handle
-from kvmxen.hypercall.traps import TRAP_NMI, CallbackType
+from kvmxen.hypercall.traps import CallbackType
 from kvmxen.kvm.structs import Debugregs
 from tests.unit.forged import SCRATCH, Domain
 
@@ -55,7 +56,7 @@ def test_callbacks(domain: Domain) -> None:
 
 def test_the_nmi_callback_is_entered_with_events_masked(domain: Domain) -> None:
     assert domain.hypercall(Hypercall.nmi_op, 0, domain.put(struct.pack("<Q", CODE))) == 0
-    assert domain.cpu.trap_table == {TRAP_NMI: (4, CODE)}
+    assert domain.cpu.trap_table == {x86.TRAP_NMI: (4, CODE)}
     assert domain.hypercall(Hypercall.nmi_op, 1, 0) == 0
     assert domain.cpu.trap_table == {}
 

@@ -8,10 +8,11 @@ import threading
 
 import pytest
 
+from kvmxen.abi import x86
 from kvmxen.abi.xen import DOMID_SELF, Hypercall, Virq
 from kvmxen.cpu import Cpu
 from kvmxen.hypercall import vcpu_op as vcpu_op_module
-from kvmxen.hypercall.segments import MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, load_gdt
+from kvmxen.hypercall.segments import load_gdt
 from kvmxen.hypercall.traps import CallbackType
 from kvmxen.hypercall.vcpu_op import VcpuOp
 from kvmxen.machine import End
@@ -78,9 +79,9 @@ def test_a_vcpu_starts_with_its_context(domain: Domain) -> None:
     assert target.trap_table == {14: (4, CODE + 14)}
     assert target.callbacks[CallbackType.SYSCALL] == (CODE + 3, False)
     assert target.initial_msrs == {
-        MSR_FS_BASE: 0x1000,
-        MSR_GS_BASE: 0xFFFF888000000000,
-        MSR_KERNEL_GS_BASE: 0x3000,
+        x86.MSR_FS_BASE: 0x1000,
+        x86.MSR_GS_BASE: 0xFFFF888000000000,
+        x86.MSR_KERNEL_GS_BASE: 0x3000,
     }
     assert domain.memory.read_u64(target.gdt_gpa + 8) == 0x00CFF3000000FFFF
     assert initialise(domain, context(domain)) == -errno.EEXIST
