@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import signal
-import socket
 import termios
 import time
 import tty
@@ -18,28 +19,34 @@ from kvmxen.streams import ends_lines_for_raw, say
 
 # Ctrl-], as xl console and telnet have it.
 ESCAPE = b"\x1d"
+# How much of a program's console may wait to be read, in bytes.
+_UNREAD = 256 << 10
 
 
 class ConsoleStream:
     """A console's far end, for the program that holds the domain: bytes both ways.
 
-    What is not read makes the guest wait, once some hundred KiB are there.
+    The guest waits while _UNREAD bytes have not been read. It owns the two descriptors.
     """
 
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
+    def __init__(self, input_fd: int, output_fd: int) -> None:
+        self._input = open(input_fd, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._output = open(output_fd, "wb", buffering=0)  # noqa: SIM115
         self._ahead = b""
 
     def fileno(self) -> int:
-        """The descriptor, for poll(2) and its like."""
-        return self._socket.fileno()
+        """The descriptor that is readable when read() has something, for poll(2) and its like."""
+        return self._input.fileno()
 
     def read(self, size: int = 1 << 16, timeout: float | None = None) -> bytes:
         """What the guest has written, up to `size` bytes, as soon as there is anything; nothing at
         the domain's end. Raises TimeoutError after `timeout` seconds."""
         if not self._ahead:
-            self._socket.settimeout(timeout)
-            return self._socket.recv(size)
+            poll = select.poll()
+            poll.register(self._input, select.POLLIN)
+            if not poll.poll(None if timeout is None else timeout * 1000):
+                raise TimeoutError(f"the guest wrote nothing in {timeout:g} seconds")
+            return self._input.read(size) or b""
         data, self._ahead = self._ahead[:size], self._ahead[size:]
         return data
 
@@ -62,13 +69,14 @@ class ConsoleStream:
         return data[:found]
 
     def write(self, data: bytes) -> None:
-        """Type `data`; waits while the guest takes none."""
-        self._socket.settimeout(None)
-        self._socket.sendall(data)
+        """Type `data`; waits while the guest takes none. BrokenPipeError after the domain's end."""
+        while data:
+            data = data[self._output.write(data) :]
 
     def close(self) -> None:
         """Leave the console: what the guest writes from now on is lost."""
-        self._socket.close()
+        self._input.close()
+        self._output.close()
 
 
 class PlainTerminal:
@@ -140,17 +148,26 @@ class PtyTerminal(PlainTerminal):
 
 
 class ProgramTerminal(PlainTerminal):
-    """A console of this program's own, at whose far end `stream` is."""
+    """A console of this program's own, at whose far end `stream` is.
+
+    Pipes, not a socket: the loop can watch each direction on its own, and a pipe does not fill up
+    sooner when the guest writes little at a time.
+    """
 
     def __init__(self) -> None:
-        self._near, far = socket.socketpair()
-        self._near.setblocking(False)
-        self.stream = ConsoleStream(far)
-        super().__init__(self._near.fileno(), self._near.fileno())
+        input_fd, typed = os.pipe()
+        written, output_fd = os.pipe()
+        with suppress(OSError):
+            # More than this user may have is no reason to fail.
+            fcntl.fcntl(output_fd, fcntl.F_SETPIPE_SZ, _UNREAD)
+        self._near = (input_fd, output_fd)
+        self.stream = ConsoleStream(written, typed)
+        super().__init__(input_fd, output_fd)
 
     def close(self) -> None:
         """Hang up: `stream` still has what was written."""
-        self._near.close()
+        for fd in self._near:
+            os.close(fd)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from kvmxen.abi.io_console import (
     OUTPUT_SIZE,
 )
 from kvmxen.backends.console import TAIL_BYTES, Console
-from kvmxen.backends.terminal import PlainTerminal, StdioTerminal
+from kvmxen.backends.terminal import PlainTerminal, StdioTerminal, open_terminal
+from kvmxen.config import ConsoleSpec
 from kvmxen.memory import GuestMemory
 
 PAGE = 0x1000
@@ -183,6 +184,29 @@ def test_a_slow_terminal_slows_the_guest_and_not_the_loop(bench: Bench) -> None:
         shown += bench.shown()
     assert shown.lstrip(b"\0") == b"x" * OUTPUT_SIZE + b"y" * OUTPUT_SIZE
     assert bench.writes_to not in bench.loop.watched
+
+
+def test_a_program_that_does_not_read_slows_the_guest_and_loses_nothing() -> None:
+    guest, loop = Guest(), FakeLoop()
+    with open_terminal(ConsoleSpec("program")) as terminal:
+        stream, output = terminal.stream, terminal.output_fd
+        assert stream is not None
+        assert output is not None
+        console = Console(guest.memory, PAGE, guest.notify, terminal, loop)
+        written = b""
+        while count := guest.write(line := b"%08d\r\n" % len(written)):
+            written += line[:count]
+            console.pump()
+        # Small writes do not fill it any sooner.
+        assert len(written) > 1 << 16
+        shown = b""
+        while len(shown) < len(written):
+            shown += stream.read(timeout=10)
+            if output in loop.watched:
+                loop.ready(output)
+        assert shown == written
+        console.close()
+        stream.close()
 
 
 def test_a_terminal_nobody_reads_loses_output() -> None:

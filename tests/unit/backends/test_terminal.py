@@ -112,6 +112,32 @@ def test_none() -> None:
         assert terminal.filter_input(b"\x1d") == b"\x1d"
 
 
+def test_a_programs_own() -> None:
+    with open_terminal(ConsoleSpec("program")) as terminal:
+        stream = terminal.stream
+        assert stream is not None
+        assert terminal.input_fd is not None
+        assert terminal.output_fd is not None
+        # The loop watches each direction by its descriptor.
+        assert terminal.input_fd != terminal.output_fd
+        stream.write(b"typed")
+        assert os.read(terminal.input_fd, 64) == b"typed"
+        with pytest.raises(TimeoutError):
+            stream.read(timeout=0.0)
+        os.write(terminal.output_fd, b"shown")
+        assert select.select([stream], [], [], 0)[0] == [stream]
+        with pytest.raises(TimeoutError):
+            stream.read_until(b"more", timeout=0.001)
+        assert stream.read_until(b"ow") == b"show"
+        assert stream.read() == b"n"
+        os.write(terminal.output_fd, b"last")
+    assert stream.read() == b"last"
+    assert stream.read() == b""
+    with pytest.raises(BrokenPipeError):
+        stream.write(b"too late")
+    stream.close()
+
+
 def test_stdio_that_is_no_terminal() -> None:
     with _stdin(os.open(os.devnull, os.O_RDONLY)), open_stdio() as terminal:
         assert (terminal.input_fd, terminal.output_fd) == (0, 1)
