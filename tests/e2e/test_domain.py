@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import inspect
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -12,13 +14,16 @@ import pytest
 
 import kvmxen
 from kvmxen import Config, ConsoleSpec, DiskSpec, Domain, End, Event, KvmxenError, State
+from kvmxen.backends.terminal import ConsoleStream
 from kvmxen.cli.person import Person
 from kvmxen.domain.ending import Ending
 from kvmxen.domain.remote import RemoteDomain
 from kvmxen.rundir import runtime_root
-from tests.e2e.domain import PATIENCE, SLOWNESS
+from tests.e2e.domain import PATIENCE, ROOT, SLOWNESS
 
 WAIT = PATIENCE * SLOWNESS
+# Methods of Domain for the server of its control socket alone.
+FOR_ITS_CLIENTS = {"describe", "wait_for_clients"}
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +41,27 @@ def grub(pv_grub: Path) -> Config:
 def test_the_example_in_the_package() -> None:
     assert doctest.testmod(kvmxen).attempted > 0
     assert doctest.testmod(kvmxen).failed == 0
+
+
+def test_the_api_page() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    blocks = re.findall(r"```pycon\n(.*?)```", page, re.S)
+    session = doctest.DocTestParser().get_doctest("".join(blocks), {}, "api.md", None, None)
+    assert len(session.examples) > len(blocks) > 5
+    report: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(session, out=report.append)
+    assert report == []
+
+
+def test_the_api_page_names_everything() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    public = {name for name in dir(Domain) if not name.startswith("_")} - FOR_ITS_CLIENTS
+    fields = {field.name for field in dataclasses.fields(Config)}
+    members = {str(member) for kind in (End, Event, State) for member in kind}
+    for name in {*kvmxen.__all__, *public, *fields, *(m.partition(".")[2] for m in members)}:
+        assert re.search(rf"`{name}\b", page), name
+    for name in re.findall(r"^\| `(\w+)\(", page, re.M):
+        assert hasattr(Domain, name) or hasattr(ConsoleStream, name), name
 
 
 def test_every_public_name_is_there() -> None:
