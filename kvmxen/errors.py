@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Mapping
 
 
 def printable(text: str) -> str:
@@ -21,6 +23,21 @@ class UsageError(KvmxenError):
     """The command line or a configuration is wrong."""
 
     exit_status = 2
+
+
+class FieldError(UsageError):
+    """A configuration is wrong: `text` has the names of its fields between backquotes.
+
+    str() says them as they are.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.replace("`", ""))
+        self._text = text
+
+    def worded(self, words: Mapping[str, str]) -> str:
+        """The sentence with `words` for the fields' names, for people who know them by others."""
+        return re.sub("`([a-z_]+)`", lambda match: words.get(match[1], match[1]), self._text)
 
 
 class HypercallError(Exception):

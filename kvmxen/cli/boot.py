@@ -8,16 +8,31 @@ from pathlib import Path
 import click
 
 from kvmxen.cli.hints import explained
+from kvmxen.cli.stats import Kind, Stats
 from kvmxen.cli.status import STATUSES
 from kvmxen.config import Config, ConsoleSpec, DiskSpec
-from kvmxen.config.domain import OnReboot, Shim, Stats
+from kvmxen.config.domain import OnReboot, Shim
 from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import parse_size
+from kvmxen.errors import UsageError
+
+# What the command line calls the fields of a Config.
+FIELDS = {
+    "kernel": "KERNEL",
+    "ramdisk": "--ramdisk",
+    "shell": "--shell",
+    "modules": "--modules",
+    "cmdline": "--cmdline",
+    "memory": "--memory",
+    "vcpus": "--vcpus",
+    "max_memory": "--maxmem",
+    "max_vcpus": "--maxvcpus",
+}
 
 
 def _stats(
     ctx: click.Context, param: click.Parameter, value: str | None
-) -> tuple[Stats, Path | None] | None:
+) -> tuple[Kind, Path | None] | None:
     if value is None:
         return None
     match value.partition(":"):
@@ -26,6 +41,12 @@ def _stats(
         case "json", ":", path if path:
             return "json", Path(path)
     raise click.BadParameter(f"{value!r} is none of json and json:FILE", ctx, param)
+
+
+def _timeout(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 < value < float("inf"):
+        raise UsageError(f"--timeout must be more than 0 seconds, not {value:g}")
+    return value
 
 
 class _Command(click.Command):
@@ -103,6 +124,7 @@ class _Command(click.Command):
     "--timeout",
     metavar="SECONDS",
     type=float,
+    callback=_timeout,
     help="End it after that time, which counts from the start of the command.",
 )
 @click.option(
@@ -153,7 +175,7 @@ def boot(
     nets: tuple[str, ...],
     timeout: float | None,
     on_reboot: OnReboot,
-    stats: tuple[Stats, Path | None] | None,
+    stats: tuple[Kind, Path | None] | None,
     shim: Shim,
     xenstore: Path | None,
     break_event_loops: bool,
@@ -174,10 +196,7 @@ def boot(
         disks=tuple(map(DiskSpec.parse, disks)),
         console=ConsoleSpec.parse(console),
         nets=tuple(spec for text in nets if (spec := NetSpec.parse(text))),
-        timeout=timeout,
         on_reboot=on_reboot,
-        stats=stats and stats[0],
-        stats_file=stats and stats[1],
         shim=shim,
         xenstore=xenstore,
         break_event_loops=break_event_loops,
@@ -185,4 +204,4 @@ def boot(
     )
     from kvmxen.cli.foreground import boot
 
-    return boot(config)
+    return boot(config, timeout=timeout, stats=Stats(*stats) if stats else None)

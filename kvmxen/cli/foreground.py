@@ -6,37 +6,38 @@ from contextlib import ExitStack
 
 from kvmxen.backends.terminal import open_terminal
 from kvmxen.cli.person import Person
+from kvmxen.cli.stats import Stats
 from kvmxen.config import Config
 from kvmxen.domain.domain import Domain
 from kvmxen.domain.state import Event
 from kvmxen.errors import Interrupted
 from kvmxen.machine import End
-from kvmxen.stats import Stats
 from kvmxen.streams import say, tell
 
 EXIT_CRASHED = 3
 _STATUSES = {End.POWEROFF: 0, End.CRASH: EXIT_CRASHED, End.REBOOT: 5}
 
 
-def boot(config: Config) -> int:
+def boot(config: Config, *, timeout: float | None = None, stats: Stats | None = None) -> int:
     """Boot what `config` says, and again after each reboot: the exit status, once it has ended.
 
-    For the main thread. Raises KvmxenError for what a person can mend.
+    `timeout` is in seconds, from now on. For the main thread. Raises KvmxenError for what a person
+    can mend.
     """
     person = Person()
     try:
-        with person.signals(config.timeout), ExitStack() as stack:
+        with person.signals(timeout), ExitStack() as stack:
             with person.interruptible():
                 terminal = None
                 if config.console.kind == "stdio":
                     opened = open_terminal(config.console, person.interrupt)
                     terminal = stack.enter_context(opened)
                     person.leaving = terminal.restore
-                stats = stack.enter_context(Stats(config))
+                report = stack.enter_context(stats or Stats())
             domain = stack.enter_context(
                 Domain(config, terminal=terminal, step=person.interruptible)
             )
-            domain.listen(lambda event: _report(domain, event, stats))
+            domain.listen(lambda event: _report(domain, event, report))
             person.watch(domain)
             domain.start()
             ending = domain.wait()
@@ -50,6 +51,6 @@ def boot(config: Config) -> int:
     return _STATUSES[ending.end] if person.status is None else person.status
 
 
-def _report(domain: Domain, event: Event, stats: Stats) -> None:
+def _report(domain: Domain, event: Event, report: Stats) -> None:
     if event in (Event.REBOOTED, Event.ENDED):
-        stats.report(domain.stats())
+        report.report(domain.stats())

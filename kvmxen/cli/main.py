@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import click
 
 from kvmxen import __version__
-from kvmxen.cli.boot import boot
+from kvmxen.cli.boot import FIELDS, boot
 from kvmxen.cli.doctor import doctor
 from kvmxen.cli.hotplug import COMMANDS as HOTPLUG
 from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
 from kvmxen.cli.top import top
 from kvmxen.cli.xenstore import xenstore
-from kvmxen.errors import KvmxenError, printable, shortage
+from kvmxen.errors import FieldError, KvmxenError, printable, shortage
 from kvmxen.streams import say, settle
 
 
@@ -54,6 +54,8 @@ def _run(arguments: Sequence[str] | None, debug: bool) -> int:
         sys.stdout.flush()
     except click.ClickException as error:
         return _fail(_usage(error), USAGE)
+    except FieldError as error:
+        return _fail(error.worded(FIELDS), error.exit_status)
     except KvmxenError as error:
         return _fail(str(error), error.exit_status)
     except (click.Abort, KeyboardInterrupt):

@@ -12,7 +12,7 @@ from kvmxen.config.console import ConsoleSpec
 from kvmxen.config.disk import DiskSpec, with_targets
 from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import MIB, host_memory
-from kvmxen.errors import UsageError
+from kvmxen.errors import FieldError
 from kvmxen.layout import MAX_VCPUS, PAGE_SIZE
 
 MIN_MEMORY = 32 * MIB
@@ -24,7 +24,6 @@ _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,63}", re.ASCII)
 _NO_CHARACTER = re.compile("[\udc80-\udcff]")
 
 OnReboot = Literal["restart", "destroy"]
-Stats = Literal["text", "json"]
 Shim = Literal["dispatch", "exits"]
 
 
@@ -44,12 +43,11 @@ def _is_line(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to boot, and how; making one raises UsageError where it makes no sense.
+    """What to boot, and how; making one raises FieldError if it makes no sense.
 
-    With no `kernel` it is the embedded demo guest. `memory` is in bytes, `timeout` in seconds
-    of the host's time. The guest may grow to `max_memory` and `max_vcpus`, by default what it
-    starts with. Each of `disks` has a target once it is here. `stats_file` is where `stats`
-    goes that is "json", else stderr.
+    With no `kernel` it is the embedded demo guest. `memory` is in bytes. The guest may grow to
+    `max_memory` and `max_vcpus`, by default what it starts with. Each of `disks` has a target once
+    it is here.
     """
 
     kernel: Path | None = None
@@ -65,10 +63,7 @@ class Config:
     disks: tuple[DiskSpec, ...] = ()
     console: ConsoleSpec = field(default_factory=lambda: ConsoleSpec("stdio"))
     nets: tuple[NetSpec, ...] = ()
-    timeout: float | None = None
     on_reboot: OnReboot = "restart"
-    stats: Stats | None = None
-    stats_file: Path | None = None
     shim: Shim = "dispatch"
     break_event_loops: bool = False
     xenstore: Path | None = None
@@ -81,56 +76,54 @@ class Config:
         self._check_size()
         object.__setattr__(self, "disks", tuple(with_targets(self.disks)))
         if not is_name(self.name):
-            raise UsageError(
+            raise FieldError(
                 f"{self.name!r} cannot name a domain: give 1 to 64 letters, digits or . _ + -, "
                 "the first of them not . or -"
             )
         if not _is_line(self.cmdline):
-            raise UsageError(
-                f"--cmdline must be at most {MAX_CMDLINE} bytes of printable text, on one line"
+            raise FieldError(
+                f"`cmdline` must be at most {MAX_CMDLINE} bytes of printable text, on one line"
             )
-        if self.timeout is not None and not 0 < self.timeout < float("inf"):
-            raise UsageError(f"--timeout must be more than 0 seconds, not {self.timeout:g}")
 
     def _check_images(self) -> None:
         if self.modules is not None and not self.shell:
-            raise UsageError("--modules is for the ramdisk of --shell: give that too")
+            raise FieldError("`modules` is for the ramdisk of `shell`: give that too")
         if self.shell and self.ramdisk is not None:
-            raise UsageError("--shell makes a ramdisk: give --shell or --ramdisk, not both")
+            raise FieldError("`shell` makes a ramdisk: give `shell` or `ramdisk`, not both")
         if self.kernel is None and (self.shell or self.ramdisk is not None):
-            option = "--shell" if self.shell else "--ramdisk"
-            raise UsageError(f"{option} needs a kernel: kvmxen boot KERNEL {option} ...")
+            field = "`shell`" if self.shell else "`ramdisk`"
+            raise FieldError(f"{field} needs a kernel: give `kernel` too")
         if self.kernel is None and self.disks:
-            raise UsageError(
-                "a disk is not booted from yet: kvmxen boot KERNEL --disk ..., and the kernel of a "
-                "disk's own system is in its /boot ('debugfs -R \"dump /boot/vmlinuz FILE\" IMAGE' "
-                "copies it out)"
+            raise FieldError(
+                "a disk is not booted from yet: give `kernel` too, and the kernel of a disk's own "
+                "system is in its /boot ('debugfs -R \"dump /boot/vmlinuz FILE\" IMAGE' copies it "
+                "out)"
             )
 
     def _check_size(self) -> None:
         if not 1 <= self.vcpus <= MAX_VCPUS:
-            raise UsageError(f"--vcpus must be 1 to {MAX_VCPUS}, not {self.vcpus}")
+            raise FieldError(f"`vcpus` must be 1 to {MAX_VCPUS}, not {self.vcpus}")
         if self.memory < MIN_MEMORY:
-            raise UsageError(
-                f"--memory {self.memory // MIB} MiB is too small: "
+            raise FieldError(
+                f"`memory` {self.memory // MIB} MiB is too small: "
                 f"give at least {MIN_MEMORY // MIB} MiB"
             )
         if not self.vcpus <= self.max_vcpus <= MAX_VCPUS:
-            raise UsageError(
-                f"--maxvcpus must be {self.vcpus}, the number of --vcpus, to {MAX_VCPUS}, "
+            raise FieldError(
+                f"`max_vcpus` must be {self.vcpus}, the number of `vcpus`, to {MAX_VCPUS}, "
                 f"not {self.max_vcpus}"
             )
         if self.max_memory < self.memory:
-            raise UsageError(
-                f"--maxmem {self.max_memory // MIB} MiB is less than --memory: "
+            raise FieldError(
+                f"`max_memory` {self.max_memory // MIB} MiB is less than `memory`: "
                 f"give at least {self.memory // MIB} MiB"
             )
         host = host_memory()
-        for option, size in (("--memory", self.memory), ("--maxmem", self.max_memory)):
+        for name, size in (("`memory`", self.memory), ("`max_memory`", self.max_memory)):
             if size % PAGE_SIZE:
-                raise UsageError(f"{option} must be a multiple of {PAGE_SIZE} bytes")
+                raise FieldError(f"{name} must be a multiple of {PAGE_SIZE} bytes")
             if size > host:
-                raise UsageError(
-                    f"{option} {size // MIB} MiB is more than this host has: "
+                raise FieldError(
+                    f"{name} {size // MIB} MiB is more than this host has: "
                     f"give at most {host // MIB} MiB"
                 )

@@ -36,7 +36,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         if not 0 < self.size < 1 << 32 or not 0 < self.usec < 1 << 32:
-            raise UsageError("a rate of --net is too small or too large: give such as 10Mb/s")
+            raise UsageError("the rate is too small or too large: give such as 10Mb/s")
 
     @classmethod
     def parse(cls, text: str) -> Rate:
@@ -110,13 +110,13 @@ class NetSpec:
     def __post_init__(self) -> None:
         for value in (self.name, self.bridge):
             if value and (not _INTERFACE.fullmatch(value) or value in (".", "..")):
-                raise UsageError(f"--net: {value!r} cannot name a network interface")
+                raise UsageError(f"{value!r} cannot name a network interface")
         if self.kind == "user" and self.name:
-            raise UsageError("--net user has no name: give user or tap=NAME")
+            raise UsageError("an interface of kind user has no name: give user or tap=NAME")
         if self.kind == "user" and self.bridge:
-            raise UsageError("--net user: only a tap device can be on a bridge")
+            raise UsageError("only a tap device can be on a bridge, no interface of kind user")
         if self.kind == "tap" and (self.forwards or not self.host_loopback):
-            raise UsageError("--net tap: host-loopback and forward are for --net user")
+            raise UsageError("host-loopback and forward are for an interface of kind user, not tap")
         if self.mac and not _is_mac(self.mac):
             raise UsageError(
                 f"{self.mac!r} is not a network card's address: give such as 00:16:3e:12:34:56"

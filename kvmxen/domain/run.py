@@ -10,9 +10,9 @@ from kvmxen.backends.console import Console
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.domain.devices import Devices
 from kvmxen.domain.ending import Ending
+from kvmxen.domain.figures import figures
 from kvmxen.machine import End, Machine
 from kvmxen.report import crash_report
-from kvmxen.stats import figures
 
 
 class Run:

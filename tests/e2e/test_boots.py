@@ -49,10 +49,10 @@ def tasks() -> int:
 
 def boot_again_and_again(config: Config, times: int, *folders: Path) -> None:
     for _ in range(WARM_UP):
-        assert boot(config) == 0
+        assert boot(config, timeout=LIMIT) == 0
     before, tasks_before = vars(Resources(*folders)), tasks()
     for _ in range(times):
-        assert boot(config) == 0
+        assert boot(config, timeout=LIMIT) == 0
         assert vars(Resources(*folders)) == before
         wait_until(lambda: tasks() <= tasks_before)
 
@@ -71,7 +71,7 @@ def folders(
 
 @pytest.mark.parametrize("vcpus", [1, 4])
 def test_small_guest(folders: tuple[Path, Path], vcpus: int) -> None:
-    config = Config(name="again", vcpus=vcpus, console=ConsoleSpec("none"), timeout=LIMIT)
+    config = Config(name="again", vcpus=vcpus, console=ConsoleSpec("none"))
     boot_again_and_again(config, 20 if vcpus == 1 else 5, *folders)
 
 
@@ -84,6 +84,5 @@ def test_debian(
         ramdisk=ramdisk("poweroff -f\n"),
         vcpus=2,
         console=ConsoleSpec("none"),
-        timeout=LIMIT,
     )
     boot_again_and_again(config, 2, *folders)

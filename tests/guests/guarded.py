@@ -79,11 +79,10 @@ def main(kernel: Path, cmdline: str, vcpus: int) -> int:
         cmdline=cmdline,
         vcpus=vcpus,
         console=ConsoleSpec("stdio"),
-        timeout=600,
     )
     peak = Peak()
     peak.start()
-    status = boot(config)
+    status = boot(config, timeout=600)
     print(f"grown: {peak.stop()} KiB")
     gc.collect()
     threads = [thread.name for thread in threading.enumerate() if thread.name != "MainThread"]

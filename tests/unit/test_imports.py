@@ -21,7 +21,7 @@ LAYERS = (
     {"cli"},
     {"domain", "doctor"},
     {"programs"},
-    {"machine", "report", "stats", "control", "modules"},
+    {"machine", "report", "control", "modules"},
     {"cpu"},
     {"exceptions"},
     {"m2p"},

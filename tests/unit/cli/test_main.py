@@ -9,6 +9,7 @@ import pytest
 
 from kvmxen import __version__
 from kvmxen.cli import main
+from kvmxen.cli.stats import Stats
 from kvmxen.config import Config, ConsoleSpec
 from kvmxen.errors import KvmxenError
 
@@ -22,10 +23,13 @@ class Booted:
 
     def __init__(self) -> None:
         self.configs: list[Config] = []
+        self.timeout: float | None = None
+        self.stats: Stats | None = None
         self.outcome: int | BaseException = 0
 
-    def boot(self, config: Config) -> int:
+    def boot(self, config: Config, *, timeout: float | None, stats: Stats | None) -> int:
         self.configs.append(config)
+        self.timeout, self.stats = timeout, stats
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
@@ -62,26 +66,26 @@ def test_every_option(booted: Booted) -> None:
             memory=64 << 20,
             vcpus=4,
             console=ConsoleSpec("file", Path("log")),
-            timeout=1.5,
             on_reboot="destroy",
-            stats="json",
             xenstore=Path("kept"),
             debug=True,
         )
     ]
+    assert booted.timeout == 1.5
+    assert vars(booted.stats) == vars(Stats("json"))
 
 
 @pytest.mark.parametrize("arguments", [["--stats", "vmlinuz"], ["vmlinuz", "--stats"]])
 def test_stats_takes_no_word_of_its_own(booted: Booted, arguments: list[str]) -> None:
     assert main(["boot", *arguments, "--shell"]) == 0
     (config,) = booted.configs
-    assert (config.kernel, config.stats, config.shell) == (Path("vmlinuz"), "text", True)
+    assert (config.kernel, config.shell) == (Path("vmlinuz"), True)
+    assert vars(booted.stats) == vars(Stats("text"))
 
 
 def test_stats_in_a_file(booted: Booted) -> None:
     assert main(["boot", "--stats=json:a:b"]) == 0
-    (config,) = booted.configs
-    assert (config.stats, config.stats_file) == ("json", Path("a:b"))
+    assert vars(booted.stats) == vars(Stats("json", Path("a:b")))
 
 
 @pytest.mark.parametrize("status", [0, 1, 3, 4, 5, 130])
@@ -112,7 +116,7 @@ def test_the_outcomes_status_is_ours(booted: Booted, status: int) -> None:
         ("boot k --cmdline --append --initrd rd", "no such option '--initrd': --ramdisk is"),
         ("boot k --tiemout 5", "no such option '--tiemout'. Did you mean '--timeout'?"),
         ("boot k --memroy 5", "no such option '--memroy'. (Did you mean one of: '--maxmem', '--me"),
-        ("boot --disk disk.img", "a disk is not booted from yet: kvmxen boot KERNEL --disk"),
+        ("boot --disk disk.img", "a disk is not booted from yet: give KERNEL too"),
         ("boot a b", "got unexpected extra argument (b) (see kvmxen boot --help)"),
         ("boot --memory", "option '--memory' requires an argument"),
         ("boot --vcpus x", "invalid value for '--vcpus'"),
@@ -121,7 +125,12 @@ def test_the_outcomes_status_is_ours(booted: Booted, status: int) -> None:
         ("boot --memory 1M", "--memory 1 MiB is too small"),
         ("boot --memory lots", "'lots' is not a memory size"),
         ("boot --timeout never", "invalid value for '--timeout'"),
-        ("boot --timeout nan", "--timeout must be more than 0 seconds"),
+        ("boot --timeout nan", "--timeout must be more than 0 seconds, not nan"),
+        ("boot --timeout inf", "--timeout must be more than 0 seconds, not inf"),
+        ("boot --timeout 0", "--timeout must be more than 0 seconds, not 0"),
+        ("boot --timeout -1", "--timeout must be more than 0 seconds, not -1"),
+        ("boot --memory 64 --maxmem 32", "--maxmem 32 MiB is less than --memory: give at"),
+        ("boot k --modules m", "--modules is for the ramdisk of --shell: give that too"),
         ("boot --on-reboot wait", "invalid value for '--on-reboot'"),
         ("boot --stats=xml", "invalid value for '--stats'"),
         ("boot --stats=", "invalid value for '--stats'"),

@@ -10,9 +10,9 @@ from typing import Literal
 import pytest
 
 from kvmxen.abi.xen import Hypercall
-from kvmxen.config import Config
+from kvmxen.cli.stats import Stats
+from kvmxen.domain.figures import figures
 from kvmxen.errors import KvmxenError
-from kvmxen.stats import Stats, figures
 from tests.unit.forged import Domain
 
 
@@ -36,7 +36,7 @@ def taken(domain: Domain) -> dict[str, object]:
 
 
 def report(domain: Domain, kind: Literal["text", "json"] | None) -> None:
-    Stats(Config(name="one", stats=kind)).report(taken(domain))
+    Stats(kind).report(taken(domain))
 
 
 def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_in_a_file(domain: Domain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "stats"
     path.write_text("of another boot")
-    with Stats(Config(name="one", stats="json", stats_file=path)) as stats:
+    with Stats("json", path) as stats:
         for _ in range(2):
             stats.report(taken(domain))
     # A line for each run.
@@ -68,13 +68,13 @@ def test_json_in_a_file(domain: Domain, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
-    config = Config(name="one", stats="json", stats_file=tmp_path)
-    with pytest.raises(KvmxenError, match=r"Is a directory; name another$"), Stats(config):
+    stats = Stats("json", tmp_path)
+    with pytest.raises(KvmxenError, match=r"Is a directory; name another$"), stats:
         pass
 
 
 def test_a_file_on_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
-    with Stats(Config(name="one", stats="json", stats_file=Path("/dev/full"))) as stats:
+    with Stats("json", Path("/dev/full")) as stats:
         stats.report({})
     assert capsys.readouterr().err == (
         "kvmxen: the file /dev/full for --stats cannot be written: No space left on device\n"
