@@ -39,7 +39,9 @@ def table(heading: str) -> list[list[str]]:
     """The cells of each line of the README's table whose first line begins with `heading`."""
     text = README.partition(f"\n| {heading}")[2].partition("\n\n")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.split(" | ")] for line in lines if "---" not in line]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line
+    ]
 
 
 def test_the_readme_has_the_options_of_boot() -> None:
@@ -65,7 +67,7 @@ def test_the_readme_has_the_options_of_boot() -> None:
 )
 def test_the_readme_has_the_exit_statuses(heading: str, statuses: str) -> None:
     said = {int(number): text for number, text in re.findall(r"(\d+)  (.*)", statuses)}
-    written = {int(number.strip("| ")): text.rstrip(" |") for number, text in table(heading)}
+    written = {int(number): text for number, text in table(heading)}
     assert written.keys() == said.keys()
     for number, text in said.items():
         assert written[number].replace("`", "").startswith(text)
