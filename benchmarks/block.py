@@ -26,7 +26,7 @@ from kvmxen.errors import KvmxenError
 from kvmxen.memory import Window
 from kvmxen.ring.doorbell import Doorbell
 from kvmxen.ring.shared_ring import BackRing
-from tests.unit.backends.guest import FakeDomain
+from tests.unit.backends.fake_domain import FakeDomain
 
 SIZE = 256 << 20
 # Past the page cache.

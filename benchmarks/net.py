@@ -20,7 +20,7 @@ from kvmxen.backends.net.link import StreamLink
 from kvmxen.backends.net.queue import MulticastFilter, NetQueue
 from kvmxen.layout import PAGE_SIZE
 from kvmxen.ring.doorbell import Doorbell
-from tests.unit.backends.guest import FakeDomain
+from tests.unit.backends.fake_domain import FakeDomain
 from tests.unit.backends.net.frontend import SIZE, Ring
 
 # A frame of TCP without data and of Ethernet's most, a jumbo frame, and as much as a packet has.

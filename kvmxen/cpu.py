@@ -434,11 +434,11 @@ class Cpu:
     def bring_up(self) -> None:
         """From any thread: VCPUOP_up."""
         if not self.up:
-            self.defer(self._begin)
+            self.defer(self._load_initial_state)
             self.up = True
             self.machine.wake()
 
-    def _begin(self) -> None:
+    def _load_initial_state(self) -> None:
         machine = self.machine
         # A vCPU that was down before goes on where it was.
         if not self._prepared:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from kvmxen.backends.guest import Guest
+from kvmxen.backends.peer import Peer
 from kvmxen.backends.xenbus import Device
 from kvmxen.config.disk import DiskSpec
 from kvmxen.config.net import NetSpec, generate_mac
 
 
-def block_device(guest: Guest, spec: DiskSpec) -> Device:
+def block_device(peer: Peer, spec: DiskSpec) -> Device:
     """The disk that `spec`, which has a target, describes; raises KvmxenError."""
     # Who asks for no disk waits for none of this.
     from kvmxen.backends.block.vbd import Vbd
 
-    return Vbd(guest, spec)
+    return Vbd(peer, spec)
 
 
-def net_device(guest: Guest, index: int, spec: NetSpec, *, domain: str, vcpus: int) -> Device:
+def net_device(peer: Peer, index: int, spec: NetSpec, *, domain: str, vcpus: int) -> Device:
     """Network interface `index` of the domain of that name; raises KvmxenError."""
     # Who asks for no network waits for none of this.
     from kvmxen.backends.net.passt import Passt
@@ -25,4 +25,4 @@ def net_device(guest: Guest, index: int, spec: NetSpec, *, domain: str, vcpus: i
 
     wire = Passt(f"vif{index}", spec) if spec.kind == "user" else Tap(spec.name, spec.bridge)
     mac = spec.mac or generate_mac(domain, index)
-    return Vif(guest, index, wire, mac=mac, queues=vcpus, rate=spec.rate)
+    return Vif(peer, index, wire, mac=mac, queues=vcpus, rate=spec.rate)

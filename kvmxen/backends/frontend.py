@@ -6,7 +6,7 @@ import errno
 import re
 from threading import Thread
 
-from kvmxen.backends.guest import Guest
+from kvmxen.backends.peer import Peer
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.events import BackendPort
 from kvmxen.grants import GrantError
@@ -36,14 +36,14 @@ def start_thread(thread: Thread) -> None:
 class FrontendNodes:
     """The nodes below `path`, which the guest may change while they are read."""
 
-    def __init__(self, guest: Guest, path: str) -> None:
+    def __init__(self, peer: Peer, path: str) -> None:
         self.path = path
-        self._guest = guest
+        self._peer = peer
 
     def text(self, key: str) -> str | None:
         """The value of the node `key`, None where there is none; FrontendError unless ASCII."""
         try:
-            return self._guest.store.read(f"{self.path}/{key}").decode("ascii")
+            return self._peer.store.read(f"{self.path}/{key}").decode("ascii")
         except XenstoreError:
             return None
         except UnicodeDecodeError:
@@ -72,12 +72,12 @@ class RingPages:
     Raises FrontendError for what is not granted.
     """
 
-    def __init__(self, guest: Guest, refs: list[int]) -> None:
-        self._guest = guest
+    def __init__(self, peer: Peer, refs: list[int]) -> None:
+        self._peer = peer
         self._refs: list[int] = []
         try:
             gpas = [self._map(ref) for ref in refs]
-            self.window = Window(guest.memory, gpas)
+            self.window = Window(peer.memory, gpas)
         except (GrantError, GuestFault) as error:
             self.close()
             raise FrontendError(errno.EINVAL, f"mapping the ring: {error}") from None
@@ -86,14 +86,14 @@ class RingPages:
             raise
 
     def _map(self, ref: int) -> int:
-        gpa = self._guest.grants.map_frame(ref, True)
+        gpa = self._peer.grants.map_frame(ref, True)
         self._refs.append(ref)
         return gpa
 
     def close(self) -> None:
         """Unmap the grants."""
         while self._refs:
-            self._guest.grants.unmap_frame(self._refs.pop(), True)
+            self._peer.grants.unmap_frame(self._refs.pop(), True)
 
 
 class Channel:
@@ -103,12 +103,12 @@ class Channel:
     Raises FrontendError for a port that does not wait for dom0.
     """
 
-    def __init__(self, guest: Guest, port: int, doorbell: Doorbell | None = None) -> None:
+    def __init__(self, peer: Peer, port: int, doorbell: Doorbell | None = None) -> None:
         self.doorbell = doorbell or Doorbell()
         self._owned = doorbell is None
         try:
             # A callable of this channel's only.
-            self._port: BackendPort = guest.events.connect_backend(
+            self._port: BackendPort = peer.events.connect_backend(
                 port, lambda: self.doorbell.ring(), self.doorbell.fd
             )
         except HypercallError:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.frontend import FrontendError, FrontendNodes
-from kvmxen.backends.guest import Guest
+from kvmxen.backends.peer import Peer
 from kvmxen.errors import KvmxenError
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import home
@@ -126,9 +126,9 @@ class _Slot:
 class Xenbus:
     """The devices of one domain, from their attaching to their removal or the bus's end."""
 
-    def __init__(self, guest: Guest) -> None:
-        self._guest = guest
-        self._store = guest.store
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._store = peer.store
         self._slots: dict[tuple[str, int], _Slot] = {}
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="xenbus", daemon=True)
@@ -219,7 +219,7 @@ class Xenbus:
             while work := self._next():
                 work()
         except BaseException as error:
-            self._guest.fail(error)
+            self._peer.fail(error)
         finally:
             for slot in list(self._slots.values()):
                 self._disconnect(slot)
@@ -250,7 +250,7 @@ class Xenbus:
         key = device.kind, device.index
         if key in self._slots:
             raise KvmxenError(f"the guest has a {device.kind} {device.index} already")
-        domid = self._guest.domid
+        domid = self._peer.domid
         slot = _Slot(
             device,
             f"{home(DOM0)}/backend/{device.kind}/{domid}/{device.index}",
@@ -299,7 +299,7 @@ class Xenbus:
         while slot.errors:
             self._broken(slot, slot.errors.pop())
         try:
-            number = FrontendNodes(self._guest, slot.frontend).number("state", 8, 0)
+            number = FrontendNodes(self._peer, slot.frontend).number("state", 8, 0)
         except FrontendError as error:
             self._broken(slot, error)
             return
@@ -317,7 +317,7 @@ class Xenbus:
         elif state is State.CONNECTED:
             try:
                 nodes = slot.device.connect(
-                    FrontendNodes(self._guest, slot.frontend),
+                    FrontendNodes(self._peer, slot.frontend),
                     lambda error: self._break(slot, error),
                 )
             except FrontendError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kvmxen.backends.devices import block_device, net_device
-from kvmxen.backends.guest import Guest
+from kvmxen.backends.peer import Peer
 from kvmxen.backends.xenbus import Device, NoSuchDevice, Xenbus
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.disk import device_number, with_targets
@@ -24,8 +24,8 @@ class Devices:
     Any thread may call it. Every method raises KvmxenError for what cannot be.
     """
 
-    def __init__(self, guest: Guest, bus: Xenbus, config: Config) -> None:
-        self._guest = guest
+    def __init__(self, peer: Peer, bus: Xenbus, config: Config) -> None:
+        self._peer = peer
         self._bus = bus
         self._config = config
         # From the choice of a device's number until the bus has the device.
@@ -34,7 +34,7 @@ class Devices:
     def attach_first(self) -> None:
         """Attach what the domain starts with."""
         for disk in self._config.disks:
-            self._attach(block_device(self._guest, disk))
+            self._attach(block_device(self._peer, disk))
         for index, net in enumerate(self._config.nets):
             self._attach_net(index, net)
 
@@ -42,7 +42,7 @@ class Devices:
         """Give the guest one more disk: its name in the guest, the first free one by default."""
         with self._attaching:
             (disk,) = with_targets([spec], self._bus.numbers("vbd"))
-            self._attach(block_device(self._guest, disk))
+            self._attach(block_device(self._peer, disk))
         return disk.target
 
     def detach_disk(self, device: str, *, force: bool = False) -> bool:
@@ -75,7 +75,7 @@ class Devices:
 
     def _attach_net(self, index: int, spec: NetSpec) -> None:
         config = self._config
-        self._attach(net_device(self._guest, index, spec, domain=config.name, vcpus=config.vcpus))
+        self._attach(net_device(self._peer, index, spec, domain=config.name, vcpus=config.vcpus))
 
     def _attach(self, device: Device) -> None:
         try:

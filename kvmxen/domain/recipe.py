@@ -11,7 +11,7 @@ from uuid import UUID
 
 from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.backends.console import Console
-from kvmxen.backends.guest import Guest
+from kvmxen.backends.peer import Peer
 from kvmxen.backends.terminal import PlainTerminal
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.backends.xenstore import XenstoreBackend
@@ -115,11 +115,11 @@ def build_pv(
         events.serve(console_port, console.ring)
         machine.emergency_output = console.emergency
 
-        guest = Guest(memory, machine.grants, events, xenstore.store, machine.fail)
+        peer = Peer(memory, machine.grants, events, xenstore.store, machine.fail)
         serving = undo.enter_context(ExitStack())
         serving.enter_context(Server(xenstore.store, lasting.folder / SOCKET, machine.fail))
-        bus = serving.enter_context(Xenbus(guest))
-        devices = Devices(guest, bus, config)
+        bus = serving.enter_context(Xenbus(peer))
+        devices = Devices(peer, bus, config)
         with step():
             devices.attach_first()
         return Run(

@@ -142,7 +142,7 @@ int block(state *s);
 void wake(state *s, frame *f);
 void wait(state *s, const frame *f);
 
-/* pending.c: what must happen before the guest goes on. */
+/* leave.c: what must happen before the guest goes on. */
 void flush_page(state *s, u64 va);
 void flush_all(state *s);
 void write_msr(state *s, u32 msr, u64 value);

@@ -13,7 +13,7 @@ import pytest
 from kvmxen.cli.foreground import boot
 from kvmxen.config import Config, ConsoleSpec
 from tests.e2e.domain import LIMIT, Ramdisk
-from tests.unit.backends.guest import wait_until
+from tests.unit.backends.fake_domain import wait_until
 
 # A library's first use may leave a mapping, a file or a thread once.
 WARM_UP = 2

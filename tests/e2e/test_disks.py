@@ -21,7 +21,7 @@ from tests.e2e.disks import DiskRamdisk
 from tests.e2e.domain import LIMIT, ROOT, Boot
 from tests.e2e.network import passt
 from tests.e2e.smallfs import Unavailable, small_file_system
-from tests.unit.backends.guest import wait_until
+from tests.unit.backends.fake_domain import wait_until
 
 VERSION = "6.1"
 QUIET = ("--cmdline", "console=hvc0 quiet", "--timeout", LIMIT)

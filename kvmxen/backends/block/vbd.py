@@ -19,7 +19,7 @@ from kvmxen.backends.frontend import (
     RingPages,
     start_thread,
 )
-from kvmxen.backends.guest import Guest
+from kvmxen.backends.peer import Peer
 from kvmxen.backends.xenbus import Device, Nodes
 from kvmxen.config.disk import DiskSpec
 from kvmxen.errors import KvmxenError
@@ -42,9 +42,9 @@ class Vbd(Device):
 
     kind = "vbd"
 
-    def __init__(self, guest: Guest, spec: DiskSpec, image: Image | None = None) -> None:
+    def __init__(self, peer: Peer, spec: DiskSpec, image: Image | None = None) -> None:
         self.index = spec.number
-        self._guest = guest
+        self._peer = peer
         self._spec = spec
         self._image = image or open_image(spec, MAX_QUEUES)
         self.changes = spec.format == "raw"
@@ -121,7 +121,7 @@ class Vbd(Device):
                 keys = [f"ring-ref{page}" for page in range(pages)] if pages > 1 else ["ring-ref"]
                 refs = [frontend.number(prefix + key, _MAX_REF) for key in keys]
                 port = frontend.number(f"{prefix}event-channel", _MAX_PORT)
-                served.append(_Served(self._guest, refs, port))
+                served.append(_Served(self._peer, refs, port))
                 undo.callback(served[-1].close)
                 served[-1].open(self._image, self._spec, layouts, persistent, broken)
             for one in served:
@@ -189,13 +189,13 @@ class Vbd(Device):
 class _Served:
     """One queue: the ring's pages, the event channel, the engine and the thread."""
 
-    def __init__(self, guest: Guest, refs: list[int], port: int) -> None:
-        self._guest = guest
+    def __init__(self, peer: Peer, refs: list[int], port: int) -> None:
+        self._peer = peer
         self._undo = ExitStack()
         try:
-            self._pages = RingPages(guest, refs)
+            self._pages = RingPages(peer, refs)
             self._undo.callback(self._pages.close)
-            self._channel = Channel(guest, port)
+            self._channel = Channel(peer, port)
             self._undo.callback(self._channel.close)
         except BaseException:
             self.close()
@@ -216,10 +216,10 @@ class _Served:
         self._undo.callback(engine.close)
         self._queue = BlockQueue(
             self._ring,
-            self._guest.grants,
+            self._peer.grants,
             engine,
             self._channel.notify,
-            self._guest.fail,
+            self._peer.fail,
             sectors=image.sectors,
             sector_size=image.sector_size,
             readonly=spec.readonly,

@@ -23,10 +23,10 @@ from kvmxen.backends.frontend import (
     RingPages,
     start_thread,
 )
-from kvmxen.backends.guest import Guest
 from kvmxen.backends.net.interface import Credit, Interface
 from kvmxen.backends.net.link import Link
 from kvmxen.backends.net.queue import MulticastFilter, NetQueue
+from kvmxen.backends.peer import Peer
 from kvmxen.backends.xenbus import Device, Nodes
 from kvmxen.config.net import Rate
 from kvmxen.layout import PAGE_SIZE
@@ -64,8 +64,8 @@ class Wire(ABC):
 class _Connection:
     """An interface being served: what is mapped and bound for it, and its thread."""
 
-    def __init__(self, guest: Guest, frontend: FrontendNodes, queues: int) -> None:
-        self._guest = guest
+    def __init__(self, peer: Peer, frontend: FrontendNodes, queues: int) -> None:
+        self._peer = peer
         self._frontend = frontend
         self._closers: list[Callable[[], None]] = []
         self.doorbell = Doorbell()
@@ -90,15 +90,15 @@ class _Connection:
             notify_rx = self._channel(f"{prefix}event-channel-rx")
         else:
             notify_tx = notify_rx = self._channel(f"{prefix}event-channel")
-        return NetQueue(self._guest.grants, tx, rx, self._multicast, notify_tx, notify_rx)
+        return NetQueue(self._peer.grants, tx, rx, self._multicast, notify_tx, notify_rx)
 
     def _ring(self, key: str, request: Construct, response: Construct) -> BackRing:
-        pages = RingPages(self._guest, [self._frontend.number(key, 0xFFFFFFFF)])
+        pages = RingPages(self._peer, [self._frontend.number(key, 0xFFFFFFFF)])
         self._closers.append(pages.close)
         return BackRing(pages.window, request.sizeof(), response.sizeof())
 
     def _channel(self, key: str) -> Callable[[], None]:
-        channel = Channel(self._guest, self._frontend.number(key, 0xFFFFFFFF), self.doorbell)
+        channel = Channel(self._peer, self._frontend.number(key, 0xFFFFFFFF), self.doorbell)
         self._closers.append(channel.close)
         return channel.notify
 
@@ -114,7 +114,7 @@ class _Connection:
         try:
             interface.run()
         except BaseException as error:
-            self._guest.fail(error)
+            self._peer.fail(error)
 
     def close(self) -> None:
         """Stop serving, and give all back to the guest."""
@@ -131,10 +131,10 @@ class Vif(Device):
     kind = "vif"
 
     def __init__(
-        self, guest: Guest, index: int, wire: Wire, *, mac: str, queues: int, rate: Rate | None
+        self, peer: Peer, index: int, wire: Wire, *, mac: str, queues: int, rate: Rate | None
     ) -> None:
         self.index = index
-        self._guest = guest
+        self._peer = peer
         self._wire = wire
         self._mac = mac
         self._max_queues = min(queues, MAX_QUEUES)
@@ -183,7 +183,7 @@ class Vif(Device):
             tso4=sg and csum and frontend.flag("feature-gso-tcpv4"),
             tso6=sg and csum6 and frontend.flag("feature-gso-tcpv6"),
         )
-        connection = _Connection(self._guest, frontend, queues)
+        connection = _Connection(self._peer, frontend, queues)
         try:
             self._wire.set_offloads(offloads)
             interface = Interface(

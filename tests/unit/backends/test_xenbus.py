@@ -15,7 +15,7 @@ from kvmxen.backends.frontend import Channel, FrontendError, FrontendNodes, Ring
 from kvmxen.backends.xenbus import TABLE, Device, Nodes, Xenbus
 from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SIZE
-from tests.unit.backends.guest import PATIENCE, FakeDomain, wait_until
+from tests.unit.backends.fake_domain import PATIENCE, FakeDomain, wait_until
 
 BACK = "/local/domain/0/backend/vtest/1/3"
 FRONT = "/local/domain/1/device/vtest/3"
@@ -64,7 +64,7 @@ def domain() -> FakeDomain:
 
 @pytest.fixture
 def bus(domain: FakeDomain) -> Iterator[Xenbus]:
-    bus = Xenbus(domain.guest)
+    bus = Xenbus(domain.peer)
     yield bus
     bus.close()
     assert domain.failures == []
@@ -231,7 +231,7 @@ def test_a_frontend_without_its_directory(domain: FakeDomain, bus: Xenbus) -> No
 @given(st.lists(st.sampled_from(State), max_size=20))
 def test_any_states(states: list[State]) -> None:
     domain = FakeDomain()
-    bus = Xenbus(domain.guest)
+    bus = Xenbus(domain.peer)
     device = Recorder()
     bus.attach(device)
     for state in states:
@@ -249,7 +249,7 @@ def test_the_table_only_leads_where_the_table_goes_on() -> None:
 
 
 def test_the_bus_has_ended(domain: FakeDomain) -> None:
-    bus = Xenbus(domain.guest)
+    bus = Xenbus(domain.peer)
     bus.close()
     with pytest.raises(KvmxenError, match="at its end"):
         bus.attach(Recorder())
@@ -260,7 +260,7 @@ def test_the_bus_has_ended(domain: FakeDomain) -> None:
 
 @pytest.fixture
 def nodes(domain: FakeDomain) -> FrontendNodes:
-    return FrontendNodes(domain.guest, FRONT)
+    return FrontendNodes(domain.peer, FRONT)
 
 
 def test_numbers(domain: FakeDomain, nodes: FrontendNodes) -> None:
@@ -284,7 +284,7 @@ def test_numbers(domain: FakeDomain, nodes: FrontendNodes) -> None:
 def test_ring_pages(domain: FakeDomain) -> None:
     gpas = [domain.page() for _ in range(3)][::-1]
     refs = [domain.grant(gpa) for gpa in gpas]
-    pages = RingPages(domain.guest, refs)
+    pages = RingPages(domain.peer, refs)
     domain.memory.write(gpas[1], b"here")
     assert bytes(pages.window.view()[PAGE_SIZE : PAGE_SIZE + 4]) == b"here"
     assert set(domain.grants.pinned()) == set(refs)
@@ -296,33 +296,33 @@ def test_ring_pages_that_are_not_granted(domain: FakeDomain) -> None:
     good = domain.grant(domain.page())
     for bad in (9999, domain.grant_readonly(domain.page()), domain.grant(0)):
         with pytest.raises(FrontendError, match="mapping the ring"):
-            RingPages(domain.guest, [good, bad])
+            RingPages(domain.peer, [good, bad])
     assert domain.grants.pinned() == {}
 
 
 def test_a_channel(domain: FakeDomain) -> None:
     port = domain.events.alloc_unbound(0)
-    channel = Channel(domain.guest, port)
+    channel = Channel(domain.peer, port)
     domain.events.send(port)
     assert channel.doorbell.unread == 1
     channel.notify()
     assert domain.is_pending(port)
     with pytest.raises(FrontendError, match="not waiting"):
-        Channel(domain.guest, port)
+        Channel(domain.peer, port)
     channel.close()
     domain.events.send(port)
     channel.notify()
     assert not domain.is_pending(port)
     assert channel.doorbell.unread == 1
-    Channel(domain.guest, port).close()
+    Channel(domain.peer, port).close()
 
 
 def test_a_port_that_became_anothers(domain: FakeDomain) -> None:
     port = domain.events.alloc_unbound(0)
-    channel = Channel(domain.guest, port)
+    channel = Channel(domain.peer, port)
     domain.events.close(port)
     assert domain.events.alloc_unbound(0) == port
-    other = Channel(domain.guest, port)
+    other = Channel(domain.peer, port)
     channel.notify()
     assert not domain.is_pending(port)
     channel.close()

@@ -54,7 +54,7 @@ from kvmxen.domain import devices
 from kvmxen.domain.devices import Devices
 from kvmxen.errors import KvmxenError
 from kvmxen.xenstored.listener import connect
-from tests.unit.backends.guest import FakeDomain
+from tests.unit.backends.fake_domain import FakeDomain
 
 
 @pytest.fixture
@@ -332,8 +332,8 @@ def plug(domain: FakeDomain, tmp_path: Path) -> Iterator[Devices]:
     os.truncate(_touch(tmp_path / "second"), 1 << 20)
     disks = (DiskSpec.parse(str(tmp_path / "first")),)
     config = Config(name="one", kernel=tmp_path / "vmlinuz", disks=disks)
-    with Xenbus(domain.guest) as bus:
-        plug = Devices(domain.guest, bus, config)
+    with Xenbus(domain.peer) as bus:
+        plug = Devices(domain.peer, bus, config)
         plug.attach_first()
         yield plug
     assert domain.failures == []

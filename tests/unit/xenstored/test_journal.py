@@ -34,7 +34,7 @@ from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import Message
 from kvmxen.xenstored.entries import MAGIC, MAGIC_1, Tail, decode, encode, entries, replay, seal
 from kvmxen.xenstored.journal import Journal
-from tests.unit.backends.guest import FakeDomain, wait_until
+from tests.unit.backends.fake_domain import FakeDomain, wait_until
 from tests.unit.backends.test_xenbus import BACK, Recorder
 
 Nodes = dict[str, tuple[bytes, Permissions]]
@@ -363,7 +363,7 @@ def test_guests_and_backends_do_not_notice_a_full_disk(path: Path, disk: Disk) -
         disk.code = errno.ENOSPC
         populate_for_tests(store)
         guest = store.connect(1)
-        with Xenbus(domain.guest) as bus:
+        with Xenbus(domain.peer) as bus:
             device = Recorder()
             bus.attach(device)
             state = b"device/vtest/3/state\0"

@@ -15,7 +15,7 @@ from kvmxen.backends.xenbus import Xenbus
 from kvmxen.config.disk import DiskSpec, with_targets
 from kvmxen.layout import PAGE_SIZE
 from kvmxen.memory import Window
-from tests.unit.backends.guest import FakeDomain, wait_until
+from tests.unit.backends.fake_domain import FakeDomain, wait_until
 
 WRAP = 1 << 32
 _BARRIER = Lock()
@@ -198,10 +198,10 @@ class Disk:
 
     def __init__(self, path: Path, options: str = "", beside: Disk | None = None) -> None:
         self.domain: FakeDomain = beside.domain if beside else FakeDomain()
-        self.bus: Xenbus = beside.bus if beside else Xenbus(self.domain.guest)
+        self.bus: Xenbus = beside.bus if beside else Xenbus(self.domain.peer)
         self.path = path
         (self.spec,) = with_targets([DiskSpec.parse(f"{path},persistent,{options}")])
-        self.vbd = Vbd(self.domain.guest, self.spec)
+        self.vbd = Vbd(self.domain.peer, self.spec)
         self.bus.attach(self.vbd)
         self.back = f"/local/domain/0/backend/vbd/1/{self.spec.number}"
         self.front = f"/local/domain/1/device/vbd/{self.spec.number}"

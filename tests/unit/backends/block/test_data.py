@@ -17,7 +17,7 @@ from kvmxen.backends.block.pool import PoolEngine
 from kvmxen.backends.block.uring import UringEngine
 from kvmxen.layout import PAGE_SIZE
 from tests.unit.backends.block.frontend import Disk, Seg
-from tests.unit.backends.guest import wait_until
+from tests.unit.backends.fake_domain import wait_until
 
 SIZE = 4 << 20
 # A file of which Linux gives a page at most for one preadv(2).

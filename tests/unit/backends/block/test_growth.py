@@ -14,7 +14,7 @@ from kvmxen.backends import xenbus
 from kvmxen.errors import KvmxenError
 from tests.e2e.disks import run
 from tests.unit.backends.block.frontend import Disk, Seg
-from tests.unit.backends.guest import wait_until
+from tests.unit.backends.fake_domain import wait_until
 
 SECTORS = 1024
 OKAY, ERROR = BlkifStatus.OKAY, BlkifStatus.ERROR

@@ -28,7 +28,7 @@ from kvmxen.errors import KvmxenError
 from tests.e2e.disks import run, tool
 from tests.unit.backends.block.frontend import Disk, Seg
 from tests.unit.backends.block.scarcity import descriptors, open_descriptors
-from tests.unit.backends.guest import wait_until
+from tests.unit.backends.fake_domain import wait_until
 
 
 @pytest.fixture

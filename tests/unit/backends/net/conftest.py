@@ -11,7 +11,7 @@ from kvmxen.backends.net.interface import Credit, Interface
 from kvmxen.backends.net.link import Link, StreamLink, TapLink
 from kvmxen.backends.net.queue import MulticastFilter, NetQueue
 from kvmxen.ring.doorbell import Doorbell
-from tests.unit.backends.guest import FakeDomain
+from tests.unit.backends.fake_domain import FakeDomain
 from tests.unit.backends.net.frontend import NetFrontend
 
 

@@ -12,7 +12,7 @@ from kvmxen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD
 from kvmxen.layout import PAGE_SIZE
 from kvmxen.memory import Window
 from kvmxen.ring.shared_ring import BackRing
-from tests.unit.backends.guest import FakeDomain
+from tests.unit.backends.fake_domain import FakeDomain
 
 WRAP = 1 << 32
 SIZE = 256

@@ -15,7 +15,7 @@ from kvmxen.abi import netif
 from kvmxen.abi.grant_table import READONLY
 from kvmxen.abi.ring import REQ_PROD
 from kvmxen.layout import PAGE_SIZE
-from tests.unit.backends.guest import wait_until
+from tests.unit.backends.fake_domain import wait_until
 from tests.unit.backends.net.conftest import Path
 from tests.unit.backends.net.frames import TCP, checksum, pseudo_header, tcp_frame, udp_frame
 from tests.unit.backends.net.frontend import SIZE, gso, multicast

@@ -10,7 +10,7 @@ from kvmxen.abi import netif
 from kvmxen.abi.ring import REQ_PROD
 from kvmxen.backends.net.interface import Credit
 from kvmxen.layout import PAGE_SIZE
-from tests.unit.backends.guest import wait_until
+from tests.unit.backends.fake_domain import wait_until
 from tests.unit.backends.net.conftest import Path
 from tests.unit.backends.net.frames import tcp_frame, udp_frame
 from tests.unit.backends.net.frontend import gso, multicast

@@ -14,7 +14,7 @@ from kvmxen.backends.net.link import StreamLink
 from kvmxen.backends.net.vif import Offloads, Vif, Wire
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.config.net import Rate
-from tests.unit.backends.guest import FakeDomain, wait_until
+from tests.unit.backends.fake_domain import FakeDomain, wait_until
 from tests.unit.backends.net.frames import tcp_frame, udp_frame
 from tests.unit.backends.net.frontend import NetFrontend
 
@@ -62,8 +62,8 @@ class Guest:
     def __init__(self) -> None:
         self.domain = FakeDomain()
         self.wire = Pair()
-        self.bus = Xenbus(self.domain.guest)
-        vif = Vif(self.domain.guest, 0, self.wire, mac=MAC, queues=4, rate=Rate(1 << 30, 1_000_000))
+        self.bus = Xenbus(self.domain.peer)
+        vif = Vif(self.domain.peer, 0, self.wire, mac=MAC, queues=4, rate=Rate(1 << 30, 1_000_000))
         self.bus.attach(vif)
         self.fronts: list[NetFrontend] = []
         self.ports: list[list[int]] = []

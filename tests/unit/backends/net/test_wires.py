@@ -17,7 +17,7 @@ from kvmxen.backends.net.tap import Tap
 from kvmxen.backends.net.vif import Offloads
 from kvmxen.config.net import Forward, NetSpec
 from kvmxen.errors import KvmxenError
-from tests.unit.backends.guest import wait_until
+from tests.unit.backends.fake_domain import wait_until
 
 # Says what it was given, and takes all that comes until its socket is closed.
 SINK = """\

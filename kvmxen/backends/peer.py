@@ -13,7 +13,7 @@ from kvmxen.xenstore.store import Store
 
 
 @dataclass(frozen=True)
-class Guest:
+class Peer:
     """A domain as its backends see it. `fail(error)` is for errors that are ours."""
 
     memory: GuestMemory

@@ -10,7 +10,7 @@ from itertools import count
 from kvmxen.abi.grant_table import PERMIT_ACCESS, READONLY
 from kvmxen.abi.xen import DOMID_GUEST, EVTCHN_PENDING
 from kvmxen.abi.xenbus import XenbusState
-from kvmxen.backends.guest import Guest
+from kvmxen.backends.peer import Peer
 from kvmxen.events import EventChannels
 from kvmxen.grants import GrantTable
 from kvmxen.layout import PAGE_SHIFT, Layout
@@ -45,7 +45,7 @@ class FakeDomain:
             f"/local/domain/{DOMID_GUEST}", Permission(DOM0), Permission(DOMID_GUEST, READ)
         )
         self.failures: list[BaseException] = []
-        self.guest = Guest(self.memory, self.grants, self.events, self.store, self.failures.append)
+        self.peer = Peer(self.memory, self.grants, self.events, self.store, self.failures.append)
         self.grants.grow(64)
         self._pages = iter(range(64, self.layout.nr_pages))
         self._refs = count(8)
