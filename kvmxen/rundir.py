@@ -18,13 +18,19 @@ from kvmxen.errors import KvmxenError
 _LOCK = "kvmxen.pid"
 
 
-def cache_directory() -> Path:
-    """$XDG_CACHE_HOME/kvmxen, else ~/.cache/kvmxen. It need not exist.
+def cache_directory() -> Path | None:
+    """$XDG_CACHE_HOME/kvmxen, else ~/.cache/kvmxen, None for a user without a home.
 
-    A relative path in the variable is ignored, as the XDG base directory specification asks.
+    It need not exist. A relative path in the variable is ignored, as the XDG base directory
+    specification asks.
     """
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path("~/.cache").expanduser()) / "kvmxen"
+    if given.is_absolute():
+        return given / "kvmxen"
+    try:
+        return Path("~/.cache/kvmxen").expanduser()
+    except RuntimeError:
+        return None
 
 
 def runtime_root() -> Path:

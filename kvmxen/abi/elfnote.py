@@ -1,14 +1,13 @@
 """The ELF notes by which a kernel tells how it wants to be loaded.
 
-Source: xen/include/public/elfnote.h; the layout of a note is the ELF specification's.
+Source: xen/include/public/elfnote.h.
 """
 
 from __future__ import annotations
 
-import struct
 from enum import IntEnum
 
-NOTE_NAME = b"Xen\0"
+NOTE_NAME = "Xen"
 
 
 class NoteType(IntEnum):
@@ -34,8 +33,3 @@ class NoteType(IntEnum):
     SUPPORTED_FEATURES = 17
     PHYS32_ENTRY = 18
     PHYS32_RELOC = 19
-
-
-# The sizes of name and descriptor, in bytes, and the type. The name follows, then the descriptor,
-# each padded to four bytes.
-NOTE_HEADER = struct.Struct("<III")

@@ -24,9 +24,7 @@ _DEMO = Path(guests.__file__).with_name("demo.elf")
 
 def read_kernel(config: Config) -> ElfKernel:
     """The kernel that `config` names, else the demo guest; raises KvmxenError."""
-    if config.kernel:
-        return load_kernel(config.kernel, cache=cache_directory())
-    return ElfKernel.parse(_DEMO.read_bytes())
+    return load_kernel(config.kernel or _DEMO, cache=cache_directory())
 
 
 def default_cmdline(config: Config) -> str:

@@ -124,7 +124,7 @@ def build_pv(
             devices.attach_first()
         return Run(
             machine=machine,
-            symbol=lasting.kernel.symbols.find,
+            symbol=lasting.kernel.symbol,
             xenstore=xenstore,
             console=console,
             devices=devices,

@@ -1,4 +1,4 @@
-"""Decompressed kernels, kept between boots. Trouble with the cache never fails a boot."""
+"""What is known of kernels, kept between boots. Trouble with the cache never fails a boot."""
 
 from __future__ import annotations
 
@@ -7,69 +7,97 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from kvmxen.loader.facts import Facts
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+_IMAGE, _FACTS = ".vmlinux", ".facts"
+# Of each kind.
 _KEPT = 8
+# Of an ELF file with as many headers and bytes of notes as are allowed.
+_MAX_FACTS = 4 << 20
 # What changed less than this before it was read may have changed again since, with no other time
 # to show for it: file systems' times are that coarse.
 _SETTLED_NS = 2_000_000_000
 
 
 class KernelCache:
-    """A private folder (mode 0700, ours) of images, each named by the file that it was made from:
-    its place, its size and its times, of which the change time is the system's own.
+    """A private folder (mode 0700, ours) of facts and images, each named by the file that it was
+    made from: its place, its size and its times, of which the change time is the system's own.
 
-    An image has its source's modification time: one that was cut short or altered has not, and
+    A file in it has its source's modification time: one that was cut short or altered has not, and
     is not used.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def load(self, source: os.stat_result) -> mmap.mmap | None:
-        """The image that the file with status `source` unpacks to, None where it is not at hand."""
+    def facts(self, source: os.stat_result) -> Facts | None:
+        """What the file with status `source` says of itself, None if that is not at hand."""
         with suppress(OSError, ValueError):
-            if not self._is_private():
-                return None
-            with self._path(source).open("rb") as file:
-                if os.fstat(file.fileno()).st_mtime_ns == source.st_mtime_ns:
+            if file := self._open(source, _FACTS):
+                with file:
+                    return Facts.decode(file.read(_MAX_FACTS))
+        return None
+
+    def image(self, source: os.stat_result) -> mmap.mmap | None:
+        """The image that the file with status `source` unpacks to, None if it is not at hand."""
+        with suppress(OSError, ValueError):
+            if file := self._open(source, _IMAGE):
+                with file:
                     return mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
         return None
 
-    def store(self, source: os.stat_result, image: Buffer) -> None:
-        """Keep `image` for the next time; only the latest few are kept.
+    def store(self, source: os.stat_result, facts: Facts, image: Buffer | None) -> None:
+        """Keep `facts`, and `image` if it was unpacked, for the next time; only the latest few
+        are kept.
 
         `source` is the status that the file had before it was read.
         """
         if time.time_ns() - max(source.st_mtime_ns, source.st_ctime_ns) < _SETTLED_NS:
             return
-        import tempfile
-
         with suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._is_private():
                 return
-            handle, name = tempfile.mkstemp(dir=self._folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(image)
-                    file.flush()
-                    os.fsync(handle)
-                    os.utime(handle, ns=(source.st_atime_ns, source.st_mtime_ns))
-                Path(name).replace(self._path(source))
-            except BaseException:
-                # A person who interrupts it leaves nothing either.
-                Path(name).unlink()
-                raise
+            if image is not None:
+                self._write(source, _IMAGE, image)
+            self._write(source, _FACTS, facts.encode())
             self._prune()
 
-    def _path(self, source: os.stat_result) -> Path:
+    def _open(self, source: os.stat_result, suffix: str) -> IO[bytes] | None:
+        """The file that was made from the one with status `source`, None if it is not that."""
+        if not self._is_private():
+            return None
+        file = self._path(source, suffix).open("rb")
+        if os.fstat(file.fileno()).st_mtime_ns == source.st_mtime_ns:
+            return file
+        file.close()
+        return None
+
+    def _write(self, source: os.stat_result, suffix: str, content: Buffer) -> None:
+        import tempfile
+
+        handle, name = tempfile.mkstemp(dir=self._folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(handle)
+                os.utime(handle, ns=(source.st_atime_ns, source.st_mtime_ns))
+            Path(name).replace(self._path(source, suffix))
+        except BaseException:
+            # A person who interrupts it leaves nothing either.
+            Path(name).unlink()
+            raise
+
+    def _path(self, source: os.stat_result, suffix: str) -> Path:
         numbers = source.st_dev, source.st_ino, source.st_size, source.st_mtime_ns
         name = "-".join(f"{number:x}" for number in (*numbers, source.st_ctime_ns))
-        return self._folder / f"{name}.vmlinux"
+        return self._folder / f"{name}{suffix}"
 
     def _is_private(self) -> bool:
         """Whether nobody else can put a kernel there."""
@@ -78,5 +106,8 @@ class KernelCache:
 
     def _prune(self) -> None:
         files = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_ctime_ns)
-        for path in files[:-_KEPT]:
+        # What is neither is a file that was never finished: it goes with the images.
+        facts = [path for path in files if path.suffix == _FACTS]
+        images = [path for path in files if path.suffix != _FACTS]
+        for path in (*facts[:-_KEPT], *images[:-_KEPT]):
             path.unlink()

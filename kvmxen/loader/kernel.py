@@ -1,25 +1,14 @@
-"""From a path to a kernel: bzImage or ELF, told apart by their magic."""
+"""From a path to a kernel. What is long in the making, or takes a library, is kept for later."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kvmxen.errors import KvmxenError
-from kvmxen.loader.bzimage import find_payload, is_bzimage
 from kvmxen.loader.cache import KernelCache
-from kvmxen.loader.decompress import (
-    HEAD,
-    MAX_OUTPUT,
-    decompress,
-    decompress_payload,
-    is_compressed,
-)
-from kvmxen.loader.elf import ElfKernel, check_elf, is_elf
+from kvmxen.loader.elf import ElfKernel, is_elf
 from kvmxen.loader.files import RegularFile
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 # An ELF file that is not compressed can have all that a debugger wants.
 MAX_FILE = 1 << 30
@@ -28,46 +17,44 @@ MAX_FILE = 1 << 30
 def load_kernel(path: Path, *, cache: Path | None) -> ElfKernel:
     """The PV kernel in file `path`: an ELF file or a bzImage, or one of them compressed.
 
-    What had to be decompressed, and is a PV kernel, is kept in folder `cache` if one is given.
-    Raises KvmxenError, a sentence that begins with the file's name.
+    What a PV kernel says of itself, and its ELF file if that had to be unpacked, is kept in folder
+    `cache` if one is given. Raises KvmxenError, a sentence that begins with the file's name.
     """
     kept = KernelCache(cache) if cache else None
     with RegularFile(path) as file:
-        image: Buffer | None = kept.load(file.status) if kept else None
-        content = _read(file) if image is None else bytearray()
+        packed = not is_elf(file.head(4))
+        # What is kept may be damaged; the file itself then says what is wrong, if anything is.
+        if kept:
+            with suppress(KvmxenError):
+                if kernel := _load_kept(kept, file, packed):
+                    return kernel
+        image = _unpacked(file) if packed else _whole(file)
+    from kvmxen.loader.elf_reader import read
+
     try:
-        if image is not None:
-            return ElfKernel.parse(image)
-        image = _unpack(content)
-        kernel = ElfKernel.parse(image)
+        facts = read(memoryview(image))
+        kernel = ElfKernel.of(image, facts)
     except KvmxenError as error:
         raise file.error(str(error)) from None
-    except MemoryError:
-        raise file.error("unpacks to more than there is memory for") from None
-    if kept and image is not content:
-        kept.store(file.status, image)
+    if kept:
+        kept.store(file.status, facts, image if packed else None)
     return kernel
 
 
-def _read(file: RegularFile) -> bytearray:
-    """What is in `file`, which begins as a kernel does."""
-    head = file.head(HEAD)
-    if is_elf(head):
-        return file.read(MAX_FILE, f"more than {MAX_FILE >> 20} MiB is no kernel")
-    if not is_bzimage(head) and not is_compressed(head):
-        raise file.error("is neither a bzImage nor an ELF file; name a kernel")
-    return file.read(MAX_OUTPUT, f"more than {MAX_OUTPUT >> 20} MiB is no compressed kernel")
+def _load_kept(kept: KernelCache, file: RegularFile, packed: bool) -> ElfKernel | None:
+    """The kernel in `file` without a look at its headers, None if that is not at hand."""
+    facts = kept.facts(file.status)
+    if facts is None:
+        return None
+    image = kept.image(file.status) if packed else _whole(file)
+    return None if image is None else ElfKernel.of(image, facts)
 
 
-def _unpack(image: bytearray) -> bytearray:
-    """The ELF file in `image`, which is it itself if it is one."""
-    if not is_elf(image) and is_compressed(image):
-        image = decompress(memoryview(image), _check_kernel)
-    if not is_elf(image):
-        image = decompress_payload(find_payload(image), check_elf)
-    return image
+def _whole(file: RegularFile) -> bytearray:
+    return file.read(MAX_FILE, f"more than {MAX_FILE >> 20} MiB is no kernel")
 
 
-def _check_kernel(head: bytearray) -> None:
-    if not is_elf(head) and not is_bzimage(head):
-        raise KvmxenError("holds neither a bzImage nor an ELF kernel; name a kernel")
+def _unpacked(file: RegularFile) -> bytearray:
+    from kvmxen.loader.unpack import unpack
+
+    return unpack(file)

@@ -1,4 +1,4 @@
-"""Xen's ELF notes: read them, and refuse what no PV guest can mean.
+"""Xen's ELF notes: what they mean, and which of them no PV guest can mean.
 
 Meaning and defaults are those of Xen's own loader (xen/common/libelf/libelf-dominfo.c).
 Every KvmxenError here is phrased to follow the kernel's name.
@@ -6,15 +6,12 @@ Every KvmxenError here is phrased to follow the kernel's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kvmxen.abi.elfnote import NOTE_HEADER, NOTE_NAME, NoteType
+from kvmxen.abi.elfnote import NoteType
 from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SIZE
 
-MAX_NOTES = 1024
-MAX_NOTE_BYTES = 1 << 20
 _LOWER_END = 1 << 47
 _XEN_END = 0xFFFF_8800_0000_0000
 _VA_END = 1 << 64
@@ -66,41 +63,6 @@ class XenNotes:
     def virt_offset(self) -> int:
         """What is added to an ELF p_paddr to give the virtual address it is mapped at."""
         return self.virt_base - self.paddr_offset
-
-
-def collect(blobs: Iterable[memoryview]) -> dict[int, bytes]:
-    """The Xen notes in `blobs` (whole PT_NOTE segments): descriptors by type, the last one wins."""
-    found: dict[int, bytes] = {}
-    count = total = 0
-    for blob in blobs:
-        total += len(blob)
-        if total > MAX_NOTE_BYTES:
-            raise KvmxenError(
-                f"has more than {MAX_NOTE_BYTES >> 20} MiB of ELF notes; it is no kernel"
-            )
-        at = 0
-        while at < len(blob):
-            count += 1
-            if count > MAX_NOTES:
-                raise KvmxenError(f"has more than {MAX_NOTES} ELF notes; it is no kernel")
-            kind, name, desc, at = _note(blob, at)
-            if name == NOTE_NAME:
-                found[kind] = bytes(desc)
-    return found
-
-
-def _note(blob: memoryview, at: int) -> tuple[int, memoryview, memoryview, int]:
-    """(type, name, descriptor) of the note at offset `at` of `blob`, and where the next one is."""
-    start = at + NOTE_HEADER.size
-    if start > len(blob):
-        raise KvmxenError("has corrupt ELF notes; get it again")
-    name_size, desc_size, kind = NOTE_HEADER.unpack_from(blob, at)
-    desc_at = start + (name_size + 3 & ~3)
-    # The last note's padding may be missing.
-    if desc_at + desc_size > len(blob):
-        raise KvmxenError("has corrupt ELF notes; get it again")
-    name, desc = blob[start : start + name_size], blob[desc_at : desc_at + desc_size]
-    return kind, name, desc, desc_at + (desc_size + 3 & ~3)
 
 
 def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:

@@ -88,7 +88,7 @@ def test_a_histogram_of_the_kernels_is_read() -> None:
 
 def test_what_is_installed_is_what_a_boot_imports() -> None:
     names = {folder.name for folder in python.dependencies("kvmxen")}
-    assert {"click", "construct", "rich"} <= names
+    assert {"click", "construct", "elftools", "rich"} <= names
     assert "pytest" not in names
 
 

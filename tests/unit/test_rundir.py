@@ -216,3 +216,11 @@ def test_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_directory() == Path("/home/u/.cache/kvmxen")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_directory() == Path("/home/u/.cache/kvmxen")
+
+
+def test_no_cache_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that gives its processes a number for a user, and no more."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+    assert cache_directory() is None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import random
+import re
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kvmxen
 from kvmxen.abi.elfnote import NoteType as N
 from kvmxen.errors import KvmxenError
 from kvmxen.loader.bzimage import find_payload
@@ -30,6 +32,7 @@ from tests.unit.loader.images import (
     elf,
     elf32,
     note,
+    notes_blob,
     u64,
 )
 
@@ -145,13 +148,109 @@ def test_headers_of_another_size(field: int) -> None:
     assert "ELF headers of 8 bytes" in refused(bytes(image))
 
 
-def test_headers_are_as_another_reader_has_them(debian_kernel: Callable[[str], Path]) -> None:
-    image = decompress_payload(find_payload(debian_kernel("6.1").read_bytes()))
-    elf_file = ELFFile(io.BytesIO(image))
-    loads = [s.header for s in elf_file.iter_segments() if s.header.p_type == "PT_LOAD"]
-    assert [(s.paddr, s.vaddr, s.memsz, len(s.data)) for s in ElfKernel.parse(image).segments] == [
-        (h.p_paddr, h.p_vaddr, h.p_memsz, h.p_filesz) for h in loads
+def binutils(tool: str, *arguments: str | Path) -> str:
+    """What a reader that is not pyelftools says."""
+    if not shutil.which(tool):
+        pytest.skip(f"needs {tool} (Debian's binutils)")
+    return subprocess.run(
+        [tool, *arguments], capture_output=True, text=True, check=True, env={"LC_ALL": "C"}
+    ).stdout
+
+
+PROPERTY = struct.pack("<II", 0xC0000002, 0)
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        # pyelftools looks into GNU's notes, whatever it is told about their length.
+        (note(5, PROPERTY * 130_000, b"GNU\0"), "corrupt ELF notes"),
+        (struct.pack("<III4s", 4, 0xFFFF_FFFF, 5, b"GNU\0") + PROPERTY * 9, "corrupt ELF notes"),
+        (struct.pack("<III", 0xFFFF_FFFF, 8, 1) + b"Xen" * 9, "corrupt ELF notes"),
+        (note(1, u64(ENTRY), b"four"), "corrupt ELF notes"),
+        (note(1, u64(ENTRY), b"Xen\0and more\0"), "has no Xen notes"),
+        (note(1, u64(ENTRY), b""), "has no Xen notes"),
+        (note(6, b"linux\0") + b"\0\1", "corrupt ELF notes"),
+    ],
+    ids=["many", "endless", "name", "no NUL", "longer name", "no name", "rest"],
+)
+def test_notes_that_lead_astray(notes: bytes, message: str) -> None:
+    assert message in refused(elf(notes))
+
+
+def test_notes_that_are_padded_at_their_end() -> None:
+    assert ElfKernel.parse(elf(notes_blob(NOTES) + bytes(16))).entry == ENTRY
+
+
+def sections_at(image: bytes | bytearray) -> int:
+    """The offset of the section headers in `image`."""
+    return int.from_bytes(image[0x28:0x30], "little")
+
+
+@pytest.mark.parametrize(
+    "kind", [*range(7), *range(8, 20), 0x6FFF_FFF6, 0x6FFF_FFFD, 0x7000_0001, 0x7000_0003]
+)
+@pytest.mark.parametrize("link", [1, 99])
+def test_sections_of_other_kinds_do_not_matter(kind: int, link: int) -> None:
+    """pyelftools has objects for most of these, which refuse this one or never come to an end."""
+    image = bytearray(elf(guest_section=b"not looked at"))
+    header = sections_at(image) + 4 * 64
+    struct.pack_into("<II", image, header, 1, kind)
+    struct.pack_into("<QI", image, header + 32, 1 << 60, link)
+    struct.pack_into("<II", image, 64 + 56, 2, 4)  # its PT_NOTE becomes a PT_DYNAMIC
+    assert ElfKernel.parse(bytes(image)).entry == ENTRY
+
+
+def test_names_without_an_end() -> None:
+    """Each of thousands of sections has a name that goes on to the end of the file."""
+    image = bytearray(elf({}, guest_section=b""))
+    at = sections_at(image)
+    strings = image[at + 3 * 64 : at + 4 * 64]
+    struct.pack_into("<QQ", strings, 24, len(image) + 4096 * 64, 1 << 20)
+    image[at:] = strings * 4096
+    image[0x3C:0x40] = struct.pack("<HH", 4096, 0)
+    assert "corrupt ELF file" in refused(bytes(image) + b"x" * (1 << 20))
+
+
+@pytest.mark.parametrize("link", [0, 1, 2, 99])
+def test_symbols_that_cannot_be_read_are_none(link: int) -> None:
+    image = bytearray(elf(symbols=[("start", ENTRY, 8)]))
+    header = sections_at(image) + 2 * 64
+    struct.pack_into("<I", image, header + 40, link)
+    kernel = ElfKernel.parse(bytes(image))
+    # Whatever is there instead of names is no name of it.
+    assert "start" not in str(kernel.symbol(ENTRY))
+    struct.pack_into("<Q", image, header + 32, 1 << 60)
+    assert ElfKernel.parse(bytes(image)).symbol(ENTRY) is None
+
+
+def test_headers_are_as_another_reader_has_them(
+    debian_kernel: Callable[[str], Path], tmp_path: Path
+) -> None:
+    image = bytes(decompress_payload(find_payload(debian_kernel("6.1").read_bytes())))
+    (tmp_path / "vmlinux").write_bytes(image)
+    lines = binutils("readelf", "-lW", tmp_path / "vmlinux").splitlines()
+    rows = [re.findall("0x[0-9a-f]+", line) for line in lines if line.split()[:1] == ["LOAD"]]
+    loads = [[int(number, 16) for number in row] for row in rows]
+    kernel = ElfKernel.parse(image)
+    assert [
+        (bytes(s.data[:64]), s.paddr, s.vaddr, s.memsz, len(s.data)) for s in kernel.segments
+    ] == [
+        (image[offset : offset + 64], paddr, vaddr, memsz, filesz)
+        for offset, vaddr, paddr, filesz, memsz, _ in loads
     ]
+    assert len(loads) > 1
+
+
+def test_symbols_are_as_another_reader_has_them() -> None:
+    path = Path(kvmxen.__file__).parent / "guests/demo.elf"
+    kernel = ElfKernel.parse(path.read_bytes())
+    rows = re.findall(r"^(\w+) (\w+) [tT] (\S+)$", binutils("nm", "-S", path), re.MULTILINE)
+    assert len(rows) > 10
+    for address, length, name in rows:
+        at, size = int(address, 16), int(length, 16)
+        assert kernel.symbol(at) == f"{name}+0x0/{size:#x}"
+        assert kernel.symbol(at + size - 1) == f"{name}+{size - 1:#x}/{size:#x}"
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 12), st.integers(0, 4000))

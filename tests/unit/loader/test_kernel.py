@@ -13,8 +13,11 @@ import zstandard
 
 from kvmxen.errors import Interrupted, KvmxenError
 from kvmxen.loader import cache as cache_module
+from kvmxen.loader import elf_reader, unpack
 from kvmxen.loader import kernel as module
 from kvmxen.loader.decompress import MAX_OUTPUT, Check, decompress_payload
+from kvmxen.loader.facts import Facts
+from kvmxen.loader.facts import Load as Placed
 from kvmxen.loader.files import RegularFile
 from kvmxen.loader.kernel import load_kernel
 from tests.unit.loader.images import ENTRY, Load, bzimage, elf, gzip
@@ -125,6 +128,42 @@ def test_a_large_file_of_nothing_is_not_read(
     assert "is neither a bzImage nor an ELF file" in refused(path)
 
 
+class Work:
+    """What was done for kernels: how often one was unpacked, and how often read by pyelftools."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.unpacked = self.read = 0
+        monkeypatch.setattr(unpack, "decompress_payload", self._decompress)
+        self._read = elf_reader.read
+        monkeypatch.setattr(elf_reader, "read", self._counted_read)
+
+    def _decompress(self, payload: memoryview, check: Check) -> bytearray:
+        self.unpacked += 1
+        return decompress_payload(payload, check)
+
+    def _counted_read(self, image: memoryview) -> Facts:
+        self.read += 1
+        return self._read(image)
+
+
+def spoil(path: Path, how: Callable[[bytes], bytes], *, unseen: bool) -> None:
+    """Change what is in the file `path`; `unseen` by its modification time."""
+    before = path.stat()
+    path.write_bytes(how(path.read_bytes()))
+    if unseen:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+SPOILS: dict[str, Callable[[bytes], bytes]] = {
+    "last byte": lambda content: content[:-1],
+    "cut": lambda content: content[:200],
+    "empty": lambda _content: b"",
+    "longer": lambda content: content + b"x",
+    "altered": lambda content: content[:100] + bytes([content[100] ^ 0xFF]) + content[101:],
+    "zeros": lambda content: bytes(len(content)),
+}
+
+
 class TestCache:
     """Each test loads a bzImage through a cache in `tmp_path / "cache"`."""
 
@@ -140,62 +179,113 @@ class TestCache:
         return tmp_path / "cache"
 
     @pytest.fixture
-    def unpacked(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """The sizes of the payloads that were decompressed."""
-        sizes: list[int] = []
-
-        def counting(payload: memoryview, check: Check) -> bytearray:
-            sizes.append(len(payload))
-            return decompress_payload(payload, check)
-
-        monkeypatch.setattr(module, "decompress_payload", counting)
-        return sizes
+    def work(self, monkeypatch: pytest.MonkeyPatch) -> Work:
+        return Work(monkeypatch)
 
     @pytest.fixture(autouse=True)
     def _settled(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file that was written a moment ago is as good as an old one."""
         monkeypatch.setattr(cache_module, "_SETTLED_NS", 0)
 
-    def test_the_second_time_nothing_is_decompressed(
-        self, path: Path, cache: Path, unpacked: list[int]
+    def test_the_second_time_nothing_is_unpacked_or_read(
+        self, path: Path, cache: Path, work: Work
     ) -> None:
         first = load_kernel(path, cache=cache)
         second = load_kernel(path, cache=cache)
-        assert len(unpacked) == 1
+        assert (work.unpacked, work.read) == (1, 1)
         assert bytes(second.segments[0].data) == bytes(first.segments[0].data)
         assert second.notes == first.notes
 
-    def test_it_is_private_and_holds_nothing_but_the_image(self, path: Path, cache: Path) -> None:
-        load_kernel(path, cache=cache)
-        assert cache.stat().st_mode & 0o777 == 0o700
-        (kept,) = cache.iterdir()
-        assert kept.read_bytes() == elf()
-        assert kept.stat().st_mode & 0o077 == 0
+    def test_an_elf_file_is_read_once(
+        self, file: Callable[[bytes], Path], cache: Path, work: Work
+    ) -> None:
+        path = file(elf())
+        first = load_kernel(path, cache=cache)
+        second = load_kernel(path, cache=cache)
+        assert (work.unpacked, work.read) == (0, 1)
+        assert second == first
+        assert [kept.suffix for kept in cache.iterdir()] == [".facts"]
 
-    @pytest.mark.parametrize(
-        "spoil",
-        [
-            lambda image: image[:-1],
-            lambda image: image[:200],
-            lambda image: b"",
-            lambda image: image + b"x",
-            lambda image: image[:500] + b"\xff" + image[501:],
-        ],
-        ids=["last byte", "cut", "empty", "longer", "altered"],
-    )
-    def test_a_spoilt_file_is_replaced(
-        self, path: Path, cache: Path, unpacked: list[int], spoil: Callable[[bytes], bytes]
+    def test_it_is_private_and_holds_nothing_but_the_image_and_its_facts(
+        self, path: Path, cache: Path
     ) -> None:
         load_kernel(path, cache=cache)
-        (kept,) = cache.iterdir()
+        assert cache.stat().st_mode & 0o777 == 0o700
+        facts, image = sorted(cache.iterdir())
+        assert (facts.suffix, image.suffix) == (".facts", ".vmlinux")
+        assert facts.stem == image.stem
+        assert image.read_bytes() == elf()
+        assert Facts.decode(facts.read_bytes()) == elf_reader.read(memoryview(elf()))
+        assert (image.stat().st_mode | facts.stat().st_mode) & 0o077 == 0
+
+    @pytest.mark.parametrize("how", SPOILS.values(), ids=SPOILS)
+    @pytest.mark.parametrize(
+        ("suffix", "unseen"), [(".vmlinux", False), (".facts", False), (".facts", True)]
+    )
+    def test_a_spoilt_file_is_replaced(
+        self,
+        path: Path,
+        cache: Path,
+        work: Work,
+        suffix: str,
+        unseen: bool,
+        how: Callable[[bytes], bytes],
+    ) -> None:
+        load_kernel(path, cache=cache)
+        (kept,) = cache.glob(f"*{suffix}")
         whole = kept.read_bytes()
-        kept.write_bytes(spoil(whole))
+        spoil(kept, how, unseen=unseen)
         assert load_kernel(path, cache=cache).entry == ENTRY
-        assert len(unpacked) == 2
+        assert (work.unpacked, work.read) == (2, 2)
+        assert kept.read_bytes() == whole
+        assert load_kernel(path, cache=cache).entry == ENTRY
+        assert (work.unpacked, work.read) == (2, 2)
+
+    @pytest.mark.parametrize("how", ["cut", "empty"])
+    def test_an_image_that_lost_bytes_unseen_is_replaced(
+        self, path: Path, cache: Path, work: Work, how: str
+    ) -> None:
+        load_kernel(path, cache=cache)
+        (kept,) = cache.glob("*.vmlinux")
+        spoil(kept, SPOILS[how], unseen=True)
+        assert load_kernel(path, cache=cache).entry == ENTRY
+        assert work.unpacked == 2
+        assert kept.read_bytes() == elf()
+
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            Facts(ENTRY, (), {}),
+            Facts(ENTRY, (Placed(0, 0, 4096, 1 << 60, 4096),), {}),
+            Facts(ENTRY, (Placed(0, 0, 4096, 0, 64),), {}),
+        ],
+        ids=["nothing", "beyond the file", "no notes"],
+    )
+    def test_facts_that_lie_are_replaced(
+        self, path: Path, cache: Path, work: Work, facts: Facts
+    ) -> None:
+        first = load_kernel(path, cache=cache)
+        (kept,) = cache.glob("*.facts")
+        spoil(kept, lambda _: facts.encode(), unseen=True)
+        assert load_kernel(path, cache=cache) == first
+        assert (work.unpacked, work.read) == (2, 2)
+        assert load_kernel(path, cache=cache).notes == first.notes
+        assert (work.unpacked, work.read) == (2, 2)
+
+    @pytest.mark.parametrize("suffix", [".vmlinux", ".facts"])
+    def test_what_has_gone_is_made_again(
+        self, path: Path, cache: Path, work: Work, suffix: str
+    ) -> None:
+        load_kernel(path, cache=cache)
+        (kept,) = cache.glob(f"*{suffix}")
+        whole = kept.read_bytes()
+        kept.unlink()
+        assert load_kernel(path, cache=cache).entry == ENTRY
+        assert (work.unpacked, work.read) == (2, 2)
         assert kept.read_bytes() == whole
 
     def test_another_kernel_in_its_place_is_read(
-        self, file: Callable[[bytes], Path], path: Path, cache: Path, unpacked: list[int]
+        self, file: Callable[[bytes], Path], path: Path, cache: Path, work: Work
     ) -> None:
         load_kernel(path, cache=cache)
         before = path.stat()
@@ -207,15 +297,15 @@ class TestCache:
         after = path.stat()
         assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
         assert load_kernel(path, cache=cache).entry == ENTRY
-        assert len(unpacked) == 2
+        assert work.unpacked == 2
 
     def test_what_may_yet_change_unseen_is_not_kept(
-        self, monkeypatch: pytest.MonkeyPatch, path: Path, cache: Path, unpacked: list[int]
+        self, monkeypatch: pytest.MonkeyPatch, path: Path, cache: Path, work: Work
     ) -> None:
         monkeypatch.setattr(cache_module, "_SETTLED_NS", 1 << 62)
         for _ in range(2):
             assert load_kernel(path, cache=cache).entry == ENTRY
-        assert len(unpacked) == 2
+        assert work.unpacked == 2
         assert not cache.exists()
 
     def test_a_kernel_outlives_its_file(self, path: Path, cache: Path) -> None:
@@ -225,13 +315,11 @@ class TestCache:
             kept.unlink()
         assert bytes(kernel.segments[0].data) == bytes(Load().data)
 
-    def test_trouble_does_not_fail_the_boot(
-        self, path: Path, cache: Path, unpacked: list[int]
-    ) -> None:
+    def test_trouble_does_not_fail_the_boot(self, path: Path, cache: Path, work: Work) -> None:
         cache.write_bytes(b"a file where the folder should be")
         assert load_kernel(path, cache=cache).entry == ENTRY
         assert load_kernel(path, cache=cache / "below").entry == ENTRY
-        assert len(unpacked) == 2
+        assert work.unpacked == 2
 
     @pytest.mark.parametrize("error", [OSError(28, "full"), Interrupted("no", 130)])
     def test_what_was_not_kept_whole_is_not_kept(
@@ -260,7 +348,20 @@ class TestCache:
             path = tmp_path / f"vmlinuz-{number}"
             path.write_bytes(bzimage(gzip(elf())))
             load_kernel(path, cache=cache)
-        assert len(list(cache.iterdir())) == 8
+        assert len(list(cache.glob("*.vmlinux"))) == 8
+        assert len(list(cache.glob("*.facts"))) == 8
+        assert len(list(cache.iterdir())) == 16
+
+    def test_many_elf_files_leave_the_images_of_others(
+        self, tmp_path: Path, path: Path, cache: Path
+    ) -> None:
+        load_kernel(path, cache=cache)
+        for number in range(12):
+            unikernel = tmp_path / f"unikernel-{number}"
+            unikernel.write_bytes(elf())
+            load_kernel(unikernel, cache=cache)
+        assert len(list(cache.glob("*.vmlinux"))) == 1
+        assert len(list(cache.glob("*.facts"))) == 8
 
     @pytest.mark.parametrize(
         "image", [bytes(1 << 20), elf({}), elf()[:5000]], ids=["zeros", "no notes", "cut"]

@@ -8,21 +8,15 @@ import pytest
 
 from kvmxen.abi.elfnote import NoteType
 from kvmxen.errors import KvmxenError
-from kvmxen.loader.notes import (
-    MAX_NOTE_BYTES,
-    MAX_NOTES,
-    XenNotes,
-    check,
-    collect,
-    interpret,
-    is_guest_range,
-)
+from kvmxen.loader.elf_reader import MAX_NOTE_BYTES, MAX_NOTES, read
+from kvmxen.loader.notes import XenNotes, check, interpret, is_guest_range
 from tests.unit.loader.images import (
     ENTRY,
     INIT_P2M,
     NOTES,
     START,
     VIRT_BASE,
+    elf,
     note,
     notes_blob,
     u64,
@@ -30,6 +24,13 @@ from tests.unit.loader.images import (
 
 N = NoteType
 END = START + 0x3000
+
+
+def collect(blob: bytes) -> dict[int, bytes]:
+    """The Xen notes of an ELF file that has `blob` for its notes, in a segment or in a section."""
+    found = read(memoryview(elf(blob))).notes
+    assert read(memoryview(elf(blob, note_sections=True))).notes == found
+    return found
 
 
 def notes(**changes: bytes | None) -> XenNotes:
@@ -40,7 +41,7 @@ def notes(**changes: bytes | None) -> XenNotes:
             del descs[NoteType[name]]
         else:
             descs[NoteType[name]] = desc
-    return interpret(collect([memoryview(notes_blob(descs))]), e_entry=0x1234)
+    return interpret(collect(notes_blob(descs)), e_entry=0x1234)
 
 
 def refused(**changes: bytes | None) -> str:
@@ -54,30 +55,30 @@ def test_golden_bytes() -> None:
         "04000000 08000000 0f000000 58656e00 0000008000000000"
         "04000000 05000000 06000000 58656e00 6c696e7578000000"
     )
-    assert collect([memoryview(blob)]) == {N.INIT_P2M: u64(0x80000000), N.GUEST_OS: b"linux"}
+    assert collect(blob) == {N.INIT_P2M: u64(0x80000000), N.GUEST_OS: b"linux"}
 
 
 def test_only_xens_notes_count_and_the_last_one_wins() -> None:
     blob = note(1, b"1111", b"GNU\0") + note(1, b"2222") + note(1, b"3333") + note(99, b"4")
-    assert collect([memoryview(blob)]) == {1: b"3333", 99: b"4"}
+    assert collect(blob) == {1: b"3333", 99: b"4"}
 
 
 def test_the_last_notes_padding_may_be_missing() -> None:
     blob = note(6, b"linux\0")[:-2]
-    assert collect([memoryview(blob)]) == {6: b"linux\0"}
+    assert collect(blob) == {6: b"linux\0"}
 
 
 @pytest.mark.parametrize("cut", [4, 11, 13, 20])
 def test_notes_cut_short(cut: int) -> None:
     with pytest.raises(KvmxenError, match="corrupt ELF notes"):
-        collect([memoryview(note(6, b"linux and more")[:cut])])
+        collect(note(6, b"linux and more")[:cut])
 
 
 def test_notes_beyond_measure() -> None:
     with pytest.raises(KvmxenError, match="more than 1024 ELF notes"):
-        collect([memoryview(note(1, b"") * (MAX_NOTES + 1))])
+        collect(note(1, b"") * (MAX_NOTES + 1))
     with pytest.raises(KvmxenError, match="1 MiB of ELF notes"):
-        collect([memoryview(bytes(MAX_NOTE_BYTES + 1))])
+        collect(bytes(MAX_NOTE_BYTES + 1))
 
 
 def test_what_linux_asks_for() -> None:
@@ -119,7 +120,7 @@ def test_what_linux_asks_for() -> None:
 
 def test_defaults() -> None:
     kernel = interpret(
-        collect([memoryview(note(N.LOADER, b"generic\0") + note(N.XEN_VERSION, b"xen-3.0\0"))]),
+        collect(note(N.LOADER, b"generic\0") + note(N.XEN_VERSION, b"xen-3.0\0")),
         e_entry=START + 4,
     )
     assert (kernel.entry, kernel.virt_base, kernel.paddr_offset) == (START + 4, 0, 0)
