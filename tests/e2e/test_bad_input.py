@@ -331,7 +331,7 @@ def test_no_permission(environment: dict[str, str], kvm: None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, NOBODY, NOBODY)
         own = environment | dict.fromkeys(("KVMXEN_RUNTIME_DIR", "TMPDIR", "HOME"), folder)
-        imports = [*nobody, sys.executable, "-c", "import kvmxen.boot"]
+        imports = [*nobody, sys.executable, "-c", "import kvmxen.domain.domain"]
         if subprocess.run(imports, cwd=ROOT, env=own, capture_output=True).returncode:
             pytest.skip("needs a checkout and a Python that every user can read")
         device = f"mknod -m 600 {folder}/kvm c 10 232 && mount --bind {folder}/kvm /dev/kvm"
