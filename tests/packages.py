@@ -133,7 +133,12 @@ class Suite:
         stem, _, tail = package.rpartition("-")
         needs = self._apt("apt-cache", "depends", "--important", package)
         match = re.search(rf"Depends: ({re.escape(stem)}-[0-9]\S*-{re.escape(tail)})$", needs, re.M)
-        return match[1] if match else package
+        if not match:
+            return package
+        # From Linux 6.19 on the image is in a package of its own.
+        binary = match[1].replace("linux-image-", "linux-binary-")
+        needs = self._apt("apt-cache", "depends", "--important", match[1])
+        return binary if f"Depends: {binary}\n" in needs else match[1]
 
     def _unpack(self, deb: Path, member: str, into: Path) -> None:
         with TemporaryDirectory(dir=self.folder) as temp:
@@ -156,6 +161,8 @@ class Suite:
         lines = [
             f"deb [arch=amd64 signed-by={keyring}] {source.uri} {self.name}{source.pocket} main\n"
             for source in host_sources()
+            # sid has no other part.
+            if self.name != "sid" or not source.pocket
         ]
         (self.folder / "sources.list").write_text("".join(lines))
 
@@ -212,6 +219,16 @@ _MODULES = {"6.1": "lib/modules", "6.12": "usr/lib/modules"}
 def debian_kernel(version: str) -> Path:
     """The bzImage of Debian's current kernel of the series `version`, "6.1" or "6.12"."""
     return _kernel_file(version, f"boot/vmlinuz-{version}.*")
+
+
+def oldest_kernel() -> Path:
+    """The bzImage of a Debian 11 kernel that calls Xen by the hypercall page."""
+    return Suite("bullseye").package("linux-image-5.10.0-30-amd64", "boot/vmlinuz-*")
+
+
+def newest_kernel() -> Path:
+    """The bzImage of the kernel that Debian's unstable release has."""
+    return Suite("sid").package("linux-image-amd64", "usr/lib/modules/*/vmlinuz")
 
 
 def debian_module(version: str, name: str) -> Path:
