@@ -93,6 +93,3 @@ def network_detach(name: str, number: int, force: bool) -> None:
     from kvmxen.control.requests import NetworkDetach
 
     _detach(name, NetworkDetach(number, force), f"network interface {number}")
-
-
-COMMANDS = (block_attach, block_detach, block_resize, network_attach, network_detach)

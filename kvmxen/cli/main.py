@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 
 import click
 
 from kvmxen import __version__
-from kvmxen.cli.boot import FIELDS, boot
-from kvmxen.cli.doctor import doctor
-from kvmxen.cli.hotplug import COMMANDS as HOTPLUG
 from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
-from kvmxen.cli.top import top
-from kvmxen.cli.xenstore import xenstore
 from kvmxen.errors import FieldError, KvmxenError, printable, shortage
 from kvmxen.streams import say, settle
 
+# The module of each command.
+_MODULES = {
+    "block-attach": "hotplug",
+    "block-detach": "hotplug",
+    "block-resize": "hotplug",
+    "boot": "boot",
+    "doctor": "doctor",
+    "network-attach": "hotplug",
+    "network-detach": "hotplug",
+    "top": "top",
+    "xenstore": "xenstore",
+}
+
+
+class _Commands(Mapping[str, click.Command]):
+    """The commands by name, each imported when it is asked for: a boot needs one of them."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        module = import_module(f"kvmxen.cli.{_MODULES[name]}")
+        command: click.Command = getattr(module, name.replace("-", "_"))
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
 
 @click.group(
+    commands=_Commands(),
     epilog=STATUSES,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -26,14 +51,6 @@ from kvmxen.streams import say, settle
 @click.version_option(__version__, prog_name="kvmxen", message="%(prog)s %(version)s")
 def kvmxen() -> None:
     """Boot Xen guests on a plain Linux host: /dev/kvm and Python, no Xen."""
-
-
-kvmxen.add_command(boot)
-kvmxen.add_command(doctor)
-kvmxen.add_command(xenstore)
-kvmxen.add_command(top)
-for command in HOTPLUG:
-    kvmxen.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +72,8 @@ def _run(arguments: Sequence[str] | None, debug: bool) -> int:
     except click.ClickException as error:
         return _fail(_usage(error), USAGE)
     except FieldError as error:
+        from kvmxen.cli.boot import FIELDS
+
         return _fail(error.worded(FIELDS), error.exit_status)
     except KvmxenError as error:
         return _fail(str(error), error.exit_status)

@@ -24,7 +24,6 @@ from kvmxen.errors import KvmxenError
 from kvmxen.loop import Loop
 from kvmxen.machine import End
 from kvmxen.rundir import RunDirectory
-from kvmxen.xenstored.journal import Journal
 
 
 class Domain:
@@ -59,7 +58,11 @@ class Domain:
                 folder = undo.enter_context(RunDirectory(config.name))
                 if terminal is None:
                     terminal = undo.enter_context(open_terminal(config.console))
-                journal = undo.enter_context(Journal(config.xenstore)) if config.xenstore else None
+                journal = None
+                if config.xenstore:
+                    from kvmxen.xenstored.journal import Journal
+
+                    journal = undo.enter_context(Journal(config.xenstore))
                 kernel = read_kernel(config)
                 ramdisk = read_ramdisk(config, kernel)
             self._lasting = Lasting(

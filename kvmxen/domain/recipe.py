@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
@@ -26,9 +27,11 @@ from kvmxen.loader.pv import build
 from kvmxen.loop import Loop
 from kvmxen.machine import End, Machine
 from kvmxen.trace import Trace
-from kvmxen.xenstored.client import SOCKET
-from kvmxen.xenstored.journal import Journal
+from kvmxen.xenstored.protocol import SOCKET
 from kvmxen.xenstored.server import Server
+
+if TYPE_CHECKING:
+    from kvmxen.xenstored.journal import Journal
 
 # A context for what may take long, which a person may interrupt there.
 Step = Callable[[], AbstractContextManager[None]]

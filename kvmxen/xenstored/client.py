@@ -14,10 +14,7 @@ from kvmxen.errors import KvmxenError
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.wire import Message, Parser
 from kvmxen.xenstored.listener import connect
-
-SOCKET = "xenstore.sock"
-# What a server says that can serve no more clients; all it says, before it was asked anything.
-BUSY = Message(Operation.ERROR, 0, 0, b"EBUSY\0")
+from kvmxen.xenstored.protocol import BUSY, SOCKET
 
 _CODES = {name: code for code, name in ERROR_NAMES.items()}
 _RECEIVE = 1 << 16

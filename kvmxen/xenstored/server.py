@@ -19,8 +19,8 @@ from types import TracebackType
 
 from kvmxen.xenstore.permissions import DOM0
 from kvmxen.xenstore.store import Store
-from kvmxen.xenstored.client import BUSY
 from kvmxen.xenstored.listener import listen, may_connect
+from kvmxen.xenstored.protocol import BUSY
 from kvmxen.xenstored.pump import Pump
 
 HELD_BYTES = 4 << 20

@@ -22,9 +22,15 @@ NEEDED = {
 }  # fmt: skip
 # Of kvmxen: what only a kernel's first boot needs, a crash, or what was not asked for.
 NOT_NEEDED = {
+    "kvmxen.abi.xs_state",
     "kvmxen.abi.layouts",
     "kvmxen.backends.block",
     "kvmxen.backends.net",
+    "kvmxen.cli.doctor",
+    "kvmxen.cli.hotplug",
+    "kvmxen.cli.top",
+    "kvmxen.cli.xenstore",
+    "kvmxen.control.client",
     "kvmxen.doctor",
     "kvmxen.guests._build",
     "kvmxen.initramfs",
@@ -36,6 +42,13 @@ NOT_NEEDED = {
     "kvmxen.loader.unpack",
     "kvmxen.modules",
     "kvmxen.programs",
+    "kvmxen.report",
+    "kvmxen.ring.shared_ring",
+    "kvmxen.xenstore.dump",
+    "kvmxen.xenstore.load",
+    "kvmxen.xenstored.client",
+    "kvmxen.xenstored.entries",
+    "kvmxen.xenstored.journal",
 }
 PROGRAM = """
 import pathlib, sys

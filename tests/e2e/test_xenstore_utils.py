@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.xenstored.daemons import NAMES, running
 from kvmxen.xenstore.store import Store
-from kvmxen.xenstored.client import SOCKET
+from kvmxen.xenstored.protocol import SOCKET
 from kvmxen.xenstored.server import Server
 from tests import packages
 from tests.xen_tools import Programs, xen_programs

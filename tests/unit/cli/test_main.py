@@ -9,6 +9,7 @@ import pytest
 
 from kvmxen import __version__
 from kvmxen.cli import main
+from kvmxen.cli.main import kvmxen as group
 from kvmxen.cli.stats import Stats
 from kvmxen.config import Config, ConsoleSpec
 from kvmxen.errors import KvmxenError
@@ -181,6 +182,12 @@ def test_a_shortage_is_no_fault_of_ours(booted: Booted, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == (
         "kvmxen: this process may open no more files: raise its limit (ulimit -n)\n"
     )
+
+
+def test_every_command_goes_by_its_name() -> None:
+    commands = group.commands
+    assert [command.name for command in commands.values()] == list(commands)
+    assert len(commands) == 9
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from kvmxen.cli import main
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.watches import Match
-from kvmxen.xenstored.client import SOCKET
+from kvmxen.xenstored.protocol import SOCKET
 from kvmxen.xenstored.server import Server
 
 HOME = "/local/domain/1"

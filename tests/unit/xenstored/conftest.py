@@ -11,8 +11,9 @@ import pytest
 from kvmxen.abi.xs_wire import Operation
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import Message, Parser
-from kvmxen.xenstored.client import SOCKET, Client
+from kvmxen.xenstored.client import Client
 from kvmxen.xenstored.listener import connect
+from kvmxen.xenstored.protocol import SOCKET
 from kvmxen.xenstored.server import Server
 
 NAME = "web"

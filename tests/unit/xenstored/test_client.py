@@ -12,8 +12,9 @@ import pytest
 from kvmxen.errors import KvmxenError
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.store import Store
-from kvmxen.xenstored.client import SOCKET, Client
+from kvmxen.xenstored.client import Client
 from kvmxen.xenstored.listener import listen
+from kvmxen.xenstored.protocol import SOCKET
 from tests.unit.xenstored.conftest import NAME
 
 
