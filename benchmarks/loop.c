@@ -7,9 +7,10 @@
 #include <stdint.h>
 #include <sys/ioctl.h>
 
+#include "abi/xen.h"
 #include "shim/abi.h"
 
-enum { SYS_XEN_VERSION = 17, VERSION = 0x40011 };
+enum { VERSION = 0x40011 };
 
 struct vcpu {
     int fd;
@@ -54,16 +55,16 @@ long hypercalls(const struct vcpu *v, uint64_t rip, uint64_t rsi)
     v->run->kvm_valid_regs = KVM_SYNC_X86_REGS;
     regs->rsi = rsi;
     frame[0] = rip;
-    frame[1] = SEL_RING3_CS64;
+    frame[1] = FLAT_RING3_CS64;
     frame[2] = 0x202;
     frame[3] = 0;
-    frame[4] = SEL_RING3_SS;
+    frame[4] = FLAT_RING3_SS;
     for (long exits = 1;; exits++) {
         if (enter(v, SHIM_VA + GATE_IRET, v->part_va + VCPU_WORK) != 3)
             return -1;
         if (trap[0] != v->part_va + VCPU_SYSCALL_PAGE + SYSCALL_ENTRY + 1)
             return -1;
-        if (regs->rax != SYS_XEN_VERSION)
+        if (regs->rax != HYPERVISOR_xen_version)
             return exits;
         regs->rax = VERSION;
         frame[0] = regs->rcx;

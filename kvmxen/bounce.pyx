@@ -10,18 +10,15 @@ from kvmxen.abi.x86 cimport (
     EFL_AC, EFL_ALL, EFL_FIXED, EFL_IF, EFL_IOPL, EFL_IOPL_SHIFT, EFL_NT, EFL_RF, EFL_TF,
     EFL_VIF_VIP, EFL_VM,
 )
+from kvmxen.abi.xen cimport (
+    FLAT_RING3_CS64, FLAT_RING3_SS, VCPU_INFO_SIZE, VCPU_INFO_UPCALL_MASK,
+    VCPU_INFO_UPCALL_PENDING, VGCF_in_syscall,
+)
 from kvmxen.paging cimport PageTables
 from kvmxen.shim.shared cimport SHIM_EVENT_LOOP
 from kvmxen.vcpu cimport Vcpu
 
 from kvmxen.errors import GuestCrash, GuestFault
-
-# VGCF_in_syscall: the iret is a sysret, which takes rip and rflags by rcx and r11.
-cdef uint64_t IN_SYSCALL = 1 << 8
-cdef int KERNEL_CS = 0xe033
-cdef int KERNEL_SS = 0xe02b
-cdef uint64_t UPCALL_PENDING = 0
-cdef uint64_t UPCALL_MASK = 1
 
 
 cdef uint8_t *_stack(Vcpu vcpu, PageTables tables, uint64_t va) except NULL:
@@ -39,11 +36,11 @@ def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
     masked in the vcpu_info at `info_gpa` where `mask_events`. Raises GuestCrash where there is
     no handler or no stack.
     """
-    cdef uint8_t *info = tables.memory.at(info_gpa, 64)
+    cdef uint8_t *info = tables.memory.at(info_gpa, VCPU_INFO_SIZE)
     cdef uint64_t frame[8]
     cdef int n = 0, i
     cdef uint64_t rsp, cs = vcpu.cs, flags
-    cdef uint8_t masked = info[UPCALL_MASK]
+    cdef uint8_t masked = info[VCPU_INFO_UPCALL_MASK]
     if not handler:
         raise GuestCrash("the guest has no handler for a trap")
     if vcpu.state.kernel_mode:
@@ -76,12 +73,12 @@ def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
         rsp -= 8
         (<uint64_t *>_stack(vcpu, tables, rsp))[0] = frame[i]
     if mask_events:
-        info[UPCALL_MASK] = 1
+        info[VCPU_INFO_UPCALL_MASK] = 1
     vcpu.rip = handler
     vcpu.rsp = rsp
     vcpu.rflags = vcpu.rflags & ~(EFL_TF | EFL_NT | EFL_RF | EFL_VM | EFL_AC | EFL_IOPL) | EFL_IF
-    vcpu.cs = KERNEL_CS
-    vcpu.ss = KERNEL_SS
+    vcpu.cs = FLAT_RING3_CS64
+    vcpu.ss = FLAT_RING3_SS
 
 
 def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
@@ -104,7 +101,8 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
     if vcpu.state.architectural_iopl:
         vcpu.state.iopl = rflags >> EFL_IOPL_SHIFT & 3
     vcpu.rax = frame[0]
-    if flags & IN_SYSCALL:
+    if flags & VGCF_in_syscall:
+        # A sysret, which takes rip and rflags by rcx and r11.
         vcpu.r11 = rflags
         vcpu.rcx = frame[4]
     else:
@@ -115,9 +113,9 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
     vcpu.rflags = rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP) & EFL_ALL | EFL_IF | EFL_FIXED
     vcpu.rsp = frame[7]
     vcpu.ss = <int>(frame[8] & 0xffff) | 3
-    cdef uint8_t *info = tables.memory.at(info_gpa, 64)
-    info[UPCALL_MASK] = 0 if rflags & EFL_IF else 1
-    cdef bint upcall_due = rflags & EFL_IF and info[UPCALL_PENDING]
+    cdef uint8_t *info = tables.memory.at(info_gpa, VCPU_INFO_SIZE)
+    info[VCPU_INFO_UPCALL_MASK] = 0 if rflags & EFL_IF else 1
+    cdef bint upcall_due = rflags & EFL_IF and info[VCPU_INFO_UPCALL_PENDING]
     cdef bint own = vcpu.state.sent_to_itself
     vcpu.state.sent_to_itself = 0
     return _is_event_loop(vcpu, own and upcall_due)

@@ -9,13 +9,20 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kvmxen.abi import x86
-from kvmxen.abi.xen import CR2, TIME, TIME_SIZE, VCPU_INFO_SIZE, Virq
+from kvmxen.abi.xen import (
+    TI_IF,
+    VCPU_INFO_CR2,
+    VCPU_INFO_SIZE,
+    VCPU_INFO_TIME,
+    VCPU_TIME_INFO_SIZE,
+    Virq,
+)
 from kvmxen.bounce import bounce
 from kvmxen.errors import GuestCrash, GuestFault, HypercallError
 from kvmxen.exceptions import handle, inject
 from kvmxen.hypercall.segments import is_guests
 from kvmxen.hypercall.table import TABLE
-from kvmxen.hypercall.traps import TI_MASK_EVENTS, CallbackType
+from kvmxen.hypercall.traps import CallbackType
 from kvmxen.kvm.structs import Segment
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SHIFT
@@ -361,11 +368,11 @@ class Cpu:
     def publish_time(self) -> None:
         """Copy the time of the vcpu_info to where the guest wants it too, for its user code."""
         memory = self.machine.memory
-        version = memory.read_u32(self.info_gpa + TIME)
+        version = memory.read_u32(self.info_gpa + VCPU_INFO_TIME)
         if version & 1 or version == self._time_version:
             return
         if self._time_va:
-            time = memory.read(self.info_gpa + TIME, TIME_SIZE)
+            time = memory.read(self.info_gpa + VCPU_INFO_TIME, VCPU_TIME_INFO_SIZE)
             try:
                 # An odd version while the rest changes, as readers expect of pvclock.
                 self.write(self._time_va, (version | 1).to_bytes(4, "little"))
@@ -385,7 +392,7 @@ class Cpu:
         else:
             self.trap_table.pop(vector, None)
         if vector < 32:
-            self.vcpu.set_trap(vector, address, bool(flags & TI_MASK_EVENTS))
+            self.vcpu.set_trap(vector, address, bool(flags & TI_IF))
 
     def set_timer_port(self, port: int) -> None:
         """The port that VIRQ_TIMER is bound to, 0 for none."""
@@ -398,7 +405,7 @@ class Cpu:
 
     def show_clock(self) -> None:
         """Have KVM keep the time of this vCPU's vcpu_info."""
-        self.fd.set_msr(_MSR_KVM_SYSTEM_TIME, self.info_gpa + TIME | _SYSTEM_TIME_ENABLED)
+        self.fd.set_msr(_MSR_KVM_SYSTEM_TIME, self.info_gpa + VCPU_INFO_TIME | _SYSTEM_TIME_ENABLED)
 
     def move_info(self, gpa: int) -> None:
         """From any thread: the vcpu_info is at `gpa` from now on."""
@@ -514,7 +521,7 @@ class Cpu:
             case 0:
                 return self.vcpu.cr0
             case 2:
-                return self.machine.memory.read_u64(self.info_gpa + CR2)
+                return self.machine.memory.read_u64(self.info_gpa + VCPU_INFO_CR2)
             case 3:
                 return self.vcpu.kernel_cr3
             case 4:
@@ -529,7 +536,7 @@ class Cpu:
                     return False
                 self.vcpu.set_task_switched(bool(value & x86.CR0_TS))
             case 2:
-                self.machine.memory.write_u64(self.info_gpa + CR2, value)
+                self.machine.memory.write_u64(self.info_gpa + VCPU_INFO_CR2, value)
             case 3:
                 self.tables.set_kernel_base(self.vcpu, value >> PAGE_SHIFT)
             case 4:

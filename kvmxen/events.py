@@ -13,15 +13,16 @@ from enum import IntEnum
 from heapq import heappop, heappush
 from threading import RLock
 
+from kvmxen.abi import xen
 from kvmxen.abi.xen import (
     DOMID_GUEST,
-    EVTCHN_MASK,
-    EVTCHN_PENDING,
-    NR_CHANNELS,
+    EVTCHN_2L_NR_CHANNELS,
     NR_VIRQS,
-    PENDING_SEL,
     PER_VCPU_VIRQS,
-    UPCALL_PENDING,
+    SHARED_INFO_EVTCHN_MASK,
+    SHARED_INFO_EVTCHN_PENDING,
+    VCPU_INFO_PENDING_SEL,
+    VCPU_INFO_UPCALL_PENDING,
     Virq,
 )
 from kvmxen.errors import HypercallError
@@ -31,12 +32,12 @@ from kvmxen.memory import GuestMemory
 class Status(IntEnum):
     """EVTCHNSTAT_*: what a port is bound to."""
 
-    CLOSED = 0
-    UNBOUND = 1
-    INTERDOMAIN = 2
-    PIRQ = 3
-    VIRQ = 4
-    IPI = 5
+    CLOSED = xen.EVTCHNSTAT_closed
+    UNBOUND = xen.EVTCHNSTAT_unbound
+    INTERDOMAIN = xen.EVTCHNSTAT_interdomain
+    PIRQ = xen.EVTCHNSTAT_pirq
+    VIRQ = xen.EVTCHNSTAT_virq
+    IPI = xen.EVTCHNSTAT_ipi
 
 
 @dataclass
@@ -96,8 +97,8 @@ class EventChannels:
         listen: Callable[[int, int, bool], bool] = lambda _port, _eventfd, _on: False,
     ) -> None:
         self._memory = memory
-        self._pending = shared_info + EVTCHN_PENDING
-        self._mask = shared_info + EVTCHN_MASK
+        self._pending = shared_info + SHARED_INFO_EVTCHN_PENDING
+        self._mask = shared_info + SHARED_INFO_EVTCHN_MASK
         self._vcpus = vcpus
         self._info = info
         self._kick = kick
@@ -118,7 +119,7 @@ class EventChannels:
     def _allocate(self) -> Port:
         if self._closed:
             return self._ports[heappop(self._closed)]
-        if len(self._ports) == NR_CHANNELS:
+        if len(self._ports) == EVTCHN_2L_NR_CHANNELS:
             raise HypercallError(errno.ENOSPC)
         port = Port(len(self._ports))
         self._ports.append(port)
@@ -321,15 +322,15 @@ class EventChannels:
 
     def _select(self, vcpu: int, number: int) -> None:
         info = self._info(vcpu)
-        if not self._memory.set_bit(info + PENDING_SEL, number >> 6):
-            self._memory.write_u8(info + UPCALL_PENDING, 1)
+        if not self._memory.set_bit(info + VCPU_INFO_PENDING_SEL, number >> 6):
+            self._memory.write_u8(info + VCPU_INFO_UPCALL_PENDING, 1)
         self._kick(vcpu)
 
     def reselect(self, vcpu: int) -> None:
         """The vcpu_info moved: have the guest look at every port, so that none is lost."""
         info = self._info(vcpu)
-        self._memory.write_u64(info + PENDING_SEL, (1 << 64) - 1)
-        self._memory.write_u8(info + UPCALL_PENDING, 1)
+        self._memory.write_u64(info + VCPU_INFO_PENDING_SEL, (1 << 64) - 1)
+        self._memory.write_u8(info + VCPU_INFO_UPCALL_PENDING, 1)
         self._kick(vcpu)
 
     def unmask(self, number: int) -> None:

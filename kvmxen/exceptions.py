@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvmxen import emulate, m2p
-from kvmxen.abi import x86
-from kvmxen.abi.xen import CR2
-from kvmxen.hypercall.traps import TI_MASK_EVENTS, CallbackType
+from kvmxen.abi import x86, xen
+from kvmxen.hypercall.traps import CallbackType
 from kvmxen.shim.abi import constants
 
 if TYPE_CHECKING:
@@ -24,9 +23,6 @@ STUB_TIMER = _C["STUB_TIMER"]
 
 _MASK64 = (1 << 64) - 1
 _SYSCALL_LENGTH = 2
-
-# TI_GET_DPL of struct trap_info's flags.
-_TRAP_DPL = 3
 
 
 def handle(cpu: Cpu, trap: int) -> None:
@@ -58,7 +54,7 @@ def inject(cpu: Cpu, vector: int, error_code: int = 0) -> None:
     flags, address = cpu.trap_table.get(vector, (0, 0))
     cpu.bounce(
         address,
-        bool(flags & TI_MASK_EVENTS),
+        bool(flags & xen.TI_IF),
         error_code if x86.has_error_code(vector) else None,
     )
 
@@ -127,7 +123,7 @@ def _read_m2p(cpu: Cpu) -> None:
 
 def _forward_page_fault(cpu: Cpu) -> None:
     vcpu = cpu.vcpu
-    cpu.machine.memory.write_u64(cpu.info_gpa + CR2, vcpu.cr2)
+    cpu.machine.memory.write_u64(cpu.info_gpa + xen.VCPU_INFO_CR2, vcpu.cr2)
     error = vcpu.error_code & ~x86.PF_USER
     if not vcpu.kernel_mode:
         error |= x86.PF_USER
@@ -159,8 +155,8 @@ def _general_protection(cpu: Cpu) -> None:
 def _software_interrupt(cpu: Cpu, vector: int) -> None:
     """`int vector`: a trap where the guest's table lets the caller raise it, else #GP."""
     flags, address = cpu.trap_table.get(vector, (0, 0))
-    if address and flags & _TRAP_DPL >= (1 if cpu.vcpu.kernel_mode else 3):
+    if address and flags & xen.TI_DPL >= (1 if cpu.vcpu.kernel_mode else 3):
         cpu.vcpu.rip = (cpu.vcpu.rip + 2) & _MASK64
-        cpu.bounce(address, bool(flags & TI_MASK_EVENTS), None)
+        cpu.bounce(address, bool(flags & xen.TI_IF), None)
     else:
         inject(cpu, x86.TRAP_GENERAL_PROTECTION, vector << 3 | x86.ERROR_IDT)

@@ -2,16 +2,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from kvmxen.memory cimport GuestMemory
 
-cdef enum:
-    # GNTST_*
-    GNTST_OKAY = 0
-    GNTST_GENERAL_ERROR = -1
-    GNTST_BAD_GNTREF = -3
-    GNTST_BAD_PAGE = -9
-    GNTST_BAD_COPY_ARG = -10
-    GNTST_EAGAIN = -12
-
-
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
         pass

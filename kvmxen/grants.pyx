@@ -17,12 +17,16 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from kvmxen.abi.xen cimport (
+    GNTST_bad_copy_arg, GNTST_bad_gntref, GNTST_bad_page, GNTST_eagain, GNTST_general_error,
+    GNTST_okay, GNTTAB_NR_RESERVED_ENTRIES, GTF_permit_access, GTF_readonly, GTF_reading,
+    GTF_sub_page, GTF_transitive, GTF_type_mask, GTF_writing,
+)
 from kvmxen.memory cimport GuestMemory
 
 import errno
 
-from kvmxen.abi import grant_table as abi
-from kvmxen.abi.grant_table import RESERVED_ENTRIES, GrantStatus
+from kvmxen.abi.grant_table import GrantStatus
 from kvmxen.errors import HypercallError
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, XENHEAP_FRAMES
 
@@ -63,16 +67,6 @@ cdef extern from *:
     void flags_clear(uint16_t *p, uint16_t bits) noexcept nogil
 
 cdef enum:
-    # GTF_*
-    PERMIT_ACCESS = 1
-    TYPE_MASK = 3
-    READONLY = 1 << 2
-    READING = 1 << 3
-    WRITING = 1 << 4
-    SUB_PAGE = 1 << 8
-    TRANSITIVE = 3
-
-    RESERVED = 8
     PAGE = 4096
     V1_SIZE = 8
     V2_SIZE = 16
@@ -89,10 +83,7 @@ MAX_FRAMES = MOST_FRAMES
 # shared_info comes first, vcpu_info last.
 assert 1 + MOST_FRAMES + STATUS_FRAMES < XENHEAP_FRAMES
 assert MOST_FRAMES * (PAGE // V2_SIZE) * STATUS_SIZE == STATUS_FRAMES * PAGE
-assert (PAGE, RESERVED) == (PAGE_SIZE, RESERVED_ENTRIES)
-assert (PERMIT_ACCESS, TRANSITIVE, TYPE_MASK, READONLY, READING, WRITING, SUB_PAGE) == (
-    abi.PERMIT_ACCESS, abi.TRANSITIVE, abi.TYPE_MASK, abi.READONLY, abi.READING, abi.WRITING,
-    abi.SUB_PAGE)
+assert PAGE == PAGE_SIZE
 
 
 class GrantError(Exception):
@@ -162,15 +153,15 @@ cdef class GrantTable:
         cdef uint32_t range_ = 0
         cdef int status
         if ref >= self.entries():
-            return GNTST_BAD_GNTREF
+            return GNTST_bad_gntref
         act = self._active + ref
         if is_pinned(act) and (act.domid != domid or act.sub_page and mapping
                                or (act.writers if write else act.readers) == MAX_PINS):
-            return GNTST_GENERAL_ERROR
+            return GNTST_general_error
         if not is_pinned(act) or (write and not act.writers):
             status = self._mark(ref, act, domid, write,
-                                TYPE_MASK | SUB_PAGE if mapping else TYPE_MASK)
-            if status != GNTST_OKAY:
+                                GTF_type_mask | GTF_sub_page if mapping else GTF_type_mask)
+            if status != GNTST_okay:
                 return status
         if not is_pinned(act):
             act.domid, act.start, act.length, act.sub_page = domid, 0, PAGE, False
@@ -179,46 +170,46 @@ cdef class GrantTable:
             else:
                 entry = self._shared + ref * V2_SIZE
                 act.mfn = entry_load64(entry + 8)
-                if not mapping and entry_load(entry) & SUB_PAGE:
+                if not mapping and entry_load(entry) & GTF_sub_page:
                     range_ = entry_load(entry + 4)
                     act.start, act.length = range_ & 0xffff, range_ >> 16
                     act.sub_page = True
             if not self._is_ram(act.mfn):
                 self._reduce(ref, act, write)
-                return GNTST_BAD_PAGE
+                return GNTST_bad_page
         if write:
             act.writers += 1
         else:
             act.readers += 1
         grant[0] = act[0]
-        return GNTST_OKAY
+        return GNTST_okay
 
     cdef int _mark(self, uint32_t ref, Active *act, uint16_t domid, bint write,
                    uint32_t mask) noexcept nogil:
         """Have the guest see that `ref` is in use, if it grants that (_set_status())."""
         cdef uint8_t *entry = self._shared + ref * (V1_SIZE if self.version == 1 else V2_SIZE)
         cdef uint32_t seen = entry_load(entry)
-        cdef uint32_t used = READING | WRITING if write else READING
+        cdef uint32_t used = GTF_reading | GTF_writing if write else GTF_reading
         cdef uint32_t again
         cdef int left = ATTEMPTS
         while left:
             left -= 1
-            if not is_pinned(act) and (seen & mask != PERMIT_ACCESS or seen >> 16 != domid):
-                return GNTST_GENERAL_ERROR
-            if write and seen & READONLY:
-                return GNTST_GENERAL_ERROR
+            if not is_pinned(act) and (seen & mask != GTF_permit_access or seen >> 16 != domid):
+                return GNTST_general_error
+            if write and seen & GTF_readonly:
+                return GNTST_general_error
             if self.version == 1:
                 if entry_swap(entry, &seen, seen | used):
-                    return GNTST_OKAY
+                    return GNTST_okay
                 continue
             flags_set(self._status + ref, used)
             # The guest may have ended the grant before it could see that.
             again = entry_load(entry)
             if again == seen:
-                return GNTST_OKAY
+                return GNTST_okay
             self._reduce(ref, act, write)
             seen = again
-        return GNTST_GENERAL_ERROR
+        return GNTST_general_error
 
     cdef void give_back(self, uint32_t ref, bint write) noexcept nogil:
         """Undo one `take`; the last one shows the guest that nobody uses the grant."""
@@ -234,9 +225,9 @@ cdef class GrantTable:
     cdef void _reduce(self, uint32_t ref, const Active *act, bint write) noexcept nogil:
         """Show no more use than there is (reduce_status_for_pin())."""
         cdef uint16_t *status = self._status + ref
-        cdef uint16_t cleared = 0 if is_pinned(act) else READING
+        cdef uint16_t cleared = 0 if is_pinned(act) else GTF_reading
         if write and not act.writers:
-            cleared |= WRITING
+            cleared |= GTF_writing
         if self.version == 1:
             status = <uint16_t *>(self._shared + ref * V1_SIZE)
         if cleared:
@@ -252,7 +243,7 @@ cdef class GrantTable:
         """
         cdef Active grant
         status[0] = self.take(ref, 0, write, True, &grant)
-        if status[0] != GNTST_OKAY:
+        if status[0] != GNTST_okay:
             return NULL
         return self.memory.base + (grant.mfn << 12)
 
@@ -265,9 +256,9 @@ cdef class GrantTable:
         """Copy `length` bytes from `offset` of the granted page: GNTST_*."""
         cdef Active grant
         cdef int status = self.take(ref, 0, False, False, &grant)
-        if status == GNTST_OKAY:
+        if status == GNTST_okay:
             status = within(&grant, offset, length)
-            if status == GNTST_OKAY:
+            if status == GNTST_okay:
                 memcpy(to, self.memory.base + (grant.mfn << 12) + offset, length)
             self.give_back(ref, False)
         return status
@@ -277,9 +268,9 @@ cdef class GrantTable:
         """Copy `length` bytes to `offset` of the granted page: GNTST_*."""
         cdef Active grant
         cdef int status = self.take(ref, 0, True, False, &grant)
-        if status == GNTST_OKAY:
+        if status == GNTST_okay:
             status = within(&grant, offset, length)
-            if status == GNTST_OKAY:
+            if status == GNTST_okay:
                 memcpy(self.memory.base + (grant.mfn << 12) + offset, data, length)
             self.give_back(ref, True)
         return status
@@ -297,27 +288,27 @@ cdef class GrantTable:
     def read(self, uint32_t ref, uint32_t offset, uint32_t length):
         """A private copy of `length` bytes from `offset` of what `ref` grants to dom0."""
         if length > PAGE:
-            raise GrantError(ref, GNTST_BAD_COPY_ARG)
+            raise GrantError(ref, GNTST_bad_copy_arg)
         cdef bytes data = PyBytes_FromStringAndSize(NULL, length)
         cdef int status = self.copy_from(ref, offset, length, <uint8_t *>PyBytes_AS_STRING(data))
-        if status != GNTST_OKAY:
+        if status != GNTST_okay:
             raise GrantError(ref, status)
         return data
 
     def write(self, uint32_t ref, uint32_t offset, bytes data):
         """Copy `data` to `offset` of what `ref` grants to dom0."""
         if len(data) > PAGE:
-            raise GrantError(ref, GNTST_BAD_COPY_ARG)
+            raise GrantError(ref, GNTST_bad_copy_arg)
         cdef int status = self.copy_to(ref, offset, <uint32_t>len(data),
                                        <uint8_t *>PyBytes_AS_STRING(data))
-        if status != GNTST_OKAY:
+        if status != GNTST_okay:
             raise GrantError(ref, status)
 
     def pin(self, uint32_t ref, uint16_t domid, bint write, bint mapping):
         """Pin `ref` for `domid` until `unpin`: the gpa of its frame, start and length in bytes."""
         cdef Active grant
         cdef int status = self.take(ref, domid, write, mapping, &grant)
-        if status != GNTST_OKAY:
+        if status != GNTST_okay:
             raise GrantError(ref, status)
         return grant.mfn << PAGE_SHIFT, grant.start, grant.length
 
@@ -367,8 +358,8 @@ cdef class GrantTable:
 
     def seed(self, uint32_t ref, uint64_t mfn):
         """Fill one of the reserved entries as a domain builder does: `mfn` for dom0."""
-        assert ref < RESERVED_ENTRIES
-        (<uint64_t *>self._shared)[ref] = mfn << 32 | PERMIT_ACCESS
+        assert ref < GNTTAB_NR_RESERVED_ENTRIES
+        (<uint64_t *>self._shared)[ref] = mfn << 32 | GTF_permit_access
 
     def set_version(self, version):
         """GNTTABOP_set_version: every entry becomes one of `version` (1 or 2).
@@ -386,10 +377,10 @@ cdef class GrantTable:
             raise HypercallError(error)
 
     cdef int _convert(self, int version) noexcept nogil:
-        cdef uint64_t first[RESERVED]
+        cdef uint64_t first[GNTTAB_NR_RESERVED_ENTRIES]
         cdef uint64_t frame
         cdef uint32_t ref, head
-        cdef uint32_t reserved = RESERVED
+        cdef uint32_t reserved = GNTTAB_NR_RESERVED_ENTRIES
         cdef uint8_t *entry
         for ref in range(reserved, self.entries()):
             if is_pinned(self._active + ref):
@@ -400,11 +391,11 @@ cdef class GrantTable:
                 continue
             entry = self._shared + ref * V2_SIZE
             head, frame = entry_load(entry), entry_load64(entry + 8)
-            if head & TYPE_MASK == TRANSITIVE or (
-                    head & TYPE_MASK == PERMIT_ACCESS and frame >> 32):
+            if head & GTF_type_mask == GTF_transitive or (
+                    head & GTF_type_mask == GTF_permit_access and frame >> 32):
                 return ERANGE
             first[ref] = 0
-            if head & TYPE_MASK == PERMIT_ACCESS:
+            if head & GTF_type_mask == GTF_permit_access:
                 first[ref] = frame << 32 | head | self._status[ref]
         memset(self._shared, 0, self.nr_frames * PAGE)
         memset(self._status, 0, STATUS_FRAMES * PAGE)
@@ -413,7 +404,7 @@ cdef class GrantTable:
                 (<uint64_t *>self._shared)[ref] = first[ref]
                 continue
             entry = self._shared + ref * V2_SIZE
-            self._status[ref] = first[ref] & (READING | WRITING)
+            self._status[ref] = first[ref] & (GTF_reading | GTF_writing)
             (<uint64_t *>entry)[0] = <uint32_t>first[ref] ^ self._status[ref]
             (<uint64_t *>entry)[1] = first[ref] >> 32
         self.version = version
@@ -433,11 +424,11 @@ cdef class GrantTable:
         cdef uint8_t kept[V2_SIZE]
         cdef uint16_t status
         if ref_a >= self.entries() or ref_b >= self.entries():
-            return GNTST_BAD_GNTREF
+            return GNTST_bad_gntref
         if ref_a == ref_b:
-            return GNTST_OKAY
+            return GNTST_okay
         if is_pinned(self._active + ref_a) or is_pinned(self._active + ref_b):
-            return GNTST_EAGAIN
+            return GNTST_eagain
         memcpy(kept, a, size)
         memcpy(a, b, size)
         memcpy(b, kept, size)
@@ -445,14 +436,14 @@ cdef class GrantTable:
             status = self._status[ref_a]
             self._status[ref_a] = self._status[ref_b]
             self._status[ref_b] = status
-        return GNTST_OKAY
+        return GNTST_okay
 
 
 cdef inline int within(const Active *grant, uint32_t offset, uint32_t length) noexcept nogil:
     """GNTST_* for a copy of [offset, offset + length) of a page of which `grant` has a part."""
     cdef uint64_t end = <uint64_t>offset + length
     if end > PAGE:
-        return GNTST_BAD_COPY_ARG
+        return GNTST_bad_copy_arg
     if offset < grant.start or end > <uint64_t>grant.start + grant.length:
-        return GNTST_GENERAL_ERROR
-    return GNTST_OKAY
+        return GNTST_general_error
+    return GNTST_okay

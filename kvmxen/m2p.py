@@ -11,13 +11,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kvmxen import emulate
-from kvmxen.abi import x86
-from kvmxen.shim.abi import constants
+from kvmxen.abi import x86, xen
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
 
-_VA = constants()["XEN_M2P_VA"]
+_VA = xen.HYPERVISOR_VIRT_START
 _SLOT = _VA >> 39
 _MOV_LOAD = 0x8B
 _REX_B, _REX_X, _REX_R, _REX_W = 1, 2, 4, 8

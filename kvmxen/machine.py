@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from uuid import UUID, uuid4
 
-from kvmxen.abi.xen import LEGACY_MAX_VCPUS, UPCALL_MASK, VCPU_INFO_SIZE, WALLCLOCK
+from kvmxen.abi import xen
+from kvmxen.abi.xen import (
+    LEGACY_MAX_VCPUS,
+    SHARED_INFO_WALLCLOCK,
+    VCPU_INFO_SIZE,
+    VCPU_INFO_UPCALL_MASK,
+)
 from kvmxen.balloon import Balloon
 from kvmxen.cpu import KICK_SIGNAL, Cpu
 from kvmxen.cpuid import CpuidPolicy
@@ -122,7 +128,7 @@ class Machine:
             fd = VcpuFd(self._system, self.vm, index)
             self._fds.append(fd)
             fd.set_cpuid(self.cpuid.entries(index))
-        self.m2p_va = _C["XEN_M2P_VA" if self.probe.reaches_xen_m2p else "M2P_VA"]
+        self.m2p_va = xen.HYPERVISOR_VIRT_START if self.probe.reaches_xen_m2p else _C["M2P_VA"]
         self.placement = self.probe.placement if self._wants_dispatcher else Placement.EXITS
         self.image.place(
             self.placement,
@@ -193,7 +199,7 @@ class Machine:
         for cpu in self.cpus:
             if cpu.index < LEGACY_MAX_VCPUS:
                 cpu.show_clock()
-            self.memory.write_u8(cpu.info_gpa + UPCALL_MASK, 1)
+            self.memory.write_u8(cpu.info_gpa + VCPU_INFO_UPCALL_MASK, 1)
         first = self.cpus[0]
         self.tables.install(first.vcpu, cr3)
         first.vcpu.rip, first.vcpu.rsp, first.vcpu.rsi = entry, stack, start_info
@@ -204,7 +210,7 @@ class Machine:
         """shared_info's wall-clock time is the one at system time 0."""
         epoch = time.time_ns() - self.now()
         seconds, nanoseconds = divmod(epoch, 1_000_000_000)
-        where = (self.layout.shared_info_mfn << PAGE_SHIFT) + WALLCLOCK
+        where = (self.layout.shared_info_mfn << PAGE_SHIFT) + SHARED_INFO_WALLCLOCK
         for offset, value in enumerate((2, seconds & 0xFFFFFFFF, nanoseconds, seconds >> 32)):
             self.memory.write_u32(where + offset * 4, value)
 

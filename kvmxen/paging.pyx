@@ -17,6 +17,9 @@ from kvmxen.abi.x86 cimport (
     PF_PRESENT, PF_WRITE, PTE_ACCESSED, PTE_DIRTY, PTE_FRAME, PTE_LARGE, PTE_PRESENT, PTE_USER,
     PTE_WRITE, is_canonical,
 )
+from kvmxen.abi.xen cimport (
+    MMU_MACHPHYS_UPDATE, MMU_PT_UPDATE_PRESERVE_AD, XEN_FIRST_SLOT, XEN_SLOTS,
+)
 from kvmxen.memory cimport GuestMemory
 from kvmxen.vcpu cimport Vcpu
 
@@ -63,15 +66,8 @@ cdef extern from *:
     void pte_or(uint64_t *p, uint64_t bits) noexcept nogil
     int pte_swap(uint64_t *p, uint64_t old, uint64_t new) noexcept nogil
 
-# A guest's L4 slots 256 to 271 are Xen's (xen/include/asm-x86/config.h).
-cdef int XEN_FIRST = 256
-cdef int XEN_SLOTS = 16
-# Of these we use the first.
+# Of Xen's L4 slots we use the first.
 cdef int OUR_SLOTS = 4
-
-# MMU_MACHPHYS_UPDATE and MMU_PT_UPDATE_PRESERVE_AD, in a request's two low bits.
-cdef uint64_t MACHPHYS_UPDATE = 1
-cdef uint64_t PRESERVE_AD = 2
 
 
 cdef inline int slot_of(uint64_t va, int level) noexcept nogil:
@@ -79,7 +75,7 @@ cdef inline int slot_of(uint64_t va, int level) noexcept nogil:
 
 
 cdef inline bint is_xen_slot(int slot) noexcept nogil:
-    return XEN_FIRST <= slot < XEN_FIRST + XEN_SLOTS
+    return XEN_FIRST_SLOT <= slot < XEN_FIRST_SLOT + XEN_SLOTS
 
 
 cdef int check(int error) except -1:
@@ -297,9 +293,10 @@ cdef class PageTables:
         if not self.copy_in(vcpu.state.kernel_cr3, va, words, sizeof(words)):
             return EFAULT
         kind = words[0] & 3
-        if kind == MACHPHYS_UPDATE:
+        if kind == MMU_MACHPHYS_UPDATE:
             return self.put_m2p(words[0] >> 12, words[1])
-        return self.change(vcpu, words[0] & ~<uint64_t>3, words[1], kind == PRESERVE_AD)
+        return self.change(vcpu, words[0] & ~<uint64_t>3, words[1],
+                           kind == MMU_PT_UPDATE_PRESERVE_AD)
 
     def update_many(self, Vcpu vcpu, uint64_t requests, uint64_t count):
         """The `count` struct mmu_update at `requests`.
@@ -371,7 +368,7 @@ cdef class PageTables:
             self.drop(vcpu, mfn, level, slot)
         elif level == 4:
             self._show(vcpu, mfn, self._pinned_slots)
-            for slot in range(XEN_FIRST + OUR_SLOTS, XEN_FIRST + XEN_SLOTS):
+            for slot in range(XEN_FIRST_SLOT + OUR_SLOTS, XEN_FIRST_SLOT + XEN_SLOTS):
                 self.store(vcpu, (mfn << 12) + slot * 8, 0, False, &old)
         return error
 
@@ -516,8 +513,9 @@ cdef class PageTables:
         if not self.is_ram(mfn):
             return False
         for slot in range(OUR_SLOTS):
-            if pte_get(self.entry(mfn << 12, XEN_FIRST + slot)) != slots[slot]:
-                self.store(vcpu, (mfn << 12) + (XEN_FIRST + slot) * 8, slots[slot], False, &old)
+            if pte_get(self.entry(mfn << 12, XEN_FIRST_SLOT + slot)) != slots[slot]:
+                self.store(vcpu, (mfn << 12) + (XEN_FIRST_SLOT + slot) * 8, slots[slot], False,
+                           &old)
                 changed = True
         return changed
 
@@ -584,7 +582,7 @@ cdef class PageTables:
                 pte_or(where, PTE_USER)
                 mended = True
             elif (level == 1 and vcpu.error_code & PF_WRITE and not value & PTE_WRITE
-                  and slot_of(va, 4) > XEN_FIRST
+                  and slot_of(va, 4) > XEN_FIRST_SLOT
                   and self.has_type((value & PTE_FRAME) >> 12)):
                 pte_or(where, PTE_WRITE)
                 mended = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.cpuid import CpuidPolicy
 from kvmxen.errors import GuestCrash, KvmxenError
 from kvmxen.features import Features, look
@@ -72,7 +72,7 @@ def probe(memory: GuestMemory, image: ShimImage, fd: VcpuFd, told: CpuidPolicy) 
         features = look(memory, ring3, told)
         ring3.move_data(other)
         seen = load(2)
-        vcpu.rsi = _C["XEN_M2P_VA"]
+        vcpu.rsi = xen.HYPERVISOR_VIRT_START
         reached = runs(_LOAD)
         runs(_SYSCALL)
         ring0 = vcpu.syscall_ring == 0

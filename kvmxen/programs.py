@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.machine import Machine
 from kvmxen.ring3 import Ring3
-from kvmxen.shim.abi import constants
 from kvmxen.shim.start import load_ldt
 
-_RING3_SS = constants()["SEL_RING3_SS"]
 _DATUM = 0x1122334455667788
 # movq $1, (%rsi); nop
 _STORE = bytes.fromhex("48c7060100000090")
@@ -61,7 +59,7 @@ def _segments(ring3: Ring3, machine: Machine) -> bool:
     machine.memory.write_u64(ring3.data_gpa, _DATUM)
     machine.memory.write_u64(machine.cpus[0].ldt_gpa, _SEGMENT)
     load_ldt(ring3.fd, machine.image, 1)
-    return _keeps(ring3, _RING3_SS, 0) and _keeps(ring3, _LDT_SELECTOR, _BASE)
+    return _keeps(ring3, xen.FLAT_RING3_SS, 0) and _keeps(ring3, _LDT_SELECTOR, _BASE)
 
 
 def _keeps(ring3: Ring3, selector: int, base: int) -> bool:

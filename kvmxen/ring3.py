@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SIZE
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants
-from kvmxen.shim.image import XEN_FIRST_SLOT, Placement, ShimImage
+from kvmxen.shim.image import Placement, ShimImage
 from kvmxen.shim.start import CR0, prepare
 from kvmxen.vcpu import Vcpu
 
@@ -34,7 +34,7 @@ class Ring3:
         self._memory = memory
         self.fd = fd
         l4, l3, l2, self._l1, self._code, data, stack = (image.new_frame() for _ in range(7))
-        for slot, entry in enumerate(image.slots.kernel, XEN_FIRST_SLOT):
+        for slot, entry in enumerate(image.slots.kernel, xen.XEN_FIRST_SLOT):
             memory.write_u64(l4 + slot * 8, entry)
         memory.write_u64(l4 + (_CODE_VA >> 39) * 8, l3 | _ENTRY)
         memory.write_u64(l3, l2 | _ENTRY)

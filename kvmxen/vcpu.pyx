@@ -13,6 +13,10 @@ from kvmxen.abi.x86 cimport (
     CR0_TS, EFL_AC, EFL_ARITHMETIC, EFL_DF, EFL_FIXED, EFL_ID, EFL_IF, EFL_TF, TRAP_BREAKPOINT,
     TRAP_DEBUG, TRAP_INVALID_OPCODE, TRAP_PAGE_FAULT, TRAPS_WITH_ERROR_CODE,
 )
+from kvmxen.abi.xen cimport (
+    FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS, VCPU_INFO_SIZE, VCPU_INFO_UPCALL_MASK,
+    VCPU_INFO_UPCALL_PENDING,
+)
 from kvmxen.memory cimport GuestMemory
 from kvmxen.shim.shared cimport SharedState, shim_frame, shim_state
 
@@ -104,7 +108,7 @@ cdef extern from *:
         VCPU_WORK, VCPU_WORK_END
         VCPU_DEBUG_STACK_END, VCPU_TRAP_STACK_END, VCPU_INTERRUPT_STACK_END
         VCPU_STATE, VCPU_FRAME_END, VCPU_SYSCALL_PAGE
-        SEL_RING0_CS, SEL_RING0_SS, SEL_RING3_CS32, SEL_RING3_CS64, SEL_RING3_SS
+        SEL_RING0_CS, SEL_RING0_SS
         _TRAP_SYSCALL "TRAP_SYSCALL"
         _TRAP_SYSCALL32 "TRAP_SYSCALL32"
         _TRAP_SYSENTER "TRAP_SYSENTER"
@@ -166,15 +170,15 @@ cdef class Vcpu(SharedState):
         self._part_va = SHIM_VA + part_gpa
         self._work = <uint64_t *>(self._part + VCPU_WORK)
         self.share(<shim_state *>(self._part + VCPU_STATE), index, cr0)
-        self.cs = SEL_RING3_CS64
-        self.ss = SEL_RING3_SS
+        self.cs = FLAT_RING3_CS64
+        self.ss = FLAT_RING3_SS
         self.rflags = EFL_IF | EFL_FIXED
         self._left = _now()
         run_valid(<kvm_run *>self._run)
 
     def set_info(self, GuestMemory memory, uint64_t gpa):
         """The guest's vcpu_info is at `gpa`; raises GuestFault."""
-        self._info = memory.at(gpa, 64)
+        self._info = memory.at(gpa, VCPU_INFO_SIZE)
         self.state.info_gpa = gpa
 
     def take_done(self):
@@ -185,8 +189,9 @@ cdef class Vcpu(SharedState):
 
     @property
     def upcall_ready(self):
-        """Whether events are pending and not masked (the first bytes of the vcpu_info)."""
-        return self._info[0] != 0 and self._info[1] == 0
+        """Whether events are pending and not masked, as the vcpu_info says."""
+        return (self._info[VCPU_INFO_UPCALL_PENDING] != 0
+                and self._info[VCPU_INFO_UPCALL_MASK] == 0)
 
     def count_hypercall(self, uint64_t number):
         """Count hypercall `number`; all beyond the known ones as one."""
@@ -474,7 +479,7 @@ cdef class Vcpu(SharedState):
         """Some hosts interpret user code whose stack pointer is not canonical once they have
         interrupted it, and give up at what their interpreter lacks: int3 behind LSTAR, or SSE."""
         self.in_ring3 = True
-        self.cs, self.ss = SEL_RING3_CS64, SEL_RING3_SS
+        self.cs, self.ss = FLAT_RING3_CS64, FLAT_RING3_SS
         if self.rip != self._part_va + VCPU_SYSCALL_PAGE + SYSCALL_ENTRY:
             return TRAP_INVALID_OPCODE
         self.rip, self.rflags = self.rcx, self.r11
@@ -647,16 +652,16 @@ cdef class Vcpu(SharedState):
         self.rip = out.rcx
         self.rflags = out.r11
         self.rsp = rsp
-        self.cs = SEL_RING3_CS64
-        self.ss = SEL_RING3_SS
+        self.cs = FLAT_RING3_CS64
+        self.ss = FLAT_RING3_SS
 
     cdef int _take_compat_call(self, int trap) noexcept:
         """SYSCALL of 32-bit code, or SYSENTER, whose registers are loaded: what Xen shows of it
         (cstar_enter and sysenter_entry of xen/arch/x86/x86_64/entry.S)."""
-        self.ss = SEL_RING3_SS
+        self.ss = FLAT_RING3_SS
         if trap == _TRAP_SYSCALL32:
             self.rip, self.rflags = self.rcx, self.r11
-            self.cs = SEL_RING3_CS32
+            self.cs = FLAT_RING3_CS32
         else:
             self.rip = self.rsp = 0
             self.cs = 3

@@ -1,98 +1,89 @@
-"""The heart of the public ABI: shared_info, vcpu_info, hypercall numbers, domain ids.
-
-Sources: xen/include/public/xen.h and arch-x86/xen.h, as a 64-bit guest sees them.
-"""
+"""Xen's public ABI, as a 64-bit guest sees it: the numbers of xen.h, each under its name there."""
 
 from __future__ import annotations
 
 from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-DOMID_SELF = 0x7FF0
+from kvmxen.abi.headers import constants
+
+_NUMBERS = constants(Path(__file__).with_suffix(".h"))
+globals().update(_NUMBERS)
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> int: ...
+
+
 # The only domain that there is, but for dom0, which is this process.
 DOMID_GUEST = 1
-LEGACY_MAX_VCPUS = 32
-NR_CHANNELS = 4096
-
-
-# Offsets in bytes, for the paths that touch single fields of shared memory.
-VCPU_INFO_SIZE = 64
-UPCALL_PENDING = 0
-UPCALL_MASK = 1
-PENDING_SEL = 8
-CR2 = 16
-TIME = 32
-TIME_SIZE = 32
-EVTCHN_PENDING = 2048
-EVTCHN_MASK = 2560
-WALLCLOCK = 3072
 
 
 class Hypercall(IntEnum):
-    """__HYPERVISOR_*: the number in RAX."""
+    """HYPERVISOR_*: the number in RAX."""
 
-    set_trap_table = 0
-    mmu_update = 1
-    set_gdt = 2
-    stack_switch = 3
-    set_callbacks = 4
-    fpu_taskswitch = 5
-    sched_op_compat = 6
-    platform_op = 7
-    set_debugreg = 8
-    get_debugreg = 9
-    update_descriptor = 10
-    memory_op = 12
-    multicall = 13
-    update_va_mapping = 14
-    set_timer_op = 15
-    event_channel_op_compat = 16
-    xen_version = 17
-    console_io = 18
-    physdev_op_compat = 19
-    grant_table_op = 20
-    vm_assist = 21
-    update_va_mapping_otherdomain = 22
-    iret = 23
-    vcpu_op = 24
-    set_segment_base = 25
-    mmuext_op = 26
-    xsm_op = 27
-    nmi_op = 28
-    sched_op = 29
-    callback_op = 30
-    xenoprof_op = 31
-    event_channel_op = 32
-    physdev_op = 33
-    hvm_op = 34
-    sysctl = 35
-    domctl = 36
-    kexec_op = 37
-    tmem_op = 38
-    argo_op = 39
-    xenpmu_op = 40
-    dm_op = 41
-    hypfs_op = 42
-    mca = 48
+    set_trap_table = _NUMBERS["HYPERVISOR_set_trap_table"]
+    mmu_update = _NUMBERS["HYPERVISOR_mmu_update"]
+    set_gdt = _NUMBERS["HYPERVISOR_set_gdt"]
+    stack_switch = _NUMBERS["HYPERVISOR_stack_switch"]
+    set_callbacks = _NUMBERS["HYPERVISOR_set_callbacks"]
+    fpu_taskswitch = _NUMBERS["HYPERVISOR_fpu_taskswitch"]
+    sched_op_compat = _NUMBERS["HYPERVISOR_sched_op_compat"]
+    platform_op = _NUMBERS["HYPERVISOR_platform_op"]
+    set_debugreg = _NUMBERS["HYPERVISOR_set_debugreg"]
+    get_debugreg = _NUMBERS["HYPERVISOR_get_debugreg"]
+    update_descriptor = _NUMBERS["HYPERVISOR_update_descriptor"]
+    memory_op = _NUMBERS["HYPERVISOR_memory_op"]
+    multicall = _NUMBERS["HYPERVISOR_multicall"]
+    update_va_mapping = _NUMBERS["HYPERVISOR_update_va_mapping"]
+    set_timer_op = _NUMBERS["HYPERVISOR_set_timer_op"]
+    event_channel_op_compat = _NUMBERS["HYPERVISOR_event_channel_op_compat"]
+    xen_version = _NUMBERS["HYPERVISOR_xen_version"]
+    console_io = _NUMBERS["HYPERVISOR_console_io"]
+    physdev_op_compat = _NUMBERS["HYPERVISOR_physdev_op_compat"]
+    grant_table_op = _NUMBERS["HYPERVISOR_grant_table_op"]
+    vm_assist = _NUMBERS["HYPERVISOR_vm_assist"]
+    update_va_mapping_otherdomain = _NUMBERS["HYPERVISOR_update_va_mapping_otherdomain"]
+    iret = _NUMBERS["HYPERVISOR_iret"]
+    vcpu_op = _NUMBERS["HYPERVISOR_vcpu_op"]
+    set_segment_base = _NUMBERS["HYPERVISOR_set_segment_base"]
+    mmuext_op = _NUMBERS["HYPERVISOR_mmuext_op"]
+    xsm_op = _NUMBERS["HYPERVISOR_xsm_op"]
+    nmi_op = _NUMBERS["HYPERVISOR_nmi_op"]
+    sched_op = _NUMBERS["HYPERVISOR_sched_op"]
+    callback_op = _NUMBERS["HYPERVISOR_callback_op"]
+    xenoprof_op = _NUMBERS["HYPERVISOR_xenoprof_op"]
+    event_channel_op = _NUMBERS["HYPERVISOR_event_channel_op"]
+    physdev_op = _NUMBERS["HYPERVISOR_physdev_op"]
+    hvm_op = _NUMBERS["HYPERVISOR_hvm_op"]
+    sysctl = _NUMBERS["HYPERVISOR_sysctl"]
+    domctl = _NUMBERS["HYPERVISOR_domctl"]
+    kexec_op = _NUMBERS["HYPERVISOR_kexec_op"]
+    tmem_op = _NUMBERS["HYPERVISOR_tmem_op"]
+    argo_op = _NUMBERS["HYPERVISOR_argo_op"]
+    xenpmu_op = _NUMBERS["HYPERVISOR_xenpmu_op"]
+    dm_op = _NUMBERS["HYPERVISOR_dm_op"]
+    hypfs_op = _NUMBERS["HYPERVISOR_hypfs_op"]
+    mca = _NUMBERS["HYPERVISOR_mca"]
 
 
 class Virq(IntEnum):
     """VIRQ_*: interrupts that Xen itself raises."""
 
-    TIMER = 0
-    DEBUG = 1
-    CONSOLE = 2
-    DOM_EXC = 3
-    TBUF = 4
-    DEBUGGER = 6
-    XENOPROF = 7
-    CON_RING = 8
-    PCPU_STATE = 9
-    MEM_EVENT = 10
-    ARGO = 11
-    ENOMEM = 12
-    XENPMU = 13
+    TIMER = _NUMBERS["VIRQ_TIMER"]
+    DEBUG = _NUMBERS["VIRQ_DEBUG"]
+    CONSOLE = _NUMBERS["VIRQ_CONSOLE"]
+    DOM_EXC = _NUMBERS["VIRQ_DOM_EXC"]
+    TBUF = _NUMBERS["VIRQ_TBUF"]
+    DEBUGGER = _NUMBERS["VIRQ_DEBUGGER"]
+    XENOPROF = _NUMBERS["VIRQ_XENOPROF"]
+    CON_RING = _NUMBERS["VIRQ_CON_RING"]
+    PCPU_STATE = _NUMBERS["VIRQ_PCPU_STATE"]
+    MEM_EVENT = _NUMBERS["VIRQ_MEM_EVENT"]
+    ARGO = _NUMBERS["VIRQ_ARGO"]
+    ENOMEM = _NUMBERS["VIRQ_ENOMEM"]
+    XENPMU = _NUMBERS["VIRQ_XENPMU"]
 
 
 # Those that each vCPU has of its own (xen/common/event_channel.c, get_virq_type).
 PER_VCPU_VIRQS = frozenset({Virq.TIMER, Virq.DEBUG, Virq.XENOPROF, Virq.XENPMU})
-NR_VIRQS = 24

@@ -7,6 +7,7 @@ import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import xen
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
 from kvmxen.errors import HypercallError
 from kvmxen.events import Status
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 class EvtchnOp(IntEnum):
     """EVTCHNOP_*"""
 
-    BIND_INTERDOMAIN = 0
-    BIND_VIRQ = 1
-    BIND_PIRQ = 2
-    CLOSE = 3
-    SEND = 4
-    STATUS = 5
-    ALLOC_UNBOUND = 6
-    BIND_IPI = 7
-    BIND_VCPU = 8
-    UNMASK = 9
-    RESET = 10
+    BIND_INTERDOMAIN = xen.EVTCHNOP_bind_interdomain
+    BIND_VIRQ = xen.EVTCHNOP_bind_virq
+    BIND_PIRQ = xen.EVTCHNOP_bind_pirq
+    CLOSE = xen.EVTCHNOP_close
+    SEND = xen.EVTCHNOP_send
+    STATUS = xen.EVTCHNOP_status
+    ALLOC_UNBOUND = xen.EVTCHNOP_alloc_unbound
+    BIND_IPI = xen.EVTCHNOP_bind_ipi
+    BIND_VCPU = xen.EVTCHNOP_bind_vcpu
+    UNMASK = xen.EVTCHNOP_unmask
+    RESET = xen.EVTCHNOP_reset
 
 
 def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.abi.grant_table import (
     MAP_AVAIL_SHIFT,
     MAP_CONTAINS_PTE,
@@ -194,7 +194,8 @@ def _leaf(cpu: Cpu, address: int) -> int:
     table = cpu.vcpu.kernel_cr3
     for level in (4, 3, 2, 1):
         slot = address >> 12 + 9 * (level - 1) & 511
-        if not cpu.tables.owns(table >> PAGE_SHIFT) or (level == 4 and 256 <= slot < 272):
+        is_xens = level == 4 and slot - xen.XEN_FIRST_SLOT in range(xen.XEN_SLOTS)
+        if is_xens or not cpu.tables.owns(table >> PAGE_SHIFT):
             raise HypercallError(errno.EINVAL)
         where = table + slot * 8
         if level > 1:

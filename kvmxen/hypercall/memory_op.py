@@ -14,6 +14,7 @@ from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import xen
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
@@ -40,16 +41,16 @@ _MASK64 = (1 << 64) - 1
 class Memory(IntEnum):
     """XENMEM_*"""
 
-    INCREASE_RESERVATION = 0
-    DECREASE_RESERVATION = 1
-    MAXIMUM_RAM_PAGE = 2
-    CURRENT_RESERVATION = 3
-    MAXIMUM_RESERVATION = 4
-    MACHPHYS_MFN_LIST = 5
-    POPULATE_PHYSMAP = 6
-    MEMORY_MAP = 9
-    EXCHANGE = 11
-    MACHPHYS_MAPPING = 12
+    INCREASE_RESERVATION = xen.XENMEM_increase_reservation
+    DECREASE_RESERVATION = xen.XENMEM_decrease_reservation
+    MAXIMUM_RAM_PAGE = xen.XENMEM_maximum_ram_page
+    CURRENT_RESERVATION = xen.XENMEM_current_reservation
+    MAXIMUM_RESERVATION = xen.XENMEM_maximum_reservation
+    MACHPHYS_MFN_LIST = xen.XENMEM_machphys_mfn_list
+    POPULATE_PHYSMAP = xen.XENMEM_populate_physmap
+    MEMORY_MAP = xen.XENMEM_memory_map
+    EXCHANGE = xen.XENMEM_exchange
+    MACHPHYS_MAPPING = xen.XENMEM_machphys_mapping
 
 
 def memory_op(cpu: Cpu, command: int, argument: int) -> int:

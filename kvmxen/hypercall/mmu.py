@@ -11,6 +11,7 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import xen
 from kvmxen.abi.xen import DOMID_SELF
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.hypercall.segments import set_ldt
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 
 _MMUEXT_OP = struct.Struct("<I4xQQ")
 
-_UVMF_FLUSH_MASK = 3
-_UVMF_TLB_FLUSH = 1
-_UVMF_INVLPG = 2
-_UVMF_ALL = 1 << 2
-
 # Bounds what one hypercall does; a count beyond is an error, as no guest batches so much.
 MAX_BATCH = 1 << 16
 _PREEMPTED = 1 << 31
@@ -34,22 +30,22 @@ _PREEMPTED = 1 << 31
 class MmuExt(IntEnum):
     """MMUEXT_*"""
 
-    PIN_L1_TABLE = 0
-    PIN_L4_TABLE = 3
-    UNPIN_TABLE = 4
-    NEW_BASEPTR = 5
-    TLB_FLUSH_LOCAL = 6
-    INVLPG_LOCAL = 7
-    TLB_FLUSH_MULTI = 8
-    INVLPG_MULTI = 9
-    TLB_FLUSH_ALL = 10
-    INVLPG_ALL = 11
-    FLUSH_CACHE = 12
-    SET_LDT = 13
-    NEW_USER_BASEPTR = 15
-    CLEAR_PAGE = 16
-    COPY_PAGE = 17
-    FLUSH_CACHE_GLOBAL = 18
+    PIN_L1_TABLE = xen.MMUEXT_PIN_L1_TABLE
+    PIN_L4_TABLE = xen.MMUEXT_PIN_L4_TABLE
+    UNPIN_TABLE = xen.MMUEXT_UNPIN_TABLE
+    NEW_BASEPTR = xen.MMUEXT_NEW_BASEPTR
+    TLB_FLUSH_LOCAL = xen.MMUEXT_TLB_FLUSH_LOCAL
+    INVLPG_LOCAL = xen.MMUEXT_INVLPG_LOCAL
+    TLB_FLUSH_MULTI = xen.MMUEXT_TLB_FLUSH_MULTI
+    INVLPG_MULTI = xen.MMUEXT_INVLPG_MULTI
+    TLB_FLUSH_ALL = xen.MMUEXT_TLB_FLUSH_ALL
+    INVLPG_ALL = xen.MMUEXT_INVLPG_ALL
+    FLUSH_CACHE = xen.MMUEXT_FLUSH_CACHE
+    SET_LDT = xen.MMUEXT_SET_LDT
+    NEW_USER_BASEPTR = xen.MMUEXT_NEW_USER_BASEPTR
+    CLEAR_PAGE = xen.MMUEXT_CLEAR_PAGE
+    COPY_PAGE = xen.MMUEXT_COPY_PAGE
+    FLUSH_CACHE_GLOBAL = xen.MMUEXT_FLUSH_CACHE_GLOBAL
 
 
 def _check_batch(count: int, domid: int) -> int:
@@ -87,15 +83,15 @@ def mmu_update(cpu: Cpu, requests: int, count: int, done: int, domid: int) -> in
 def update_va_mapping(cpu: Cpu, va: int, value: int, flags: int) -> int:
     """Install the L1 entry of `va` and flush as `flags` says."""
     cpu.tables.update_va(cpu.vcpu, va, value)
-    kind = flags & _UVMF_FLUSH_MASK
-    if kind not in (_UVMF_TLB_FLUSH, _UVMF_INVLPG):
+    kind = flags & xen.UVMF_FLUSHTYPE_MASK
+    if kind not in (xen.UVMF_TLB_FLUSH, xen.UVMF_INVLPG):
         return 0
-    if kind == _UVMF_INVLPG:
+    if kind == xen.UVMF_INVLPG:
         cpu.vcpu.invlpg(va)
     else:
         cpu.vcpu.flush_tlb()
-    scope = flags & ~_UVMF_FLUSH_MASK
-    if scope == _UVMF_ALL:
+    scope = flags & ~xen.UVMF_FLUSHTYPE_MASK
+    if scope == xen.UVMF_ALL:
         cpu.machine.flush_others(cpu)
     elif scope:
         cpu.machine.flush_others(cpu, _vcpu_mask(cpu, scope))

@@ -10,6 +10,7 @@ import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from kvmxen.abi import xen
 from kvmxen.errors import HypercallError
 from kvmxen.hypercall.segments import is_guests
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class PhysdevOp(IntEnum):
     """PHYSDEVOP_*"""
 
-    SET_IOPL = 6
-    SET_IOBITMAP = 7
+    SET_IOPL = xen.PHYSDEVOP_set_iopl
+    SET_IOBITMAP = xen.PHYSDEVOP_set_iobitmap
 
 
 _IO_BITMAP = struct.Struct("<QI")

@@ -7,7 +7,7 @@ import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from kvmxen.abi.xen import UPCALL_MASK
+from kvmxen.abi import xen
 from kvmxen.errors import HypercallError
 
 if TYPE_CHECKING:
@@ -21,23 +21,23 @@ _MAX_POLL_PORTS = 128
 class SchedOp(IntEnum):
     """SCHEDOP_*"""
 
-    YIELD = 0
-    BLOCK = 1
-    SHUTDOWN = 2
-    POLL = 3
-    SHUTDOWN_CODE = 5
-    WATCHDOG = 6
+    YIELD = xen.SCHEDOP_yield
+    BLOCK = xen.SCHEDOP_block
+    SHUTDOWN = xen.SCHEDOP_shutdown
+    POLL = xen.SCHEDOP_poll
+    SHUTDOWN_CODE = xen.SCHEDOP_shutdown_code
+    WATCHDOG = xen.SCHEDOP_watchdog
 
 
 class Shutdown(IntEnum):
     """SHUTDOWN_*: why a domain ends."""
 
-    POWEROFF = 0
-    REBOOT = 1
-    SUSPEND = 2
-    CRASH = 3
-    WATCHDOG = 4
-    SOFT_RESET = 5
+    POWEROFF = xen.SHUTDOWN_poweroff
+    REBOOT = xen.SHUTDOWN_reboot
+    SUSPEND = xen.SHUTDOWN_suspend
+    CRASH = xen.SHUTDOWN_crash
+    WATCHDOG = xen.SHUTDOWN_watchdog
+    SOFT_RESET = xen.SHUTDOWN_soft_reset
 
 
 def sched_op(cpu: Cpu, command: int, argument: int) -> int:
@@ -46,7 +46,7 @@ def sched_op(cpu: Cpu, command: int, argument: int) -> int:
         case SchedOp.YIELD:
             return 0
         case SchedOp.BLOCK:
-            cpu.machine.memory.write_u8(cpu.info_gpa + UPCALL_MASK, 0)
+            cpu.machine.memory.write_u8(cpu.info_gpa + xen.VCPU_INFO_UPCALL_MASK, 0)
             cpu.block()
             return 0
         case SchedOp.SHUTDOWN:

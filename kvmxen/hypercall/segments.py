@@ -10,7 +10,7 @@ import errno
 from array import array
 from typing import TYPE_CHECKING
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.errors import HypercallError
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
@@ -28,11 +28,6 @@ _DPL3 = 3 << 45
 _NOT_SYSTEM = 1 << 44
 _TYPE = 0x1F << 40
 _ACCESSED = 1 << 40
-
-_FS = 0
-_GS_USER = 1
-_GS_KERNEL = 2
-_GS_USER_SELECTOR = 3
 
 
 def validate(descriptor: int) -> int:
@@ -60,7 +55,7 @@ def _copied(table: bytes) -> bytes:
 
 def is_guests(va: int) -> bool:
     """Whether `va` is canonical, and not in the L4 slots that are Xen's (__addr_ok())."""
-    return va < 1 << 47 or va >= 0xFFFF880000000000
+    return va < 1 << 47 or va >= xen.HYPERVISOR_VIRT_END
 
 
 def set_gdt(cpu: Cpu, frames: int, entries: int) -> int:
@@ -120,13 +115,13 @@ def set_segment_base(cpu: Cpu, which: int, base: int) -> int:
     which &= 0xFFFFFFFF
     # The dispatcher may have left one of them to be written on the way back.
     cpu.vcpu.flush()
-    if which == _GS_USER_SELECTOR:
+    if which == xen.SEGBASE_GS_USER_SEL:
         cpu.load_user_gs(base & 0xFFFF)
         return 0
     registers = {
-        _FS: x86.MSR_FS_BASE,
-        _GS_USER: x86.MSR_KERNEL_GS_BASE,
-        _GS_KERNEL: x86.MSR_GS_BASE,
+        xen.SEGBASE_FS: x86.MSR_FS_BASE,
+        xen.SEGBASE_GS_USER: x86.MSR_KERNEL_GS_BASE,
+        xen.SEGBASE_GS_KERNEL: x86.MSR_GS_BASE,
     }
     if which not in registers or not x86.is_canonical(base):
         raise HypercallError(errno.EINVAL)

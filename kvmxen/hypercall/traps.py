@@ -7,7 +7,7 @@ import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.bounce import iret as load_iret
 from kvmxen.errors import HypercallError
 
@@ -21,21 +21,12 @@ _CALLBACK_REGISTER = struct.Struct("<HH4xQ")
 class CallbackType(IntEnum):
     """CALLBACKTYPE_* (xen/include/public/callback.h)."""
 
-    EVENT = 0
-    FAILSAFE = 1
-    SYSCALL = 2
-    NMI = 4
-    SYSENTER = 5
-    SYSCALL32 = 7
-
-
-_CALLBACKOP_REGISTER = 0
-_CALLBACKOP_UNREGISTER = 1
-_CALLBACKF_MASK_EVENTS = 1
-# Events masked on entry, a flag of struct trap_info.
-TI_MASK_EVENTS = 4
-_NMIOP_REGISTER = 0
-_NMIOP_UNREGISTER = 1
+    EVENT = xen.CALLBACKTYPE_event
+    FAILSAFE = xen.CALLBACKTYPE_failsafe
+    SYSCALL = xen.CALLBACKTYPE_syscall
+    NMI = xen.CALLBACKTYPE_nmi
+    SYSENTER = xen.CALLBACKTYPE_sysenter
+    SYSCALL32 = xen.CALLBACKTYPE_syscall32
 
 
 def set_trap_table(cpu: Cpu, table: int) -> int:
@@ -80,17 +71,17 @@ def register_callback(cpu: Cpu, kind: int, address: int, flags: int) -> None:
     if kind not in list(CallbackType):
         raise HypercallError(errno.ENOSYS)
     if kind == CallbackType.NMI:
-        cpu.set_trap(x86.TRAP_NMI, TI_MASK_EVENTS, address)
+        cpu.set_trap(x86.TRAP_NMI, xen.TI_IF, address)
     else:
-        cpu.set_callback(CallbackType(kind), address, bool(flags & _CALLBACKF_MASK_EVENTS))
+        cpu.set_callback(CallbackType(kind), address, bool(flags & xen.CALLBACKF_mask_events))
 
 
 def callback_op(cpu: Cpu, command: int, argument: int) -> int:
     """CALLBACKOP_register and _unregister."""
     command &= 0xFFFFFFFF
-    if command == _CALLBACKOP_REGISTER:
+    if command == xen.CALLBACKOP_register:
         register_callback(cpu, *_callback(cpu, argument))
-    elif command == _CALLBACKOP_UNREGISTER:
+    elif command == xen.CALLBACKOP_unregister:
         kind = int.from_bytes(cpu.read(argument, 2), "little")
         if kind != CallbackType.NMI:
             known = kind in list(CallbackType)
@@ -109,12 +100,12 @@ def _callback(cpu: Cpu, argument: int) -> tuple[int, int, int]:
 def nmi_op(cpu: Cpu, command: int, argument: int) -> int:
     """XENNMI_register_callback (of vCPU 0) and _unregister_callback."""
     command &= 0xFFFFFFFF
-    if command == _NMIOP_REGISTER:
+    if command == xen.XENNMI_register_callback:
         if cpu.index:
             raise HypercallError(errno.EINVAL)
         address = int.from_bytes(cpu.read(argument, 8), "little")
         register_callback(cpu, CallbackType.NMI, address, 0)
-    elif command == _NMIOP_UNREGISTER:
+    elif command == xen.XENNMI_unregister_callback:
         cpu.set_trap(x86.TRAP_NMI, 0, 0)
     else:
         raise HypercallError(errno.ENOSYS)

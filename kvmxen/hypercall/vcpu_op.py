@@ -11,8 +11,7 @@ import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from kvmxen.abi import x86
-from kvmxen.abi.xen import VCPU_INFO_SIZE
+from kvmxen.abi import x86, xen
 from kvmxen.errors import HypercallError
 from kvmxen.hypercall.segments import load_gdt
 from kvmxen.hypercall.traps import CallbackType, register_callback, set_trap
@@ -29,7 +28,6 @@ _TRAPS_AT = 720
 _TRAP_SIZE = 16
 _TAIL = struct.Struct("<2Q 16QQ 2Q 8Q 8Q 3Q Q 3Q".replace(" ", ""))
 _TAIL_AT = _TRAPS_AT + 256 * _TRAP_SIZE
-_SSHOTTMR_FUTURE = 1
 _FAR = 1 << 50
 _MIN_PERIOD = 1_000_000
 _MAX_PERIOD = 1_000_000_000 * 86_400
@@ -38,20 +36,20 @@ _MAX_PERIOD = 1_000_000_000 * 86_400
 class VcpuOp(IntEnum):
     """VCPUOP_*"""
 
-    INITIALISE = 0
-    UP = 1
-    DOWN = 2
-    IS_UP = 3
-    GET_RUNSTATE_INFO = 4
-    REGISTER_RUNSTATE_MEMORY_AREA = 5
-    SET_PERIODIC_TIMER = 6
-    STOP_PERIODIC_TIMER = 7
-    SET_SINGLESHOT_TIMER = 8
-    STOP_SINGLESHOT_TIMER = 9
-    REGISTER_VCPU_INFO = 10
-    SEND_NMI = 11
-    GET_PHYSID = 12
-    REGISTER_VCPU_TIME_MEMORY_AREA = 13
+    INITIALISE = xen.VCPUOP_initialise
+    UP = xen.VCPUOP_up
+    DOWN = xen.VCPUOP_down
+    IS_UP = xen.VCPUOP_is_up
+    GET_RUNSTATE_INFO = xen.VCPUOP_get_runstate_info
+    REGISTER_RUNSTATE_MEMORY_AREA = xen.VCPUOP_register_runstate_memory_area
+    SET_PERIODIC_TIMER = xen.VCPUOP_set_periodic_timer
+    STOP_PERIODIC_TIMER = xen.VCPUOP_stop_periodic_timer
+    SET_SINGLESHOT_TIMER = xen.VCPUOP_set_singleshot_timer
+    STOP_SINGLESHOT_TIMER = xen.VCPUOP_stop_singleshot_timer
+    REGISTER_VCPU_INFO = xen.VCPUOP_register_vcpu_info
+    SEND_NMI = xen.VCPUOP_send_nmi
+    GET_PHYSID = xen.VCPUOP_get_physid
+    REGISTER_VCPU_TIME_MEMORY_AREA = xen.VCPUOP_register_vcpu_time_memory_area
 
 
 _CHANGES = frozenset({VcpuOp.INITIALISE, VcpuOp.UP, VcpuOp.DOWN, VcpuOp.REGISTER_VCPU_INFO})
@@ -120,7 +118,7 @@ def _timer(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
         target.timer.set_singleshot(0)
         return
     deadline, flags = struct.unpack("<QI", cpu.read(argument, 12))
-    if flags & _SSHOTTMR_FUTURE and deadline < cpu.machine.now():
+    if flags & xen.VCPU_SSHOTTMR_future and deadline < cpu.machine.now():
         raise HypercallError(errno.ETIME)
     target.timer.set_singleshot(deadline)
 
@@ -143,7 +141,7 @@ def set_timer_op(cpu: Cpu, deadline: int) -> int:
 
 def _register_info(cpu: Cpu, target: Cpu, argument: int) -> None:
     mfn, offset = struct.unpack("<QI", cpu.read(argument, 12))
-    if target.info_registered or offset > PAGE_SIZE - VCPU_INFO_SIZE or offset % 8:
+    if target.info_registered or offset > PAGE_SIZE - xen.VCPU_INFO_SIZE or offset % 8:
         raise HypercallError(errno.EINVAL)
     if not cpu.tables.owns(mfn) or (target is not cpu and target.up):
         raise HypercallError(errno.EINVAL)

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from kvmxen import __version__
+from kvmxen.abi import xen
 from kvmxen.errors import HypercallError
 from kvmxen.layout import PAGE_SIZE
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 # The Xen whose ABI this is.
 MAJOR, MINOR = 4, 17
 CAPABILITIES = b"xen-3.0-x86_64 "
-XEN_VIRT_START = 0xFFFF800000000000
 
 # XENFEAT_*: pae_pgdir_above_4gb, mmu_pt_update_preserve_ad, gnttab_map_avail_bits,
 # memory_op_vnode_supported.
@@ -27,16 +27,16 @@ FEATURES = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 13
 class Version(IntEnum):
     """XENVER_*"""
 
-    VERSION = 0
-    EXTRAVERSION = 1
-    COMPILE_INFO = 2
-    CAPABILITIES = 3
-    CHANGESET = 4
-    PLATFORM_PARAMETERS = 5
-    GET_FEATURES = 6
-    PAGESIZE = 7
-    GUEST_HANDLE = 8
-    COMMANDLINE = 9
+    VERSION = xen.XENVER_version
+    EXTRAVERSION = xen.XENVER_extraversion
+    COMPILE_INFO = xen.XENVER_compile_info
+    CAPABILITIES = xen.XENVER_capabilities
+    CHANGESET = xen.XENVER_changeset
+    PLATFORM_PARAMETERS = xen.XENVER_platform_parameters
+    GET_FEATURES = xen.XENVER_get_features
+    PAGESIZE = xen.XENVER_pagesize
+    GUEST_HANDLE = xen.XENVER_guest_handle
+    COMMANDLINE = xen.XENVER_commandline
 
 
 _TEXTS = {
@@ -44,7 +44,7 @@ _TEXTS = {
     Version.COMPILE_INFO: struct.pack("64s16s32s32s", b"", b"kvmxen", b"", b""),
     Version.CAPABILITIES: CAPABILITIES.ljust(1024, b"\0"),
     Version.CHANGESET: struct.pack("64s", f"kvmxen {__version__}".encode()),
-    Version.PLATFORM_PARAMETERS: struct.pack("<Q", XEN_VIRT_START),
+    Version.PLATFORM_PARAMETERS: struct.pack("<Q", xen.HYPERVISOR_VIRT_START),
     Version.COMMANDLINE: bytes(1024),
 }
 
@@ -73,18 +73,16 @@ def xen_version(cpu: Cpu, command: int, argument: int) -> int:
 
 
 _VM_ASSISTS = frozenset({0, 1, 2, 3, 4, 5})
-_ARCHITECTURAL_IOPL = 4
-_ENABLE, _DISABLE = 0, 1
 
 
 def vm_assist(cpu: Cpu, command: int, assist: int) -> int:
     """Enable or disable an assist: all but the architectural IOPL are as with it either way."""
     command, assist = command & 0xFFFFFFFF, assist & 0xFFFFFFFF
-    if command not in (_ENABLE, _DISABLE):
+    if command not in (xen.VMASST_CMD_enable, xen.VMASST_CMD_disable):
         raise HypercallError(errno.ENOSYS)
     if assist not in _VM_ASSISTS:
         raise HypercallError(errno.EINVAL)
-    if assist == _ARCHITECTURAL_IOPL:
+    if assist == xen.VMASST_TYPE_architectural_iopl:
         for each in cpu.machine.cpus:
-            each.vcpu.architectural_iopl = command == _ENABLE
+            each.vcpu.architectural_iopl = command == xen.VMASST_CMD_enable
     return 0

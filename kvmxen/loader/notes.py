@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvmxen.abi import xen
 from kvmxen.abi.elfnote import NoteType
 from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SIZE
 
 _LOWER_END = 1 << 47
-_XEN_END = 0xFFFF_8800_0000_0000
 _VA_END = 1 << 64
 
 # What a kernel may ask for with a "!", by name (xen/include/public/features.h): Xen's loader
@@ -126,7 +126,7 @@ def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:
 def is_guest_range(start: int, end: int) -> bool:
     """Whether virtual [start, end) is canonical, does not wrap and leaves Xen's slots alone."""
     # Xen's slots are the first of the upper half.
-    return 0 <= start < end <= _LOWER_END or _XEN_END <= start < end <= _VA_END
+    return 0 <= start < end <= _LOWER_END or xen.HYPERVISOR_VIRT_END <= start < end <= _VA_END
 
 
 def check(notes: XenNotes, start: int, end: int) -> None:

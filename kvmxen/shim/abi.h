@@ -91,10 +91,9 @@
 #define TRAP_LOST_DEBUG 44
 #define INTERRUPTED 45
 
-/* Virtual addresses, each the begin of an L4 slot that a PV guest leaves to Xen. The first is
- * where guests that do not ask expect the machine-to-physical table; the second has it too,
- * for hosts where ring 3 cannot reach the first. */
-#define XEN_M2P_VA 0xffff800000000000
+/* Virtual addresses, each the begin of an L4 slot that a PV guest leaves to Xen. The first has the
+ * machine-to-physical table too, for hosts where ring 3 cannot reach HYPERVISOR_VIRT_START, where
+ * guests that do not ask expect it. */
 #define M2P_VA 0xffff808000000000
 #define SHIM_VA 0xffff810000000000
 #define PHYSMAP_VA 0xffff818000000000
@@ -118,11 +117,8 @@
 #define VCPU_SYSCALL_PAGE 0x25000
 #define VCPU_SIZE 0x26000
 
-/* Selectors in the part of the GDT that is Xen's (xen/include/public/arch-x86). */
+/* Selectors in the part of the GDT that is Xen's, beside its flat segments (abi/xen.h). */
 #define SEL_RING0_CS 0xe008
 #define SEL_RING0_SS 0xe010
-#define SEL_RING3_CS32 0xe023
-#define SEL_RING3_SS 0xe02b
-#define SEL_RING3_CS64 0xe033
 #define SEL_TSS 0xe040
 #define SEL_LDT 0xe050

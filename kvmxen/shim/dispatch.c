@@ -14,7 +14,7 @@ static bool has_error_code(u64 vector)
 static bool may_be_ours(const state *s, u64 va, u64 error)
 {
     if (!(error & PF_PRESENT))
-        return va >> 39 == XEN_M2P_VA >> 39;
+        return va >> 39 == HYPERVISOR_VIRT_START >> 39;
     /* A write to user memory that is to be copied first. */
     return !(error & PF_WRITE) || va >> 47 || !read_only(s->kernel_cr3, va);
 }
@@ -48,7 +48,7 @@ static int page_fault(state *s, frame *f)
     const struct shim_handler *handler = &s->traps[TRAP_PAGE_FAULT];
     if (bounce(s, f, handler, &error))
         return HOST;
-    *(u64 *)(vcpu_info(s) + INFO_CR2) = f->cr2;
+    *(u64 *)(vcpu_info(s) + VCPU_INFO_CR2) = f->cr2;
     return DONE;
 }
 
@@ -84,19 +84,19 @@ static void name_system_call(frame *f)
     f->vector = compat ? TRAP_SYSCALL32 : TRAP_SYSCALL;
     f->rip = f->rcx;
     f->rflags = f->r11;
-    f->cs = compat ? SEL_RING3_CS32 : SEL_RING3_CS64;
-    f->ss = SEL_RING3_SS;
+    f->cs = compat ? FLAT_RING3_CS32 : FLAT_RING3_CS64;
+    f->ss = FLAT_RING3_SS;
 }
 
 static int deal(state *s, frame *f)
 {
     switch (f->vector) {
     case TRAP_SYSCALL:
-        return s->kernel_mode ? hypercall(s, f) : system_call(s, f, CALLBACK_SYSCALL);
+        return s->kernel_mode ? hypercall(s, f) : system_call(s, f, CALLBACKTYPE_syscall);
     case TRAP_SYSCALL32:
-        return system_call(s, f, CALLBACK_SYSCALL32);
+        return system_call(s, f, CALLBACKTYPE_syscall32);
     case TRAP_SYSENTER:
-        return system_call(s, f, CALLBACK_SYSENTER);
+        return system_call(s, f, CALLBACKTYPE_sysenter);
     case STUB_EVENT:
         return look(s);
     case STUB_TIMER:

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "abi/x86.h"
+#include "abi/xen.h"
 #include "abi.h"
 #include "state.h"
 #include "types.h"
@@ -25,23 +26,6 @@ typedef struct shim_state state;
 enum { DONE, HOST };
 
 #define PAGE_SIZE 4096ul
-
-/* A guest's L4 slots 256 to 271 are Xen's (xen/include/asm-x86/config.h). */
-#define XEN_FIRST 256u
-#define XEN_SLOTS 16u
-
-/* Of struct vcpu_info (xen/include/public/xen.h). */
-#define INFO_UPCALL_PENDING 0
-#define INFO_UPCALL_MASK 1
-#define INFO_PENDING_SEL 8
-#define INFO_CR2 16
-#define INFO_TIME 32
-
-/* CALLBACKTYPE_* (xen/include/public/callback.h) */
-#define CALLBACK_EVENT 0
-#define CALLBACK_SYSCALL 2
-#define CALLBACK_SYSENTER 5
-#define CALLBACK_SYSCALL32 7
 
 static inline char *part_of(const frame *f)
 {

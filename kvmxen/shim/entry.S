@@ -2,6 +2,7 @@
  * comes between. Offsets: shim/abi.h.
  */
 #include "abi/x86.h"
+#include "abi/xen.h"
 #include "abi.h"
 
 /* An address of the vCPU's part, from the page that stands at its VCPU_SYSCALL_PAGE. */
@@ -17,9 +18,9 @@ syscall_page:
         .org SYSCALL_ENTRY
         mov     %rsp, PART(VCPU_FRAME_END - 16)(%rip)
         lea     PART(VCPU_FRAME_END - 16)(%rip), %rsp
-        movq    $SEL_RING3_SS, 8(%rsp)
+        movq    $FLAT_RING3_SS, 8(%rsp)
         push    %r11
-        push    $SEL_RING3_CS64
+        push    $FLAT_RING3_CS64
         push    %rcx
         push    $0
         push    $TRAP_SYSCALL

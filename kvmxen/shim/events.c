@@ -1,9 +1,6 @@
 /* Event channels: what is raised in the guest on its own vCPU, as kvmxen/events.py raises it. */
 #include "dispatch.h"
 
-#define SHARED_PENDING 2048
-#define SHARED_MASK 2560
-
 /* Ring 0 only. */
 void end_interrupt(void)
 {
@@ -24,13 +21,13 @@ bool raise_port(state *s, u32 port)
     u64 word = port >> 6 & 63;
     u8 *info = vcpu_info(s);
 
-    if (__atomic_fetch_or(shared + SHARED_PENDING / 8 + word, bit, __ATOMIC_SEQ_CST) & bit)
+    if (__atomic_fetch_or(shared + SHARED_INFO_EVTCHN_PENDING / 8 + word, bit, __ATOMIC_SEQ_CST) & bit)
         return false;
-    if (__atomic_load_n(shared + SHARED_MASK / 8 + word, __ATOMIC_SEQ_CST) & bit)
+    if (__atomic_load_n(shared + SHARED_INFO_EVTCHN_MASK / 8 + word, __ATOMIC_SEQ_CST) & bit)
         return true;
-    if (!(__atomic_fetch_or((u64 *)(info + INFO_PENDING_SEL), 1ul << word, __ATOMIC_SEQ_CST)
+    if (!(__atomic_fetch_or((u64 *)(info + VCPU_INFO_PENDING_SEL), 1ul << word, __ATOMIC_SEQ_CST)
           >> word & 1))
-        info[INFO_UPCALL_PENDING] = 1;
+        info[VCPU_INFO_UPCALL_PENDING] = 1;
     return true;
 }
 

@@ -4,14 +4,12 @@
  */
 #include "dispatch.h"
 
-#define IN_SYSCALL (1ul << 8)
-
 int bounce(state *s, frame *f, const struct shim_handler *handler, const u64 *error_code)
 {
     u64 words[8];
     u32 n = 0;
     u8 *info = vcpu_info(s);
-    u8 masked = info[INFO_UPCALL_MASK];
+    u8 masked = info[VCPU_INFO_UPCALL_MASK];
     u64 sp = s->kernel_mode ? f->rsp : s->kernel_sp;
     u64 cs = s->kernel_mode ? f->cs & ~3ul : f->cs;
     u64 iopl = s->architectural_iopl ? (u64)s->iopl << EFL_IOPL_SHIFT & EFL_IOPL : 0;
@@ -43,14 +41,14 @@ int bounce(state *s, frame *f, const struct shim_handler *handler, const u64 *er
         *(u64 *)(((u64)page & ~0xffful) + (va & 0xfff)) = words[i];
     }
     if (handler->mask_events)
-        info[INFO_UPCALL_MASK] = 1;
+        info[VCPU_INFO_UPCALL_MASK] = 1;
     s->kernel_mode = 1;
     f->rip = handler->address;
     f->rsp = low;
     f->rflags = (f->rflags
                  & ~(EFL_TF | EFL_NT | EFL_RF | EFL_VM | EFL_AC | EFL_IOPL)) | EFL_IF;
-    f->cs = SEL_RING3_CS64;
-    f->ss = SEL_RING3_SS;
+    f->cs = FLAT_RING3_CS64;
+    f->ss = FLAT_RING3_SS;
     return DONE;
 }
 
@@ -77,7 +75,7 @@ int hypercall_iret(state *s, frame *f)
     if (!is_canonical(words[4]) || !may_return_to(f, cs, ss)
         || (to_user && !is_ram(s->user_cr3 >> 12)))
         return HOST;
-    if (s->sent_to_itself && rflags & EFL_IF && vcpu_info(s)[INFO_UPCALL_PENDING]) {
+    if (s->sent_to_itself && rflags & EFL_IF && vcpu_info(s)[VCPU_INFO_UPCALL_PENDING]) {
         bool again = words[4] == s->upcall_rip && words[7] == s->upcall_rsp;
         if (again && s->upcalls == SHIM_EVENT_LOOP - 1)
             return HOST;
@@ -93,14 +91,14 @@ int hypercall_iret(state *s, frame *f)
     if (s->architectural_iopl)
         s->iopl = rflags >> EFL_IOPL_SHIFT & 3;
     f->rax = words[0];
-    f->r11 = words[3] & IN_SYSCALL ? rflags : words[1];
-    f->rcx = words[3] & IN_SYSCALL ? words[4] : words[2];
+    f->r11 = words[3] & VGCF_in_syscall ? rflags : words[1];
+    f->rcx = words[3] & VGCF_in_syscall ? words[4] : words[2];
     f->rip = words[4];
     f->cs = cs;
     f->rflags = (rflags & ~(EFL_IOPL | EFL_VM | EFL_VIF_VIP) & EFL_ALL)
                 | EFL_IF | EFL_FIXED;
     f->rsp = words[7];
     f->ss = ss;
-    vcpu_info(s)[INFO_UPCALL_MASK] = rflags & EFL_IF ? 0 : 1;
+    vcpu_info(s)[VCPU_INFO_UPCALL_MASK] = rflags & EFL_IF ? 0 : 1;
     return DONE;
 }

@@ -17,6 +17,7 @@
  * of its own to user code. Offsets: shim/abi.h.
  */
 #include "abi/x86.h"
+#include "abi/xen.h"
 #include "abi.h"
 
 #define HAS_ERROR_CODE(vector) ((vector) < 32 && (TRAPS_WITH_ERROR_CODE >> (vector)) & 1)
@@ -222,7 +223,7 @@
         pushf
         push    $2
         popf
-        movq    $SEL_RING3_SS, 16(%rsp)
+        movq    $FLAT_RING3_SS, 16(%rsp)
         movq    $0, 8(%rsp)
         push    $3
         push    $0

@@ -1,33 +1,8 @@
 /* The hypercalls that the dispatcher knows; the host has the whole table. */
+#include <asm/errno.h>
+
 #include "dispatch.h"
 
-/* Numbers of xen/include/public/xen.h. */
-enum {
-    HYPERCALL_mmu_update = 1,
-    HYPERCALL_stack_switch = 3,
-    HYPERCALL_fpu_taskswitch = 5,
-    HYPERCALL_multicall = 13,
-    HYPERCALL_update_va_mapping = 14,
-    HYPERCALL_xen_version = 17,
-    HYPERCALL_iret = 23,
-    HYPERCALL_vcpu_op = 24,
-    HYPERCALL_set_segment_base = 25,
-    HYPERCALL_mmuext_op = 26,
-    HYPERCALL_sched_op = 29,
-    HYPERCALL_event_channel_op = 32,
-};
-
-#define XENVER_version 0
-#define XENVER_pagesize 7
-#define VCPUOP_is_up 3
-#define VCPUOP_set_singleshot_timer 8
-#define VCPUOP_stop_singleshot_timer 9
-#define SSHOTTMR_FUTURE 1
-#define SCHEDOP_yield 0
-#define SCHEDOP_block 1
-#define EVTCHNOP_send 4
-#define ENOENT 2
-#define ETIME 62
 #define MAX_CALLS 0x10000
 
 static int answer(frame *f, u64 result)
@@ -59,7 +34,7 @@ static int vcpu_op(state *s, frame *f)
         if ((u32)f->rsi != s->index || s->msr || load(s->kernel_cr3, f->rdx, &deadline)
             || load(s->kernel_cr3, f->rdx + 8, &flags))
             return HOST;
-        return answer(f, set_singleshot(s, deadline, flags & SSHOTTMR_FUTURE) ? -(u64)ETIME : 0);
+        return answer(f, set_singleshot(s, deadline, flags & VCPU_SSHOTTMR_future) ? -(u64)ETIME : 0);
     case VCPUOP_stop_singleshot_timer:
         if ((u32)f->rsi != s->index || s->msr)
             return HOST;
@@ -94,31 +69,31 @@ static int multicall(state *s, frame *f);
 static int call(state *s, frame *f)
 {
     switch (f->rax) {
-    case HYPERCALL_mmu_update:
+    case HYPERVISOR_mmu_update:
         return hypercall_mmu_update(s, f);
-    case HYPERCALL_stack_switch:
+    case HYPERVISOR_stack_switch:
         s->kernel_sp = f->rsi;
         return answer(f, 0);
-    case HYPERCALL_fpu_taskswitch:
+    case HYPERVISOR_fpu_taskswitch:
         s->cr0 = (u32)f->rdi ? s->cr0 | CR0_TS : s->cr0 & ~CR0_TS;
         return answer(f, 0);
-    case HYPERCALL_multicall:
+    case HYPERVISOR_multicall:
         return multicall(s, f);
-    case HYPERCALL_update_va_mapping:
+    case HYPERVISOR_update_va_mapping:
         return hypercall_update_va_mapping(s, f);
-    case HYPERCALL_xen_version:
+    case HYPERVISOR_xen_version:
         return xen_version(f);
-    case HYPERCALL_vcpu_op:
+    case HYPERVISOR_vcpu_op:
         return vcpu_op(s, f);
-    case HYPERCALL_set_segment_base:
+    case HYPERVISOR_set_segment_base:
         return hypercall_set_segment_base(s, f);
-    case HYPERCALL_mmuext_op:
+    case HYPERVISOR_mmuext_op:
         return hypercall_mmuext_op(s, f);
-    case HYPERCALL_sched_op:
+    case HYPERVISOR_sched_op:
         return sched_op(s, f);
-    case HYPERCALL_event_channel_op:
+    case HYPERVISOR_event_channel_op:
         return event_channel_op(s, f);
-    case HYPERCALL_iret:
+    case HYPERVISOR_iret:
         return hypercall_iret(s, f);
     }
     return HOST;
@@ -140,7 +115,7 @@ static int multicall(state *s, frame *f)
         int done = result ? DONE : HOST;
         for (u32 word = 0; word < 8 && done == DONE; word++)
             done = load(s->kernel_cr3, calls + word * 8, &words[word]);
-        if (done == DONE && (words[0] == HYPERCALL_iret || words[0] == HYPERCALL_multicall))
+        if (done == DONE && (words[0] == HYPERVISOR_iret || words[0] == HYPERVISOR_multicall))
             done = HOST;
         if (done == DONE) {
             one.rax = words[0];

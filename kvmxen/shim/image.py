@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.layout import PAGE_SIZE, SHIM_VCPU_FRAMES, SUPERPAGE, XENHEAP_FRAMES, Layout
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants, gate
@@ -23,8 +23,6 @@ _KERNEL = x86.PTE_PRESENT | x86.PTE_WRITE | x86.PTE_ACCESSED | x86.PTE_DIRTY
 _READ_ONLY = _KERNEL & ~x86.PTE_WRITE
 
 _GIB = 1 << 30
-# The first of the L4 slots that a PV guest leaves to Xen.
-XEN_FIRST_SLOT = 256
 _FLAGS = x86.EFL_IF | x86.EFL_FIXED
 
 # struct shim_domain of shim/state.h, up to its ports.
@@ -194,17 +192,17 @@ class ShimImage:
             ("VCPU_PAGE_FAULT_FRAME", "PAGE_FAULT_ENTRY"),
         ):
             rip, rsp = va + _C["VCPU_SYSCALL_PAGE"] + _C[entry], va + _C["VCPU_FRAME_END"]
-            frame = rip, _C["SEL_RING3_CS64"], _FLAGS, rsp, _C["SEL_RING3_SS"]
+            frame = rip, xen.FLAT_RING3_CS64, _FLAGS, rsp, xen.FLAT_RING3_SS
             self._memory.write(part + _C[name], struct.pack("<5Q", *frame))
         gdt = part + _C["VCPU_GDT"]
         for selector, descriptor in {
-            "SEL_RING0_CS": 0x00AF9B000000FFFF,
-            "SEL_RING0_SS": 0x00CF93000000FFFF,
-            "SEL_RING3_CS32": 0x00CFFB000000FFFF,
-            "SEL_RING3_SS": 0x00CFF3000000FFFF,
-            "SEL_RING3_CS64": 0x00AFFB000000FFFF,
+            _C["SEL_RING0_CS"]: 0x00AF9B000000FFFF,
+            _C["SEL_RING0_SS"]: 0x00CF93000000FFFF,
+            xen.FLAT_RING3_CS32: 0x00CFFB000000FFFF,
+            xen.FLAT_RING3_SS: 0x00CFF3000000FFFF,
+            xen.FLAT_RING3_CS64: 0x00AFFB000000FFFF,
         }.items():
-            self._memory.write_u64(gdt + (_C[selector] & ~7), descriptor)
+            self._memory.write_u64(gdt + (selector & ~7), descriptor)
         self.write_system_descriptor(index, "SEL_TSS", va + _C["VCPU_TSS"], 103, 0x8B)
 
     def write_system_descriptor(

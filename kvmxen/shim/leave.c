@@ -132,8 +132,8 @@ __attribute__((section(".dispatcher.finish"))) int finish(frame *f)
     state *s = state_of(f);
     const u8 *info = vcpu_info(s);
 
-    if (info[INFO_UPCALL_PENDING] && !info[INFO_UPCALL_MASK]) {
-        const struct shim_handler upcall = { s->callbacks[CALLBACK_EVENT].address, 1 };
+    if (info[VCPU_INFO_UPCALL_PENDING] && !info[VCPU_INFO_UPCALL_MASK]) {
+        const struct shim_handler upcall = { s->callbacks[CALLBACKTYPE_event].address, 1 };
         if (bounce(s, f, &upcall, NULL))
             return by_host(s, f);
     }
@@ -144,7 +144,7 @@ __attribute__((section(".dispatcher.finish"))) int finish(frame *f)
     if (domain()->in_ring3) {
         /* Ring 0 loads other selectors. */
         if (s->kernel_mode)
-            return f->cs == SEL_RING3_CS64 && f->ss == SEL_RING3_SS ? 0 : by_host(s, f);
+            return f->cs == FLAT_RING3_CS64 && f->ss == FLAT_RING3_SS ? 0 : by_host(s, f);
         put_leave_frame(f);
         return 1;
     }

@@ -3,7 +3,6 @@
  */
 #include "dispatch.h"
 
-#define DOMID_SELF 0x7ff0
 #define MAX_BATCH 0x10000
 #define MAX_WORDS 3
 

@@ -1,4 +1,4 @@
-/* Loads from the machine-to-physical table at XEN_M2P_VA, which ring 3 of some hosts cannot reach, done
+/* Loads from the machine-to-physical table at HYPERVISOR_VIRT_START, which ring 3 of some hosts cannot reach, done
  * for the guest's kernel, as kvmxen/m2p.py has them.
  */
 #include "dispatch.h"
@@ -87,7 +87,7 @@ static int decode(const state *s, frame *f, struct load *l)
 /* The kernel's read at CR2 has found nothing. */
 int read_xen_m2p(const state *s, frame *f)
 {
-    u64 offset = f->cr2 - XEN_M2P_VA;
+    u64 offset = f->cr2 - HYPERVISOR_VIRT_START;
     u64 bytes = domain()->types_gpa - domain()->m2p_gpa;
     struct load l;
 

@@ -14,7 +14,7 @@ static u64 *walk(u64 cr3, u64 va, u64 flags)
     u64 table = cr3;
     u32 slot = slot_of(va, 4);
 
-    if (!is_canonical(va) || (slot >= XEN_FIRST && slot < XEN_FIRST + XEN_SLOTS))
+    if (!is_canonical(va) || (slot >= XEN_FIRST_SLOT && slot < XEN_FIRST_SLOT + XEN_SLOTS))
         return NULL;
     for (u32 level = 4;; level--) {
         if (!is_ram(table >> 12))

@@ -1,21 +1,6 @@
 /* mmuext_op: base pointers, pins and the vCPU's own flushes. */
 #include "dispatch.h"
 
-/* MMUEXT_* (xen/include/public/xen.h) */
-enum {
-    PIN_L1_TABLE = 0,
-    PIN_L4_TABLE = 3,
-    UNPIN_TABLE = 4,
-    NEW_BASEPTR = 5,
-    TLB_FLUSH_LOCAL = 6,
-    INVLPG_LOCAL = 7,
-    TLB_FLUSH_MULTI = 8,
-    INVLPG_MULTI = 9,
-    TLB_FLUSH_ALL = 10,
-    INVLPG_ALL = 11,
-    NEW_USER_BASEPTR = 15,
-};
-
 /* Flush the vCPUs of the bitmap at va. */
 static int flush_some(state *s, u64 va)
 {
@@ -35,28 +20,28 @@ static int operation(state *s, const u64 *words)
     u64 argument = words[1];
 
     switch (command) {
-    case PIN_L1_TABLE ... PIN_L4_TABLE:
+    case MMUEXT_PIN_L1_TABLE ... MMUEXT_PIN_L4_TABLE:
         return pin(argument, command + 1);
-    case UNPIN_TABLE:
+    case MMUEXT_UNPIN_TABLE:
         return unpin(s, argument);
-    case NEW_BASEPTR:
+    case MMUEXT_NEW_BASEPTR:
         if (set_kernel_base(s, argument))
             return HOST;
         flush_all(s);
         return DONE;
-    case NEW_USER_BASEPTR:
+    case MMUEXT_NEW_USER_BASEPTR:
         return set_user_base(s, argument);
-    case TLB_FLUSH_MULTI:
-    case INVLPG_MULTI:
+    case MMUEXT_TLB_FLUSH_MULTI:
+    case MMUEXT_INVLPG_MULTI:
         return flush_some(s, words[2]);
-    case TLB_FLUSH_ALL:
-    case INVLPG_ALL:
+    case MMUEXT_TLB_FLUSH_ALL:
+    case MMUEXT_INVLPG_ALL:
         flush_all(s);
         return flush_others(s, ~0ul);
-    case TLB_FLUSH_LOCAL:
+    case MMUEXT_TLB_FLUSH_LOCAL:
         flush_all(s);
         return DONE;
-    case INVLPG_LOCAL:
+    case MMUEXT_INVLPG_LOCAL:
         flush_page(s, argument);
         return DONE;
     }

@@ -6,14 +6,6 @@
 /* Bounds a pin: a guest can make a walk meet the same tables again and again. */
 #define MAX_TABLES 4096
 
-#define MACHPHYS_UPDATE 1
-#define PRESERVE_AD 2
-
-#define UVMF_FLUSH_MASK 3
-#define UVMF_TLB_FLUSH 1
-#define UVMF_INVLPG 2
-#define UVMF_ALL 4ul
-
 static u64 *type_of(u64 mfn)
 {
     return (u64 *)machine(domain()->types_gpa) + mfn;
@@ -31,7 +23,7 @@ static u64 frame_of(u64 value)
 
 static bool is_xen_slot(u64 slot)
 {
-    return slot - XEN_FIRST < XEN_SLOTS;
+    return slot - XEN_FIRST_SLOT < XEN_SLOTS;
 }
 
 /* Whether the value may be installed; adds the user bit. Frames shared with Xen are the host's. */
@@ -60,7 +52,7 @@ static u64 store(u64 *entry, u64 value, bool keep_ad)
 /* Put a view of Xen's slots into the L4 table. */
 static void show(u64 mfn, const u64 slots[SHIM_L4_SLOTS])
 {
-    u64 *table = (u64 *)machine(mfn << 12) + XEN_FIRST;
+    u64 *table = (u64 *)machine(mfn << 12) + XEN_FIRST_SLOT;
 
     for (u32 slot = 0; slot < SHIM_L4_SLOTS; slot++)
         if (table[slot] != slots[slot])
@@ -131,7 +123,7 @@ static int adopt(u64 mfn, u32 level, u32 *budget)
     if (level == 4) {
         show(mfn, domain()->pinned_slots);
         for (slot = SHIM_L4_SLOTS; slot < XEN_SLOTS; slot++)
-            store(table + XEN_FIRST + slot, 0, false);
+            store(table + XEN_FIRST_SLOT + slot, 0, false);
     }
     return DONE;
 }
@@ -196,8 +188,8 @@ static int mmu_update(state *s, const u64 *words)
     (void)s;
     u64 kind = words[0] & 3, pointer = words[0] & ~3ul;
 
-    if (kind != MACHPHYS_UPDATE)
-        return update(pointer, words[1], kind == PRESERVE_AD);
+    if (kind != MMU_MACHPHYS_UPDATE)
+        return update(pointer, words[1], kind == MMU_PT_UPDATE_PRESERVE_AD);
     if (!is_ram(pointer >> 12))
         return HOST;
     ((u64 *)machine(domain()->m2p_gpa))[pointer >> 12] = words[1];
@@ -213,12 +205,12 @@ int hypercall_update_va_mapping(state *s, frame *f)
 {
     u64 value = f->rsi;
     u64 *entry = leaf(s->kernel_cr3, f->rdi);
-    u32 flush = f->rdx & UVMF_FLUSH_MASK;
+    u32 flush = f->rdx & UVMF_FLUSHTYPE_MASK;
     /* Of other vCPUs: all, or those of a bitmap. */
-    u64 scope = flush == UVMF_TLB_FLUSH || flush == UVMF_INVLPG ? f->rdx & ~(u64)UVMF_FLUSH_MASK : 0;
+    u64 scope = flush == UVMF_TLB_FLUSH || flush == UVMF_INVLPG ? f->rdx & ~(u64)UVMF_FLUSHTYPE_MASK : 0;
 
     if (!entry || *type_of(((u64)entry - PHYSMAP_VA) >> 12) & TYPE_UPPER || !sanitise(&value)
-        || scope & ~UVMF_ALL)
+        || scope & ~(u64)UVMF_ALL)
         return HOST;
     store(entry, value, false);
     if (flush == UVMF_INVLPG)

@@ -14,8 +14,6 @@
 #define DESC_DB (1ul << 54)
 
 
-/* SEGBASE_* (xen/include/public/xen.h) */
-#define GS_USER_SELECTOR 3
 /* From here on the GDT is Xen's. */
 #define FIRST_RESERVED 0xe000u
 
@@ -61,13 +59,17 @@ static int user_gs(state *s, frame *f)
 
 int hypercall_set_segment_base(state *s, frame *f)
 {
-    static const u32 msrs[] = { MSR_FS_BASE, MSR_KERNEL_GS_BASE, MSR_GS_BASE };
+    static const u32 msrs[] = {
+        [SEGBASE_FS] = MSR_FS_BASE,
+        [SEGBASE_GS_USER] = MSR_KERNEL_GS_BASE,
+        [SEGBASE_GS_KERNEL] = MSR_GS_BASE,
+    };
     u32 which = (u32)f->rdi;
 
     /* One waits for the way back at most. */
     if (s->msr)
         return HOST;
-    if (which == GS_USER_SELECTOR) {
+    if (which == SEGBASE_GS_USER_SEL) {
         if (user_gs(s, f))
             return HOST;
     } else if (which < 3 && is_canonical(f->rsi)) {

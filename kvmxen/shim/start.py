@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.kvm.structs import Segment, Sregs
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.shim.abi import constants
@@ -69,7 +69,7 @@ def prepare(
         x86.MSR_X2APIC_SVR: _SVR_ENABLE | _C["VECTOR_SPURIOUS"],
         x86.MSR_X2APIC_LVT_TIMER: _LVT_TSC_DEADLINE | _C["VECTOR_TIMER"],
         x86.MSR_PAT: pat,
-        x86.MSR_STAR: _C["SEL_RING0_CS"] << 32 | _C["SEL_RING3_CS32"] << 48,
+        x86.MSR_STAR: _C["SEL_RING0_CS"] << 32 | xen.FLAT_RING3_CS32 << 48,
         x86.MSR_LSTAR: part + _C["VCPU_SYSCALL_PAGE"] + _C["SYSCALL_ENTRY"],
         x86.MSR_CSTAR: _C["SHIM_VA"] + _C["GATE_SYSCALL32"],
         x86.MSR_SYSENTER_CS: _C["SEL_RING0_CS"],

@@ -19,7 +19,7 @@ struct time_info {
 
 static const volatile struct time_info *time_info(const state *s)
 {
-    return (const volatile struct time_info *)(vcpu_info(s) + INFO_TIME);
+    return (const volatile struct time_info *)(vcpu_info(s) + VCPU_INFO_TIME);
 }
 
 static u64 read_tsc(void)

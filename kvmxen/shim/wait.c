@@ -9,7 +9,7 @@ int block(state *s)
 {
     if (domain()->in_ring3)
         return HOST;
-    vcpu_info(s)[INFO_UPCALL_MASK] = 0;
+    vcpu_info(s)[VCPU_INFO_UPCALL_MASK] = 0;
     s->waiting = 1;
     return DONE;
 }
@@ -30,7 +30,7 @@ void wake(state *s, frame *f)
 /* What a guest that waits does next: go on, or sleep, from which this does not return. */
 void wait(state *s, const frame *f)
 {
-    if (vcpu_info(s)[INFO_UPCALL_PENDING]) {
+    if (vcpu_info(s)[VCPU_INFO_UPCALL_PENDING]) {
         s->waiting = 0;
         return;
     }

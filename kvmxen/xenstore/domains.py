@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 
+from kvmxen.abi import xen
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import home
 from kvmxen.xenstore.permissions import DOM0
 from kvmxen.xenstore.quota import FEATURES, QUOTA_NAMES, Domain
 from kvmxen.xenstore.request import Request, domain_id, number
-
-DOMID_SELF = 0x7FF0  # xen/include/public/xen.h
 
 _OK = b"OK\0"
 _UINT_MAX = 0xFFFFFFFF
@@ -57,7 +56,7 @@ def get_domain_path(request: Request) -> bytes:
 
 def is_domain_introduced(request: Request) -> bytes:
     domid = domain_id(request.one)
-    known = domid == DOMID_SELF or request.session.state.is_introduced(domid)
+    known = domid == xen.DOMID_SELF or request.session.state.is_introduced(domid)
     return b"T\0" if known else b"F\0"
 
 

@@ -116,7 +116,7 @@ def test_wheel_has_what_runs(contents: set[str]) -> None:
     assert modules - contents == set()
     extensions = {name.partition(".")[0] for name in contents if name.endswith(".so")}
     assert extensions == {n.partition(".")[0] for n in package_sources() if n.endswith(".pyx")}
-    headers = {f"kvmxen/{name}.h" for name in ("abi/x86", "shim/abi")}
+    headers = {f"kvmxen/{name}.h" for name in ("abi/x86", "abi/xen", "shim/abi")}
     assert headers | {"kvmxen/shim/gate.bin", "kvmxen/guests/demo.elf"} <= contents
     assert "kvmxen/py.typed" in contents
 

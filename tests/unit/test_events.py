@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from kvmxen.abi.xen import (
     DOMID_GUEST,
-    EVTCHN_MASK,
-    EVTCHN_PENDING,
-    NR_CHANNELS,
+    EVTCHN_2L_NR_CHANNELS,
     NR_VIRQS,
-    PENDING_SEL,
-    UPCALL_MASK,
-    UPCALL_PENDING,
+    SHARED_INFO_EVTCHN_MASK,
+    SHARED_INFO_EVTCHN_PENDING,
+    VCPU_INFO_PENDING_SEL,
     VCPU_INFO_SIZE,
+    VCPU_INFO_UPCALL_MASK,
+    VCPU_INFO_UPCALL_PENDING,
     Virq,
 )
 from kvmxen.errors import HypercallError
@@ -59,34 +59,34 @@ class Guest:
     def pending(self) -> set[int]:
         return {
             port
-            for port in range(NR_CHANNELS)
-            if self.memory.test_bit(SHARED_INFO + EVTCHN_PENDING, port)
+            for port in range(EVTCHN_2L_NR_CHANNELS)
+            if self.memory.test_bit(SHARED_INFO + SHARED_INFO_EVTCHN_PENDING, port)
         }
 
     def mask(self, port: int) -> None:
-        self.memory.set_bit(SHARED_INFO + EVTCHN_MASK, port)
+        self.memory.set_bit(SHARED_INFO + SHARED_INFO_EVTCHN_MASK, port)
 
     def upcall(self, vcpu: int) -> tuple[int, int]:
         """(evtchn_upcall_pending, evtchn_pending_sel) of `vcpu`."""
         info = self.info(vcpu)
         return (
-            self.memory.read_u8(info + UPCALL_PENDING),
-            self.memory.read_u64(info + PENDING_SEL),
+            self.memory.read_u8(info + VCPU_INFO_UPCALL_PENDING),
+            self.memory.read_u64(info + VCPU_INFO_PENDING_SEL),
         )
 
     def take(self, vcpu: int) -> set[int]:
         """What the guest's upcall handler does: the ports it finds on `vcpu`."""
         info = self.info(vcpu)
-        self.memory.write_u8(info + UPCALL_PENDING, 0)
-        selected = self.memory.read_u64(info + PENDING_SEL)
-        self.memory.write_u64(info + PENDING_SEL, 0)
+        self.memory.write_u8(info + VCPU_INFO_UPCALL_PENDING, 0)
+        selected = self.memory.read_u64(info + VCPU_INFO_PENDING_SEL)
+        self.memory.write_u64(info + VCPU_INFO_PENDING_SEL, 0)
         found = set()
-        for port in range(NR_CHANNELS):
-            masked = self.memory.test_bit(SHARED_INFO + EVTCHN_MASK, port)
+        for port in range(EVTCHN_2L_NR_CHANNELS):
+            masked = self.memory.test_bit(SHARED_INFO + SHARED_INFO_EVTCHN_MASK, port)
             if (
                 selected >> (port >> 6) & 1
                 and not masked
-                and self.memory.clear_bit(SHARED_INFO + EVTCHN_PENDING, port)
+                and self.memory.clear_bit(SHARED_INFO + SHARED_INFO_EVTCHN_PENDING, port)
             ):
                 found.add(port)
         return found
@@ -103,7 +103,7 @@ Operation = Callable[[EventChannels], object]
 REFUSED: list[tuple[str, Operation, int]] = [
     ("port 0", lambda e: e.send(0), errno.EINVAL),
     ("no such port", lambda e: e.send(8), errno.EINVAL),
-    ("the last port", lambda e: e.send(NR_CHANNELS - 1), errno.EINVAL),
+    ("the last port", lambda e: e.send(EVTCHN_2L_NR_CHANNELS - 1), errno.EINVAL),
     ("a port out of range", lambda e: e.send(0xFFFFFFFF), errno.EINVAL),
     ("send to a virq", lambda e: e.send(4), errno.EINVAL),
     ("send to a closed port", lambda e: e.send(6), errno.EINVAL),
@@ -184,12 +184,12 @@ def test_two_levels(guest: Guest) -> None:
 
 
 def test_all_channels_and_no_more(guest: Guest) -> None:
-    for number in range(1, NR_CHANNELS):
+    for number in range(1, EVTCHN_2L_NR_CHANNELS):
         assert guest.events.bind_ipi(0) == number
     with pytest.raises(HypercallError) as raised:
         guest.events.bind_ipi(0)
     assert raised.value.errno == errno.ENOSPC
-    guest.events.send(NR_CHANNELS - 1)
+    guest.events.send(EVTCHN_2L_NR_CHANNELS - 1)
     assert guest.upcall(0) == (1, 1 << 63)
 
 
@@ -218,8 +218,8 @@ def test_unmask_without_a_pending_event_is_silent(guest: Guest) -> None:
 def test_unmask_of_what_was_not_masked_does_not_deliver_again(guest: Guest) -> None:
     port = guest.events.bind_ipi(0)
     guest.events.send(port)
-    guest.memory.write_u64(guest.info(0) + PENDING_SEL, 0)
-    guest.memory.write_u8(guest.info(0) + UPCALL_PENDING, 0)
+    guest.memory.write_u64(guest.info(0) + VCPU_INFO_PENDING_SEL, 0)
+    guest.memory.write_u8(guest.info(0) + VCPU_INFO_UPCALL_PENDING, 0)
     guest.events.unmask(port)
     assert guest.upcall(0) == (0, 0)
 
@@ -360,9 +360,9 @@ def test_no_event_is_lost(steps: list[tuple[str, int]]) -> None:
 
 
 def test_upcall_mask_is_the_guests(guest: Guest) -> None:
-    guest.memory.write_u8(guest.info(0) + UPCALL_MASK, 1)
+    guest.memory.write_u8(guest.info(0) + VCPU_INFO_UPCALL_MASK, 1)
     guest.events.notify(guest.events.open_backend())
-    assert guest.memory.read_u8(guest.info(0) + UPCALL_MASK) == 1
+    assert guest.memory.read_u8(guest.info(0) + VCPU_INFO_UPCALL_MASK) == 1
 
 
 @pytest.mark.parametrize("end", ["backend", "guest", "reset"])

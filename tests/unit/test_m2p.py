@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmxen import m2p
+from kvmxen.abi import xen
 from kvmxen.loader.frames import fill_m2p
-from kvmxen.shim.abi import constants
 from tests.unit.forged import FREE_PFN, Domain, va
 
-TABLE = constants()["XEN_M2P_VA"]
+TABLE = xen.HYPERVISOR_VIRT_START
 RIP = va(FREE_PFN, 0x100)
 PFN = 0x123
 TF = 0x100

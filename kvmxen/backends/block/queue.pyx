@@ -13,7 +13,8 @@ from libc.string cimport memmove, memset
 from kvmxen.backends.block.engine cimport (
     MAX_SEGMENTS, OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE, Engine, Op, iovec,
 )
-from kvmxen.grants cimport GNTST_OKAY, GrantTable
+from kvmxen.abi.xen cimport GNTST_okay
+from kvmxen.grants cimport GrantTable
 from kvmxen.ring.shared_ring cimport RING_TAKEN, BackRing
 
 cdef enum:
@@ -200,7 +201,7 @@ cdef class BlockQueue:
         # So many are in one page.
         if self._grants.copy_from(request.indirect.indirect_grefs[0], 0,
                                   count * <uint32_t>sizeof(Segment),
-                                  <uint8_t *>segments) != GNTST_OKAY:
+                                  <uint8_t *>segments) != GNTST_okay:
             return EINVAL
         self._counters.bytes_copied += count * sizeof(Segment)
         return self._map(job, segments, count, request.indirect.sector_number, operation == READ)

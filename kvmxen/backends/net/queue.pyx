@@ -12,7 +12,8 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 from kvmxen.backends.net.packet cimport GSO_NONE, GSO_TCPV4, GSO_TCPV6, Packet, is_sound
-from kvmxen.grants cimport GNTST_OKAY, GrantTable
+from kvmxen.abi.xen cimport GNTST_okay
+from kvmxen.grants cimport GrantTable
 from kvmxen.ring.shared_ring cimport RING_TAKEN, BackRing
 
 from kvmxen.abi import netif
@@ -234,7 +235,7 @@ cdef class NetQueue:
             size = slots[i].size if i else left
             if <uint32_t>slots[i].offset + size > PAGE or self.grants.copy_from(
                     slots[i].gref, slots[i].offset, size,
-                    packet.data + packet.length) != GNTST_OKAY:
+                    packet.data + packet.length) != GNTST_okay:
                 return False
             packet.length += size
         self.copied += packet.length
@@ -271,7 +272,7 @@ cdef class NetQueue:
             entry.response.id, entry.response.offset = request.id, 0
             entry.response.flags = flags | (RX_MORE_DATA if at + size < packet.length else 0)
             entry.response.status = <int16_t>size
-            if self.grants.copy_to(request.gref, 0, size, packet.data + at) != GNTST_OKAY:
+            if self.grants.copy_to(request.gref, 0, size, packet.data + at) != GNTST_okay:
                 entry.response.status = RSP_ERROR
                 self.counters.rx_errors += 1
             self.rx.put(&entry)

@@ -1,81 +1,31 @@
 /*
- * The part of Xen's public ABI that a 64-bit PV guest of ours uses. Numbers, names and layouts
- * are those of xen/include/public/{xen,arch-x86/xen,arch-x86/xen-x86_64,event_channel,sched,
- * memory,vcpu,callback,version,features}.h and io/{console,xs_wire,xenbus,ring}.h; the asserts hold
- * them.
+ * The part of Xen's public ABI that a 64-bit PV guest of ours uses: the numbers of abi/xen.h, and
+ * layouts, which are those of xen/include/public/{xen,arch-x86/xen,arch-x86/xen-x86_64,
+ * event_channel,sched,memory,vcpu,callback,version,grant_table}.h and io/{console,xs_wire,xenbus,
+ * ring}.h; the asserts hold them.
  */
 #pragma once
 
 #include "abi/x86.h"
+#include "abi/xen.h"
 
 /* Selectors of the flat segments that Xen keeps in every GDT. */
-#define FLAT_KERNEL_CS 0xe033
-#define FLAT_KERNEL_SS 0xe02b
-#define FLAT_USER_CS 0xe033
-#define FLAT_USER_CS32 0xe023
-#define FLAT_USER_SS 0xe02b
-
-#define HYPERVISOR_set_trap_table 0
-#define HYPERVISOR_mmu_update 1
-#define HYPERVISOR_set_gdt 2
-#define HYPERVISOR_stack_switch 3
-#define HYPERVISOR_set_callbacks 4
-#define HYPERVISOR_sched_op_compat 6
-#define HYPERVISOR_set_debugreg 8
-#define HYPERVISOR_get_debugreg 9
-#define HYPERVISOR_update_descriptor 10
-#define HYPERVISOR_memory_op 12
-#define HYPERVISOR_multicall 13
-#define HYPERVISOR_update_va_mapping 14
-#define HYPERVISOR_set_timer_op 15
-#define HYPERVISOR_event_channel_op_compat 16
-#define HYPERVISOR_xen_version 17
-#define HYPERVISOR_grant_table_op 20
-#define HYPERVISOR_vm_assist 21
-#define HYPERVISOR_update_va_mapping_otherdomain 22
-#define HYPERVISOR_iret 23
-#define HYPERVISOR_vcpu_op 24
-#define HYPERVISOR_set_segment_base 25
-#define HYPERVISOR_mmuext_op 26
-#define HYPERVISOR_sched_op 29
-#define HYPERVISOR_callback_op 30
-#define HYPERVISOR_event_channel_op 32
-#define HYPERVISOR_physdev_op 33
+#define FLAT_KERNEL_CS FLAT_RING3_CS64
+#define FLAT_KERNEL_SS FLAT_RING3_SS
+#define FLAT_USER_CS FLAT_RING3_CS64
+#define FLAT_USER_CS32 FLAT_RING3_CS32
+#define FLAT_USER_SS FLAT_RING3_SS
 
 /* Prefix that asks Xen to emulate the instruction after it: only CPUID. */
 #define XEN_EMULATE_PREFIX ".byte 0x0f,0x0b,0x78,0x65,0x6e; "
 
 #ifndef __ASSEMBLER__
 
+#include <asm/errno.h>
+
 #include "types.h"
 
-#define DOMID_SELF 0x7ff0
-#define LEGACY_MAX_VCPUS 32
-
-enum xen_errno { ENOENT = 2, EFAULT = 14, EEXIST = 17, EINVAL = 22, ENOSPC = 28, ENOSYS = 38 };
-
 /* ---- event channels ---- */
-
-enum { VIRQ_TIMER = 0, VIRQ_DEBUG = 1 };
-
-enum evtchn_op {
-    EVTCHNOP_bind_interdomain = 0,
-    EVTCHNOP_bind_virq = 1,
-    EVTCHNOP_close = 3,
-    EVTCHNOP_send = 4,
-    EVTCHNOP_status = 5,
-    EVTCHNOP_alloc_unbound = 6,
-    EVTCHNOP_bind_ipi = 7,
-    EVTCHNOP_bind_vcpu = 8,
-    EVTCHNOP_unmask = 9,
-};
-
-enum {
-    EVTCHNSTAT_closed = 0,
-    EVTCHNSTAT_unbound = 1,
-    EVTCHNSTAT_interdomain = 2,
-    EVTCHNSTAT_ipi = 5,
-};
 
 typedef u32 evtchn_port_t;
 
@@ -144,8 +94,6 @@ _Static_assert(offsetof(struct start_info, cmd_line) == 0x80, "start_info");
 
 /* ---- traps, callbacks, vCPUs ---- */
 
-#define TI_IF 4 /* trap_info.flags: deliver with event upcalls masked */
-
 struct trap_info {
     u8 vector, flags; /* flags: who may reach it by `int n` (0 no one, 1 kernel, 3 all) | TI_IF */
     u16 cs;
@@ -153,29 +101,7 @@ struct trap_info {
 };
 _Static_assert(sizeof(struct trap_info) == 16, "trap_info");
 
-enum { CALLBACKOP_register = 0 };
-enum {
-    CALLBACKTYPE_event = 0,
-    CALLBACKTYPE_failsafe = 1,
-    CALLBACKTYPE_syscall = 2,
-    CALLBACKTYPE_sysenter = 5,
-    CALLBACKTYPE_syscall32 = 7,
-};
-#define CALLBACKF_mask_events 1
 struct callback_register { u16 type, flags; u64 address; };
-
-enum { SEGBASE_FS = 0 };
-
-enum vcpu_op {
-    VCPUOP_initialise = 0,
-    VCPUOP_up = 1,
-    VCPUOP_down = 2,
-    VCPUOP_is_up = 3,
-    VCPUOP_set_periodic_timer = 6,
-    VCPUOP_stop_periodic_timer = 7,
-    VCPUOP_set_singleshot_timer = 8,
-    VCPUOP_stop_singleshot_timer = 9,
-};
 
 struct vcpu_set_singleshot_timer { u64 timeout_abs_ns; u32 flags; };
 struct vcpu_set_periodic_timer { u64 period_ns; };
@@ -189,8 +115,6 @@ struct cpu_user_regs {
     u64 rflags, rsp, ss, es, ds, fs, gs;
 };
 _Static_assert(sizeof(struct cpu_user_regs) == 200, "cpu_user_regs");
-
-#define VGCF_in_kernel (1 << 2)
 
 struct vcpu_guest_context {
     u8 fpu[512];
@@ -210,30 +134,14 @@ _Static_assert(sizeof(struct vcpu_guest_context) == 5168, "vcpu_guest_context");
 
 /* ---- scheduling ---- */
 
-enum sched_op {
-    SCHEDOP_yield = 0,
-    SCHEDOP_block = 1,
-    SCHEDOP_shutdown = 2,
-    SCHEDOP_poll = 3,
-    SCHEDOP_watchdog = 6,
-};
-enum { SHUTDOWN_poweroff = 0, SHUTDOWN_crash = 3 };
 struct sched_shutdown { u32 reason; };
 struct sched_watchdog { u32 id, timeout; /* s */ };
 struct sched_poll { const evtchn_port_t *ports; u32 nr_ports; u64 timeout; /* ns, absolute */ };
 
-enum { PHYSDEVOP_set_iopl = 6, PHYSDEVOP_set_iobitmap = 7 };
 struct physdev_set_iobitmap { const void *bitmap; u32 nr_ports; };
 
 /* ---- memory ---- */
 
-enum memory_op {
-    XENMEM_increase_reservation = 0,
-    XENMEM_decrease_reservation = 1,
-    XENMEM_maximum_reservation = 4,
-    XENMEM_memory_map = 9,
-    XENMEM_machphys_mapping = 12,
-};
 struct xen_memory_reservation {
     u64 *extent_start; /* frames */
     u64 nr_extents;
@@ -244,21 +152,8 @@ struct xen_memory_map { u32 nr_entries; void *buffer; };
 struct e820_entry { u64 addr, size; u32 type; } __attribute__((packed));
 struct xen_machphys_mapping { u64 v_start, v_end, max_mfn; };
 
-enum { MMU_NORMAL_PT_UPDATE = 0, MMU_PT_UPDATE_PRESERVE_AD = 2 };
 struct mmu_update { u64 ptr, val; }; /* ptr: machine address of the entry | MMU_* */
 
-enum mmuext_cmd {
-    MMUEXT_PIN_L1_TABLE = 0,
-    MMUEXT_UNPIN_TABLE = 4,
-    MMUEXT_NEW_BASEPTR = 5,
-    MMUEXT_TLB_FLUSH_LOCAL = 6,
-    MMUEXT_INVLPG_LOCAL = 7,
-    MMUEXT_TLB_FLUSH_MULTI = 8,
-    MMUEXT_INVLPG_MULTI = 9,
-    MMUEXT_TLB_FLUSH_ALL = 10,
-    MMUEXT_INVLPG_ALL = 11,
-    MMUEXT_NEW_USER_BASEPTR = 15,
-};
 struct mmuext_op {
     u32 cmd;
     union { u64 mfn, linear_addr; } arg1;
@@ -266,39 +161,14 @@ struct mmuext_op {
 };
 _Static_assert(sizeof(struct mmuext_op) == 24, "mmuext_op");
 
-enum {
-    UVMF_TLB_FLUSH = 1,
-    UVMF_INVLPG = 2,
-    UVMF_ALL = 4,
-};
-
 struct multicall_entry { u64 op, result, args[6]; };
 
 /* ---- version ---- */
 
-enum xenver {
-    XENVER_version = 0,
-    XENVER_extraversion = 1,
-    XENVER_capabilities = 3,
-    XENVER_get_features = 6,
-    XENVER_guest_handle = 8,
-};
 struct xen_feature_info { u32 submap_idx, submap; };
 
 /* ---- grant_table.h ---- */
 
-#define GTF_permit_access 1
-#define GTF_readonly 4
-#define GTF_reading 8
-#define GTF_writing 16
-enum grant_table_op {
-    GNTTABOP_map_grant_ref = 0,
-    GNTTABOP_unmap_grant_ref = 1,
-    GNTTABOP_setup_table = 2,
-    GNTTABOP_copy = 5,
-    GNTTABOP_set_version = 8,
-    GNTTABOP_get_status_frames = 9,
-};
 struct grant_entry_v1 { u16 flags, domid; u32 frame; };
 struct gnttab_setup_table { u16 dom; u32 nr_frames; short status; u64 *frame_list; };
 

@@ -10,8 +10,6 @@
 #define FETCH 16
 #define STACK_TOP (USER_STACK_TOP - 256)
 #define BLOCK (USER_STACK_TOP - 2048) /* registers for user_syscall_with */
-#define SEGBASE_GS_USER 1
-#define SEGBASE_GS_KERNEL 2
 #define KERNEL_MAGIC 0x6b65726e656c
 #define NT EFL_NT /* of rflags */
 #define RANDOM_CALLS 300
@@ -143,7 +141,7 @@ static void reach(u64 va)
 
 static void addresses(void)
 {
-    static const u64 slots[] = {XEN_M2P_VA, M2P_VA, SHIM_VA, PHYSMAP_VA};
+    static const u64 slots[] = {HYPERVISOR_VIRT_START, M2P_VA, SHIM_VA, PHYSMAP_VA};
     for (u64 page = 0; page < xenheap + 4 * PAGE_SIZE; page += PAGE_SIZE) {
         reach(SHIM_VA + page);
         reach(SHIM_VA + page + page % 511 * 8);
@@ -156,7 +154,7 @@ static void addresses(void)
         reach(SHIM_VA + DISPATCHER + offset);
     for (u32 slot = 0; slot < 16; slot++)
         for (u32 shift = 12; shift < 39; shift += 3)
-            reach(0xffff800000000000 + ((u64)slot << 39) + (1ul << shift));
+            reach(HYPERVISOR_VIRT_START + ((u64)slot << 39) + (1ul << shift));
     for (u32 i = 0; i < ARRAY_SIZE(slots); i++) {
         reach(slots[i]);
         reach(slots[i] + (va_to_mfn(canary) << PAGE_SHIFT));

@@ -30,7 +30,7 @@ static void switches(u64 count)
 {
     const u64 *l4 = (const u64 *)start_info->pt_base;
     u64 roots[2] = {va_to_mfn(root), va_to_mfn(l4)};
-    for (u32 slot = 272; slot < 512; slot++)
+    for (u32 slot = XEN_FIRST_SLOT + XEN_SLOTS; slot < 512; slot++)
         root[slot] = READ_ONCE(l4[slot]);
     check_equal(pin_table(4, roots[0]), 0);
     for (u64 i = 0; i < 2 * count; i++)
@@ -65,7 +65,7 @@ static void stores(u64 count)
 /* The kernel reads the machine-to-physical table where Xen has always had it. */
 static void reads(u64 count)
 {
-    const u64 *table = (const u64 *)0xffff800000000000ul;
+    const u64 *table = (const u64 *)HYPERVISOR_VIRT_START;
     for (u64 i = 0; i < count; i++)
         check_equal(READ_ONCE(table[pfn_to_mfn(i % start_info->nr_pages)]), i % start_info->nr_pages);
 }

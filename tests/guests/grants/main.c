@@ -3,10 +3,6 @@
 #include "guest.h"
 
 #define PF TRAP_PAGE_FAULT
-#define GNTMAP_host_map 2
-#define GNTMAP_readonly 4
-#define GNTMAP_contains_pte 16
-#define GNTST_general_error (-1)
 #define REF 9
 
 struct grant_v2 {

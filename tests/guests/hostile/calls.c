@@ -5,9 +5,6 @@
 #include "hostile.h"
 
 #define NR_NUMBERS 64
-#define EVTCHNOP_reset 10
-#define SCHEDOP_watchdog 6
-#define VCPUOP_register_vcpu_info 10
 #define OUT_OF_RANGE (1ul << 40)
 #define OWN_PORTS 16
 #define TICK (2 * MS)

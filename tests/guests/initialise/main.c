@@ -21,7 +21,7 @@ void guest_main(void)
     u64 stack = (u64)stacks[1] + STACK_SIZE, end = now() + PATIENCE;
 
     memcpy(l4, (void *)start_info->pt_base, PAGE_SIZE);
-    for (u32 i = 256; i < 272; i++)
+    for (u32 i = XEN_FIRST_SLOT; i < XEN_FIRST_SLOT + XEN_SLOTS; i++)
         l4[i] = 0;
     for (u32 i = 1; i <= ENTRIES; i++)
         l4[i] = pte(va_to_mfn(l3), PTE_RW & ~PTE_USER);

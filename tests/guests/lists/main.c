@@ -61,7 +61,7 @@ static void leave_the_old_root(u64 slot)
         {HYPERVISOR_mmu_update, 1, {(u64)updates, ARRAY_SIZE(updates), 0, DOMID_SELF}},
     };
     for (u32 i = 0; i < 512; i++)
-        root[i] = i >= 256 && i < 272 ? 0 : READ_ONCE(boot[i]);
+        root[i] = i - XEN_FIRST_SLOT < XEN_SLOTS ? 0 : READ_ONCE(boot[i]);
     check_equal(make_read_only(root), 0);
     check_equal(pin_table(4, va_to_mfn(root)), 0);
     check_equal(multicall(calls, 2), 0);
@@ -79,7 +79,7 @@ static void leave_the_old_root(u64 slot)
 void guest_main(void)
 {
     iret_is_the_last();
-    for (u64 slot = 256; slot < 272; slot++)
+    for (u64 slot = XEN_FIRST_SLOT; slot < XEN_FIRST_SLOT + XEN_SLOTS; slot++)
         leave_the_old_root(slot);
     print("SUCCESS\n");
 }

@@ -3,14 +3,13 @@
  * other vCPUs come. */
 #include "guest.h"
 
-#define XEN_VIRT_START 0xffff800000000000ul
 #define ROUNDS 40
 #define DB TRAP_DEBUG
 #define PF TRAP_PAGE_FAULT
 #define TF EFL_TF
 #define DR6_BS 0x4000ul /* a single step */
 
-static u64 *const table = (u64 *)XEN_VIRT_START;
+static u64 *const table = (u64 *)HYPERVISOR_VIRT_START;
 static u32 told, leave;
 static evtchn_port_t port;
 extern char after_load[];
@@ -99,7 +98,7 @@ static void refused(void)
     probe_write(table, 1);
     check_equal(probe.vector, PF);
     check_equal(probe.cr2, table);
-    probe_read((void *)(XEN_VIRT_START + (1ul << 39) - 8));
+    probe_read((void *)(HYPERVISOR_VIRT_START + (1ul << 39) - 8));
     check_equal(probe.vector, PF);
 }
 

@@ -193,7 +193,7 @@ static void another_root(void)
     u64 *l4 = (u64 *)start_info->pt_base;
     u64 old = va_to_mfn(l4), new = va_to_mfn(spare);
     for (u32 slot = 0; slot < 512; slot++)
-        spare[slot] = slot >= 256 && slot < 272 ? 0 : READ_ONCE(l4[slot]);
+        spare[slot] = slot - XEN_FIRST_SLOT < XEN_SLOTS ? 0 : READ_ONCE(l4[slot]);
     check_equal(make_read_only(spare), 0);
     check_equal(pin_table(4, new), 0);
     check_equal(new_baseptr(MMUEXT_NEW_BASEPTR, new), 0);

@@ -231,7 +231,7 @@ static void build(void)
             l1s[i][slot] = pte(va_to_mfn(data[(i * SLOTS + slot) % NR_DATA]), PTE_RW);
         }
     for (u32 cpu = 0; cpu < runners; cpu++)
-        for (u32 slot = 272; slot < 512; slot++)
+        for (u32 slot = XEN_FIRST_SLOT + XEN_SLOTS; slot < 512; slot++)
             own[cpu].kernel[slot] = own[cpu].user[slot] = idle_root[slot] = boot[slot];
     context.user_regs.cs = FLAT_KERNEL_CS;
     context.user_regs.ss = FLAT_KERNEL_SS;

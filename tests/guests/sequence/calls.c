@@ -3,10 +3,6 @@
 
 #define NR_OPS 6
 #define NR_CALLS 6
-#define MMU_MACHPHYS_UPDATE 1
-#define MMUEXT_FLUSH_CACHE 12
-#define MMUEXT_CLEAR_PAGE 16
-#define MMUEXT_COPY_PAGE 17
 
 static evtchn_port_t port;
 #define nowhere 0x7f0000000000ul

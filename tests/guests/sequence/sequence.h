@@ -7,8 +7,6 @@
 #ifndef __ASSEMBLER__
 #include "guest.h"
 
-#define XEN_FIRST 256
-#define XEN_SLOTS 16
 #define ARG_PAGES 4 /* two to write, one to read, one that is absent */
 #define ARG_BYTES (ARG_PAGES * PAGE_SIZE)
 #define NR_DATA 4

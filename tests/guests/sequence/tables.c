@@ -95,7 +95,7 @@ u64 draw_entry(u32 level)
 static u32 draw_slot(u32 level)
 {
     if (level == 4)
-        return (u32)(one_in(4) ? XEN_FIRST + below(XEN_SLOTS) : WINDOW_SLOT + below(USED_SLOTS));
+        return (u32)(one_in(4) ? XEN_FIRST_SLOT + below(XEN_SLOTS) : WINDOW_SLOT + below(USED_SLOTS));
     return (u32)below(level == 1 ? L1_SLOTS : USED_SLOTS);
 }
 
@@ -199,7 +199,7 @@ void tables_init(void)
     users[2][(USER_CODE >> PAGE_SHIFT & 511) + 1] = pte(va_to_mfn(users[4]), flags);
     for (u32 i = 0; i < NR_L4; i++) {
         const u64 *boot = (const u64 *)start_info->pt_base;
-        for (u32 slot = XEN_FIRST + XEN_SLOTS; slot < 512; slot++)
+        for (u32 slot = XEN_FIRST_SLOT + XEN_SLOTS; slot < 512; slot++)
             l4[i][slot] = boot[slot];
         l4[i][0] = pte(va_to_mfn(users[0]), flags);
     }

@@ -34,15 +34,15 @@ def offset_of(layout: construct.Struct, path: Sequence[str | int]) -> int:
 @pytest.mark.parametrize(
     ("layout", "path", "offset"),
     [
-        (VCPU_INFO, ["evtchn_upcall_pending"], xen.UPCALL_PENDING),
-        (VCPU_INFO, ["evtchn_upcall_mask"], xen.UPCALL_MASK),
-        (VCPU_INFO, ["evtchn_pending_sel"], xen.PENDING_SEL),
-        (VCPU_INFO, ["cr2"], xen.CR2),
-        (VCPU_INFO, ["time"], xen.TIME),
-        (SHARED_INFO, ["evtchn_pending"], xen.EVTCHN_PENDING),
-        (SHARED_INFO, ["evtchn_mask"], xen.EVTCHN_MASK),
-        (SHARED_INFO, ["wc_version"], xen.WALLCLOCK),
-        (SHARED_INFO, ["wc_sec_hi"], xen.WALLCLOCK + 12),
+        (VCPU_INFO, ["evtchn_upcall_pending"], xen.VCPU_INFO_UPCALL_PENDING),
+        (VCPU_INFO, ["evtchn_upcall_mask"], xen.VCPU_INFO_UPCALL_MASK),
+        (VCPU_INFO, ["evtchn_pending_sel"], xen.VCPU_INFO_PENDING_SEL),
+        (VCPU_INFO, ["cr2"], xen.VCPU_INFO_CR2),
+        (VCPU_INFO, ["time"], xen.VCPU_INFO_TIME),
+        (SHARED_INFO, ["evtchn_pending"], xen.SHARED_INFO_EVTCHN_PENDING),
+        (SHARED_INFO, ["evtchn_mask"], xen.SHARED_INFO_EVTCHN_MASK),
+        (SHARED_INFO, ["wc_version"], xen.SHARED_INFO_WALLCLOCK),
+        (SHARED_INFO, ["wc_sec_hi"], xen.SHARED_INFO_WALLCLOCK + 12),
         (SHARED_INFO, ["vcpu_info", 3], 3 * xen.VCPU_INFO_SIZE),
         (XENCONS_INTERFACE, ["in"], io_console.INPUT),
         (XENCONS_INTERFACE, ["out"], io_console.OUTPUT),
@@ -88,7 +88,7 @@ def test_numbers_that_nobody_may_change() -> None:
         23,
         32,
     )
-    assert xen.NR_CHANNELS == SHARED_INFO.evtchn_pending.sizeof() * 8
+    assert xen.EVTCHN_2L_NR_CHANNELS == SHARED_INFO.evtchn_pending.sizeof() * 8
 
 
 def test_every_entry_of_the_table_is_a_hypercall() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import count
 
 from kvmxen.abi.grant_table import PERMIT_ACCESS, READONLY
-from kvmxen.abi.xen import DOMID_GUEST, EVTCHN_PENDING
+from kvmxen.abi.xen import DOMID_GUEST, SHARED_INFO_EVTCHN_PENDING
 from kvmxen.abi.xenbus import XenbusState
 from kvmxen.backends.peer import Peer
 from kvmxen.events import EventChannels
@@ -75,7 +75,7 @@ class FakeDomain:
 
     def is_pending(self, port: int) -> bool:
         """Whether `port`'s event waits; it does not any more."""
-        return self.memory.clear_bit(self.shared_info + EVTCHN_PENDING, port)
+        return self.memory.clear_bit(self.shared_info + SHARED_INFO_EVTCHN_PENDING, port)
 
     # The store.
 

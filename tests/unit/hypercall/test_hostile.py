@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmxen.abi import x86
-from kvmxen.abi.xen import DOMID_SELF, NR_CHANNELS, Hypercall
+from kvmxen.abi.xen import DOMID_SELF, EVTCHN_2L_NR_CHANNELS, Hypercall
 from kvmxen.errors import GuestCrash
 from kvmxen.events import Status
 from kvmxen.hypercall.segments import MAX_GDT_FRAMES, MAX_LDT_ENTRIES
@@ -164,7 +164,7 @@ def check(scratch: list[int], script: list[tuple[int, list[int]]]) -> None:
         for port in domain.machine.events.ports()
         if port.status is Status.IPI
     }
-    kinds = domain.memory.read(PORTS, NR_CHANNELS)
+    kinds = domain.memory.read(PORTS, EVTCHN_2L_NR_CHANNELS)
     assert {port: kind for port, kind in enumerate(kinds) if kind} == ipis
     for cpu in domain.cpus:
         gdt = domain.memory.read(cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE)
@@ -179,7 +179,7 @@ def foreign_memory(domain: Domain) -> bytes:
     """
     memory, layout = domain.memory, domain.layout
     shim = bytearray(memory.read(0, layout.xenheap_gpa))
-    shim[PORTS : PORTS + NR_CHANNELS] = bytes(NR_CHANNELS)
+    shim[PORTS : PORTS + EVTCHN_2L_NR_CHANNELS] = bytes(EVTCHN_2L_NR_CHANNELS)
     for cpu in domain.cpus:
         for start, size in (
             (cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE),

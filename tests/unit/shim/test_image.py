@@ -7,12 +7,12 @@ import struct
 
 import pytest
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.abi.x86 import PTE_FRAME, PTE_LARGE, PTE_NX, PTE_PRESENT, PTE_USER, PTE_WRITE
 from kvmxen.layout import HOLE_END, PAGE_SIZE, SHIM_VCPU_FRAMES, Layout
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants, gate
-from kvmxen.shim.image import XEN_FIRST_SLOT, Placement, ShimImage
+from kvmxen.shim.image import Placement, ShimImage
 
 C = constants()
 GATES = ("EXITS_GATE", "RING0_GATE", "KERNEL_GATE", "USER_GATE")
@@ -118,7 +118,7 @@ class Built:
     def find(self, va: int, view: str = "kernel") -> tuple[int, int] | None:
         """(gpa, the flags that hold at every level and NX if any has it) of `va`, as the tables
         of `view` have it."""
-        entry = getattr(self.image.slots, view)[(va >> 39 & 511) - XEN_FIRST_SLOT]
+        entry = getattr(self.image.slots, view)[(va >> 39 & 511) - xen.XEN_FIRST_SLOT]
         flags, nx = entry & 7, entry & PTE_NX
         for level in (3, 2, 1):
             shift = 12 + 9 * (level - 1)
@@ -289,25 +289,25 @@ def test_a_vcpus_part(placement: Placement, index: int) -> None:
 @pytest.mark.parametrize(
     ("selector", "dpl", "code", "long"),
     [
-        ("SEL_RING0_CS", 0, True, True),
-        ("SEL_RING0_SS", 0, False, False),
-        ("SEL_RING3_CS32", 3, True, False),
-        ("SEL_RING3_SS", 3, False, False),
-        ("SEL_RING3_CS64", 3, True, True),
+        (C["SEL_RING0_CS"], 0, True, True),
+        (C["SEL_RING0_SS"], 0, False, False),
+        (xen.FLAT_RING3_CS32, 3, True, False),
+        (xen.FLAT_RING3_SS, 3, False, False),
+        (xen.FLAT_RING3_CS64, 3, True, True),
     ],
 )
-def test_the_flat_segments(built: Built, selector: str, dpl: int, code: bool, long: bool) -> None:
-    descriptor = built.memory.read_u64(built.image.vcpu_gpa(0) + C["VCPU_GDT"] + (C[selector] & ~7))
+def test_the_flat_segments(built: Built, selector: int, dpl: int, code: bool, long: bool) -> None:
+    descriptor = built.memory.read_u64(built.image.vcpu_gpa(0) + C["VCPU_GDT"] + (selector & ~7))
     assert descriptor >> 47 & 1
-    assert descriptor >> 45 & 3 == dpl == C[selector] & 3
+    assert descriptor >> 45 & 3 == dpl == selector & 3
     assert bool(descriptor >> 43 & 1) == code
     assert bool(descriptor >> 53 & 1) == long
 
 
 def test_sysret_and_syscall_find_their_segments() -> None:
     assert C["SEL_RING0_SS"] == C["SEL_RING0_CS"] + 8
-    assert C["SEL_RING3_SS"] == C["SEL_RING3_CS32"] + 8
-    assert C["SEL_RING3_CS64"] == C["SEL_RING3_CS32"] + 16
+    assert xen.FLAT_RING3_SS == xen.FLAT_RING3_CS32 + 8
+    assert xen.FLAT_RING3_CS64 == xen.FLAT_RING3_CS32 + 16
     assert HOLE_END < 1 << 39
 
 
