@@ -12,6 +12,7 @@ from kvmxen.domain.devices import Devices
 from kvmxen.domain.ending import Ending
 from kvmxen.domain.figures import figures
 from kvmxen.machine import End, Machine
+from kvmxen.report import crash_report
 
 
 class Run:
@@ -85,7 +86,5 @@ class Run:
                 raise machine.failure
             if end is not End.CRASH:
                 return Ending(end, at), last
-            from kvmxen.report import crash_report
-
             report = crash_report(machine, self._symbol, self._console.tail)
             return Ending(end, at, machine.crash_reason, report), last

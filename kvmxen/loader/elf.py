@@ -61,17 +61,20 @@ class ElfKernel:
         return last.paddr + last.memsz + self.notes.virt_offset
 
     @cached_property
-    def _symbols(self) -> SymbolTable:
-        from kvmxen.loader.symbols import SymbolTable
-
+    def _symbols(self) -> SymbolTable | None:
+        try:
+            from kvmxen.loader.symbols import SymbolTable
+        except (ImportError, OSError):
+            # kvmxen was replaced since, or may open no more files: there is a crash to report.
+            return None
         return SymbolTable.of(self.image)
 
     def symbol(self, va: int) -> str | None:
         """The code at `va` as "name+0x12/0x80", None if the file does not say.
 
-        The first question has the symbols read.
+        The symbols are read when it is first called.
         """
-        return self._symbols.find(va)
+        return self._symbols.find(va) if self._symbols else None
 
     @classmethod
     def parse(cls, file: Buffer) -> ElfKernel:

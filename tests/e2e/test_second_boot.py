@@ -20,7 +20,7 @@ NEEDED = {
     # By gettext, when click translates its first message.
     "locale",
 }  # fmt: skip
-# Of kvmxen: what only a kernel's first boot needs, a crash, or what was not asked for.
+# Of kvmxen: what only a kernel's first boot needs, a crash's symbols, or what nobody asked for.
 NOT_NEEDED = {
     "kvmxen.abi.xs_state",
     "kvmxen.abi.layouts",
@@ -42,7 +42,6 @@ NOT_NEEDED = {
     "kvmxen.loader.unpack",
     "kvmxen.modules",
     "kvmxen.programs",
-    "kvmxen.report",
     "kvmxen.ring.shared_ring",
     "kvmxen.xenstore.dump",
     "kvmxen.xenstore.load",

@@ -12,6 +12,8 @@ from kvmxen.abi.elfnote import NoteType as N
 from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SIZE, Layout
 from kvmxen.loader.elf import ElfKernel
+from kvmxen.loader.elf_reader import read
+from kvmxen.loader.facts import Facts
 from kvmxen.loader.pv import build
 from kvmxen.memory import GuestMemory
 from tests.unit.loader.images import ENTRY, INIT_P2M, NOTES, START, VIRT_BASE, Load, elf, u64
@@ -71,7 +73,10 @@ def test_numbers(changes: dict[N, int | None], loads: list[Load], ramdisk: int) 
     layout = Layout.plan(MEMORY, 1)
     memory = GuestMemory(layout.end)
     try:
-        kernel = ElfKernel.parse(elf(notes, loads))
+        image = elf(notes, loads)
+        kernel = ElfKernel.parse(image)
+        # As a later boot finds it.
+        assert ElfKernel.of(image, Facts.decode(read(memoryview(image)).encode())) == kernel
         start = build(memory, layout, kernel, bytes(ramdisk), "", console_port=2, store_port=1)
     except KvmxenError:
         return

@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -210,6 +211,33 @@ def test_names_without_an_end() -> None:
     image[at:] = strings * 4096
     image[0x3C:0x40] = struct.pack("<HH", 4096, 0)
     assert "corrupt ELF file" in refused(bytes(image) + b"x" * (1 << 20))
+
+
+def test_no_sections() -> None:
+    image = bytearray(elf(symbols=[("start", ENTRY, 8)]))
+    image[0x28:0x30] = bytes(8)  # e_shoff
+    image[0x3A:0x40] = bytes(6)  # e_shentsize, e_shnum, e_shstrndx
+    kernel = ElfKernel.parse(bytes(image))
+    assert kernel.entry == ENTRY
+    assert kernel.symbol(ENTRY) is None
+
+
+@pytest.mark.parametrize("error", [ImportError, OSError(24, "Too many open files")])
+def test_symbols_that_come_too_late(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception] | Exception
+) -> None:
+    """A crash is reported without names if pyelftools cannot be loaded any more."""
+    kernel = ElfKernel.parse(elf(symbols=[("start", ENTRY, 8)]))
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "kvmxen.loader.symbols":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "kvmxen.loader.symbols", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    assert kernel.symbol(ENTRY) is None
 
 
 @pytest.mark.parametrize("link", [0, 1, 2, 99])
