@@ -15,7 +15,7 @@ def main() -> int:
     try:
         from kvmxen.cli import main as command_line
     except (ImportError, MemoryError, OSError) as error:
-        say(shortage(error) or f"it cannot be loaded: {error}")
+        say(shortage(error) or f"kvmxen cannot be loaded: {error}")
         return 1
     except KeyboardInterrupt:
         say("interrupted")

@@ -33,11 +33,11 @@ _SMALLEST = 32 << 20
 EXITS_OF_A_BOOT, EXITS_WITHOUT_DISPATCHER = 1_500, 90_000
 
 _OPTIONAL = {
-    Cap.IOEVENTFD: "a guest's event reaches a backend with no exit to userspace",
-    Cap.IRQFD: "a backend's event could reach a guest with no system call of ours; not used yet",
+    Cap.IOEVENTFD: "guest events reach backends without an exit to userspace",
+    Cap.IRQFD: "backend events could reach guests without a system call; not used yet",
     Cap.XEN_HVM: "KVM could deliver Xen's event channels itself; not used yet",
 }
-_OWN_FEATURES = "guest programs see this CPU's own features, guest kernels those of them that work"
+_OWN_FEATURES = "guest programs see this CPU's own features, guest kernels those that work"
 _CPUID_MEANS = {
     Filter.WHOLE: "a guest sees the features that kvmxen chooses",
     Filter.PART: f"{_OWN_FEATURES}; both see Xen's leaves",
@@ -91,7 +91,9 @@ def _busybox() -> Finding:
     except (KvmxenError, OSError):
         return Finding("busybox", "none", "--shell needs it: install busybox-static")
     if not static:
-        return Finding("busybox", f"{path}, not static", "--shell needs busybox-static")
+        return Finding(
+            "busybox", f"{path}, not static", "--shell needs it static: install busybox-static"
+        )
     return Finding("busybox", str(path), "--shell works")
 
 
@@ -108,12 +110,14 @@ def _device(device: Path) -> Iterator[Finding]:
 
 def _capabilities(system: System) -> Iterator[Finding]:
     lacking = [cap.name for cap in NEEDED_CAPS if not system.check_extension(cap)]
-    yield Finding("needed capabilities", f"lacks {', '.join(lacking)}" if lacking else "all there")
+    yield Finding(
+        "needed capabilities", f"lacks {', '.join(lacking)}" if lacking else "all present"
+    )
     for cap, use in _OPTIONAL.items():
         yield Finding(f"KVM_CAP_{cap.name}", "yes" if system.check_extension(cap) else "no", use)
     most = min(system.check_extension(Cap.MAX_VCPUS), MAX_VCPUS)
     cpus = len(os.sched_getaffinity(0))
-    yield Finding("vCPUs", f"at most {most}", f"this host runs {cpus} at once")
+    yield Finding("vCPUs", f"at most {most}", f"this host has {cpus} CPUs")
 
 
 def _behaviour() -> Iterator[Finding]:
@@ -134,49 +138,49 @@ def _behaviour() -> Iterator[Finding]:
     yield Finding(
         "speed",
         f"{1e9 / exit_ns:,.0f} exits/s",
-        f"a Debian kernel makes some {EXITS_OF_A_BOOT:,} on its way to init: "
-        f"{EXITS_OF_A_BOOT * exit_ns / 1e9:.2f} s of it; with --shim exits "
-        f"{EXITS_WITHOUT_DISPATCHER:,}: {EXITS_WITHOUT_DISPATCHER * exit_ns / 1e9:.1f} s",
+        f"a Debian kernel makes about {EXITS_OF_A_BOOT:,} until its init, which take "
+        f"{EXITS_OF_A_BOOT * exit_ns / 1e9:.2f} s; with --shim exits "
+        f"{EXITS_WITHOUT_DISPATCHER:,}, {EXITS_WITHOUT_DISPATCHER * exit_ns / 1e9:.1f} s",
     )
 
 
 def probed(probe: Probe) -> Iterator[Finding]:
     """What the probe that each boot makes found."""
     if probe.sees_host_stores:
-        yield Finding("page tables", "by the hardware", "updates by the host count at once")
+        yield Finding("page tables", "by the hardware", "the CPU sees the host's updates at once")
     else:
         yield Finding(
             "page tables",
             "shadowed by KVM",
-            "the gate repeats each update inside the guest: a little slower, and done by itself",
+            "the gate repeats each update inside the guest, which is a little slower",
         )
     if probe.syscall_enters_ring0:
-        yield Finding("SYSCALL", "enters ring 0", "as the manuals have it")
+        yield Finding("SYSCALL", "enters ring 0", "as the CPU manuals say")
     else:
         yield Finding(
             "SYSCALL",
             "stays in ring 3",
-            "a software KVM: the gate goes on by int3, and ring 0 of a guest may be interpreted",
+            "a software KVM: the gate uses int3, and ring 0 of a guest may be interpreted",
         )
     yield Finding("CPUID", probe.features.filter.value, _CPUID_MEANS[probe.features.filter])
     if not probe.reaches_xen_m2p:
         yield Finding(
             "L4 slot 256",
             "out of reach of ring 3",
-            "guests that ask for the machine-to-physical table get it elsewhere; others (Mini-OS, "
-            "Unikraft) trap at each read, 24,300 times for 32 MiB, to the host with --shim exits",
+            "guests that ask where the machine-to-physical table is find it elsewhere; in others "
+            "(Mini-OS, Unikraft) each read traps, 24,300 times for 32 MiB",
         )
 
 
 def used_by_programs(programs: Programs) -> Iterator[Finding]:
     """What of the CPU a guest's programs can use or lack."""
     if programs.breakpoints:
-        yield Finding("hardware breakpoints", "fire", "debuggers in a guest have them")
+        yield Finding("hardware breakpoints", "work", "debuggers in a guest can use them")
     else:
         yield Finding(
             "hardware breakpoints",
-            "never fire",
-            "a debugger in a guest waits for them in vain: this host's KVM gives a guest none",
+            "never trigger",
+            "debuggers in a guest must do without: this host's KVM does not support them",
         )
     if programs.segments:
         yield Finding("segments", "kept", "32-bit programs and local descriptor tables work")
@@ -185,7 +189,7 @@ def used_by_programs(programs: Programs) -> Iterator[Finding]:
             "segments",
             "lost",
             "most 32-bit programs and all local descriptor tables fail in a guest: this host's KVM "
-            "does not keep what ring 3 loads",
+            "loses the segments that ring 3 loads",
         )
 
 
@@ -221,7 +225,5 @@ def _exit_ns(machine: Machine) -> float:
                 raise GuestCrash("SYSCALL does not come out")
             best = min(best, (time.perf_counter_ns() - start) / taken)
     except GuestCrash as crash:
-        raise KvmxenError(
-            f"this host's KVM does not run ring 3 through the shim: {crash}"
-        ) from None
+        raise KvmxenError(f"this host's KVM cannot run ring 3 through the shim: {crash}") from None
     return best

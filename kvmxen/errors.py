@@ -76,14 +76,14 @@ class Interrupted(BaseException):
 
 
 _SHORTAGES = {
-    errno.EMFILE: "this process may open no more files: raise its limit (ulimit -n)",
-    errno.ENFILE: "this host can open no more files: end something, or raise fs.file-max",
-    errno.ENOMEM: "there is not enough memory: end something, raise the limit (ulimit -v), or "
+    errno.EMFILE: "this process cannot open more files: raise the limit (ulimit -n)",
+    errno.ENFILE: "this host cannot open more files: stop something, or raise fs.file-max",
+    errno.ENOMEM: "there is not enough memory: stop something, raise the limit (ulimit -v), or "
     "give the guest less (--memory)",
-    errno.EAGAIN: "there can be no more processes and threads: raise the limit (ulimit -u), or "
+    errno.EAGAIN: "no more processes and threads are allowed: raise the limit (ulimit -u), or "
     "give the guest fewer --vcpus",
-    errno.ENOSPC: "there is no room left on the disk: make some",
-    errno.EDQUOT: "there is no room left in your quota of the disk: make some",
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "your disk quota is exhausted: free some space",
 }
 
 
@@ -92,8 +92,8 @@ def shortage(error: BaseException) -> str | None:
     says what to do."""
     if isinstance(error, ImportError):
         return (
-            f"a part of kvmxen cannot be loaded ({error}): raise the limits of files and memory "
-            "(ulimit -n, ulimit -v), or install kvmxen again"
+            f"a part of kvmxen cannot be loaded ({error}): raise the limits on files and memory "
+            "(ulimit -n, ulimit -v), or reinstall kvmxen"
         )
     if isinstance(error, MemoryError):
         return _SHORTAGES[errno.ENOMEM]

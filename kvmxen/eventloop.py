@@ -43,10 +43,10 @@ class EventLoops:
         return delay
 
     def _tell(self, vcpu: int) -> None:
-        advice = "it goes on by --break-event-loops"
+        advice = "--break-event-loops lets it continue"
         if not self._breaks:
-            advice = "it makes no progress, on Xen neither; --break-event-loops lets it go on"
+            advice = "it makes no progress, nor would it on Xen; use --break-event-loops"
         say(
-            f"vCPU {vcpu} sends an event to itself at the end of each upcall, as PREEMPT_RT "
-            f"kernels of Linux do: {advice}"
+            f"vCPU {vcpu} sends an event to itself at the end of each upcall, as Linux's "
+            f"PREEMPT_RT kernels do: {advice}"
         )

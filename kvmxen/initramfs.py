@@ -181,7 +181,7 @@ def find_busybox() -> Path:
     on_path = shutil.which("busybox")
     candidates = [Path(path) for path in (on_path, *_PATHS) if path and Path(path).is_file()]
     if not candidates:
-        raise KvmxenError(f"--shell needs busybox, which this host has not: {_INSTALL}")
+        raise KvmxenError(f"--shell needs busybox, which is not installed: {_INSTALL}")
     return next((path for path in candidates if is_static(path.read_bytes())), candidates[0])
 
 

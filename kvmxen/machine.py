@@ -320,7 +320,7 @@ class Machine:
         self._end(End.CRASH, reason, cpu)
 
     def _watchdog_fired(self, number: int) -> None:
-        self._end(End.CRASH, f"its watchdog {number} was not set again in time")
+        self._end(End.CRASH, f"it did not reset its watchdog {number} in time")
 
     def fail(self, error: BaseException) -> None:
         """A vCPU's thread met an error that is ours: the caller of the boot gets it."""

@@ -201,13 +201,13 @@ cdef class Window:
         cdef void *where = mmap(NULL, self.size, PROT_NONE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if where == MAP_FAILED:
-            raise KvmxenError("the host cannot map a ring; close other programs")
+            raise KvmxenError("the host cannot map a ring: free some memory")
         self.base = <uint8_t *>where
         for gpa in gpas:
             where = mmap(self.base + offset, page, PROT_READ | PROT_WRITE,
                          MAP_SHARED | MAP_FIXED, memory.fd, gpa)
             if where == MAP_FAILED:
-                raise KvmxenError("the host cannot map a ring; close other programs")
+                raise KvmxenError("the host cannot map a ring: free some memory")
             offset += page
 
     def __dealloc__(self):

@@ -37,7 +37,7 @@ def kernel_version(kernel: ElfKernel) -> str:
     for segment in kernel.segments:
         if match := _BANNER.search(segment.data):
             return match[1].decode("ascii")
-    raise KvmxenError("the kernel does not say which version of Linux it is")
+    raise KvmxenError("the kernel image does not name its version of Linux")
 
 
 def drivers(kernel: ElfKernel, root: Path) -> list[Module]:
@@ -83,7 +83,7 @@ def _folder(root: Path, version: str) -> Path:
         if (path / "modules.order").is_file():
             return path
     where = root / "lib/modules" if root == Path("/") else root
-    raise KvmxenError(f"{where} has no modules of the kernel's version, {version}")
+    raise KvmxenError(f"{where} has no modules for the kernel's version, {version}")
 
 
 def _listed(path: Path) -> Iterator[tuple[str, str]]:

@@ -68,7 +68,7 @@ def probe(memory: GuestMemory, image: ShimImage, fd: VcpuFd, told: CpuidPolicy) 
     try:
         memory.write_u64(ring3.data_gpa, 1)
         if not load(1):
-            raise KvmxenError("this host's KVM does not run the shim; see 'kvmxen doctor'")
+            raise KvmxenError("this host's KVM cannot run the shim; see 'kvmxen doctor'")
         features = look(memory, ring3, told)
         ring3.move_data(other)
         seen = load(2)
@@ -82,6 +82,6 @@ def probe(memory: GuestMemory, image: ShimImage, fd: VcpuFd, told: CpuidPolicy) 
         sets = sets and runs(_READ_FS_BASE) and vcpu.rax == ring3.data_va
     except GuestCrash as crash:
         raise KvmxenError(
-            f"this host's KVM does not run the shim ({crash}); see 'kvmxen doctor'"
+            f"this host's KVM cannot run the shim ({crash}); see 'kvmxen doctor'"
         ) from None
     return Probe(seen, ring0, reached, sets, features)

@@ -62,7 +62,7 @@ def _usable(root: Path) -> Path:
         info = root.lstat()
     except OSError as error:
         raise KvmxenError(
-            f"cannot make the folder {root} ({error.strerror}): "
+            f"cannot create the folder {root} ({error.strerror}): "
             "set KVMXEN_RUNTIME_DIR to a folder that you can write to"
         ) from error
     others = info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
@@ -159,7 +159,7 @@ class RunDirectory:
         except OSError:
             return f"{self.path} is in the way: remove it, or give another --name"
         return (
-            f"a domain named {self.name} runs already (process {pid}): "
+            f"a domain named {self.name} is already running (process {pid}): "
             "stop it, or give another --name"
         )
 

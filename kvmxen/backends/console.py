@@ -180,8 +180,8 @@ class Console:
         if not self._complained:
             self._complained = True
             gone = isinstance(error, BrokenPipeError)
-            why = "nobody reads it any more" if gone else error.strerror
-            say(f"the console goes on into nothing, until it can be written again: {why}")
+            why = "the reader has gone" if gone else error.strerror
+            say(f"console output is lost until it can be written again: {why}")
 
     def _takes_output(self, fd: int) -> bool:
         poll = select.poll()

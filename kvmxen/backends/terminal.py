@@ -198,7 +198,7 @@ def open_terminal(
                 fd = os.open(spec.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             except OSError as error:
                 raise KvmxenError(
-                    f"the console file {spec.path} cannot be opened: {error.strerror}; name another"
+                    f"cannot open the console file {spec.path}: {error.strerror}; choose another"
                 ) from None
             try:
                 yield PlainTerminal(None, fd)

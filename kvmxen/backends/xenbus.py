@@ -197,7 +197,7 @@ class Xenbus:
                 break
             except Empty:
                 if not self._thread.is_alive():
-                    raise KvmxenError("the domain is at its end") from None
+                    raise KvmxenError("the domain is ending") from None
         if isinstance(got, KvmxenError):
             raise got
         return got
@@ -249,7 +249,7 @@ class Xenbus:
     def _attach(self, device: Device) -> None:
         key = device.kind, device.index
         if key in self._slots:
-            raise KvmxenError(f"the guest has a {device.kind} {device.index} already")
+            raise KvmxenError(f"the guest already has a {device.kind} {device.index}")
         domid = self._peer.domid
         slot = _Slot(
             device,

@@ -48,8 +48,8 @@ class XenstoreBackend:
                 populate(self.store, domid=DOMID_GUEST, **nodes)  # type: ignore[arg-type]
         except XenstoreError as error:
             raise KvmxenError(
-                f"the domain's xenstore cannot be made: {os.strerror(error.errno)}; mend that, or "
-                "name another file for it"
+                f"cannot create the domain's xenstore: {os.strerror(error.errno)}; fix that, or "
+                "choose another file for it"
             ) from None
 
     def pump(self) -> None:

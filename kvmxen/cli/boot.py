@@ -40,7 +40,7 @@ def _stats(
             return kind, None
         case "json", ":", path if path:
             return "json", Path(path)
-    raise click.BadParameter(f"{value!r} is none of json and json:FILE", ctx, param)
+    raise click.BadParameter(f"{value!r} is neither json nor json:FILE", ctx, param)
 
 
 def _timeout(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -65,13 +65,13 @@ class _Command(click.Command):
 @click.option(
     "--shell",
     is_flag=True,
-    help="Make a ramdisk with a shell, around this host's static busybox.",
+    help="Make an initial ramdisk with a shell, from this host's static busybox.",
 )
 @click.option(
     "--modules",
     metavar="DIR",
     type=Path,
-    help="Where --shell finds the kernel's modules.  [default: /lib/modules]",
+    help="Where --shell looks for the kernel's modules.  [default: /lib/modules]",
 )
 @click.option("--cmdline", metavar="TEXT", default="", help="The kernel's command line.")
 @click.option("--name", metavar="NAME", help="The domain's name.  [default: domain-PID]")
@@ -80,7 +80,7 @@ class _Command(click.Command):
     metavar="SIZE",
     default="512M",
     show_default=True,
-    help="The guest's memory, with the suffix K, M or G; MiB without.",
+    help="The guest's memory: a number with suffix K, M or G, or a number of MiB.",
 )
 @click.option(
     "--vcpus", metavar="N", type=int, default=1, show_default=True, help="Virtual CPUs, 1 to 64."
@@ -103,7 +103,7 @@ class _Command(click.Command):
     "backing=FILE|allow, key=FILE, devtype=cdrom, "
     "cache=writeback|writethrough|none|directsync|unsafe, no-discard, persistent, "
     "sector-size=512|4096. "
-    "Can be given several times, and understands xl's way to write it.",
+    "Repeatable. The syntax of xl works as well.",
 )
 @click.option(
     "--console",
@@ -118,14 +118,14 @@ class _Command(click.Command):
     metavar="NET",
     multiple=True,
     help="A network card: user (by passt), tap, tap=NAME or none, then ,bridge=BRIDGE ,mac=MAC "
-    ",rate=10Mb/s, and for user ,forward=tcp:2222:22 ,host-loopback=no; repeatable.",
+    ",rate=10Mb/s, and for user ,forward=tcp:2222:22 ,host-loopback=no. Repeatable.",
 )
 @click.option(
     "--timeout",
     metavar="SECONDS",
     type=float,
     callback=_timeout,
-    help="End it after that time, which counts from the start of the command.",
+    help="Destroy the guest after that time, counted from the start of the command.",
 )
 @click.option(
     "--on-reboot",
@@ -138,25 +138,25 @@ class _Command(click.Command):
     "--stats",
     metavar="[=json[:FILE]]",
     callback=_stats,
-    help="At the end, say on stderr what the run took; --stats=json:FILE for a program.",
+    help="At the end, print statistics of the run on stderr, or as JSON, to FILE if given.",
 )
 @click.option(
     "--shim",
     type=click.Choice(["dispatch", "exits"]),
     default="dispatch",
     show_default=True,
-    help="Where hot hypercalls and traps are dealt with: in the guest, or all by exits.",
+    help="Handle hot hypercalls and traps in the guest, or all of them by exits to the host.",
 )
 @click.option(
     "--xenstore",
     metavar="FILE",
     type=Path,
-    help="Keep in FILE what the xenstore has beside the guest's own nodes.",
+    help="Keep the xenstore, except for the guest's own nodes, in FILE.",
 )
 @click.option(
     "--break-event-loops",
     is_flag=True,
-    help="Let a guest go on that does nothing but take one event after the other.",
+    help="Slow down a guest that does nothing but handle events, so that it makes progress.",
 )
 @click.option("--debug", is_flag=True, help="Trace hypercalls and traps; implies --shim exits.")
 def boot(
@@ -181,7 +181,7 @@ def boot(
     break_event_loops: bool,
     debug: bool,
 ) -> int:
-    """Boot KERNEL (a bzImage or ELF file) as a Xen guest, or without one the demo guest."""
+    """Boot KERNEL (a bzImage or ELF file) as a Xen guest; without KERNEL, the demo guest."""
     config = Config(
         kernel=kernel,
         ramdisk=ramdisk,

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from kvmxen.doctor import Finding
 
 
-@click.command(short_help="Say what this host's /dev/kvm can do.")
+@click.command(short_help="Report what this host's /dev/kvm can do.")
 def doctor() -> int:
-    """Say what this host's /dev/kvm can do, what that means, and how to get access.
+    """Report what this host's /dev/kvm can do, what that means, and how to get access.
 
-    The exit status is 0 where a PV guest can run, 1 where not.
+    The exit status is 0 if a PV guest can run, else 1.
     """
     from kvmxen.doctor import examine
 

@@ -89,9 +89,9 @@ def _run(arguments: Sequence[str] | None, debug: bool) -> int:
             traceback.print_exc()
         if sentence := shortage(error):
             return _fail(sentence, FAILED)
-        hint = "" if debug else " with what --debug prints"
+        hint = "" if debug else ", with the output of --debug"
         fault = f"{type(error).__name__}: {error}"
-        return _fail(f"{fault}: a fault of kvmxen, please report it{hint}", FAILED)
+        return _fail(f"internal error: {fault}; please report it{hint}", FAILED)
     return status or 0
 
 

@@ -97,13 +97,13 @@ class Person:
             return
         self._wishes += 1
         if self._wishes == 1:
-            say("asking the guest to shut down; once more to destroy it")
+            say("asking the guest to shut down; repeat to destroy it")
             if not guest.shutdown():
                 self._destroy(guest, EXIT_INTERRUPTED)
         elif self._wishes == 2:
             self._destroy(guest, EXIT_INTERRUPTED)
         else:
-            say("the guest's devices are left as they are")
+            say("exiting without waiting for the guest's devices")
             self.leaving()
             os._exit(EXIT_INTERRUPTED)
 
@@ -116,13 +116,13 @@ class Person:
         if self._guest is not None and not late:
             self.interrupt()
         elif self._guest is not None:
-            say("the timeout is over: the guest is destroyed")
+            say("the time limit is reached: destroying the guest")
             self._destroy(self._guest, EXIT_TIMEOUT)
         else:
             if self._pending is None:
                 self._pending = (
                     Interrupted(
-                        "the timeout is over, and the guest was not started yet", EXIT_TIMEOUT
+                        "the time limit was reached before the guest was started", EXIT_TIMEOUT
                     )
                     if late
                     else Interrupted("interrupted before the guest was started", EXIT_INTERRUPTED)

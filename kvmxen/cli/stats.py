@@ -30,8 +30,8 @@ class Stats:
                 self._file = self._path.open("w")
             except OSError as error:
                 raise KvmxenError(
-                    f"the file {self._path} for --stats cannot be opened: {error.strerror}; "
-                    "name another"
+                    f"cannot open the --stats file {self._path}: {error.strerror}; "
+                    "choose another file"
                 ) from None
         return self
 
@@ -55,7 +55,7 @@ class Stats:
                 self._file.write(f"{line}\n")
                 self._file.flush()
             except OSError as error:
-                say(f"the file {self._path} for --stats cannot be written: {error.strerror}")
+                say(f"cannot write the --stats file {self._path}: {error.strerror}")
 
 
 def _table(figures: dict[str, object]) -> str:

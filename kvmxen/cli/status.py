@@ -12,7 +12,7 @@ Exit status of boot:
     1  kvmxen could not do it
     2  wrong usage
     3  the guest crashed
-    4  the time given by --timeout was over
+    4  the time limit of --timeout was reached
     5  the guest rebooted, with --on-reboot destroy
   130  interrupted
 """
@@ -20,9 +20,9 @@ Exit status of boot:
 XENSTORE_STATUSES = """\b
 Exit status:
     0  done
-    1  kvmxen could not do it, no such domain runs, or it ended
-    2  wrong usage, or a path that is none
-    3  no such node
-    4  the store refused it: no permission, or no room
+    1  kvmxen could not do it, no such domain runs, or the domain ended
+    2  wrong usage, or an invalid path
+    3  there is no such node
+    4  the store refused it: no permission, or no space
   130  interrupted
 """

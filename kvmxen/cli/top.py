@@ -24,14 +24,14 @@ class Row(NamedTuple):
     rate: float
 
 
-@click.command(short_help="Show what a running domain's devices do.")
+@click.command(short_help="Show the activity of a running domain's devices.")
 @click.argument("name")
-@click.option("--once", is_flag=True, help="Print the totals once, and end.")
-@click.option("--json", "as_json", is_flag=True, help="Print the totals once, for a program.")
+@click.option("--once", is_flag=True, help="Print the totals once, and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print the totals once, as JSON.")
 def top(name: str, once: bool, as_json: bool) -> None:
     """Show the requests, bytes, merges, kicks and errors of each device of the domain NAME.
 
-    In total, and in a second; Ctrl-C ends it.
+    The totals and the rates per second are updated every second, until Ctrl-C.
     """
     from kvmxen.control.client import ask
     from kvmxen.control.requests import Figures as Ask
@@ -100,12 +100,12 @@ def _table(rows: list[Row], most: int) -> Table:
     table.add_column("device")
     table.add_column("what")
     table.add_column("total", justify="right")
-    table.add_column("a second", justify="right")
+    table.add_column("per second", justify="right")
     last = ""
     for row in shown:
         device = row.device if row.device != last else ""
         table.add_row(device, row.what, f"{row.total:,}", f"{row.rate:,.0f}")
         last = row.device
     if not rows:
-        table.add_row("no devices, or nothing done by any")
+        table.add_row("no devices, or none of them has done anything")
     return table

@@ -39,7 +39,7 @@ def xenstore() -> None:
 @click.argument("name")
 @click.argument("path", default="")
 def ls(name: str, path: str) -> None:
-    """Print what is below PATH, by default all that is the domain's own, as a tree."""
+    """Print the nodes below PATH as a tree; by default, all of the domain's own."""
     with _connected(name) as client:
         top = _absolute(path)
         with _explained(top):
@@ -51,7 +51,7 @@ def ls(name: str, path: str) -> None:
 @click.argument("name")
 @click.argument("path", nargs=-1, required=True)
 def read(name: str, path: tuple[str, ...]) -> None:
-    """Print the value of each PATH on a line; what is not printable ASCII is escaped."""
+    """Print the value of each PATH on a line of its own, all but printable ASCII escaped."""
     with _connected(name) as client:
         for node in map(_absolute, path):
             with _explained(node):
@@ -65,9 +65,9 @@ def read(name: str, path: tuple[str, ...]) -> None:
 @click.argument("name")
 @click.argument("pairs", metavar="PATH VALUE [PATH VALUE]...", nargs=-1, required=True)
 def write(name: str, pairs: tuple[str, ...]) -> None:
-    """Set each PATH to the VALUE that follows it, all of them as one change.
+    """Set each PATH to the VALUE that follows it, in one transaction.
 
-    Nodes that are missing are made.
+    Missing nodes are created.
     """
     if len(pairs) % 2:
         raise UsageError("each PATH needs a VALUE (see kvmxen xenstore write --help)")
@@ -86,7 +86,7 @@ def write(name: str, pairs: tuple[str, ...]) -> None:
 @click.argument("name")
 @click.argument("path", nargs=-1, required=True)
 def rm(name: str, path: tuple[str, ...]) -> None:
-    """Remove each PATH with all that is below it, all of them as one change."""
+    """Remove each PATH and everything below it, in one transaction."""
     if "/" in path:
         raise UsageError("the root cannot be removed: name what is below it")
     with _connected(name) as client:
@@ -102,13 +102,13 @@ def rm(name: str, path: tuple[str, ...]) -> None:
 
 
 @xenstore.command(short_help="Print the paths that change.")
-@click.option("-n", "--number", metavar="N", type=click.IntRange(1), help="End after N lines.")
+@click.option("-n", "--number", metavar="N", type=click.IntRange(1), help="Exit after N lines.")
 @click.argument("name")
 @click.argument("path", nargs=-1, required=True)
 def watch(name: str, path: tuple[str, ...], number: int | None) -> None:
-    """Print each PATH at once, and then what changes there or below, one path a line.
+    """Print each PATH at once, then every path at or below it that changes, one a line.
 
-    Ends when the domain does, with exit status 1.
+    When the domain ends, so does the command, with exit status 1.
     """
     with _connected(name) as client:
         for node in map(_absolute, path):
@@ -127,7 +127,7 @@ def _connected(name: str) -> Iterator[Client]:
     from kvmxen.xenstored.client import Client
 
     if not is_name(name):
-        raise UsageError(f"{name!r} is no name of a domain (see kvmxen xenstore --help)")
+        raise UsageError(f"{name!r} cannot be the name of a domain (see kvmxen xenstore --help)")
     with closing(Client(runtime_root(), name)) as client:
         yield client
 
@@ -145,11 +145,11 @@ def _explained(node: str) -> Iterator[None]:
                 raise _NoNode(f"there is no node {node}") from None
             case errno.EINVAL:
                 raise UsageError(
-                    f"{node} is no path of xenstore: give names of letters, digits and - _ @ "
-                    "with a single / between them"
+                    f"{node} is not a xenstore path: give names of letters, digits and - _ @, "
+                    "separated by single slashes"
                 ) from None
             case errno.E2BIG:
-                raise _Refused(f"{node} with its value is longer than 4096 bytes") from None
+                raise _Refused(f"{node} and its value are longer than 4096 bytes") from None
             case _:
                 why = os.strerror(error.errno)
                 raise _Refused(f"the store refuses it for {node}: {why}") from None
@@ -167,7 +167,7 @@ def _as_one(client: Client, change: Callable[[], None]) -> None:
         except XenstoreError as error:
             if error.errno != errno.EAGAIN:
                 raise _Refused(f"the store refuses it: {os.strerror(error.errno)}") from None
-    raise KvmxenError("others change the same nodes all the time: try again")
+    raise KvmxenError("other clients keep changing the same nodes: try again")
 
 
 def _absolute(path: str) -> str:

@@ -27,12 +27,12 @@ def ask(root: Path, name: str, request: Request) -> Any:
         connected = connect(root / name / SOCKET)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         raise KvmxenError(
-            f"no domain named {name} runs here; give the --name that it was started with"
+            f"no domain named {name} is running; give the --name that it was started with"
         ) from None
     except OSError as error:
         raise KvmxenError(
             f"cannot reach the domain {name}: {error.strerror}; "
-            "only the user who started it can, and root"
+            "only root and the user who started it may"
         ) from None
     with connected:
         try:

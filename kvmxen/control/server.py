@@ -119,5 +119,5 @@ class ControlServer:
             if sentence := shortage(error):
                 return {"error": sentence}
             fault = f"internal error: {type(error).__name__}: {error}; please report it"
-            say(f"a request met an {fault}")
+            say(f"a request failed by an {fault}")
             return {"error": fault}

@@ -97,7 +97,7 @@ class Domain:
     def start(self) -> None:
         """Have the guest run, from its first instruction."""
         if not self._begin():
-            raise KvmxenError(f"the domain {self.config.name} was started already")
+            raise KvmxenError(f"the domain {self.config.name} has already been started")
         self._tell(Event.STARTED)
 
     def pause(self) -> None:
@@ -225,9 +225,7 @@ class Domain:
         with self._changed:
             if self._run is not None:
                 return self._run.devices
-        raise KvmxenError(
-            f"the guest of {self.config.name} is between two runs, or at its end: try again"
-        )
+        raise KvmxenError(f"the guest of {self.config.name} is rebooting or has ended: try again")
 
     # Behind that.
 

@@ -60,7 +60,7 @@ def find_drivers(config: Config, kernel: ElfKernel) -> list[Module]:
         return drivers(kernel, config.modules or Path("/"))
     except KvmxenError as error:
         if config.modules:
-            raise KvmxenError(f"{error}; name another folder by --modules") from None
+            raise KvmxenError(f"{error}; give another folder as --modules") from None
         if config.disks or config.nets:
-            say(f"{error}: if its drivers are not built in, name their folder by --modules")
+            say(f"{error}: if its drivers are not built in, give their folder as --modules")
         return []

@@ -84,7 +84,9 @@ class RemoteDomain:
         end = time.monotonic() + _CLOSING_S
         while (self._root / self.name).exists():
             if time.monotonic() > end:
-                raise KvmxenError(f"the domain {self.name} has ended, and its process has not")
+                raise KvmxenError(
+                    f"the domain {self.name} has ended, but its process has not exited"
+                )
             time.sleep(_LOOK_EVERY_S)
         return Ending(End[told["end"]], told["at"], told["reason"], told["report"])
 

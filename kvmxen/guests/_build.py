@@ -44,6 +44,6 @@ def compile_guest(sources: Sequence[Path], out: Path) -> None:
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise KvmxenError("There is no gcc on the PATH; install gcc and binutils.") from None
+        raise KvmxenError("gcc is not installed: install gcc and binutils") from None
     if result.returncode:
         raise KvmxenError(f"{' '.join(command)} failed:\n{result.stderr}")

@@ -41,27 +41,27 @@ def missing(device: Path, cpuinfo: str) -> str:
         if flags and flag in flags[1].split():
             return (
                 f"this host has no {device}: load its module with 'sudo modprobe {module}', "
-                f"or give this container the device (--device {device})"
+                f"or pass the device to this container (--device {device})"
             )
     return (
-        f"this host has no {device} and its CPU shows no virtualisation: enable it in the "
-        "firmware, or nested virtualisation in the hypervisor that this host runs on"
+        f"this host has no {device}, and its CPU reports no virtualisation: enable it in the "
+        "firmware, or enable nested virtualisation in the hypervisor that this host runs on"
     )
 
 
 def no_permission(device: Path, status: os.stat_result, uid: int) -> str:
     """What user `uid` can do who may not open `device`, which has `status`."""
     if uid == 0:
-        return f"root may not open {device}: give this container the device (--device {device})"
+        return f"root may not open {device}: pass the device to this container (--device {device})"
     user, group = _name_of_user(uid), _name_of_group(status.st_gid)
     acl = f"'sudo setfacl -m u:{user}:rw {device}'"
     shared = stat.S_IRGRP | stat.S_IWGRP
     if status.st_gid and status.st_mode & shared == shared:
         return (
             f"you may not open {device}: join its group with 'sudo usermod -aG {group} {user}' "
-            f"and log in again, or until the next boot only {acl}"
+            f"and log in again, or use {acl} until the next boot"
         )
-    return f"you may not open {device}, which is {group}'s: allow it with {acl}"
+    return f"you may not open {device}, which belongs to {group}: allow it with {acl}"
 
 
 def _name_of_user(uid: int) -> str:

@@ -54,7 +54,7 @@ class System:
             raise KvmxenError(f"{path} is not a KVM device; load the kvm module") from None
         if version != API_VERSION:
             self.close()
-            raise KvmxenError(f"{path} speaks KVM API {version}, kvmxen needs {API_VERSION}")
+            raise KvmxenError(f"{path} offers KVM API {version}, but kvmxen needs {API_VERSION}")
 
     def close(self) -> None:
         """Close the fd; its VMs live on."""

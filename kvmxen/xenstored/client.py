@@ -37,11 +37,11 @@ class Client:
         try:
             self._socket = connect(root / name / SOCKET)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            raise KvmxenError(f"no domain named {name} runs here; {_known(root)}") from None
+            raise KvmxenError(f"no domain named {name} is running; {_known(root)}") from None
         except OSError as error:
             raise KvmxenError(
                 f"cannot reach the xenstore of {name}: {error.strerror}; "
-                "only the user who started the domain can, and root"
+                "only root and the user who started the domain may"
             ) from None
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class Client:
         reply = self._messages.popleft()
         if reply == BUSY:
             raise KvmxenError(
-                f"the xenstore of {self._name} serves as many clients as it can: end some of them"
+                f"the xenstore of {self._name} has too many clients: stop some of them"
             )
         if reply.type == Operation.ERROR:
             raise XenstoreError(_CODES.get(reply.payload.rstrip(b"\0"), errno.EIO))
@@ -149,7 +149,7 @@ class Client:
                 self._messages.append(message)
 
     def _ended(self) -> KvmxenError:
-        return KvmxenError(f"the domain {self._name} ended or rebooted")
+        return KvmxenError(f"the domain {self._name} has ended or rebooted")
 
 
 def _encoded(text: str) -> bytes:
@@ -159,4 +159,4 @@ def _encoded(text: str) -> bytes:
 
 def _known(root: Path) -> str:
     names = sorted(path.parent.name for path in root.glob(f"*/{SOCKET}"))
-    return f"those that do: {', '.join(names)}" if names else "start it with kvmxen boot --name"
+    return f"those that are: {', '.join(names)}" if names else "start it with kvmxen boot --name"

@@ -157,8 +157,8 @@ class Journal:
         now = monotonic()
         if now > self._refused + _QUIET_SECONDS:
             say(
-                f"the xenstore in {self._path} cannot be written: {problem.strerror}; what would "
-                "change it is refused until it can"
+                f"cannot write the xenstore file {self._path}: {problem.strerror}; changes are "
+                "refused until it can be written"
             )
         self._refused = now
         raise XenstoreError(errno.ENOSPC if problem.errno in _FULL else errno.EIO)
@@ -170,12 +170,13 @@ class Journal:
             fd = os.open(self._path, flags, 0o600)
             try:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise KvmxenError(f"{self._path} is no regular file: name another file")
+                    raise KvmxenError(f"{self._path} is not a regular file: choose another file")
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise KvmxenError(
-                        f"the xenstore in {self._path} is another domain's now: name another file"
+                        f"the xenstore file {self._path} is in use by another domain: choose "
+                        "another file"
                     ) from None
                 if os.path.samestat(os.fstat(fd), self._path.stat()):
                     return fd
@@ -207,28 +208,28 @@ class Journal:
         if MAGIC.startswith(data) or MAGIC_1.startswith(data):
             return False
         if not data.startswith((MAGIC, MAGIC_1)):
-            raise KvmxenError(f"{self._path} is not a xenstore: name another file")
+            raise KvmxenError(f"{self._path} is not a xenstore file: choose another file")
         found = replay(data, state)
         self._size = found.end
         if found.tail is Tail.DAMAGED:
             raise KvmxenError(
-                f"the xenstore in {self._path} is damaged at byte {found.end}: "
-                f"{self._what_is_behind(data[found.end :])}cut it off there, or name another file"
+                f"the xenstore file {self._path} is damaged at byte {found.end}: "
+                f"{self._what_is_behind(data[found.end :])}truncate it there, or choose another"
             )
         if found.tail is Tail.DOUBTFUL:
             try:
                 aside = self._set_aside(data[found.end :])
             except OSError as problem:
-                raise self._sentence("ends amid an entry, which cannot be kept", problem) from None
+                raise self._sentence("ends amid an entry, which cannot be saved", problem) from None
             say(
-                f"the xenstore in {self._path} ended at byte {found.end}, amid a write or by "
-                f"damage: what was from there on is in {aside}"
+                f"the xenstore file {self._path} is incomplete or damaged from byte {found.end} "
+                f"on: that part was moved to {aside}"
             )
         return data.startswith(MAGIC) and found.end > len(MAGIC)
 
     def _what_is_behind(self, rest: bytes) -> str:
         try:
-            return f"what is from there on is in {self._set_aside(rest)} as well; "
+            return f"a copy of the rest is in {self._set_aside(rest)}; "
         except OSError:
             # It is still where it is.
             return ""
@@ -278,7 +279,7 @@ class Journal:
 
     def _sentence(self, what: str, problem: OSError) -> KvmxenError:
         return KvmxenError(
-            f"the xenstore in {self._path} {what}: {problem.strerror}; mend that, or name "
+            f"the xenstore file {self._path} {what}: {problem.strerror}; fix that, or choose "
             "another file"
         )
 

@@ -44,7 +44,7 @@ def test_second_sigterm_destroys(boot: Boot, pv_grub: Path) -> None:
     domain = boot(pv_grub, "--timeout", LIMIT)
     domain.expect("grub> ")
     domain.process.terminate()
-    domain.expect_stderr("once more to destroy it")
+    domain.expect_stderr("repeat to destroy it")
     domain.process.terminate()
     domain.ends(130)
     assert "Traceback" not in domain.stderr
@@ -60,7 +60,7 @@ def test_escape_key_twice_destroys(boot: Boot, pv_grub: Path) -> None:
 def test_timeout(boot: Boot, pv_grub: Path) -> None:
     domain = boot(pv_grub, "--timeout", 2)
     domain.ends(4)
-    assert "timeout" in domain.stderr
+    assert "time limit" in domain.stderr
 
 
 def test_console_in_a_file(boot: Boot, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_signal_while_an_image_is_opened(
 def test_the_timeout_while_an_image_is_opened(boot: Boot, image: Path) -> None:
     domain = boot(DEMO, "--disk", f"{image},format=qcow2", "--timeout", 2)
     domain.ends(4)
-    assert domain.stderr == "kvmxen: the timeout is over, and the guest was not started yet\n"
+    assert domain.stderr == "kvmxen: the time limit was reached before the guest was started\n"
 
 
 def test_the_timeout_while_a_console_is_opened(boot: Boot, tmp_path: Path) -> None:
@@ -86,6 +86,6 @@ def test_a_hangup_asks_the_guest(boot: Boot, pv_grub: Path) -> None:
     domain = boot(pv_grub, "--timeout", LIMIT)
     domain.expect("grub> ")
     domain.process.send_signal(signal.SIGHUP)
-    domain.expect_stderr("asking the guest to shut down; once more to destroy it")
+    domain.expect_stderr("asking the guest to shut down; repeat to destroy it")
     domain.process.send_signal(signal.SIGHUP)
     domain.ends(130)

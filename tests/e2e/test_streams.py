@@ -42,7 +42,7 @@ def test_a_domain_without_some_of_them_ends_in_time(
     done = kvmxen(redirections, "boot", pv_grub, "--timeout", str(2 * SLOWNESS))
     assert done.returncode == 4, done.stderr
     if "2>" not in redirections:
-        assert done.stderr == "kvmxen: the timeout is over: the guest is destroyed\n"
+        assert done.stderr == "kvmxen: the time limit is reached: destroying the guest\n"
 
 
 @pytest.mark.parametrize("redirections", CLOSED)
@@ -77,7 +77,7 @@ def test_a_full_disk_behind_stderr_changes_no_status(kvm: None, kvmxen: Kvmxen) 
 def test_a_full_disk_behind_stdout(kvmxen: Kvmxen) -> None:
     done = kvmxen(">/dev/full", "--help")
     assert done.returncode == 1
-    assert done.stderr == "kvmxen: there is no room left on the disk: make some\n"
+    assert done.stderr == "kvmxen: the disk is full: free some space\n"
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,7 @@ def test_a_full_disk_behind_the_console(
     done = kvmxen(redirections, "boot", *arguments)
     assert done.returncode == 0
     assert done.stderr == (
-        "kvmxen: the console goes on into nothing, until it can be written again: "
-        "No space left on device\n"
+        "kvmxen: console output is lost until it can be written again: No space left on device\n"
     )
 
 
@@ -101,6 +100,5 @@ def test_a_reader_that_goes(boot: Boot) -> None:
     domain.look_away()
     domain.ends(0)
     assert domain.stderr == (
-        "kvmxen: the console goes on into nothing, until it can be written again: "
-        "nobody reads it any more\n"
+        "kvmxen: console output is lost until it can be written again: the reader has gone\n"
     )

@@ -41,4 +41,4 @@ def test_a_guest_lives_while_it_sets_its_watchdog(
     domain = boot(kernel, "--ramdisk", image, "--cmdline", "console=hvc0 quiet", "--timeout", LIMIT)
     domain.expect(r"\[alive\]")
     domain.ends(3)
-    assert "the guest crashed: its watchdog 1 was not set again in time\n" in domain.stderr
+    assert "the guest crashed: it did not reset its watchdog 1 in time\n" in domain.stderr

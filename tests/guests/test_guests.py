@@ -143,16 +143,16 @@ def test_an_event_loop_is_broken(boot: Boot, guest: Guest, shim: str) -> None:
     assert domain.output.endswith("SUCCESS\n")
     (line,) = domain.stderr.splitlines()
     assert "sends an event to itself" in line
-    assert "it goes on by --break-event-loops" in line
+    assert "--break-event-loops lets it continue" in line
 
 
 @pytest.mark.parametrize("shim", ["dispatch", "exits"])
 def test_an_event_loop_is_told_of(boot: Boot, guest: Guest, shim: str) -> None:
     """And it stays one, as on Xen: the guest is destroyed by the second signal."""
     domain = boot(guest("eventloop"), "--shim", shim, "--timeout", LIMIT)
-    domain.expect_stderr("no progress, on Xen neither; --break-event-loops lets it go on")
+    domain.expect_stderr("no progress, nor would it on Xen; use --break-event-loops")
     domain.process.terminate()
-    domain.expect_stderr("once more to destroy it")
+    domain.expect_stderr("repeat to destroy it")
     domain.process.terminate()
     domain.ends(130)
     assert domain.output == "looping\n"

@@ -29,6 +29,6 @@ def test_a_signal_ends_a_hypercall(boot: Boot, guest: Guest, options: tuple[str,
     domain = boot(guest("endless"), *options, "--timeout", LIMIT)
     domain.expect("endless\n")
     domain.process.send_signal(signal.SIGTERM)
-    domain.expect_stderr("once more to destroy it")
+    domain.expect_stderr("repeat to destroy it")
     domain.process.send_signal(signal.SIGTERM)
     domain.ends(130)

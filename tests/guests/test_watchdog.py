@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.domain import LIMIT, Boot
 
-FIRED = "kvmxen: the guest crashed: its watchdog 1 was not set again in time\n"
+FIRED = "kvmxen: the guest crashed: it did not reset its watchdog 1 in time\n"
 
 
 @pytest.mark.parametrize("shim", ["dispatch", "exits"])

@@ -28,7 +28,7 @@ def diagnosis() -> list[str]:
         "SYSCALL: enters ring 0",
         "CPUID: filtered (",
         "segments: kept",
-        "needed capabilities: all there",
+        "needed capabilities: all present",
     ],
 )
 def test_this_kvm_is_the_hardwares_kind(diagnosis: list[str], finding: str) -> None:

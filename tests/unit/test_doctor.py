@@ -67,14 +67,14 @@ def test_each_kind_of_kvm_has_its_words() -> None:
         "L4 slot 256": "out of reach of ring 3",
     }
     (price,) = (f.means for f in probed(software_kvm) if f.what == "L4 slot 256")
-    assert "trap at each read" in price
+    assert "each read traps" in price
 
 
 def test_what_programs_lack_is_told() -> None:
     for has in (True, False):
         found = {f.what: f for f in used_by_programs(Programs(breakpoints=has, segments=not has))}
         breakpoints, segments = found["hardware breakpoints"], found["segments"]
-        assert breakpoints.found == ("fire" if has else "never fire")
+        assert breakpoints.found == ("work" if has else "never trigger")
         assert segments.found == ("lost" if has else "kept")
         assert ("this host's KVM" in breakpoints.means) != ("this host's KVM" in segments.means)
 
@@ -120,5 +120,5 @@ def test_this_host() -> None:
     assert diagnosis.obstacle is None
     report = found(diagnosis)
     assert report["64-bit PV guests"] == "run"
-    assert report["needed capabilities"] == "all there"
+    assert report["needed capabilities"] == "all present"
     assert int(report["speed"].removesuffix(" exits/s").replace(",", "")) > 100

@@ -19,8 +19,8 @@ from kvmxen.errors import shortage
         (OSError(errno.ENOMEM, ""), "ulimit -v"),
         (MemoryError(), "ulimit -v"),
         (BlockingIOError(errno.EAGAIN, "", "passt"), "ulimit -u"),
-        (OSError(errno.ENOSPC, ""), "make some"),
-        (OSError(errno.EDQUOT, ""), "make some"),
+        (OSError(errno.ENOSPC, ""), "free some space"),
+        (OSError(errno.EDQUOT, ""), "free some space"),
         (ImportError("x.so: failed to map segment"), "x.so: failed to map segment"),
     ],
 )

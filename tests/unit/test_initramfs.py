@@ -176,5 +176,5 @@ def test_finds_the_static_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     static.unlink()
     assert find_busybox() == dynamic
     dynamic.unlink()
-    with pytest.raises(KvmxenError, match=r"this host has not.*busybox-static"):
+    with pytest.raises(KvmxenError, match=r"is not installed.*busybox-static"):
         find_busybox()

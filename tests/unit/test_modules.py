@@ -60,7 +60,7 @@ NET, BLOCK = "kernel/drivers/net/xen-netfront.ko", "kernel/drivers/block/xen-blk
 
 def test_the_version() -> None:
     assert kernel_version(linux()) == VERSION
-    with pytest.raises(KvmxenError, match="does not say which version"):
+    with pytest.raises(KvmxenError, match="does not name its version"):
         kernel_version(linux("Linux version %s (%s)\0Linux version 6.1"))
 
 
@@ -123,7 +123,7 @@ def test_what_is_missing(make: Callable[..., Path], files: dict[str, bytes], sen
 
 
 def test_another_kernels_modules(tmp_path: Path) -> None:
-    lack = re.escape(f"has no modules of the kernel's version, {VERSION}")
+    lack = re.escape(f"has no modules for the kernel's version, {VERSION}")
     with pytest.raises(KvmxenError, match=f"^{re.escape(str(tmp_path))} {lack}$"):
         drivers(linux(), tmp_path)
     with pytest.raises(KvmxenError, match=f"^/lib/modules {lack}$"):
@@ -151,14 +151,14 @@ def test_who_has_none_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> N
     with_disk = Config(**shell, disks=(DiskSpec(path=Path("disk")),))
     assert find_drivers(with_disk, linux()) == []
     line = capsys.readouterr().err
-    assert line.startswith("kvmxen: /lib/modules has no modules of the kernel's version, ")
-    assert line.endswith(" by --modules\n")
+    assert line.startswith("kvmxen: /lib/modules has no modules for the kernel's version, ")
+    assert line.endswith(" as --modules\n")
     assert line.count("\n") == 1
 
 
 def test_who_names_a_folder_wants_it(tmp_path: Path) -> None:
     config = Config(name="a", kernel=Path("vmlinuz"), shell=True, modules=tmp_path)
-    with pytest.raises(KvmxenError, match="; name another folder by --modules"):
+    with pytest.raises(KvmxenError, match="; give another folder as --modules"):
         find_drivers(config, linux())
 
 

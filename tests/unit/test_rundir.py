@@ -69,7 +69,9 @@ def test_closing_twice_does_not_touch_a_later_domain(root: Path) -> None:
 
 def test_same_name_twice(root: Path, holder: subprocess.Popen[str]) -> None:
     with (
-        pytest.raises(KvmxenError, match=f"named held runs already .process {holder.pid}.*--name"),
+        pytest.raises(
+            KvmxenError, match=f"named held is already running .process {holder.pid}.*--name"
+        ),
         RunDirectory("held"),
     ):
         pass
@@ -204,7 +206,7 @@ def test_root_that_is_a_link_or_a_file(root: Path, tmp_path: Path) -> None:
         runtime_root()
     root.unlink()
     root.touch()
-    with pytest.raises(KvmxenError, match=r"cannot make the folder .*KVMXEN_RUNTIME_DIR"):
+    with pytest.raises(KvmxenError, match=r"cannot create the folder .*KVMXEN_RUNTIME_DIR"):
         runtime_root()
 
 

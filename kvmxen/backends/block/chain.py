@@ -65,7 +65,9 @@ class Chain:
 
     def _open(self, path: Path, form: str, readonly: bool) -> None:
         if len(self.files) == _MAX_FILES:
-            raise KvmxenError(f"there are more than {_MAX_FILES} images behind {path}")
+            raise KvmxenError(
+                f"{path} is backed by more than {_MAX_FILES} images: merge some of them"
+            )
         fd = open_disk(path, readonly=readonly)
         self.files.append(File(path, fd, form, not readonly))
 
@@ -81,12 +83,12 @@ class Chain:
             header = read_header(self.files[-1].fd, path)
             if header.encrypted:
                 raise KvmxenError(
-                    f"the backing file {path} is encrypted: convert it to one that is not"
+                    f"the backing file {path} is encrypted, which is not supported: convert it"
                 )
         if len(spec.backing) >= len(self.files):
             raise KvmxenError(
                 f"the disk {self.files[-1].path} has no backing file: "
-                f"leave backing={spec.backing[len(self.files) - 1]} out"
+                f"omit backing={spec.backing[len(self.files) - 1]}"
             )
 
     def _take_key(self, spec: DiskSpec, header: Header) -> None:
@@ -94,7 +96,7 @@ class Chain:
             raise KvmxenError(f"the disk {spec.path} is encrypted: give key=FILE")
         if spec.key is not None:
             if not header.encrypted:
-                raise KvmxenError(f"the disk {spec.path} is not encrypted: leave key= out")
+                raise KvmxenError(f"the disk {spec.path} is not encrypted: omit key=")
             self.key = read_key(spec.key)
 
     def _behind(self, path: Path, header: Header, spec: DiskSpec) -> tuple[Path, str]:
@@ -104,24 +106,26 @@ class Chain:
         behind = len(self.files) - 1
         if spec.follows_backing:
             if ":" in name.partition("/")[0]:
-                raise KvmxenError(f"{quote(name)}, which {path} stands on, is no file: make it one")
+                raise KvmxenError(
+                    f"the backing file {quote(name)} of {path} is not a file: give backing=FILE"
+                )
             used = path.parent / name
         elif behind < len(spec.backing):
             used = spec.backing[behind]
         else:
             raise KvmxenError(
-                f"the disk {path} stands on another file, which it calls {quote(name)}: give "
-                f"backing=FILE with the one to be used, or backing=allow if you trust the image"
+                f"the disk {path} has a backing file, which it calls {quote(name)}: give the "
+                f"file to use as backing=FILE, or backing=allow if you trust the image"
             )
         if not form:
             raise KvmxenError(
-                f"{path} does not say of which format the image behind it is: "
+                f"{path} does not name the format of its backing image: "
                 f"qemu-img rebase -u -b {quote(name)} -F FORMAT {quote(str(path))}"
             )
         if form not in _BEHIND:
             raise KvmxenError(
-                f"{path} stands on an image of format {quote(form)}: "
-                f"it can be {' or '.join(_BEHIND)}"
+                f"{path} has a backing image of format {quote(form)}: "
+                f"convert that to {' or '.join(_BEHIND)}"
             )
         return used, form
 

@@ -33,7 +33,9 @@ def open_disk(path: Path, *, readonly: bool, flags: int = 0) -> int:
         os.close(fd)
         if error.errno != errno.EWOULDBLOCK:
             raise KvmxenError(f"the disk {path} cannot be locked: {error.strerror}") from None
-        raise KvmxenError(f"the disk {path} is in use: end who uses it, or give both ,ro") from None
+        raise KvmxenError(
+            f"the disk {path} is in use by another process: stop it, or give ,ro to both"
+        ) from None
     return fd
 
 
@@ -56,7 +58,7 @@ def size_of(fd: int, path: Path) -> int:
         return os.lseek(fd, 0, os.SEEK_END)
     except OSError as error:
         raise KvmxenError(
-            f"the disk {path} has no size ({error.strerror}): name a file that has one"
+            f"the disk {path} has no size ({error.strerror}): give a file that has one"
         ) from None
 
 
@@ -73,8 +75,8 @@ def _open(what: str, path: Path, flags: int, *, devices: bool) -> int:
         try:
             mode = os.fstat(place).st_mode
             if not (stat.S_ISREG(mode) or (devices and stat.S_ISBLK(mode))):
-                kinds = "neither a file nor a block device" if devices else "no file"
-                raise KvmxenError(f"{what} is {kinds}: name one")
+                kinds = "neither a file nor a block device" if devices else "not a file"
+                raise KvmxenError(f"{what} is {kinds}: give one")
             if stat.S_ISBLK(mode) and flags & os.O_RDWR:
                 flags |= os.O_EXCL
             return os.open(f"/proc/self/fd/{place}", flags | os.O_CLOEXEC)
@@ -91,7 +93,7 @@ def _advice(code: int, *, writable: bool) -> str:
     if code == errno.EINVAL:
         return "give another cache="
     if code == errno.EBUSY:
-        return "the host uses it, mounted or otherwise: end that, or give ,ro"
+        return "the host has mounted it or uses it otherwise: stop that, or give ,ro"
     if code in (errno.EMFILE, errno.ENFILE):
         return "allow more open files (ulimit -n)"
-    return "name another file"
+    return "choose another file"

@@ -72,7 +72,7 @@ class RawImage:
         self.sectors = self.measure()
         if not self.sectors:
             raise KvmxenError(
-                f"the disk {self._path} has no sector: make it larger (truncate --size 1G)"
+                f"the disk {self._path} is smaller than a sector: enlarge it (truncate --size 1G)"
             )
         self.discards = spec.discard and not spec.readonly
         if spec.cache in _DIRECT:
@@ -89,7 +89,7 @@ class RawImage:
                 os.preadv(self._fd, [view[: self.sector_size]], 0)
             except OSError:
                 raise KvmxenError(
-                    f"the disk {self._path} has no direct access to sectors of "
+                    f"the disk {self._path} does not allow direct I/O in sectors of "
                     f"{self.sector_size} bytes: give sector-size=4096, or cache=writeback"
                 ) from None
 

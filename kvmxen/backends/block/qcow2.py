@@ -69,12 +69,12 @@ def _parse(data: bytes, path: Path) -> Header:
     extensions = _extensions(data, length, backing_at or len(data), path)
     if features & _DATA_FILE_BIT or _DATA_FILE in extensions:
         raise KvmxenError(
-            f"the disk {path} has its data in another file, which it names; that is not allowed: "
+            f"the disk {path} keeps its data in another file, which is not allowed: "
             f"make one image of the two (qemu-img convert -O qcow2 {quote(str(path))} NEW)"
         )
     if method not in (_NOT_ENCRYPTED, _LUKS):
         raise KvmxenError(
-            f"the disk {path} is encrypted in a way that is not safe any more: convert it to LUKS "
+            f"the disk {path} is encrypted by a method that is no longer safe: convert it to LUKS "
             "(qemu-img convert)"
         )
     return Header(
@@ -109,11 +109,11 @@ def _name(raw: bytes, path: Path) -> str:
     name = os.fsdecode(raw)
     if not name.isprintable():
         raise KvmxenError(
-            f"the disk {path} names a file or a format with characters that cannot be printed: "
-            "it is damaged, or meant to deceive"
+            f"the disk {path} names a file or a format with unprintable characters: "
+            "it is damaged or malicious"
         )
     return name
 
 
 def _none(path: Path) -> KvmxenError:
-    return KvmxenError(f"the disk {path} is no qcow2 image: give the format that it is of")
+    return KvmxenError(f"the disk {path} is not a qcow2 image: give the right format")

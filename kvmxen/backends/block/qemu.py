@@ -135,8 +135,8 @@ class QemuImage:
     def measure(self) -> int:
         """Raises KvmxenError: what is in use nobody else can make larger, nor does qemu-nbd."""
         raise KvmxenError(
-            f"{self._name} is of format {self._spec.format}: only a raw one can grow while it is "
-            "in use"
+            f"{self._name} has the format {self._spec.format}: only raw disks can grow while they "
+            "are in use"
         )
 
     def abandon(self) -> None:
@@ -145,7 +145,7 @@ class QemuImage:
         # Killed or not, it may be the host's kernel that hangs.
         for one in self._used:
             _shut(one)
-        say(f"{self._name}: qemu-nbd does not answer and is killed; writes may be lost")
+        say(f"{self._name}: killing qemu-nbd, which does not answer; writes may be lost")
 
     def close(self) -> None:
         """End the connections; qemu-nbd writes what it holds, and ends."""

@@ -92,7 +92,7 @@ class Server:
             how = f"ended with status {status}"
             if status < 0:
                 how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
-            said = f", and said {self.said}" if self.said else ""
+            said = f" ({self.said})" if self.said else ""
             say(f"{self._name}: qemu-nbd {how}{said}; the guest gets I/O errors")
 
     @property

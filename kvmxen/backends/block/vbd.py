@@ -136,7 +136,7 @@ class Vbd(Device):
         sectors = self._image.measure()
         if sectors < self._image.sectors:
             raise KvmxenError(
-                f"{self._spec.path} is smaller than {self._spec.target}, which is in use and can "
+                f"{self._spec.path} is smaller than {self._spec.target}, and a disk in use can "
                 "only grow"
             )
         if sectors == self._image.sectors:

@@ -22,15 +22,14 @@ def check_vhd(fd: int, path: Path, size: int) -> None:
     """Raises KvmxenError for what is no vhd image of its own, `size` bytes long."""
     cookie, kind = _footer(fd, max(0, size - _FOOTER_SIZE))
     if cookie != _COOKIE or kind not in (_FIXED, _DYNAMIC, _DIFFERENCING):
-        raise KvmxenError(f"the disk {path} is no vhd image: give the format that it is of")
+        raise KvmxenError(f"the disk {path} is not a vhd image: give the right format")
     copy, copied_kind = _footer(fd, 0)
     # Of a fixed one the guest has that sector, and qemu would believe it.
     if (copy == _COOKIE) != (kind != _FIXED) or (copy == _COOKIE and copied_kind != kind):
-        raise KvmxenError(f"the disk {path} is damaged: its two ends say different things")
+        raise KvmxenError(f"the disk {path} is damaged: its header and its footer differ")
     if kind == _DIFFERENCING:
         raise KvmxenError(
-            f"the disk {path} stands on another vhd image, its parent, which qemu does not read: "
-            "merge the two"
+            f"the disk {path} depends on a parent vhd image, which qemu cannot read: merge the two"
         )
 
 

@@ -36,10 +36,10 @@ def check_vhdx(fd: int, path: Path) -> None:
     """Raises KvmxenError for what is no vhdx image of its own."""
     try:
         if os.pread(fd, len(_MAGIC), 0) != _MAGIC:
-            raise KvmxenError(f"the disk {path} is no vhdx image: give the format that it is of")
+            raise KvmxenError(f"the disk {path} is not a vhdx image: give the right format")
         if _has_parent(fd):
             raise KvmxenError(
-                f"the disk {path} stands on another vhdx image, its parent, which is not allowed: "
+                f"the disk {path} depends on a parent vhdx image, which is not allowed: "
                 "merge the two"
             )
     except struct.error:

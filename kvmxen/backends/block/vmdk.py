@@ -29,7 +29,7 @@ def check_vmdk(fd: int, path: Path, *, readonly: bool) -> None:
     magic, _, _, capacity, _, at, sectors = _HEADER.unpack(data)
     if magic != _MAGIC:
         raise KvmxenError(
-            f"the disk {path} is no vmdk image of one file: make one of it (qemu-img convert)"
+            f"the disk {path} is not a vmdk image in one file: convert it to one (qemu-img convert)"
         )
     text = os.pread(fd, min(sectors, _MAX_DESCRIPTOR) * _SECTOR, min(at, 1 << 40) * _SECTOR)
     lines = text.partition(b"\0")[0].decode("latin-1").splitlines()
@@ -42,16 +42,16 @@ def check_vmdk(fd: int, path: Path, *, readonly: bool) -> None:
     kind = said.get("createType")
     if not capacity or kind not in (_WRITABLE, _READONLY) or extents != [["SPARSE"]]:
         raise KvmxenError(
-            f"the disk {path} has its data in other files, which it names; that is not allowed: "
-            "make one image of them (qemu-img convert)"
+            f"the disk {path} keeps its data in other files, which is not allowed: "
+            "convert it to an image in one file (qemu-img convert)"
         )
     if said.get("parentCID", _NO_PARENT).lower() != _NO_PARENT or "parentFileNameHint" in said:
         raise KvmxenError(
-            f"the disk {path} stands on another vmdk image, its parent, which is not allowed: "
+            f"the disk {path} depends on a parent vmdk image, which is not allowed: "
             "merge the two (qemu-img convert)"
         )
     if kind == _READONLY and not readonly:
         raise KvmxenError(
-            f"the disk {path} is a vmdk image that can only be read: give ,ro, or convert it "
+            f"the disk {path} is a read-only kind of vmdk image: give ,ro, or convert it "
             "(qemu-img convert)"
         )

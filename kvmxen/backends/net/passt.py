@@ -41,8 +41,8 @@ class Passt(Wire):
         program = shutil.which("passt")
         if program is None:
             raise KvmxenError(
-                "--net user needs passt, which this host has not: install it (Debian's package "
-                "passt), or give --net tap"
+                "--net user needs passt, which is not installed: install Debian's package passt, "
+                "or give --net tap"
             )
         for forward in spec.forwards:
             _check_free(forward)
@@ -68,7 +68,7 @@ class Passt(Wire):
     def _watch(self) -> None:
         status = self._process.wait()
         if not self._closing:
-            say(f"passt {self._how(status)}, {self._name} has no network any more")
+            say(f"passt {self._how(status)}; {self._name} has lost its network")
 
     def _how(self, status: int) -> str:
         if status < 0:
@@ -119,7 +119,7 @@ def _check_free(forward: Forward) -> None:
         except OSError as error:
             raise KvmxenError(
                 f"--net user: the host's {forward.protocol} port {forward.host} at "
-                f"{forward.address} cannot be had ({error.strerror}): give another"
+                f"{forward.address} is not available ({error.strerror}): choose another"
             ) from None
 
 

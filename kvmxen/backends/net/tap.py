@@ -42,7 +42,7 @@ class Tap(Wire):
         try:
             self._fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise KvmxenError(f"{DEVICE} cannot be opened ({error.strerror}): {_ADVICE}") from None
+            raise KvmxenError(f"cannot open {DEVICE} ({error.strerror}): {_ADVICE}") from None
         try:
             self.name = self._make(name)
             if bridge or not found:
@@ -60,14 +60,15 @@ class Tap(Wire):
             fcntl.ioctl(self._fd, _TUNSETVNETHDRSZ, struct.pack("i", _VNET_HEADER))
         except OSError as error:
             if error.errno == errno.EPERM:
-                raise KvmxenError(f"no right to a tap device: {_ADVICE}") from None
+                raise KvmxenError(f"no permission to use a tap device: {_ADVICE}") from None
             if error.errno == errno.EBUSY:
                 raise KvmxenError(
-                    f"the tap device {name} is in use; give another, or end who uses it"
+                    f"the tap device {name} is in use by another process: stop it, or give "
+                    "another device"
                 ) from None
             raise KvmxenError(
-                f"the tap device {name or 'of a new name'} cannot be had ({error.strerror}); a "
-                "device that was there must be a tap device with vnet_hdr"
+                f"cannot use the tap device {name or 'of a new name'} ({error.strerror}); "
+                "a device that exists must be a tap device with vnet_hdr"
             ) from None
         return str(_IFREQ.unpack(answer)[0].rstrip(b"\0").decode())
 
@@ -99,8 +100,8 @@ def _bring_up(name: str, bridge: str) -> None:
                 master = ip.link_lookup(ifname=bridge)
                 if not master:
                     raise KvmxenError(
-                        f"there is no bridge {bridge}; make it (ip link add {bridge} type bridge), "
-                        "or name another"
+                        f"there is no bridge {bridge}: create it (ip link add {bridge} type "
+                        "bridge), or give another"
                     )
                 # As Xen's vif-bridge script has it: what the bridge carries, its ports do.
                 mtu = ip.get_links(master[0])[0].get_attr("IFLA_MTU")

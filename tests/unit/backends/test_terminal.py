@@ -100,7 +100,7 @@ def test_a_file(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with (
-        pytest.raises(KvmxenError, match=r"cannot be opened: Is a directory; name another$"),
+        pytest.raises(KvmxenError, match=r"Is a directory; choose another$"),
         open_terminal(ConsoleSpec("file", tmp_path), lambda: None),
     ):
         pass
@@ -282,5 +282,5 @@ def test_a_terminal_that_hangs_up_on_its_session() -> None:
     os.close(master)
     with os.fdopen(reader) as stderr:
         said = stderr.read()
-    assert said == "kvmxen: asking the guest to shut down; once more to destroy it\nasked"
+    assert said == "kvmxen: asking the guest to shut down; repeat to destroy it\nasked"
     assert os.waitpid(child, 0)[1] == 0

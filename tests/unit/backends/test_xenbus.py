@@ -251,7 +251,7 @@ def test_the_table_only_leads_where_the_table_goes_on() -> None:
 def test_the_bus_has_ended(domain: FakeDomain) -> None:
     bus = Xenbus(domain.peer)
     bus.close()
-    with pytest.raises(KvmxenError, match="at its end"):
+    with pytest.raises(KvmxenError, match="the domain is ending"):
         bus.attach(Recorder())
 
 

@@ -177,5 +177,5 @@ class Full:
 def test_nodes_that_their_file_has_no_room_for() -> None:
     backend = XenstoreBackend(GuestMemory(2 * PAGE), PAGE, lambda: None)
     backend.store.recorder = Full()
-    with pytest.raises(KvmxenError, match="cannot be made: No space left on device; mend that"):
+    with pytest.raises(KvmxenError, match=r"cannot create .*: No space left on device; fix that"):
         backend.populate(**NODES)

@@ -170,7 +170,9 @@ def test_a_fault_of_ours(booted: Booted, capsys: pytest.CaptureFixture[str]) -> 
     booted.outcome = ValueError("odd")
     assert main(["boot"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("kvmxen: ValueError: odd: a fault of kvmxen, please report it")
+    assert err.startswith(
+        "kvmxen: internal error: ValueError: odd; please report it, with the output of --debug"
+    )
     assert err.count("\n") == 1
     assert main(["boot", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
@@ -180,7 +182,7 @@ def test_a_shortage_is_no_fault_of_ours(booted: Booted, capsys: pytest.CaptureFi
     booted.outcome = OSError(24, "Too many open files", "/dev/kvm")
     assert main(["boot"]) == 1
     assert capsys.readouterr().err == (
-        "kvmxen: this process may open no more files: raise its limit (ulimit -n)\n"
+        "kvmxen: this process cannot open more files: raise the limit (ulimit -n)\n"
     )
 
 

@@ -216,4 +216,4 @@ with person.signals(None):
         process.terminate()
         assert process.wait() == EXIT_INTERRUPTED
         assert process.stdout.read() == "restored\n"
-        assert "devices are left as they are" in process.stderr.read()
+        assert "exiting without waiting for the guest's devices" in process.stderr.read()

@@ -69,7 +69,7 @@ def test_json_in_a_file(domain: Domain, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     stats = Stats("json", tmp_path)
-    with pytest.raises(KvmxenError, match=r"Is a directory; name another$"), stats:
+    with pytest.raises(KvmxenError, match=r"Is a directory; choose another file$"), stats:
         pass
 
 
@@ -77,7 +77,7 @@ def test_a_file_on_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
     with Stats("json", Path("/dev/full")) as stats:
         stats.report({})
     assert capsys.readouterr().err == (
-        "kvmxen: the file /dev/full for --stats cannot be written: No space left on device\n"
+        "kvmxen: cannot write the --stats file /dev/full: No space left on device\n"
     )
 
 

@@ -105,15 +105,15 @@ def test_watch(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("read web none", 3, f"there is no node {HOME}/none"),
         ("ls web /none", 3, "there is no node /none"),
-        ("read web a//b", 2, f"{HOME}/a//b is no path of xenstore"),
+        ("read web a//b", 2, f"{HOME}/a//b is not a xenstore path"),
         ("rm web /", 2, "the root cannot be removed"),
-        ("read mail name", 1, "no domain named mail runs here; those that do: web"),
-        ("read ../web name", 2, "'../web' is no name of a domain"),
+        ("read mail name", 1, "no domain named mail is running; those that are: web"),
+        ("read ../web name", 2, "'../web' cannot be the name of a domain"),
         ("write web name", 2, "each PATH needs a VALUE"),
         ("read web", 2, "missing argument 'PATH...'"),
-        ("watch web a//b", 2, f"{HOME}/a//b is no path of xenstore"),
+        ("watch web a//b", 2, f"{HOME}/a//b is not a xenstore path"),
         *(
-            (arguments, 2, r"/tool/\udce9 is no path of xenstore")
+            (arguments, 2, r"/tool/\udce9 is not a xenstore path")
             for arguments in (
                 "ls web /tool/\udce9",
                 "read web /tool/\udce9",

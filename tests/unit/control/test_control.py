@@ -113,13 +113,13 @@ def test_a_fault_of_ours_goes_to_the_client_and_ends_nothing(
     with pytest.raises(KvmxenError, match=r"internal error: .*; please report it"):
         ask(folder.parent, "one", BlockDetach(device))
     assert ask(folder.parent, "one", Figures()) == "done"
-    assert "a request met an internal error" in capsys.readouterr().err
+    assert "a request failed by an internal error" in capsys.readouterr().err
 
 
 def test_what_the_host_lacks_is_no_fault_of_ours(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(KvmxenError, match=r"^this process may open no more files"):
+    with pytest.raises(KvmxenError, match=r"^this process cannot open more files"):
         ask(folder.parent, "one", BlockDetach("xvdd"))
     assert capsys.readouterr().err == ""
 

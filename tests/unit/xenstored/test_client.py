@@ -107,18 +107,18 @@ def test_changes(client: Client, store: Store) -> None:
 
 
 def test_no_such_domain(root: Path) -> None:
-    with pytest.raises(KvmxenError, match="no domain named mail runs here; start it"):
+    with pytest.raises(KvmxenError, match="no domain named mail is running; start it"):
         Client(root, "mail")
 
 
 def test_the_others_are_named(path: Path, root: Path) -> None:
-    with pytest.raises(KvmxenError, match="no domain named mail runs here; those that do: web"):
+    with pytest.raises(KvmxenError, match="no domain named mail is running; those that are: web"):
         Client(root, "mail")
 
 
 def test_a_domain_that_died_is_none(root: Path) -> None:
     listen(root / NAME / SOCKET).close()
-    with pytest.raises(KvmxenError, match="no domain named web runs"):
+    with pytest.raises(KvmxenError, match="no domain named web is running"):
         Client(root, NAME)
 
 
@@ -127,6 +127,6 @@ def test_a_domain_that_ends_meanwhile(root: Path) -> None:
         client = Client(root, NAME)
         listener.setblocking(True)
         listener.accept()[0].close()
-        with pytest.raises(KvmxenError, match="the domain web ended or rebooted"):
+        with pytest.raises(KvmxenError, match="the domain web has ended or rebooted"):
             client.read("/a")
         client.close()

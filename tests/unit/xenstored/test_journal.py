@@ -328,7 +328,7 @@ def test_what_cannot_be_kept_is_refused_and_was_never_done(
             assert inconsistencies(store) == []
             assert reread(path) == {p: value for p, (value, _) in before.items()}
             # Once, unless that was long ago.
-            assert capfd.readouterr().err.count("is refused until it can") == 1
+            assert capfd.readouterr().err.count("are refused until it can") == 1
             disk.now += 3600
             disk.code = 0
             assert ask(client, Op.WRITE, b"/a/b\0again") == b"OK\0"
@@ -386,7 +386,7 @@ def test_a_domain_starts_with_its_file_on_a_full_disk(path: Path, disk: Disk) ->
     disk.code = errno.ENOSPC
     assert kept(path) == expected
     path.unlink()
-    with pytest.raises(KvmxenError, match="cannot be written: No space left on device; mend that"):
+    with pytest.raises(KvmxenError, match="cannot be written: No space left on device; fix that"):
         kept(path)
 
 
@@ -577,7 +577,7 @@ def test_a_link_stays_one(path: Path, tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_refused(path: Path) -> None:
     os.mkfifo(path)
     for bad in (path, Path("/dev/null")):
-        with pytest.raises(KvmxenError, match=r"is no regular file: name another file"):
+        with pytest.raises(KvmxenError, match=r"is not a regular file: choose another file"):
             kept(bad)
 
 
@@ -592,7 +592,7 @@ def test_other_files_are_left_alone(path: Path, content: bytes) -> None:
 def test_one_domain_at_a_time(path: Path) -> None:
     with Journal(path) as journal:
         journal.attach(Store())
-        with pytest.raises(KvmxenError, match="another domain's now"):
+        with pytest.raises(KvmxenError, match="in use by another domain"):
             kept(path)
     kept(path)
 

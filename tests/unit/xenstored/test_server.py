@@ -125,7 +125,7 @@ def test_one_client_more_than_there_are_descriptors_for_is_told(
     for descriptor in spare:
         os.close(descriptor)
     refused = Client(root, NAME)
-    with pytest.raises(KvmxenError, match="the xenstore of web serves as many clients as it can"):
+    with pytest.raises(KvmxenError, match="the xenstore of web has too many clients"):
         refused.read("/a")
     refused.close()
     for client in clients:

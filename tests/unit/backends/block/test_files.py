@@ -43,7 +43,7 @@ def test_what_is_no_disk(tmp_path: Path, kind: str, readonly: bool) -> None:
             listener.bind(str(path))
     with pytest.raises(KvmxenError, match=f"the disk {path} is neither a file nor a block device"):
         open_disk(path, readonly=readonly)
-    with pytest.raises(KvmxenError, match=f"the key {path} is no file"):
+    with pytest.raises(KvmxenError, match=f"the key {path} is not a file"):
         read_key(path)
 
 
@@ -72,7 +72,9 @@ def test_files_of_the_kernels(path: str, readonly: str) -> None:
 def test_locks(file: Path) -> None:
     first = open_disk(file, readonly=True)
     second = open_disk(file, readonly=True)
-    with pytest.raises(KvmxenError, match="in use: end who uses it, or give both ,ro"):
+    with pytest.raises(
+        KvmxenError, match="in use by another process: stop it, or give ,ro to both"
+    ):
         open_disk(file, readonly=False)
     for fd in (first, second):
         os.close(fd)
@@ -114,7 +116,7 @@ def loop_device(file: Path) -> Iterator[Path]:
 def test_a_block_device_that_the_host_uses(loop_device: Path) -> None:
     """A mount claims a device as O_EXCL does; to be read it is still there."""
     claimed = os.open(loop_device, os.O_RDONLY | os.O_EXCL)
-    with pytest.raises(KvmxenError, match=r"busy; the host uses it.*or give ,ro"):
+    with pytest.raises(KvmxenError, match=r"busy; the host has mounted it.*or give ,ro"):
         open_disk(loop_device, readonly=False)
     os.close(open_disk(loop_device, readonly=True))
     os.close(claimed)

@@ -101,7 +101,7 @@ def test_an_image_of_another_format(tmp_path: Path) -> None:
     path = tmp_path / "image"
     run("qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
     disk = Disk(path, "format=qcow2")
-    with pytest.raises(KvmxenError, match=r"xvda .* is of format qcow2: only a raw one can grow"):
+    with pytest.raises(KvmxenError, match=r"xvda .* has the format qcow2: only raw disks can grow"):
         refresh(disk)
     disk.end()
 

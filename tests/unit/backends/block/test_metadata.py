@@ -52,7 +52,7 @@ def test_a_vmdk_line_of_blanks(tmp_path: Path, line: bytes) -> None:
         check_vmdk(fd, path, readonly=False)
 
     if line.startswith(b"RW"):
-        with pytest.raises(KvmxenError, match="has its data in other files"):
+        with pytest.raises(KvmxenError, match="keeps its data in other files"):
             checked(path, check)
     else:
         checked(path, check)
