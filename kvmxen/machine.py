@@ -156,7 +156,7 @@ class Machine:
 
     def _bind_ipi(self, port: int, index: int | None) -> None:
         kind = _C["PORT_HOST"] if index is None else _C["PORT_IPI"] + index
-        self.image.set_port(port, kind)
+        self.image.domain.set_port(port, kind)
 
     def _listen(self, port: int, eventfd: int, on: bool) -> bool:
         """See EventChannels: it takes a dispatcher in ring 0, and KVM's room for eventfds."""
@@ -164,7 +164,7 @@ class Machine:
             return False
         # Who still rings while this goes rings nobody.
         if not on:
-            self.image.set_port(port, _C["PORT_HOST"])
+            self.image.domain.set_port(port, _C["PORT_HOST"])
         try:
             self.vm.listen(_C["DOORBELL_PORT"], port, eventfd, on)
         except KvmError:
@@ -172,7 +172,7 @@ class Machine:
                 raise
             return False
         if on:
-            self.image.set_port(port, _C["PORT_DOORBELL"])
+            self.image.domain.set_port(port, _C["PORT_DOORBELL"])
         return on
 
     def _probe(self) -> Probe:

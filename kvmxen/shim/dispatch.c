@@ -2,6 +2,8 @@
 #include "dispatch.h"
 
 _Static_assert(sizeof(state) <= VCPU_LEAVE_FRAME - VCPU_STATE, "the state is larger than its page");
+_Static_assert(sizeof(struct shim_domain) <= SHIM_TABLES - SHIM_DOMAIN,
+               "what is told of the domain is larger than its pages");
 
 static bool has_error_code(u64 vector)
 {

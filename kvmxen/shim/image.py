@@ -16,6 +16,7 @@ from kvmxen.abi import x86, xen
 from kvmxen.layout import PAGE_SIZE, SHIM_VCPU_FRAMES, SUPERPAGE, XENHEAP_FRAMES, Layout
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants, gate
+from kvmxen.shim.shared import SharedDomain
 
 _C = constants()
 
@@ -24,9 +25,6 @@ _READ_ONLY = _KERNEL & ~x86.PTE_WRITE
 
 _GIB = 1 << 30
 _FLAGS = x86.EFL_IF | x86.EFL_FIXED
-
-# struct shim_domain of shim/state.h, up to its ports.
-_DOMAIN = struct.Struct("<QQ2Q2QQQQQQQ4Q4Q4Q4Q")
 
 
 class Placement(Enum):
@@ -62,13 +60,14 @@ class Slots:
 
 class ShimImage:
     """Writes the shim for `layout` into `memory`, for EXITS at first; then knows where its parts
-    are."""
+    are. `domain` is what its dispatcher is told."""
 
     def __init__(self, memory: GuestMemory, layout: Layout) -> None:
         if SHIM_VCPU_FRAMES * PAGE_SIZE != _C["VCPU_SIZE"]:
             raise AssertionError("layout and shim/abi.h disagree on a vCPU's part")
         self._memory = memory
         self._layout = layout
+        self.domain = SharedDomain(memory, _C["SHIM_DOMAIN"])
         self._next_frame = _C["SHIM_TABLES"]
         self._first_vcpu = layout.xenheap_gpa - layout.vcpus * _C["VCPU_SIZE"]
         memory.write(0, gate())
@@ -97,7 +96,14 @@ class ShimImage:
             kernel = self._map_shim("KERNEL_GATE", "SYSCALL_PAGE", self._kernels)
             user = self._map_shim("USER_GATE", "SYSCALL_TRAP", self._nothing)
             self.slots = self._slots(kernel, user, self._map_kernels_memory(), exits)
-        self._write_domain(placement, xen_version, tsc_khz, sets_fs_base)
+        self.domain.describe(
+            self._layout,
+            self.slots,
+            in_ring3=placement is Placement.RING3,
+            xen_version=xen_version,
+            tsc_khz=tsc_khz,
+            sets_fs_base=sets_fs_base,
+        )
 
     def _slots(self, kernel: int, user: int, physmap: int, shared: int = 0) -> Slots:
         return Slots(
@@ -106,39 +112,6 @@ class ShimImage:
             user=(0, 0, user, self._physmap),
             shared=(self._m2p, self._m2p, shared or user, self._physmap),
         )
-
-    def _write_domain(
-        self, placement: Placement, xen_version: int, tsc_khz: int, sets_fs_base: bool
-    ) -> None:
-        layout = self._layout
-        none = [0] * (2 - len(layout.ram))
-        first = [extent.mfn for extent in layout.ram] + none
-        frames = [extent.frames for extent in layout.ram] + none
-        slots = self.slots
-        self._memory.write(
-            _C["SHIM_DOMAIN"],
-            _DOMAIN.pack(
-                placement is Placement.RING3,
-                layout.vcpus,
-                *first,
-                *frames,
-                layout.m2p_gpa,
-                layout.types_gpa,
-                xen_version,
-                layout.shared_info_mfn * PAGE_SIZE,
-                (tsc_khz << 32) // 1_000_000,
-                sets_fs_base,
-                *slots.pinned,
-                *slots.kernel,
-                *slots.user,
-                *slots.shared,
-            ),
-        )
-
-    def set_port(self, port: int, kind: int) -> None:
-        """What the dispatcher does with what the guest sends to event channel `port`: PORT_HOST,
-        PORT_DOORBELL, or PORT_IPI and the vCPU's number."""
-        self._memory.write_u8(_C["SHIM_DOMAIN"] + _DOMAIN.size + port, kind)
 
     def vcpu_gpa(self, index: int) -> int:
         """The gpa of vCPU `index`'s part; its virtual address is SHIM_VA more."""

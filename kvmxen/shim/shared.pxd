@@ -1,5 +1,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from kvmxen.memory cimport GuestMemory
+
 cdef extern from "shim/state.h":
     enum:
         SHIM_EVENT_LOOP
@@ -43,6 +45,20 @@ cdef extern from "shim/state.h":
         uint32_t msr
         uint64_t msr_value
 
+    enum:
+        SHIM_L4_SLOTS, SHIM_PORTS
+
+    ctypedef struct shim_domain "struct shim_domain":
+        uint64_t in_ring3, vcpus
+        uint64_t ram_mfn[2]
+        uint64_t ram_frames[2]
+        uint64_t m2p_gpa, types_gpa, xen_version, shared_info_gpa, tsc_per_ns, sets_fs_base
+        uint64_t pinned_slots[SHIM_L4_SLOTS]
+        uint64_t kernel_slots[SHIM_L4_SLOTS]
+        uint64_t user_slots[SHIM_L4_SLOTS]
+        uint64_t shared_slots[SHIM_L4_SLOTS]
+        uint8_t ports[SHIM_PORTS]
+
 
 cdef class SharedState:
     cdef shim_state *state
@@ -50,3 +66,9 @@ cdef class SharedState:
 
     cdef void share(self, shim_state *state, int index, uint64_t cr0) noexcept
     cdef bint come_back(self) noexcept
+
+
+cdef class SharedDomain:
+    cdef GuestMemory _memory
+    cdef uint64_t _gpa
+    cdef shim_domain *_domain

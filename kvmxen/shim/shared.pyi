@@ -1,3 +1,7 @@
+from kvmxen.layout import Layout
+from kvmxen.memory import GuestMemory
+from kvmxen.shim.image import Slots
+
 class SharedState:
     kernel_mode: bool
     kernel_cr3: int
@@ -30,3 +34,19 @@ class SharedState:
     def dispatched_hypercalls(self) -> dict[int, int]: ...
     @property
     def dispatched_traps(self) -> dict[int, int]: ...
+
+class SharedDomain:
+    def __init__(self, memory: GuestMemory, gpa: int) -> None: ...
+    def describe(
+        self,
+        layout: Layout,
+        slots: Slots,
+        *,
+        in_ring3: bool,
+        xen_version: int,
+        tsc_khz: int,
+        sets_fs_base: bool,
+    ) -> None: ...
+    @property
+    def ports_gpa(self) -> int: ...
+    def set_port(self, port: int, kind: int) -> None: ...

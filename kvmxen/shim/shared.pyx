@@ -1,10 +1,15 @@
-"""The part of a vCPU's state that the host shares with the dispatcher (shim/state.h).
+"""What the host shares with the dispatcher (shim/state.h): a part of each vCPU's state, and what
+holds for the whole domain.
 
-Where the dispatcher runs in the guest kernel's ring 3 that kernel can write all of it: what is
-read here is the guest's word, to be checked where it is used.
+Where the dispatcher runs in the guest kernel's ring 3, that kernel can write all of a vCPU's: what
+is read here is the guest's word, to be checked where it is used.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from kvmxen.memory cimport GuestMemory
+
+from kvmxen.layout import PAGE_SIZE
 
 cdef extern from *:
     """
@@ -211,3 +216,52 @@ cdef class SharedState:
     def dispatched_traps(self):
         """How often it dealt with each trap."""
         return {i: self.state.taken[i] for i in range(48) if self.state.taken[i]}
+
+
+cdef class SharedDomain:
+    """What the dispatcher is told of the domain, at `gpa` of `memory`: only the host writes it."""
+
+    def __cinit__(self, GuestMemory memory, uint64_t gpa):
+        self._memory = memory
+        self._gpa = gpa
+        self._domain = <shim_domain *>memory.at(gpa, sizeof(shim_domain))
+
+    def describe(self, layout, slots, *, bint in_ring3, uint64_t xen_version, uint64_t tsc_khz,
+                 bint sets_fs_base):
+        """Say what holds as long as the guest runs, before it starts.
+
+        `layout` is a layout.Layout, and `slots` has the L4 entries of shim.image.Slots. `in_ring3`
+        is where the dispatcher runs; `xen_version` is what XENVER_version answers; `sets_fs_base`
+        says whether ring 3 can set its FS base.
+        """
+        cdef shim_domain *domain = self._domain
+        cdef int i
+        domain.in_ring3 = in_ring3
+        domain.vcpus = layout.vcpus
+        domain.ram_mfn[1] = domain.ram_frames[1] = 0
+        for i, extent in enumerate(layout.ram):
+            domain.ram_mfn[i] = extent.mfn
+            domain.ram_frames[i] = extent.frames
+        domain.m2p_gpa = layout.m2p_gpa
+        domain.types_gpa = layout.types_gpa
+        domain.xen_version = xen_version
+        domain.shared_info_gpa = layout.shared_info_mfn * PAGE_SIZE
+        domain.tsc_per_ns = (tsc_khz << 32) // 1000000
+        domain.sets_fs_base = sets_fs_base
+        for i in range(SHIM_L4_SLOTS):
+            domain.pinned_slots[i] = slots.pinned[i]
+            domain.kernel_slots[i] = slots.kernel[i]
+            domain.user_slots[i] = slots.user[i]
+            domain.shared_slots[i] = slots.shared[i]
+
+    @property
+    def ports_gpa(self):
+        """The gpa of what becomes of each event channel: PORT_*, a byte for each."""
+        return self._gpa + (<uint8_t *>self._domain.ports - <uint8_t *>self._domain)
+
+    def set_port(self, unsigned port, uint8_t kind):
+        """What the dispatcher does with what the guest sends to event channel `port`: PORT_HOST,
+        PORT_DOORBELL, or PORT_IPI and the vCPU's number. Raises IndexError beyond the channels."""
+        if port >= SHIM_PORTS:
+            raise IndexError(port)
+        self._domain.ports[port] = kind

@@ -106,8 +106,6 @@ def test_edges(call: int, edge: int) -> None:
     check([edge] * 32, script)
 
 
-# What the dispatcher does with each port: behind the words of struct shim_domain (shim/state.h).
-PORTS = _C["SHIM_DOMAIN"] + 28 * 8
 # Neither those that make a frame an L4, with the shim's entries in it, nor copies into a frame
 # that was a table before.
 plain_operations = st.sampled_from([0, 1, 2, 4, 6, 7, 8, 10, 12, 13, 16, 18, 19])
@@ -164,7 +162,7 @@ def check(scratch: list[int], script: list[tuple[int, list[int]]]) -> None:
         for port in domain.machine.events.ports()
         if port.status is Status.IPI
     }
-    kinds = domain.memory.read(PORTS, EVTCHN_2L_NR_CHANNELS)
+    kinds = domain.memory.read(domain.machine.image.domain.ports_gpa, EVTCHN_2L_NR_CHANNELS)
     assert {port: kind for port, kind in enumerate(kinds) if kind} == ipis
     for cpu in domain.cpus:
         gdt = domain.memory.read(cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE)
@@ -179,7 +177,8 @@ def foreign_memory(domain: Domain) -> bytes:
     """
     memory, layout = domain.memory, domain.layout
     shim = bytearray(memory.read(0, layout.xenheap_gpa))
-    shim[PORTS : PORTS + EVTCHN_2L_NR_CHANNELS] = bytes(EVTCHN_2L_NR_CHANNELS)
+    ports = domain.machine.image.domain.ports_gpa
+    shim[ports : ports + EVTCHN_2L_NR_CHANNELS] = bytes(EVTCHN_2L_NR_CHANNELS)
     for cpu in domain.cpus:
         for start, size in (
             (cpu.gdt_gpa, MAX_GDT_FRAMES * PAGE_SIZE),

@@ -316,9 +316,15 @@ def test_ports_are_behind_what_the_shim_knows_of_the_domain() -> None:
     at, room = C["SHIM_DOMAIN"], C["SHIM_TABLES"] - C["SHIM_DOMAIN"]
     before = built.memory.read(at, room)
     for port, kind in ((0, 1), (4095, 9), (0, 0)):
-        built.image.set_port(port, kind)
+        built.image.domain.set_port(port, kind)
     after = built.memory.read(at, room)
-    # struct shim_domain's words before them.
-    size = 28 * 8
+    size = built.image.domain.ports_gpa - at
+    assert size > 0
     assert (before[:size], any(before[size:])) == (after[:size], False)
     assert after[size:] == bytes(4095) + b"\x09" + bytes(room - size - 4096)
+
+
+@pytest.mark.parametrize("port", [4096, 1 << 31])
+def test_there_are_no_ports_beyond_the_channels(port: int) -> None:
+    with pytest.raises(IndexError):
+        Built().image.domain.set_port(port, 1)
