@@ -19,8 +19,8 @@ _IMAGE, _FACTS = ".vmlinux", ".facts"
 _KEPT = 8
 # Of an ELF file with as many headers and bytes of notes as are allowed.
 _MAX_FACTS = 4 << 20
-# What changed less than this before it was read may have changed again since, with no other time
-# to show for it: file systems' times are that coarse.
+# A file that changed less than this before it was read may have changed again since, and its times
+# do not show it: file systems' clocks are that coarse.
 _SETTLED_NS = 2_000_000_000
 
 
@@ -28,8 +28,8 @@ class KernelCache:
     """A private folder (mode 0700, ours) of facts and images, each named by the file that it was
     made from: its place, its size and its times, of which the change time is the system's own.
 
-    A file in it has its source's modification time: one that was cut short or altered has not, and
-    is not used.
+    A file in it has its source's modification time. One that was cut short or altered has another,
+    and is not used.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -106,7 +106,7 @@ class KernelCache:
 
     def _prune(self) -> None:
         files = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_ctime_ns)
-        # What is neither is a file that was never finished: it goes with the images.
+        # A file of neither kind was never finished: it counts as an image.
         facts = [path for path in files if path.suffix == _FACTS]
         images = [path for path in files if path.suffix != _FACTS]
         for path in (*facts[:-_KEPT], *images[:-_KEPT]):

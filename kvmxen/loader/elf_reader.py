@@ -1,9 +1,9 @@
 """ELF files, read by pyelftools and checked for what it takes on trust.
 
-A file may be hostile. pyelftools follows what it says wherever that leads, so it sees the file
-through a stream that gives only so much, and is asked for tables, notes and names alone: its
-objects for segments and sections read more, and can be led in circles. Source: elf(5). Every
-KvmxenError is phrased to follow the kernel's name.
+A file may be hostile, and pyelftools believes it. So pyelftools sees the file through a stream that
+limits how much it reads, and is asked for tables, notes and names only: its objects for segments
+and sections read more, and some recurse without end. Source: elf(5). Every KvmxenError is phrased
+to follow the kernel's name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PF_RWX = 7
 
 
 class _Stream:
-    """An image as pyelftools reads it: without a copy, a MiB at once, and not for ever."""
+    """An image for pyelftools to read: without a copy, at most a MiB at once, and not for ever."""
 
     def __init__(self, image: memoryview) -> None:
         self._image = image

@@ -6,7 +6,7 @@ import json
 import zlib
 from dataclasses import dataclass
 
-# It changes with what is kept or with how a file is read: what was kept before is then read again.
+# To be raised with each change of the contents or of the reader: kvmxen reads older kernels again.
 _FORMAT = 1
 _WORD_END = 1 << 64
 

@@ -1,4 +1,4 @@
-"""From a path to a kernel. What is long in the making, or takes a library, is kept for later."""
+"""From a path to a kernel. Unpacking and reading one takes long, so the cache keeps the results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MAX_FILE = 1 << 30
 def load_kernel(path: Path, *, cache: Path | None) -> ElfKernel:
     """The PV kernel in file `path`: an ELF file or a bzImage, or one of them compressed.
 
-    What a PV kernel says of itself, and its ELF file if that had to be unpacked, is kept in folder
-    `cache` if one is given. Raises KvmxenError, a sentence that begins with the file's name.
+    Folder `cache`, if one is given, keeps the facts of a PV kernel, and its ELF file if that had to
+    be unpacked. Raises KvmxenError, a sentence that begins with the file's name.
     """
     kept = KernelCache(cache) if cache else None
     with RegularFile(path) as file:
         packed = not is_elf(file.head(4))
-        # What is kept may be damaged; the file itself then says what is wrong, if anything is.
+        # A kept file may be damaged: the kernel's own then shows what is wrong, if anything is.
         if kept:
             with suppress(KvmxenError):
                 if kernel := _load_kept(kept, file, packed):

@@ -1,4 +1,4 @@
-"""A kernel's symbols, for crash reports: read only when somebody asks."""
+"""A kernel's symbols, for crash reports."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ HOSTILE = st.recursive(
 def test_facts_that_lie_are_a_kernel_or_refused(
     changes: dict[str, Any], loads: list[list[int]], notes: dict[str, str], formed: bool
 ) -> None:
-    """Whoever could write the cache can vouch for what he writes."""
+    """Anyone who can write the cache can make the checksum, too."""
     said = told(loads=[*told()["loads"], *loads], notes=told()["notes"] | notes)
     with suppress(ValueError, KvmxenError):
         facts = Facts.decode(vouched(said if formed else told(**changes)))
