@@ -233,6 +233,26 @@ class Cpu:
         """Write guest memory; raises GuestFault."""
         self.tables.write(self.vcpu.kernel_cr3, va & _MASK64, data)
 
+    def read_u16(self, va: int) -> int:
+        """The 16-bit number at `va`; raises GuestFault."""
+        return int.from_bytes(self.read(va, 2), "little")
+
+    def read_u32(self, va: int) -> int:
+        """The 32-bit number at `va`; raises GuestFault."""
+        return int.from_bytes(self.read(va, 4), "little")
+
+    def read_u64(self, va: int) -> int:
+        """The 64-bit number at `va`; raises GuestFault."""
+        return int.from_bytes(self.read(va, 8), "little")
+
+    def write_u32(self, va: int, value: int) -> None:
+        """Write a 32-bit number to `va`; raises GuestFault."""
+        self.write(va, value.to_bytes(4, "little"))
+
+    def write_u64(self, va: int, value: int) -> None:
+        """Write a 64-bit number to `va`; raises GuestFault."""
+        self.write(va, value.to_bytes(8, "little"))
+
     def translate(self, va: int) -> int:
         """The gpa of `va`; raises GuestFault."""
         return self.tables.translate(self.vcpu.kernel_cr3, va & _MASK64)

@@ -34,7 +34,7 @@ def may_access(cpu: Cpu, port: int, size: int) -> bool:
         return False
     try:
         # As a CPU does, always two bytes.
-        bits = int.from_bytes(cpu.read(cpu.io_bitmap + (port >> 3), 2), "little")
+        bits = cpu.read_u16(cpu.io_bitmap + (port >> 3))
     except GuestFault:
         return False
     return not bits >> (port & 7) & ((1 << size) - 1)

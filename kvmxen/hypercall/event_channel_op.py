@@ -11,6 +11,7 @@ from kvmxen.abi import xen
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
 from kvmxen.errors import HypercallError
 from kvmxen.events import Status
+from kvmxen.hypercall.domid import OWN, check_own
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
@@ -37,14 +38,14 @@ def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
     command &= 0xFFFFFFFF
     events = cpu.machine.events
     if command == EvtchnOp.SEND:
-        if events.send(int.from_bytes(cpu.read(argument, 4), "little")) == cpu.index:
+        if events.send(cpu.read_u32(argument)) == cpu.index:
             cpu.vcpu.note_own_event()
         return 0
     match command:
         case EvtchnOp.UNMASK:
-            events.unmask(int.from_bytes(cpu.read(argument, 4), "little"))
+            events.unmask(cpu.read_u32(argument))
         case EvtchnOp.CLOSE:
-            events.close(int.from_bytes(cpu.read(argument, 4), "little"))
+            events.close(cpu.read_u32(argument))
         case EvtchnOp.BIND_VIRQ:
             virq, vcpu = struct.unpack("<II", cpu.read(argument, 8))
             _put_port(cpu, argument + 8, events.bind_virq(virq, vcpu))
@@ -59,18 +60,18 @@ def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
             events.bind_vcpu(*struct.unpack("<II", cpu.read(argument, 8)))
         case EvtchnOp.ALLOC_UNBOUND:
             domid, remote = struct.unpack("<HH", cpu.read(argument, 4))
-            _own_domain(domid)
+            check_own(domid)
             remote = DOMID_GUEST if remote == DOMID_SELF else remote
             _put_port(cpu, argument + 4, events.alloc_unbound(remote))
         case EvtchnOp.BIND_INTERDOMAIN:
             domid, port = struct.unpack("<H2xI", cpu.read(argument, 8))
-            if domid not in (DOMID_SELF, DOMID_GUEST):
+            if domid not in OWN:
                 raise HypercallError(errno.ESRCH)
             _put_port(cpu, argument + 8, events.bind_interdomain(port))
         case EvtchnOp.STATUS:
             _status(cpu, argument)
         case EvtchnOp.RESET:
-            _own_domain(int.from_bytes(cpu.read(argument, 2), "little"))
+            check_own(cpu.read_u16(argument))
             events.reset()
         case EvtchnOp.BIND_PIRQ:
             raise HypercallError(errno.EPERM)
@@ -81,22 +82,17 @@ def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
 
 def event_channel_op_compat(cpu: Cpu, argument: int) -> int:
     """The form before Xen 3.2: the command stands before its argument in memory."""
-    command = int.from_bytes(cpu.read(argument, 4), "little")
+    command = cpu.read_u32(argument)
     return event_channel_op(cpu, command, argument + 4)
 
 
-def _own_domain(domid: int) -> None:
-    if domid not in (DOMID_SELF, DOMID_GUEST):
-        raise HypercallError(errno.EPERM)
-
-
 def _put_port(cpu: Cpu, va: int, port: int) -> None:
-    cpu.write(va, port.to_bytes(4, "little"))
+    cpu.write_u32(va, port)
 
 
 def _status(cpu: Cpu, argument: int) -> None:
     domid, number = struct.unpack("<H2xI", cpu.read(argument, 8))
-    _own_domain(domid)
+    check_own(domid)
     port = cpu.machine.events.port(number)
     match port.status:
         case Status.INTERDOMAIN:

@@ -24,6 +24,7 @@ from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.grants import MAX_FRAMES, GrantError
 from kvmxen.hypercall import grant_map
+from kvmxen.hypercall.domid import OWN
 from kvmxen.hypercall.grant_map import refusal, structures
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
@@ -37,7 +38,6 @@ _COPY_STATUS = 36
 _SWAP = struct.Struct("<II")
 _SWAP_STATUS, _SWAP_SIZE = 8, 12
 _CACHE_FLUSH = struct.Struct("<QHHI")
-_OWN = (DOMID_SELF, DOMID_GUEST)
 
 
 def grant_table_op(cpu: Cpu, command: int, argument: int, count: int) -> int:
@@ -88,30 +88,30 @@ def _give_frames(cpu: Cpu, pointer: int, frames: list[int]) -> GrantStatus:
 
 
 def _query_size(cpu: Cpu, argument: int) -> None:
-    domid = int.from_bytes(cpu.read(argument, 2), "little")
+    domid = cpu.read_u16(argument)
     frames = cpu.machine.grants.nr_frames
     cpu.write(argument + 4, struct.pack("<IIh", frames, MAX_FRAMES, _table_status(domid)))
 
 
 def _set_version(cpu: Cpu, argument: int) -> None:
-    version = int.from_bytes(cpu.read(argument, 4), "little")
+    version = cpu.read_u32(argument)
     try:
         cpu.machine.grants.set_version(version)
     finally:
         # Whatever was asked for, the guest reads back what it has.
-        cpu.write(argument, cpu.machine.grants.version.to_bytes(4, "little"))
+        cpu.write_u32(argument, cpu.machine.grants.version)
 
 
 def _get_version(cpu: Cpu, argument: int) -> None:
-    domid = int.from_bytes(cpu.read(argument, 2), "little")
-    if domid not in _OWN:
+    domid = cpu.read_u16(argument)
+    if domid not in OWN:
         raise HypercallError(errno.EPERM if domid == 0 else errno.ESRCH)
-    cpu.write(argument + 4, cpu.machine.grants.version.to_bytes(4, "little"))
+    cpu.write_u32(argument + 4, cpu.machine.grants.version)
 
 
 def _table_status(domid: int) -> GrantStatus:
     """What an operation on the table of `domid` answers, its own arguments apart."""
-    if domid in _OWN:
+    if domid in OWN:
         return GrantStatus.OKAY
     return GrantStatus.PERMISSION_DENIED if domid == 0 else GrantStatus.BAD_DOMAIN
 
@@ -149,7 +149,7 @@ def _copy_one(
         ):
             if not by_reference and domid != DOMID_SELF:
                 return GrantStatus.PERMISSION_DENIED
-            if domid not in _OWN:
+            if domid not in OWN:
                 return refusal(domid, frame & 0xFFFFFFFF)
             if by_reference:
                 reference = frame & 0xFFFFFFFF

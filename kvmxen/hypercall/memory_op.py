@@ -15,8 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kvmxen.abi import xen
-from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
 from kvmxen.errors import GuestFault, HypercallError
+from kvmxen.hypercall.domid import OWN, check_own
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _MAX_EXTENTS = 1 << 20
 _MAX_ORDER = 9
 # Frames in one exchange: a superpage's.
 _MAX_EXCHANGE = 1 << _MAX_ORDER
-_OWN = (DOMID_SELF, DOMID_GUEST)
 _MASK64 = (1 << 64) - 1
 
 
@@ -60,10 +59,10 @@ def memory_op(cpu: Cpu, command: int, argument: int) -> int:
         case Memory.MAXIMUM_RAM_PAGE:
             return machine.layout.max_mfn - 1
         case Memory.CURRENT_RESERVATION:
-            _own_domain(cpu.read(argument, 2))
+            check_own(cpu.read_u16(argument))
             return machine.layout.max_pages - machine.balloon.frames
         case Memory.MAXIMUM_RESERVATION:
-            _own_domain(cpu.read(argument, 2))
+            check_own(cpu.read_u16(argument))
             return machine.layout.max_pages
         case Memory.MACHPHYS_MAPPING:
             cpu.write(
@@ -90,18 +89,13 @@ def memory_op(cpu: Cpu, command: int, argument: int) -> int:
     raise HypercallError(errno.ENOSYS)
 
 
-def _own_domain(domid: bytes) -> None:
-    if int.from_bytes(domid, "little") not in _OWN:
-        raise HypercallError(errno.EPERM)
-
-
 def _memory_map(cpu: Cpu, argument: int) -> int:
     entries, buffer = _MEMORY_MAP.unpack(cpu.read(argument, _MEMORY_MAP.size))
     if not entries:
         raise HypercallError(errno.ENOBUFS)
     size = cpu.machine.layout.max_pages << PAGE_SHIFT
     cpu.write(buffer, _E820_ENTRY.pack(0, size, _E820_RAM))
-    cpu.write(argument, (1).to_bytes(4, "little"))
+    cpu.write_u32(argument, 1)
     return 0
 
 
@@ -110,7 +104,7 @@ def _machphys_mfn_list(cpu: Cpu, argument: int) -> int:
     layout = cpu.machine.layout
     extents = range(layout.m2p_gpa, layout.m2p_gpa + layout.m2p_bytes, 2 << 20)[:count]
     cpu.write(pointer, array("Q", (gpa >> PAGE_SHIFT for gpa in extents)).tobytes())
-    cpu.write(argument + 16, len(extents).to_bytes(4, "little"))
+    cpu.write_u32(argument + 16, len(extents))
     return 0
 
 
@@ -123,7 +117,7 @@ def _extents(cpu: Cpu, argument: int, change: Callable[[Vcpu, int, int, int], in
         pointer, count, order, _, domid = _RESERVATION.unpack(cpu.read(argument, _RESERVATION.size))
     except GuestFault:
         return 0
-    if domid not in _OWN or count > _MAX_EXTENTS or order > _MAX_ORDER:
+    if domid not in OWN or count > _MAX_EXTENTS or order > _MAX_ORDER:
         return 0
     return change(cpu.vcpu, pointer, count, order)
 
@@ -137,8 +131,8 @@ def _exchange(cpu: Cpu, argument: int) -> int:
     """Swap frames for ones that lie together, where there are such in the balloon."""
     fields = _EXCHANGE.unpack(cpu.read(argument, _EXCHANGE.size))
     pointer, count, order, _, domid, out_pointer, out_count, out_order, _, out_domid, done = fields
-    if domid not in _OWN or out_domid not in _OWN:
-        raise HypercallError(errno.EPERM)
+    check_own(domid)
+    check_own(out_domid)
     if (
         done
         or order > _MAX_ORDER
@@ -158,11 +152,11 @@ def _exchange(cpu: Cpu, argument: int) -> int:
         if chunk != list(range(chunk[0], chunk[0] + size)):
             raise HypercallError(errno.ENOMEM)
     for index in range(out_count):
-        pfn = int.from_bytes(cpu.read(out_pointer + index * 8, 8), "little")
+        pfn = cpu.read_u64(out_pointer + index * 8)
         first = frames[index * size]
         for i in range(size):
             cpu.machine.memory.zero(first + i << PAGE_SHIFT, PAGE_SIZE)
         _set_m2p(cpu, first, pfn, size)
-        cpu.write(out_pointer + index * 8, first.to_bytes(8, "little"))
-    cpu.write(argument + 64, count.to_bytes(8, "little"))
+        cpu.write_u64(out_pointer + index * 8, first)
+    cpu.write_u64(argument + 64, count)
     return 0

@@ -66,7 +66,7 @@ def _tell(cpu: Cpu, done: int, succeeded: int) -> None:
     """Write how many operations succeeded to `done`; a list may have taken it out of sight."""
     if done:
         with suppress(GuestFault):
-            cpu.write(done, succeeded.to_bytes(4, "little"))
+            cpu.write_u32(done, succeeded)
 
 
 def mmu_update(cpu: Cpu, requests: int, count: int, done: int, domid: int) -> int:

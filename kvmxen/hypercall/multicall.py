@@ -33,9 +33,9 @@ def multicall(cpu: Cpu, calls: int, count: int) -> int | None:
             result = cpu.hypercall(number, arguments)
         if result is None:
             with suppress(GuestFault):
-                cpu.write(entry + 8, cpu.vcpu.rax.to_bytes(8, "little"))
+                cpu.write_u64(entry + 8, cpu.vcpu.rax)
             return None
-        cpu.write(entry + 8, (result & (1 << 64) - 1).to_bytes(8, "little"))
+        cpu.write_u64(entry + 8, result & (1 << 64) - 1)
         if cpu.machine.stopping:
             break
     return 0

@@ -33,7 +33,7 @@ def physdev_op(cpu: Cpu, command: int, argument: int) -> int:
     """PHYSDEVOP_set_iopl and set_iobitmap, of the calling vCPU."""
     match command & 0xFFFFFFFF:
         case PhysdevOp.SET_IOPL:
-            iopl = int.from_bytes(cpu.read(argument, 4), "little")
+            iopl = cpu.read_u32(argument)
             if iopl > 3:
                 raise HypercallError(errno.EINVAL)
             cpu.vcpu.iopl = iopl

@@ -50,12 +50,12 @@ def sched_op(cpu: Cpu, command: int, argument: int) -> int:
             cpu.block()
             return 0
         case SchedOp.SHUTDOWN:
-            return _shutdown(cpu, int.from_bytes(cpu.read(argument, 4), "little"))
+            return _shutdown(cpu, cpu.read_u32(argument))
         case SchedOp.POLL:
             return _poll(cpu, argument)
         case SchedOp.SHUTDOWN_CODE:
             # What the shutdown that follows is for; the reason of that one counts.
-            if int.from_bytes(cpu.read(argument, 4), "little") > Shutdown.SOFT_RESET:
+            if cpu.read_u32(argument) > Shutdown.SOFT_RESET:
                 raise HypercallError(errno.EINVAL)
             return 0
         case SchedOp.WATCHDOG:

@@ -82,7 +82,7 @@ def callback_op(cpu: Cpu, command: int, argument: int) -> int:
     if command == xen.CALLBACKOP_register:
         register_callback(cpu, *_callback(cpu, argument))
     elif command == xen.CALLBACKOP_unregister:
-        kind = int.from_bytes(cpu.read(argument, 2), "little")
+        kind = cpu.read_u16(argument)
         if kind != CallbackType.NMI:
             known = kind in list(CallbackType)
             raise HypercallError(errno.EINVAL if known else errno.ENOSYS)
@@ -103,7 +103,7 @@ def nmi_op(cpu: Cpu, command: int, argument: int) -> int:
     if command == xen.XENNMI_register_callback:
         if cpu.index:
             raise HypercallError(errno.EINVAL)
-        address = int.from_bytes(cpu.read(argument, 8), "little")
+        address = cpu.read_u64(argument)
         register_callback(cpu, CallbackType.NMI, address, 0)
     elif command == xen.XENNMI_unregister_callback:
         cpu.set_trap(x86.TRAP_NMI, 0, 0)

@@ -71,10 +71,10 @@ def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
         case VcpuOp.GET_RUNSTATE_INFO:
             cpu.write(argument, target.runstate.pack(cpu.machine.now()))
         case VcpuOp.REGISTER_RUNSTATE_MEMORY_AREA:
-            target.runstate_va = int.from_bytes(cpu.read(argument, 8), "little")
+            target.runstate_va = cpu.read_u64(argument)
             target.publish_runstate()
         case VcpuOp.REGISTER_VCPU_TIME_MEMORY_AREA:
-            target.show_time_at(int.from_bytes(cpu.read(argument, 8), "little"))
+            target.show_time_at(cpu.read_u64(argument))
         case VcpuOp.SEND_NMI:
             target.send_nmi()
         case VcpuOp.GET_PHYSID:
@@ -104,7 +104,7 @@ def _change(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
 
 def _timer(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
     if command == VcpuOp.SET_PERIODIC_TIMER:
-        period = int.from_bytes(cpu.read(argument, 8), "little")
+        period = cpu.read_u64(argument)
         if not _MIN_PERIOD <= period <= _MAX_PERIOD:
             raise HypercallError(errno.EINVAL)
         _set_period(cpu, target, period)

@@ -57,10 +57,10 @@ def xen_version(cpu: Cpu, command: int, argument: int) -> int:
     if command == Version.PAGESIZE:
         return PAGE_SIZE
     if command == Version.GET_FEATURES:
-        index = int.from_bytes(cpu.read(argument, 4), "little")
+        index = cpu.read_u32(argument)
         if index:
             raise HypercallError(errno.EINVAL)
-        cpu.write(argument + 4, FEATURES.to_bytes(4, "little"))
+        cpu.write_u32(argument + 4, FEATURES)
         return 0
     if command == Version.GUEST_HANDLE:
         cpu.write(argument, cpu.machine.uuid.bytes)
