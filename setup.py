@@ -66,8 +66,10 @@ class BuildExt(build_ext):
             obj = temp / f"{source.stem}.o"
             self.spawn(["gcc", "-c", *SHIM_FLAGS, f"-I{PACKAGE}", "-o", str(obj), str(source)])
             objects.append(str(obj))
-        command = ["ld", "--no-check-sections", "-T", str(SHIM / "gate.ld")]
-        self.spawn([*command, "-o", str(out), *objects])
+        script = str(temp / "gate.ld")
+        preprocess = ["gcc", "-E", "-P", "-x", "assembler-with-cpp", "-o", script]
+        self.spawn([*preprocess, str(SHIM / "gate.ld")])
+        self.spawn(["ld", "--no-check-sections", "-T", script, "-o", str(out), *objects])
 
     def build_demo(self, out: Path) -> None:
         compile_guest(sources(GUESTS / "demo", ".S", ".c"), out)

@@ -1,4 +1,5 @@
 /* Where the values come from: a seeded sequence and a taste for the edges. */
+#include "shim/abi.h"
 #include "hostile.h"
 
 /* Frames that value-as-mfn may hit: past the bootstrap mapping, which ends 2 MiB-aligned at most
@@ -50,7 +51,7 @@ static u64 draw_pointer(void)
 u64 draw_value(void)
 {
     static const u64 edges[] = {
-        HYPERVISOR_VIRT_START, 0xffff808000000000, 0xffff87ffffffffff, HYPERVISOR_VIRT_END,
+        HYPERVISOR_VIRT_START, M2P_VA, 0xffff87ffffffffff, HYPERVISOR_VIRT_END,
         0x00007fffffffffff, 0x0000800000000000, 0x7fffffffffffffff, 0x8000000000000000,
         0xfffffffffffff000, 0x00000000ffffffff, 0x000000007fffffff, 0x0000000080000000,
         PTE_FRAME,          DOMID_SELF,         0x7ff1,             0x7fff,
