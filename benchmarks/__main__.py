@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME]...`: run the benchmarks of those names, all by default.
 
-Each rewrites its sections of docs/performance.md. Nothing else should run meanwhile.
+Each rewrites its sections of docs/performance.md and the summary there. Nothing else should run
+meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 from benchmarks import balloon, block, boot, exits, guest, guest_block, linux, net
 from benchmarks.page import PAGE, replace
+from benchmarks.summary import summarised
 from benchmarks.xenstored import measure as xenstore
 
 _BENCHMARKS: dict[str, Callable[[], dict[str, str]]] = {
@@ -34,7 +36,7 @@ def main(names: list[str]) -> int:
     for name in names or _BENCHMARKS:
         for section, content in _BENCHMARKS[name]().items():
             print(f"\n{section}\n\n{content}", flush=True)
-            PAGE.write_text(replace(PAGE.read_text(), section, content))
+            PAGE.write_text(summarised(replace(PAGE.read_text(), section, content)))
     return 0
 
 

@@ -23,3 +23,11 @@ def replace(text: str, section: str, content: str) -> str:
     if count != 1:
         raise ValueError(f"{PAGE} has {count} sections {section}")
     return changed
+
+
+def section(text: str, name: str) -> str:
+    """What the section `name` of `text` holds; ValueError if there is none."""
+    found = re.search(f"<!-- {re.escape(name)} -->\n(.*?)<!-- end of ", text, re.DOTALL)
+    if found is None:
+        raise ValueError(f"{PAGE} has no section {name}")
+    return found[1].strip()

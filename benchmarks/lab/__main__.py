@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.lab import image, jobs, machine, plot, report
 from benchmarks.page import PAGE, replace
+from benchmarks.summary import summarised
 from kvmxen.errors import KvmxenError
 from tests.packages import Unavailable
 
@@ -39,7 +40,7 @@ def main(names: list[str]) -> int:
     for section, make in report.SECTIONS.items():
         content = make(results)
         print(f"\n{section}\n\n{content}", flush=True)
-        PAGE.write_text(replace(PAGE.read_text(), section, content))
+        PAGE.write_text(summarised(replace(PAGE.read_text(), section, content)))
     plot.draw_boots(results)
     plot.draw_devices(results)
     return 0

@@ -12,6 +12,7 @@ from benchmarks import balloon, block, boot, exits, guest, guest_block, net, sam
 from benchmarks.memory import resident
 from benchmarks.page import PAGE, replace, table
 from benchmarks.sample import Pair, Sample, in_turn
+from benchmarks.summary import summarised
 from benchmarks.xenstored import measure
 from tests.packages import Unavailable
 
@@ -88,7 +89,7 @@ def test_a_page_has_each_section_once(text: str) -> None:
         replace(text, "x", "new")
 
 
-XENSTORE = ("xenstore 1", "xenstore 32", "xenstore start", "xenstore before")
+XENSTORE = ("xenstore 1", "xenstore 32", "xenstore start")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,23 @@ XENSTORE = ("xenstore 1", "xenstore 32", "xenstore start", "xenstore before")
 def test_the_page_has_every_section(section: str) -> None:
     page = Path(__file__).parents[2] / PAGE
     replace(page.read_text(), section, "new")
+
+
+def test_the_pages_summary_is_that_of_its_tables() -> None:
+    page = (Path(__file__).parents[2] / PAGE).read_text()
+    assert summarised(page) == page
+    # A figure that changes below changes above as well.
+    row = next(line for line in page.splitlines() if line.startswith("| null hypercall (`"))
+    changed = page.replace(row, row.replace(row.split(" | ")[1].split()[0], "77.7", 1))
+    assert "| null hypercall | 77.7 us |" in summarised(changed)
+
+
+def test_a_summary_of_a_page_that_lacks_a_figure() -> None:
+    page = (Path(__file__).parents[2] / PAGE).read_text()
+    with pytest.raises(ValueError, match="no row 4 KiB random read, depth 32"):
+        summarised(page.replace("| 4 KiB random read, depth 32", "| 4 KiB read"))
+    with pytest.raises(ValueError, match="no section counts"):
+        summarised(page.replace("<!-- counts -->", ""))
 
 
 def test_a_table() -> None:
