@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kvmxen.loader.cache import _SETTLED_NS
 from tests.e2e.domain import LIMIT, Boot
 
 FOLDER = Path(__file__).parent
@@ -101,6 +104,26 @@ def test_smp_says_that_it_needs_more(boot: Boot, guest: Guest) -> None:
     domain = boot(guest("smp"), "--timeout", LIMIT)
     domain.ends(3)
     assert "needs --vcpus 2" in domain.output, domain.stderr
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["elf", "gzip"])
+def test_a_crash_is_reported_with_symbols(
+    boot: Boot, guest: Guest, environment: dict[str, str], tmp_path: Path, packed: bool
+) -> None:
+    """By a later boot too, which reads them from the file or from its image in the cache."""
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
+    image = guest("smp").read_bytes()
+    path = tmp_path / "smp"
+    path.write_bytes(gzip.compress(image) if packed else image)
+    # The cache keeps nothing of a file that has just been written.
+    time.sleep(_SETTLED_NS / 1e9)
+    for _ in range(2):
+        domain = boot(path, "--timeout", LIMIT)
+        domain.ends(3)
+        where = r"in kernel mode at e033:ffffffff80\w{6} \w+\+0x\w+/0x\w+\n"
+        assert re.search(where, domain.stderr), domain.stderr
+        kept = {file.suffix for file in (tmp_path / "kvmxen").iterdir()}
+        assert kept == ({".facts", ".vmlinux"} if packed else {".facts"})
 
 
 @pytest.mark.parametrize("memory", ["32M", "64M", "3G", "5G"])
