@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/ioctl.h>
 
+#include "abi/x86.h"
 #include "abi/xen.h"
 #include "shim/abi.h"
 
@@ -56,7 +57,7 @@ long hypercalls(const struct vcpu *v, uint64_t rip, uint64_t rsi)
     regs->rsi = rsi;
     frame[0] = rip;
     frame[1] = FLAT_RING3_CS64;
-    frame[2] = 0x202;
+    frame[2] = EFL_IF | EFL_FIXED;
     frame[3] = 0;
     frame[4] = FLAT_RING3_SS;
     for (long exits = 1;; exits++) {

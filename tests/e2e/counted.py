@@ -9,12 +9,12 @@ from array import array
 from collections import Counter
 from unittest.mock import patch
 
+from kvmxen.abi import x86, xen
 from kvmxen.cli.main import main
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 from kvmxen.machine import Machine
 
-_PRESENT, _FRAME = 1, 0x000FFFFFFFFFF000
-_XEN_SLOTS = range(256, 272)
+_XEN_SLOTS = range(xen.XEN_FIRST_SLOT, xen.XEN_FIRST_SLOT + xen.XEN_SLOTS)
 # shim/types.h: a count for each level, and the level of a pin.
 _SHIFTS = {1: 0, 2: 16, 3: 32, 4: 48}
 _COUNTS = {1: 0xFFFF, 2: 0xFFFF, 3: 0xFFFF, 4: 0xFF}
@@ -46,9 +46,9 @@ def expected(machine: Machine, pins: dict[int, int]) -> dict[int, int]:
         if level == 1:
             continue
         for slot, entry in enumerate(_words(machine, mfn << PAGE_SHIFT, PAGE_SIZE)):
-            if not entry & _PRESENT or (level == 4 and slot in _XEN_SLOTS):
+            if not entry & x86.PTE_PRESENT or (level == 4 and slot in _XEN_SLOTS):
                 continue
-            below = (entry & _FRAME) >> PAGE_SHIFT, level - 1
+            below = (entry & x86.PTE_FRAME) >> PAGE_SHIFT, level - 1
             counts[below] += 1
             if below not in seen:
                 seen.add(below)

@@ -25,7 +25,7 @@ long cpu_start(u32 cpu, void (*function)(u32 cpu))
         .rsp = stack,
         .rdi = cpu,
         .rsi = (u64)function,
-        .rflags = 0x202,
+        .rflags = EFL_IF | EFL_FIXED,
         .cs = FLAT_KERNEL_CS,
         .ss = FLAT_KERNEL_SS,
     };

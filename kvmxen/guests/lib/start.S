@@ -144,7 +144,7 @@ user_enter:
     syscall
     push    $FLAT_USER_SS
     push    %r12
-    push    $0x202                              /* IF: upcalls on */
+    push    $(EFL_IF | EFL_FIXED)               /* upcalls on */
     push    $FLAT_USER_CS
     push    %rbx
     push    $0

@@ -28,7 +28,7 @@ void guest_main(void)
     context = (struct vcpu_guest_context){
         .flags = VGCF_in_kernel,
         .user_regs = {.rip = (u64)cpu_entry, .rsp = stack, .rdi = 1, .rsi = (u64)run,
-                      .rflags = 0x202, .cs = FLAT_KERNEL_CS, .ss = FLAT_KERNEL_SS},
+                      .rflags = EFL_IF | EFL_FIXED, .cs = FLAT_KERNEL_CS, .ss = FLAT_KERNEL_SS},
         .kernel_ss = FLAT_KERNEL_SS,
         .kernel_sp = stack,
         .ctrlreg[3] = va_to_mfn(l4) << PAGE_SHIFT,

@@ -15,12 +15,12 @@ import kvmxen
 from kvmxen.abi import headers, x86, xen
 
 ROOT = Path(kvmxen.__file__).parent
-GUESTS = Path(__file__).parents[2] / "guests"
+TESTS = Path(__file__).parents[2]
 SHARED = {"x86": x86, "xen": xen}
 HEADERS = (*sorted((ROOT / "abi").glob("*.h")), ROOT / "shim" / "abi.h")
 SOURCES = sorted(
     path
-    for folder in (ROOT, GUESTS)
+    for folder in (ROOT, TESTS / "guests", TESTS / "e2e", TESTS.parent / "benchmarks")
     for path in folder.rglob("*")
     if path.suffix in {".c", ".h", ".S", ".ld", ".py", ".pyx", ".pxd"}
     and path.parent != ROOT / "abi"
