@@ -89,7 +89,7 @@ def _folder(root: Path, version: str) -> Path:
 def _listed(path: Path) -> Iterator[tuple[str, str]]:
     """The modules listed in the file `path`: each one's name and its place in the folder."""
     with RegularFile(path) as file:
-        lines = file.read(_LARGEST, "that is no list of modules").decode("utf-8", "replace")
+        lines = file.read(_LARGEST, "that is not a list of modules").decode("utf-8", "replace")
     for line in lines.split():
         yield line.rpartition("/")[2].partition(".")[0].replace("-", "_"), line
 
@@ -98,7 +98,7 @@ def _read(path: Path) -> bytearray:
     """The module that was built as `path`, whatever it was compressed by since."""
     files = sorted(path.parent.glob(f"{path.name}*"))
     with RegularFile(files[0] if files else path) as file:
-        image = file.read(_LARGEST, "that is no module")
+        image = file.read(_LARGEST, "that is not a module")
         try:
             return decompress(memoryview(image)) if is_compressed(image) else image
         except KvmxenError as error:

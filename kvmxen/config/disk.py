@@ -40,7 +40,7 @@ def device_number(name: str) -> int:
         return 202 << 8 | disk << 4 | partition
     if kind == "xvd" and disk < 1 << 20 and partition < 256:
         return 1 << 28 | disk << 8 | partition
-    raise UsageError(f"{name!r} is beyond the disks that there can be: give xvda, xvdb and so on")
+    raise UsageError(f"{name!r} is beyond the last possible disk: give xvda, xvdb and so on")
 
 
 def _letters(text: str) -> int:
@@ -84,7 +84,7 @@ class DiskSpec:
 
     def __post_init__(self) -> None:
         if self.sector_size not in _SECTOR_SIZES.values():
-            raise UsageError(f"no sector-size {self.sector_size}: give 512 or 4096")
+            raise UsageError(f"sector-size {self.sector_size} is not supported: give 512 or 4096")
         if self.backing and self.follows_backing:
             raise UsageError(
                 "give backing=FILE, and again for each file behind that, or backing=allow"
@@ -178,7 +178,7 @@ def _flag(key: str) -> Callable[[str, str], bool]:
 
 def _path(value: str, text: str) -> Path:
     if not value:
-        raise UsageError(f"--disk {text!r}: a key names no file: give key=FILE, backing=FILE")
+        raise UsageError(f"--disk {text!r}: a file is missing: give key=FILE or backing=FILE")
     return Path(value)
 
 
@@ -213,7 +213,7 @@ def with_targets(disks: Iterable[DiskSpec], taken: Iterable[int] = ()) -> list[D
     for disk in disks:
         if disk.target:
             if disk.number in used:
-                raise UsageError(f"two disks are {disk.target}: give each another target")
+                raise UsageError(f"two disks are {disk.target}: give each a different target")
             used.add(disk.number)
     named = []
     for disk in disks:

@@ -36,14 +36,16 @@ class Rate:
 
     def __post_init__(self) -> None:
         if not 0 < self.size < 1 << 32 or not 0 < self.usec < 1 << 32:
-            raise UsageError("the rate is too small or too large: give such as 10Mb/s")
+            raise UsageError("the rate is too small or too large: give one such as 10Mb/s")
 
     @classmethod
     def parse(cls, text: str) -> Rate:
         """Read a rate as xl writes it: 10Mb/s, 250KB/s, 1GB/s@20ms (xl-network-configuration)."""
         match = _RATE.fullmatch(text)
         if match is None:
-            raise UsageError(f"{text!r} is not a rate: give such as 10Mb/s, 250KB/s or 1GB/s@20ms")
+            raise UsageError(
+                f"{text!r} is not a rate: give one such as 10Mb/s, 250KB/s or 1GB/s@20ms"
+            )
         count, unit, bits, interval, of = match.groups()
         a_second = int(count) * 1000 ** " KMG".index(unit.upper() or " ")
         a_second //= 8 if bits == "b" else 1
@@ -65,11 +67,11 @@ class Forward:
             ip_address(self.address)
         except ValueError:
             raise UsageError(
-                f"{self.address!r} is no address of this host: give such as 127.0.0.1"
+                f"{self.address!r} is not an IP address: give one such as 127.0.0.1"
             ) from None
         for number in (self.host, self.port):
             if not 0 < number < 1 << 16:
-                raise UsageError(f"{number} is no port: give 1 to 65535")
+                raise UsageError(f"{number} is not a port: give 1 to 65535")
 
     @classmethod
     def parse(cls, text: str) -> Forward:
@@ -80,7 +82,7 @@ class Forward:
         match = _FORWARD.fullmatch(text)
         if match is None:
             raise UsageError(
-                f"forward={text}: give such as tcp:2222:22, or tcp:0.0.0.0:2222:22 "
+                f"forward={text}: give one such as tcp:2222:22, or tcp:0.0.0.0:2222:22 "
                 "for other hosts as well"
             )
         protocol, address, address6, host, port = match.groups()
@@ -119,7 +121,7 @@ class NetSpec:
             raise UsageError("host-loopback and forward are for an interface of kind user, not tap")
         if self.mac and not _is_mac(self.mac):
             raise UsageError(
-                f"{self.mac!r} is not a network card's address: give such as 00:16:3e:12:34:56"
+                f"{self.mac!r} is not a network card's address: give one such as 00:16:3e:12:34:56"
             )
 
     @classmethod

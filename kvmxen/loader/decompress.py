@@ -197,7 +197,7 @@ def decompress(data: memoryview, check: Check = _anything) -> bytearray:
     It is held once, and beside it one piece. `check` sees its first HEAD bytes as soon as they
     are there. Raises KvmxenError, phrased to follow the file's name.
     """
-    too_much = f"unpacks to more than {MAX_OUTPUT >> 20} MiB, and that is no kernel; it is corrupt"
+    too_much = f"unpacks to more than {MAX_OUTPUT >> 20} MiB, too much for a kernel; it is corrupt"
     return _collect(data, check, MAX_OUTPUT, too_much)
 
 

@@ -102,7 +102,7 @@ def is_elf(head: bytes | bytearray | memoryview) -> bool:
 def check_elf(head: bytes | bytearray | memoryview) -> None:
     """Raise KvmxenError unless what begins with `head` bears an ELF file's magic."""
     if not is_elf(head):
-        raise KvmxenError("holds no ELF kernel; name a bzImage or an ELF kernel")
+        raise KvmxenError("holds no ELF kernel; give a bzImage or an ELF kernel")
 
 
 def contents(image: memoryview, offset: int, size: int) -> memoryview:
@@ -133,6 +133,6 @@ def _segments(image: memoryview, loads: tuple[Load, ...]) -> tuple[Segment, ...]
     if span > MAX_SPAN:
         raise KvmxenError(
             f"has program headers that span {span >> 20} MiB, "
-            f"and more than {MAX_SPAN >> 20} MiB is no kernel; rebuild it"
+            f"more than {MAX_SPAN >> 20} MiB, the most for a kernel; rebuild it"
         )
     return tuple(segments)

@@ -88,14 +88,14 @@ class ElfReader:
         if machine == "EM_386" or (machine == "EM_X86_64" and self._elf.elfclass == 32):
             raise KvmxenError("is a 32-bit kernel; kvmxen boots 64-bit PV kernels")
         if machine != "EM_X86_64" or not self._elf.little_endian:
-            raise KvmxenError("is no x86-64 kernel; kvmxen boots 64-bit PV kernels")
+            raise KvmxenError("is not an x86-64 kernel; kvmxen boots 64-bit PV kernels")
         if self._elf["e_type"] not in ("ET_EXEC", "ET_DYN"):
             raise KvmxenError("is an ELF file, but no executable; kvmxen boots 64-bit PV kernels")
 
     def _table(self, kind: str, layout: Any) -> list[Any]:
         at, size, count = (self._elf[f"e_{kind}{field}"] for field in ("off", "entsize", "num"))
         if count > MAX_HEADERS or (count and size != layout.sizeof()):
-            raise KvmxenError(f"has {count} ELF headers of {size} bytes; it is no kernel")
+            raise KvmxenError(f"has {count} ELF headers of {size} bytes; it is not a kernel")
         table: list[Any] = struct_parse(Array(count, layout), self._elf.stream, at)
         return table
 
@@ -137,12 +137,12 @@ class ElfReader:
             total += size
             if total > MAX_NOTE_BYTES:
                 raise KvmxenError(
-                    f"has more than {MAX_NOTE_BYTES >> 20} MiB of ELF notes; it is no kernel"
+                    f"has more than {MAX_NOTE_BYTES >> 20} MiB of ELF notes; it is not a kernel"
                 )
             for note in self._whole_notes(offset, offset + size):
                 count += 1
                 if count > MAX_NOTES:
-                    raise KvmxenError(f"has more than {MAX_NOTES} ELF notes; it is no kernel")
+                    raise KvmxenError(f"has more than {MAX_NOTES} ELF notes; it is not a kernel")
                 if (note.n_name, note.n_namesz) == (NOTE_NAME, len(NOTE_NAME) + 1):
                     found[ENUM_NOTE_N_TYPE.get(note.n_type, note.n_type)] = note.n_descdata
         return found

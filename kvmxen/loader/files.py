@@ -30,9 +30,11 @@ class RegularFile:
             self._check(path.stat())
             self._fd = os.open(path, _FLAGS)
         except FileNotFoundError:
-            raise self.error("cannot be read: it does not exist; name another file") from None
+            raise self.error("cannot be read: it does not exist; choose another file") from None
         except PermissionError:
-            raise self.error("cannot be read by you; get the right to read it") from None
+            raise self.error(
+                "cannot be read: you have no permission; ask for it, or copy the file"
+            ) from None
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
         self.status = os.fstat(self._fd)
@@ -76,7 +78,7 @@ class RegularFile:
         except OSError as error:
             raise self._unreadable(error) from None
         except MemoryError:
-            raise self.error(f"has {-(-size // MIB)} MiB, more than there is memory for") from None
+            raise self.error(f"has {-(-size // MIB)} MiB, more than fits into memory") from None
         before = self.status
         if (at, after.st_size, after.st_mtime_ns) != (size, size, before.st_mtime_ns):
             raise self.error("changed while it was read; try again when it is complete")
@@ -90,12 +92,12 @@ class RegularFile:
 
     def _check(self, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
-            raise self.error("is a directory; name a file in it")
+            raise self.error("is a directory; give a file in it")
         if not stat.S_ISREG(status.st_mode):
-            raise self.error("is no regular file; copy what it gives into one")
+            raise self.error("is not a regular file; copy its contents into one")
         if not status.st_size:
             raise self.error("is empty; get it again")
 
     def _unreadable(self, error: Exception) -> KvmxenError:
         why = getattr(error, "strerror", None) or str(error)
-        return self.error(f"cannot be read: {why}; name another file")
+        return self.error(f"cannot be read: {why}; choose another file")

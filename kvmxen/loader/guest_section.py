@@ -59,5 +59,7 @@ def notes_of(section: bytes | memoryview) -> dict[int, bytes]:
 def _number(key: str, value: str) -> int:
     match = _NUMBER.fullmatch(value)
     if match is None:
-        raise KvmxenError(f"says {key}={value} in its section __xen_guest: no number; rebuild it")
+        raise KvmxenError(
+            f"says {key}={value} in its section __xen_guest, which is not a number; rebuild it"
+        )
     return int(match[match.lastindex or 0], (16, 8, 10)[(match.lastindex or 1) - 1]) & _WORD

@@ -51,7 +51,7 @@ def _load_kept(kept: KernelCache, file: RegularFile, packed: bool) -> ElfKernel 
 
 
 def _whole(file: RegularFile) -> bytearray:
-    return file.read(MAX_FILE, f"more than {MAX_FILE >> 20} MiB is no kernel")
+    return file.read(MAX_FILE, f"more than {MAX_FILE >> 20} MiB cannot be a kernel")
 
 
 def _unpacked(file: RegularFile) -> bytearray:

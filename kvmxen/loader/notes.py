@@ -77,7 +77,7 @@ def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:
             return None
         if len(desc) not in (1, 2, 4, 8):
             raise KvmxenError(
-                f"has a Xen {kind.name} note of {len(desc)} bytes, which is no number; rebuild it"
+                f"has a Xen {kind.name} note of {len(desc)} bytes, not a number; rebuild it"
             )
         return int.from_bytes(desc, "little")
 
@@ -179,6 +179,6 @@ def check(notes: XenNotes, start: int, end: int) -> None:
         or notes.virt_base <= p2m < kernel_end
     ):
         raise KvmxenError(
-            f"asks by its Xen INIT_P2M note for its p2m list at {p2m:#x}, where it cannot be; "
+            f"asks by its Xen INIT_P2M note for its p2m list at {p2m:#x}, where it does not fit; "
             "rebuild it"
         )

@@ -97,7 +97,7 @@ def plan_pv(kernel: ElfKernel, nr_pages: int, ramdisk_bytes: int) -> PvPlan:
         if not is_guest_range(p2m.va, p2m.end) or (p2m.va < region.end and region.va < p2m.end):
             raise KvmxenError(
                 f"the kernel's Xen INIT_P2M note puts the list of frames at {p2m.va:#x} to "
-                f"{p2m.end:#x}, where it cannot be; give the guest less memory"
+                f"{p2m.end:#x}, where it does not fit; give the guest less memory"
             )
         p2m_tables = len(set(p2m.tables()).difference(region.tables()))
         frames.take(p2m_tables, "the page tables of the list of frames")

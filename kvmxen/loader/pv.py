@@ -115,10 +115,10 @@ def build(
 def _command_line(cmdline: str) -> bytes:
     command = os.fsencode(cmdline)
     if b"\0" in command:
-        raise UsageError("the kernel command line has a NUL in it; take that out")
+        raise UsageError("the kernel command line contains a NUL; remove it")
     if len(command) >= MAX_GUEST_CMDLINE:
         raise UsageError(
-            f"the kernel command line has {len(command)} bytes and Xen's start_info holds "
+            f"the kernel command line has {len(command)} bytes, but Xen's start_info holds "
             f"{MAX_GUEST_CMDLINE - 1}; shorten it"
         )
     return command.ljust(MAX_GUEST_CMDLINE, b"\0")

@@ -19,14 +19,16 @@ def unpack(file: RegularFile) -> bytearray:
     """The ELF file in `file`; raises KvmxenError, a sentence that begins with the file's name."""
     head = file.head(HEAD)
     if not is_bzimage(head) and not is_compressed(head):
-        raise file.error("is neither a bzImage nor an ELF file; name a kernel")
-    content = file.read(MAX_OUTPUT, f"more than {MAX_OUTPUT >> 20} MiB is no compressed kernel")
+        raise file.error("is neither a bzImage nor an ELF file; give a kernel")
+    content = file.read(
+        MAX_OUTPUT, f"more than {MAX_OUTPUT >> 20} MiB cannot be a compressed kernel"
+    )
     try:
         return _unpack(content)
     except KvmxenError as error:
         raise file.error(str(error)) from None
     except MemoryError:
-        raise file.error("unpacks to more than there is memory for") from None
+        raise file.error("unpacks to more than fits into memory") from None
 
 
 def _unpack(image: bytearray) -> bytearray:
@@ -39,4 +41,4 @@ def _unpack(image: bytearray) -> bytearray:
 
 def _check_kernel(head: bytearray) -> None:
     if not is_elf(head) and not is_bzimage(head):
-        raise KvmxenError("holds neither a bzImage nor an ELF kernel; name a kernel")
+        raise KvmxenError("holds neither a bzImage nor an ELF kernel; give a kernel")

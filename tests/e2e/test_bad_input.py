@@ -188,8 +188,8 @@ def test_ramdisk(kvm: None, refused: Refused, kernel: Path, tmp_path: Path) -> N
         (tmp_path / "none", "cannot be read"),
         (tmp_path, "directory"),
         (large, "give the guest more memory"),
-        (fifo, "is no regular file"),
-        (Path("/dev/zero"), "is no regular file"),
+        (fifo, "is not a regular file"),
+        (Path("/dev/zero"), "is not a regular file"),
         (Path("/proc/self/mem"), "is empty"),
     ):
         status, sentence = refused(kernel, "--ramdisk", ramdisk)

@@ -106,7 +106,7 @@ def test_no_symbols() -> None:
         (elf()[:100], "is a corrupt ELF file"),
         (elf32(), "is a 32-bit kernel; kvmxen boots 64-bit PV kernels"),
         (elf(machine=EM_386), "is a 32-bit kernel"),
-        (elf(machine=EM_AARCH64), "is no x86-64 kernel"),
+        (elf(machine=EM_AARCH64), "is not an x86-64 kernel"),
         (elf({}), "has no Xen notes"),
         (elf(note(1, b"1234", b"GNU\0")), "has no Xen notes"),
         (elf(note(18, u64(START))), "is a PVH-only kernel"),

@@ -58,7 +58,7 @@ def test_no_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise MemoryError
 
     monkeypatch.setattr(files, "bytearray", fail, raising=False)
-    assert "has 1 MiB, more than there is memory for" in refused(path)
+    assert "has 1 MiB, more than fits into memory" in refused(path)
 
 
 def test_a_name_that_is_none(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert "is a directory" in refused(tmp_path)
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/zero"), Path("/dev/tty"), Path("/dev/null")):
-        assert "is no regular file" in refused(path)
+        assert "is not a regular file" in refused(path)
 
 
 def test_what_has_no_size() -> None:
@@ -84,7 +84,7 @@ def test_a_fifo_in_the_place_of_a_file(path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "stat", lambda _path: status)
     path.unlink()
     os.mkfifo(path)
-    assert "is no regular file" in refused(path)
+    assert "is not a regular file" in refused(path)
 
 
 def test_no_right_to_read(path: Path) -> None:
@@ -92,7 +92,7 @@ def test_no_right_to_read(path: Path) -> None:
     user = os.geteuid()
     os.seteuid(user or NOBODY)
     try:
-        assert "cannot be read by you" in refused(path)
+        assert "you have no permission" in refused(path)
     finally:
         os.seteuid(user)
 

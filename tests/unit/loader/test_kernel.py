@@ -96,7 +96,7 @@ def test_a_directory(tmp_path: Path) -> None:
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "is no regular file" in refused(tmp_path / "pipe")
+    assert "is not a regular file" in refused(tmp_path / "pipe")
 
 
 def test_a_file_without_the_right_to_read(file: Callable[[bytes], Path]) -> None:
@@ -105,7 +105,7 @@ def test_a_file_without_the_right_to_read(file: Callable[[bytes], Path]) -> None
     user = os.geteuid()
     os.seteuid(user or NOBODY)
     try:
-        assert "cannot be read by you" in refused(path)
+        assert "you have no permission" in refused(path)
     finally:
         os.seteuid(user)
 
