@@ -65,7 +65,7 @@ class Bench:
             machine.close()
 
     def lists(self) -> float:
-        """Lists of the gate, by Vcpu.flush."""
+        """Lists of the gate, by PvVcpu.flush."""
         with self._machine() as (machine, _):
             vcpu = machine.cpus[0].vcpu
 
@@ -77,7 +77,7 @@ class Bench:
             return _timed(run)
 
     def traps(self) -> float:
-        """Hypercalls that Vcpu.run brings, with no answer."""
+        """Hypercalls that PvVcpu.run brings, with no answer."""
         with self._machine() as (machine, _):
             vcpu = machine.cpus[0].vcpu
 

@@ -2,7 +2,7 @@ from libc.stdint cimport uint64_t
 
 from kvmxen.memory cimport GuestMemory
 from kvmxen.paging cimport PageTables
-from kvmxen.vcpu cimport Vcpu
+from kvmxen.gate cimport PvVcpu
 
 
 cdef class Balloon:
@@ -17,7 +17,7 @@ cdef class Balloon:
     cdef void _take(self, uint64_t mfn, uint64_t count) noexcept nogil
     cdef void _give(self, uint64_t mfn, uint64_t count) noexcept nogil
     cdef bint _may_take(self, uint64_t mfn, uint64_t count) noexcept nogil
-    cdef uint64_t _release(self, Vcpu vcpu, uint64_t va, uint64_t count, int order) noexcept nogil
+    cdef uint64_t _release(self, PvVcpu vcpu, uint64_t va, uint64_t count, int order) noexcept nogil
     cdef bint _find(self, uint64_t size, uint64_t *mfn) noexcept nogil
-    cdef uint64_t _reserve(self, Vcpu vcpu, uint64_t va, uint64_t count, int order,
+    cdef uint64_t _reserve(self, PvVcpu vcpu, uint64_t va, uint64_t count, int order,
                            bint populate) noexcept nogil

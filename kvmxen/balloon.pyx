@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free
 
 from kvmxen.memory cimport GuestMemory
 from kvmxen.paging cimport PageTables
-from kvmxen.vcpu cimport Vcpu
+from kvmxen.gate cimport PvVcpu
 
 import threading
 
@@ -76,7 +76,7 @@ cdef class Balloon:
                     return False
         return True
 
-    def release(self, Vcpu vcpu, uint64_t va, uint64_t count, int order):
+    def release(self, PvVcpu vcpu, uint64_t va, uint64_t count, int order):
         """Take the `count` extents of 2^order frames whose first frames are listed at `va`; they
         lose what they hold. Returns how many were taken before one was not the guest's to give.
         """
@@ -87,7 +87,8 @@ cdef class Balloon:
             done += taken
         return done
 
-    cdef uint64_t _release(self, Vcpu vcpu, uint64_t va, uint64_t count, int order) noexcept nogil:
+    cdef uint64_t _release(
+            self, PvVcpu vcpu, uint64_t va, uint64_t count, int order) noexcept nogil:
         cdef uint64_t size = <uint64_t>1 << order
         cdef uint64_t mfn = 0, low = 0, high = 0, done = 0
         while (done < count
@@ -123,7 +124,7 @@ cdef class Balloon:
         mfn[0] = at - size
         return run == size
 
-    def reserve(self, Vcpu vcpu, uint64_t va, uint64_t count, int order, bint populate):
+    def reserve(self, PvVcpu vcpu, uint64_t va, uint64_t count, int order, bint populate):
         """Give back `count` extents of 2^order frames, and write their first frames to the list at
         `va`, which with `populate` holds their pseudo-physical frames, for the machine-to-physical
         table. Returns how many were given before there were no more, or the list ended.
@@ -136,7 +137,7 @@ cdef class Balloon:
             done += given
         return done
 
-    cdef uint64_t _reserve(self, Vcpu vcpu, uint64_t va, uint64_t count, int order,
+    cdef uint64_t _reserve(self, PvVcpu vcpu, uint64_t va, uint64_t count, int order,
                            bint populate) noexcept nogil:
         cdef uint64_t cr3 = vcpu.state.kernel_cr3
         cdef uint64_t size = <uint64_t>1 << order

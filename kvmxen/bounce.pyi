@@ -1,8 +1,8 @@
+from kvmxen.gate import PvVcpu
 from kvmxen.paging import PageTables
-from kvmxen.vcpu import Vcpu
 
 def bounce(
-    vcpu: Vcpu,
+    vcpu: PvVcpu,
     tables: PageTables,
     info_gpa: int,
     kernel_sp: int,
@@ -10,4 +10,4 @@ def bounce(
     mask_events: bool,
     error_code: int | None,
 ) -> None: ...
-def iret(vcpu: Vcpu, tables: PageTables, info_gpa: int) -> bool: ...
+def iret(vcpu: PvVcpu, tables: PageTables, info_gpa: int) -> bool: ...

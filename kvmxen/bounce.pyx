@@ -16,19 +16,19 @@ from kvmxen.abi.xen cimport (
 )
 from kvmxen.paging cimport PageTables
 from kvmxen.shim.shared cimport SHIM_EVENT_LOOP
-from kvmxen.vcpu cimport Vcpu
+from kvmxen.gate cimport PvVcpu
 
 from kvmxen.errors import GuestCrash, GuestFault
 
 
-cdef uint8_t *_stack(Vcpu vcpu, PageTables tables, uint64_t va) except NULL:
+cdef uint8_t *_stack(PvVcpu vcpu, PageTables tables, uint64_t va) except NULL:
     try:
         return tables.memory.at(tables.gpa_of(vcpu.state.kernel_cr3, va, True), 8)
     except GuestFault:
         raise GuestCrash(f"the guest kernel's stack at {va:#x} cannot be written") from None
 
 
-def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
+def bounce(PvVcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
            uint64_t handler, bint mask_events, error_code):
     """Make the guest's kernel enter `handler` as if trapped at the vCPU's registers.
 
@@ -81,7 +81,7 @@ def bounce(Vcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp,
     vcpu.ss = FLAT_RING3_SS
 
 
-def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
+def iret(PvVcpu vcpu, PageTables tables, uint64_t info_gpa):
     """HYPERVISOR_iret: load the registers from the iret_context on the kernel's stack.
 
     Returns whether that finds the vCPU in an event loop, once for each loop: see eventloop.py.
@@ -121,7 +121,7 @@ def iret(Vcpu vcpu, PageTables tables, uint64_t info_gpa):
     return _is_event_loop(vcpu, own and upcall_due)
 
 
-cdef bint _is_event_loop(Vcpu vcpu, bint own_upcall_due) noexcept:
+cdef bint _is_event_loop(PvVcpu vcpu, bint own_upcall_due) noexcept:
     cdef bint again = vcpu.rip == vcpu.state.upcall_rip and vcpu.rsp == vcpu.state.upcall_rsp
     if not own_upcall_due:
         vcpu.state.upcalls = 0

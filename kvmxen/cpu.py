@@ -20,6 +20,7 @@ from kvmxen.abi.xen import (
 from kvmxen.bounce import bounce
 from kvmxen.errors import GuestCrash, GuestFault, HypercallError
 from kvmxen.exceptions import handle, inject
+from kvmxen.gate import PvVcpu
 from kvmxen.hypercall.segments import is_guests
 from kvmxen.hypercall.table import TABLE
 from kvmxen.hypercall.traps import CallbackType
@@ -32,7 +33,6 @@ from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement
 from kvmxen.shim.start import CR0, CR4, enter_ring0, load_ldt, prepare
 from kvmxen.timer import Timer
-from kvmxen.vcpu import Vcpu
 
 if TYPE_CHECKING:
     from kvmxen.machine import Machine
@@ -84,7 +84,7 @@ class Cpu:
         self.index = fd.index
         self.fd = fd
         part = machine.image.vcpu_gpa(fd.index)
-        self.vcpu = Vcpu(machine.memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"], CR0)
+        self.vcpu = PvVcpu(machine.memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"], CR0)
         self.gdt_gpa = part + _C["VCPU_GDT"]
         self.ldt_gpa = part + _C["VCPU_LDT"]
         self.gdt_frames: list[int] = []

@@ -26,7 +26,7 @@ _SYSCALL_LENGTH = 2
 
 
 def handle(cpu: Cpu, trap: int) -> None:
-    """Deal with `trap`, a number from Vcpu.run."""
+    """Deal with `trap`, a number from PvVcpu.run."""
     vcpu = cpu.vcpu
     if trap == TRAP_SYSCALL:
         if vcpu.kernel_mode:

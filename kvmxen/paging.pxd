@@ -1,7 +1,7 @@
 from libc.stdint cimport uint64_t
 
 from kvmxen.memory cimport GuestMemory
-from kvmxen.vcpu cimport Vcpu
+from kvmxen.gate cimport PvVcpu
 
 
 cdef class PageTables:
@@ -26,23 +26,23 @@ cdef class PageTables:
                        uint64_t length) noexcept nogil
     cdef uint64_t *type_of(self, uint64_t mfn) noexcept nogil
     cdef bint is_valid(self, uint64_t value) noexcept nogil
-    cdef int store(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad,
+    cdef int store(self, PvVcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad,
                    uint64_t *before) except -1 nogil
-    cdef int put(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil
-    cdef int change(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil
-    cdef int request(self, Vcpu vcpu, uint64_t va) except -1 nogil
+    cdef int put(self, PvVcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil
+    cdef int change(self, PvVcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil
+    cdef int request(self, PvVcpu vcpu, uint64_t va) except -1 nogil
     cdef int put_m2p(self, uint64_t mfn, uint64_t pfn) noexcept nogil
-    cdef int link(self, Vcpu vcpu, uint64_t mfn, int level) except -1 nogil
-    cdef int unlink(self, Vcpu vcpu, uint64_t mfn, int level) except -1 nogil
-    cdef int adopt(self, Vcpu vcpu, uint64_t mfn, int level) except -1 nogil
-    cdef int adopt_entry(self, Vcpu vcpu, uint64_t mfn, int level, int slot,
+    cdef int link(self, PvVcpu vcpu, uint64_t mfn, int level) except -1 nogil
+    cdef int unlink(self, PvVcpu vcpu, uint64_t mfn, int level) except -1 nogil
+    cdef int adopt(self, PvVcpu vcpu, uint64_t mfn, int level) except -1 nogil
+    cdef int adopt_entry(self, PvVcpu vcpu, uint64_t mfn, int level, int slot,
                          uint64_t value) except -1 nogil
-    cdef int drop(self, Vcpu vcpu, uint64_t mfn, int level, int count) except -1 nogil
-    cdef int link_entry(self, Vcpu vcpu, uint64_t type, uint64_t value) except -1 nogil
-    cdef int unlink_entry(self, Vcpu vcpu, uint64_t type, uint64_t value,
+    cdef int drop(self, PvVcpu vcpu, uint64_t mfn, int level, int count) except -1 nogil
+    cdef int link_entry(self, PvVcpu vcpu, uint64_t type, uint64_t value) except -1 nogil
+    cdef int unlink_entry(self, PvVcpu vcpu, uint64_t type, uint64_t value,
                           int top) except -1 nogil
-    cdef int _link_base(self, Vcpu vcpu, uint64_t mfn) except -1
-    cdef int _unlink_base(self, Vcpu vcpu, uint64_t mfn) except -1
-    cdef bint _show(self, Vcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1 nogil
-    cdef int _show_both(self, Vcpu by, Vcpu vcpu) except -1
+    cdef int _link_base(self, PvVcpu vcpu, uint64_t mfn) except -1
+    cdef int _unlink_base(self, PvVcpu vcpu, uint64_t mfn) except -1
+    cdef bint _show(self, PvVcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1 nogil
+    cdef int _show_both(self, PvVcpu by, PvVcpu vcpu) except -1
     cdef bint has_type(self, uint64_t mfn) noexcept nogil

@@ -21,7 +21,7 @@ from kvmxen.abi.xen cimport (
     MMU_MACHPHYS_UPDATE, MMU_PT_UPDATE_PRESERVE_AD, XEN_FIRST_SLOT, XEN_SLOTS,
 )
 from kvmxen.memory cimport GuestMemory
-from kvmxen.vcpu cimport Vcpu
+from kvmxen.gate cimport PvVcpu
 
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.layout import HOLE_END, HOLE_START, XENHEAP_FRAMES
@@ -231,7 +231,7 @@ cdef class PageTables:
         """Whether the present entry `value` may be installed."""
         return not value & PTE_LARGE and self.may_map((value & PTE_FRAME) >> 12)
 
-    cdef int store(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad,
+    cdef int store(self, PvVcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad,
                    uint64_t *before) except -1 nogil:
         cdef uint64_t *where = <uint64_t *>self.memory.find(gpa, 8)
         cdef uint64_t old = 0
@@ -249,7 +249,7 @@ cdef class PageTables:
             vcpu.touch(gpa)
         return 0
 
-    cdef int put(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil:
+    cdef int put(self, PvVcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil:
         """Put `value` into the entry at `gpa`, whatever table of the guest's that is in."""
         cdef uint64_t type = pte_get(self.type_of(gpa >> 12))
         cdef uint64_t old = 0
@@ -271,12 +271,12 @@ cdef class PageTables:
             self.unlink_entry(vcpu, type, old, 4)
         return 0
 
-    cdef int change(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil:
+    cdef int change(self, PvVcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil:
         if gpa & 7 or not self.is_ram(gpa >> 12):
             return EINVAL
         return self.put(vcpu, gpa, value, keep_ad)
 
-    def update(self, Vcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad=False):
+    def update(self, PvVcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad=False):
         """MMU_NORMAL_PT_UPDATE (or PRESERVE_AD) of the entry at `gpa`.
 
         Raises HypercallError(EINVAL) where the entry or its frame is not the guest's.
@@ -286,7 +286,7 @@ cdef class PageTables:
             error = self.change(vcpu, gpa, value, keep_ad)
         check(error)
 
-    cdef int request(self, Vcpu vcpu, uint64_t va) except -1 nogil:
+    cdef int request(self, PvVcpu vcpu, uint64_t va) except -1 nogil:
         """The struct mmu_update at `va`."""
         cdef uint64_t words[2]
         cdef uint64_t kind
@@ -298,7 +298,7 @@ cdef class PageTables:
         return self.change(vcpu, words[0] & ~<uint64_t>3, words[1],
                            kind == MMU_PT_UPDATE_PRESERVE_AD)
 
-    def update_many(self, Vcpu vcpu, uint64_t requests, uint64_t count):
+    def update_many(self, PvVcpu vcpu, uint64_t requests, uint64_t count):
         """The `count` struct mmu_update at `requests`.
 
         Returns how many were done before one failed, and that one's errno (0: all are done).
@@ -324,7 +324,7 @@ cdef class PageTables:
         """
         check(self.put_m2p(mfn, pfn))
 
-    def update_va(self, Vcpu vcpu, uint64_t va, uint64_t value):
+    def update_va(self, PvVcpu vcpu, uint64_t va, uint64_t value):
         """update_va_mapping's store: the L1 entry of `va` in the current address space.
 
         Raises HypercallError(EINVAL) where there is no such entry or its frame is foreign.
@@ -337,7 +337,7 @@ cdef class PageTables:
     # What leads to a table, and what it leads to. A frame is checked, and what it leads to is
     # counted, when it becomes a table of a level; the counts go when it ceases to be one.
 
-    cdef int link(self, Vcpu vcpu, uint64_t mfn, int level) except -1 nogil:
+    cdef int link(self, PvVcpu vcpu, uint64_t mfn, int level) except -1 nogil:
         """One more leads to the frame `mfn`, which is RAM, as to a table of `level`."""
         cdef int error
         if not type_get(self.type_of(mfn), level):
@@ -347,13 +347,13 @@ cdef class PageTables:
             type_put(self.type_of(mfn), level)
         return error
 
-    cdef int unlink(self, Vcpu vcpu, uint64_t mfn, int level) except -1 nogil:
+    cdef int unlink(self, PvVcpu vcpu, uint64_t mfn, int level) except -1 nogil:
         """One that led to the frame `mfn` as to a table of `level` is gone."""
         if type_put(self.type_of(mfn), level):
             self.drop(vcpu, mfn, level, 512)
         return 0
 
-    cdef int adopt(self, Vcpu vcpu, uint64_t mfn, int level) except -1 nogil:
+    cdef int adopt(self, PvVcpu vcpu, uint64_t mfn, int level) except -1 nogil:
         """The frame becomes a table of `level`: check every entry, add the user bit, count."""
         cdef uint64_t *table = <uint64_t *>self.memory.find(mfn << 12, 4096)
         cdef uint64_t value, old = 0
@@ -372,7 +372,7 @@ cdef class PageTables:
                 self.store(vcpu, (mfn << 12) + slot * 8, 0, False, &old)
         return error
 
-    cdef int adopt_entry(self, Vcpu vcpu, uint64_t mfn, int level, int slot,
+    cdef int adopt_entry(self, PvVcpu vcpu, uint64_t mfn, int level, int slot,
                          uint64_t value) except -1 nogil:
         cdef uint64_t below = (value & PTE_FRAME) >> 12
         if not self.is_valid(value) or (level > 1 and not self.is_ram(below)):
@@ -384,7 +384,7 @@ cdef class PageTables:
                 vcpu.touch((mfn << 12) + slot * 8)
         return self.link(vcpu, below, level - 1) if level > 1 else 0
 
-    cdef int drop(self, Vcpu vcpu, uint64_t mfn, int level, int count) except -1 nogil:
+    cdef int drop(self, PvVcpu vcpu, uint64_t mfn, int level, int count) except -1 nogil:
         """The frame is no table of `level` any more: nor does what its first `count` entries hold
         lead to others."""
         cdef const uint64_t *table = <uint64_t *>self.memory.find(mfn << 12, 4096)
@@ -403,7 +403,7 @@ cdef class PageTables:
                 self.unlink(vcpu, (value & PTE_FRAME) >> 12, level - 1)
         return 0
 
-    cdef int link_entry(self, Vcpu vcpu, uint64_t type, uint64_t value) except -1 nogil:
+    cdef int link_entry(self, PvVcpu vcpu, uint64_t type, uint64_t value) except -1 nogil:
         """The entry `value` is about to come to a table of the type `type`."""
         cdef int level, error
         if not value & PTE_PRESENT:
@@ -419,7 +419,7 @@ cdef class PageTables:
                     return error
         return 0
 
-    cdef int unlink_entry(self, Vcpu vcpu, uint64_t type, uint64_t value,
+    cdef int unlink_entry(self, PvVcpu vcpu, uint64_t type, uint64_t value,
                           int top) except -1 nogil:
         """The entry `value` of a table of the type `type` is gone, as one of levels up to `top`."""
         cdef int level
@@ -431,7 +431,7 @@ cdef class PageTables:
 
     # Pins and base pointers.
 
-    def pin(self, Vcpu vcpu, uint64_t mfn, int level):
+    def pin(self, PvVcpu vcpu, uint64_t mfn, int level):
         """MMUEXT_PIN_L<level>_TABLE; raises HypercallError(EINVAL)."""
         cdef uint64_t old = 0
         cdef int error, other
@@ -448,7 +448,7 @@ cdef class PageTables:
                     self.drop(vcpu, mfn, other, 512)
         check(error)
 
-    def unpin(self, Vcpu vcpu, uint64_t mfn):
+    def unpin(self, PvVcpu vcpu, uint64_t mfn):
         """MMUEXT_UNPIN_TABLE; raises HypercallError(EINVAL) where it is not pinned."""
         cdef uint64_t old = 0
         cdef int level
@@ -462,12 +462,12 @@ cdef class PageTables:
         if not level:
             raise HypercallError(EINVAL)
 
-    def set_kernel_base(self, Vcpu vcpu, uint64_t mfn, Vcpu by=None):
+    def set_kernel_base(self, PvVcpu vcpu, uint64_t mfn, PvVcpu by=None):
         """MMUEXT_NEW_BASEPTR: the L4 that the guest's kernel runs on; EINVAL for what is none.
 
         `by` is the vCPU whose hypercall it is, if `vcpu` is another, which has never run.
         """
-        cdef Vcpu caller = vcpu if by is None else by
+        cdef PvVcpu caller = vcpu if by is None else by
         cdef uint64_t old = vcpu.state.kernel_cr3
         self._link_base(caller, mfn)
         vcpu.state.kernel_cr3 = mfn << 12
@@ -476,13 +476,13 @@ cdef class PageTables:
             vcpu.leave(old)
         self._unlink_base(caller, old >> 12)
 
-    def set_user_base(self, Vcpu vcpu, uint64_t mfn, Vcpu by=None):
+    def set_user_base(self, PvVcpu vcpu, uint64_t mfn, PvVcpu by=None):
         """MMUEXT_NEW_USER_BASEPTR: the L4 for user mode, 0 for none; as set_kernel_base.
 
         User code does not see a dispatcher in ring 3, nor the machine-to-physical table where
         its kernel has tables of its own.
         """
-        cdef Vcpu caller = vcpu if by is None else by
+        cdef PvVcpu caller = vcpu if by is None else by
         cdef uint64_t old = vcpu.state.user_cr3
         if mfn:
             self._link_base(caller, mfn)
@@ -490,7 +490,7 @@ cdef class PageTables:
         self._show_both(caller, vcpu)
         self._unlink_base(caller, old >> 12)
 
-    cdef int _link_base(self, Vcpu vcpu, uint64_t mfn) except -1:
+    cdef int _link_base(self, PvVcpu vcpu, uint64_t mfn) except -1:
         cdef int error
         if not self.is_ram(mfn):
             raise HypercallError(EINVAL)
@@ -499,13 +499,13 @@ cdef class PageTables:
         check(error)
         return 0
 
-    cdef int _unlink_base(self, Vcpu vcpu, uint64_t mfn) except -1:
+    cdef int _unlink_base(self, PvVcpu vcpu, uint64_t mfn) except -1:
         if self.is_ram(mfn):
             with nogil:
                 self.unlink(vcpu, mfn, 4)
         return 0
 
-    cdef bint _show(self, Vcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1 nogil:
+    cdef bint _show(self, PvVcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1 nogil:
         """Put `slots` into the L4 `mfn`, if it is RAM; whether that changes anything."""
         cdef uint64_t old = 0
         cdef int slot
@@ -519,7 +519,7 @@ cdef class PageTables:
                 changed = True
         return changed
 
-    cdef int _show_both(self, Vcpu by, Vcpu vcpu) except -1:
+    cdef int _show_both(self, PvVcpu by, PvVcpu vcpu) except -1:
         """Give the L4 tables of the kernel of `vcpu` and of its user code, which may be one, what
         each is to see; the table that was both is one of them."""
         cdef uint64_t kernel = vcpu.state.kernel_cr3 >> 12
@@ -534,7 +534,7 @@ cdef class PageTables:
             by.reload()
         return 0
 
-    def install(self, Vcpu vcpu, uint64_t cr3):
+    def install(self, PvVcpu vcpu, uint64_t cr3):
         """Pin the domain builder's L4 at gpa `cr3`, as Xen's does, and have `vcpu`, which has never
         run, begin on it."""
         self.pin(vcpu, cr3 >> 12, 4)
@@ -555,7 +555,7 @@ cdef class PageTables:
 
     # Faults.
 
-    def repair(self, Vcpu vcpu):
+    def repair(self, PvVcpu vcpu):
         """Whether the guest kernel's page fault was ours, and is mended: retry, do not forward.
 
         Ours are: a present entry without the user bit, which the kernel wrote itself into a

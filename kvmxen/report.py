@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from kvmxen.errors import GuestFault
 
 if TYPE_CHECKING:
+    from kvmxen.gate import PvVcpu
     from kvmxen.machine import Machine
-    from kvmxen.vcpu import Vcpu
 
 _ROWS = (
     ("rax", "rbx", "rcx", "rdx"),
@@ -45,11 +45,11 @@ def crash_report(machine: Machine, symbol: Callable[[int], str | None], console_
     return "\n".join(lines)
 
 
-def _row(vcpu: Vcpu, names: tuple[str, ...]) -> str:
+def _row(vcpu: PvVcpu, names: tuple[str, ...]) -> str:
     return "  " + "  ".join(f"{name:3} {getattr(vcpu, name):016x}" for name in names)
 
 
-def _stack(machine: Machine, vcpu: Vcpu, symbol: Callable[[int], str | None]) -> list[str]:
+def _stack(machine: Machine, vcpu: PvVcpu, symbol: Callable[[int], str | None]) -> list[str]:
     """The code addresses among the first words of the stack, where the kernel has symbols."""
     found = []
     for index in range(_STACK_WORDS * 8):

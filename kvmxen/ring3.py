@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from kvmxen.abi import x86, xen
+from kvmxen.gate import PvVcpu
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SIZE
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement, ShimImage
 from kvmxen.shim.start import CR0, prepare
-from kvmxen.vcpu import Vcpu
 
 _C = constants()
 _INT3 = b"\xcc"
@@ -44,7 +44,7 @@ class Ring3:
         self.data_gpa = data
         part = image.vcpu_gpa(0)
         prepare(fd, image, Placement.EXITS, part_gpa=part, cr3=l4, pat=_PAT, xcr0=xcr0)
-        self.vcpu = Vcpu(memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"], CR0)
+        self.vcpu = PvVcpu(memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"], CR0)
         self.vcpu.kernel_cr3 = l4
 
     def load(self, code: bytes) -> None:

@@ -40,7 +40,7 @@ EXCEPTIONS = {
 
 
 def trap_name(trap: int) -> str:
-    """What a trap number of Vcpu.run is called."""
+    """What a trap number of PvVcpu.run is called."""
     names = {
         value: name.removeprefix("STUB_").removeprefix("TRAP_").lower()
         for name, value in constants().items()

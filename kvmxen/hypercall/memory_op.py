@@ -21,7 +21,7 @@ from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
-    from kvmxen.vcpu import Vcpu
+    from kvmxen.gate import PvVcpu
 
 _RESERVATION = struct.Struct("<QQIIH6x")
 _EXCHANGE = struct.Struct("<QQIIH6xQQIIH6xQ")
@@ -108,7 +108,7 @@ def _machphys_mfn_list(cpu: Cpu, argument: int) -> int:
     return 0
 
 
-def _extents(cpu: Cpu, argument: int, change: Callable[[Vcpu, int, int, int], int]) -> int:
+def _extents(cpu: Cpu, argument: int, change: Callable[[PvVcpu, int, int, int], int]) -> int:
     """`change` the extents of a reservation, given their list, number and order.
 
     Returns how many were changed until something was wrong, which is all that Xen tells.

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from kvmxen.memory cimport GuestMemory
+from kvmxen.vcpu cimport Vcpu
 
 cdef extern from "shim/state.h":
     enum:
@@ -60,7 +61,7 @@ cdef extern from "shim/state.h":
         uint8_t ports[SHIM_PORTS]
 
 
-cdef class SharedState:
+cdef class SharedState(Vcpu):
     cdef shim_state *state
     cdef int _cpuids
 

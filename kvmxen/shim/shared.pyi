@@ -1,8 +1,9 @@
 from kvmxen.layout import Layout
 from kvmxen.memory import GuestMemory
 from kvmxen.shim.image import Slots
+from kvmxen.vcpu import Vcpu
 
-class SharedState:
+class SharedState(Vcpu):
     kernel_mode: bool
     kernel_cr3: int
     user_cr3: int

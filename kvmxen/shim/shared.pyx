@@ -32,8 +32,8 @@ cdef extern from *:
     bint shim_come_back(shim_state *state) noexcept nogil
 
 
-cdef class SharedState:
-    """What a `Vcpu` is built on."""
+cdef class SharedState(Vcpu):
+    """A vCPU with that state."""
 
     cdef void share(self, shim_state *state, int index, uint64_t cr0) noexcept:
         """Begin with `state`, which outlives this object, of vCPU `index`."""

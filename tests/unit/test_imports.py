@@ -32,9 +32,9 @@ LAYERS = (
     {"paging", "probe"},
     {"features"},
     {"ring3"},
-    {"vcpu", "maptrack"},
+    {"gate", "maptrack"},
     {"events", "grants", "xenstore", "shim", "cpuid"},
-    {"ring", "kvm"},
+    {"ring", "kvm", "vcpu"},
     {"memory", "config", "rundir", "initramfs"},
     {"layout", "runstate", "timer", "watchdog", "loop", "eventloop"},
     {"abi"},
@@ -43,7 +43,7 @@ LAYERS = (
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 
 # Where /dev/kvm is, and what runs on it: everything else is tested without it.
-_MACHINERY = {"kvm", "vcpu", "cpu", "paging", "bounce", "shim"}
+_MACHINERY = {"kvm", "vcpu", "gate", "cpu", "paging", "bounce", "shim"}
 KEPT_FROM = {
     "backends": _MACHINERY,
     "xenstored": _MACHINERY,
