@@ -138,7 +138,7 @@ class _Command(click.Command):
     "--stats",
     metavar="[=json[:FILE]]",
     callback=_stats,
-    help="At the end, print statistics of the run on stderr, or as JSON, to FILE if given.",
+    help="At the end, print statistics of the run on stderr, or write them to FILE as JSON.",
 )
 @click.option(
     "--shim",
