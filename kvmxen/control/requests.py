@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kvmxen.config.disk import DiskSpec
 from kvmxen.config.net import NetSpec
+from kvmxen.errors import UsageError
 
 
 class RequestError(Exception):
@@ -104,6 +105,11 @@ class Wait:
     """
 
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        # Not "negative", so that what is no number is refused as well.
+        if self.seconds is not None and not self.seconds >= 0:
+            raise UsageError(f"wait 0 seconds or more, not {self.seconds!r:.100}")
 
 
 @dataclass(frozen=True)
@@ -206,6 +212,9 @@ def _decode(kind: Any, value: object, where: str) -> Any:
         (arm,) = others
         return _decode(arm, value, where)
     elif type(value) is kind:
+        return value
+    elif kind is float and type(value) is int:
+        # JSON has one kind of number, and so has Python where it wants a float.
         return value
     raise RequestError(f"{where} cannot be {value!r:.100}")
 

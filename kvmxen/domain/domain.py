@@ -138,8 +138,9 @@ class Domain:
         return self._wait(lambda: self._done, timeout)
 
     def _wait(self, over: Callable[[], bool], timeout: float | None) -> Ending | None:
+        longest = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
         with self._changed:
-            if not self._changed.wait_for(over, timeout):
+            if not self._changed.wait_for(over, longest):
                 return None
         if self._failure is not None:
             raise self._failure
