@@ -15,7 +15,7 @@ from setuptools.modified import newer_group
 # Build front ends run this file without its directory on sys.path.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kvmxen.guests._build import compile_guest
+from kvmxen.guests._build import compile_guest, tool
 
 PACKAGE = Path("kvmxen")
 SHIM = PACKAGE / "shim"
@@ -61,15 +61,19 @@ class BuildExt(build_ext):
     def build_gate(self, out: Path) -> None:
         temp = Path(self.build_temp) / SHIM
         temp.mkdir(parents=True, exist_ok=True)
+        compiler = tool("CC", "gcc")
+        headers = [*map(str, [*sources(SHIM, ".h"), *SHARED_HEADERS]), __file__]
         objects = []
-        for source in sources(SHIM, ".S", ".c"):
-            obj = temp / f"{source.stem}.o"
-            self.spawn(["gcc", "-c", *SHIM_FLAGS, f"-I{PACKAGE}", "-o", str(obj), str(source)])
-            objects.append(str(obj))
+        for source in map(str, sources(SHIM, ".S", ".c")):
+            obj = str(temp / f"{Path(source).stem}.o")
+            if self.force or newer_group([source, *headers], obj):
+                self.spawn([*compiler, "-c", *SHIM_FLAGS, f"-I{PACKAGE}", "-o", obj, source])
+            objects.append(obj)
         script = str(temp / "gate.ld")
-        preprocess = ["gcc", "-E", "-P", "-x", "assembler-with-cpp", "-o", script]
+        preprocess = [*compiler, "-E", "-P", "-x", "assembler-with-cpp", "-o", script]
         self.spawn([*preprocess, str(SHIM / "gate.ld")])
-        self.spawn(["ld", "--no-check-sections", "-T", script, "-o", str(out), *objects])
+        linker = tool("LD", "ld")
+        self.spawn([*linker, "--no-check-sections", "-T", script, "-o", str(out), *objects])
 
     def build_demo(self, out: Path) -> None:
         compile_guest(sources(GUESTS / "demo", ".S", ".c"), out)
@@ -101,7 +105,7 @@ def modules() -> list[Extension]:
     # Cython's copies of headers come first in the compiler's search, and are not always new.
     for copy in sources(Path(CYTHON), ".h"):
         copy.unlink()
-    headers = [*sources(SHIM, ".h"), *SHARED_HEADERS]
+    headers = [*sources(SHIM, ".h"), *sources(PACKAGE / "kvm", ".h"), *SHARED_HEADERS]
     for extension in extensions:
         code = Path(extension.sources[0]).read_text()
         if any(f'#include "{header.relative_to(PACKAGE)}"' in code for header in headers):

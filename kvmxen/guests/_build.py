@@ -1,7 +1,9 @@
-"""Builds a freestanding PV guest: its sources and the runtime in lib/, with gcc and ld only."""
+"""Builds a freestanding PV guest: its sources and the runtime in lib/, with a compiler only."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,14 +27,19 @@ FLAGS = [
 # fmt: on
 
 
+def tool(variable: str, default: str) -> list[str]:
+    """The command that the environment's `variable` (CC, LD) has, as make(1) reads it."""
+    return shlex.split(os.environ.get(variable) or default)
+
+
 def compile_guest(sources: Sequence[Path], out: Path) -> None:
     """Compile and link `sources` (.c, .S) with the runtime to the ELF kernel `out`.
 
-    Raises KvmxenError naming the command that failed, or gcc where there is none.
+    Raises KvmxenError, which names the command that failed, or a compiler that is not there.
     """
     runtime = sorted(path for path in RUNTIME.iterdir() if path.suffix in {".c", ".S"})
     command = [
-        "gcc",
+        *tool("CC", "gcc"),
         *FLAGS,
         f"-I{RUNTIME}",
         f"-I{PACKAGE}",
@@ -44,6 +51,6 @@ def compile_guest(sources: Sequence[Path], out: Path) -> None:
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise KvmxenError("gcc is not installed: install gcc and binutils") from None
+        raise KvmxenError(f"{command[0]} is not installed: install gcc and binutils") from None
     if result.returncode:
         raise KvmxenError(f"{' '.join(command)} failed:\n{result.stderr}")
