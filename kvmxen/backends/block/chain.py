@@ -1,7 +1,7 @@
-"""The files that a disk of another format than raw is made of, and how qemu is to use them.
+"""The files that make up a disk in a format other than raw, and how qemu is told to use them.
 
-Each is opened here, and qemu opens again what was opened here, by its descriptor: no name that is
-in an image reaches it. What an image says of other files is refused, or is what a person allowed.
+kvmxen opens each file, and qemu reopens it by its descriptor, so qemu never sees a name from an
+image. kvmxen refuses an image that refers to other files, unless a person has allowed them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from kvmxen.backends.block.vmdk import check_vmdk
 from kvmxen.config.disk import DiskSpec
 from kvmxen.errors import KvmxenError
 
-# What qemu calls the formats that it calls otherwise.
+# The formats that qemu calls by another name.
 _DRIVERS = {"vhd": "vpc"}
 _BEHIND = ("raw", "qcow2")
 _MAX_FILES = 64
-# The secret's name, in the process that it is given to.
+# The secret's name within qemu-nbd.
 KEY_ID = "key"
 
 
 @dataclass(frozen=True)
 class File:
-    """One of them, open and locked as `fd`."""
+    """One file of a chain, open and locked as `fd`."""
 
     path: Path
     fd: int
@@ -39,8 +39,8 @@ class File:
 
 
 class Chain:
-    """The image that `spec` names and what is behind it, the nearest first; `key` is its
-    passphrase. Raises KvmxenError for what cannot be used, and what is not allowed."""
+    """The image that `spec` names and the files behind it, the nearest first; `key` is its
+    passphrase. Raises KvmxenError if a file cannot be used or is not allowed."""
 
     def __init__(self, spec: DiskSpec) -> None:
         self.files: list[File] = []
@@ -100,7 +100,7 @@ class Chain:
             self.key = read_key(spec.key)
 
     def _behind(self, path: Path, header: Header, spec: DiskSpec) -> tuple[Path, str]:
-        """The file to be used behind the image at `path`, and its format."""
+        """The file behind the image at `path`, and its format."""
         assert header.backing is not None
         name, form = header.backing, header.backing_format
         behind = len(self.files) - 1
@@ -130,7 +130,8 @@ class Chain:
         return used, form
 
     def node(self, filename: Callable[[File], str]) -> dict[str, object]:
-        """What qemu calls a block node, with all below it; `filename` gives each file's.
+        """A block node in qemu's terms, with all nodes below it; `filename` gives each file's
+        name.
 
         Source: BlockdevOptions in qemu's qapi/block-core.json.
         """
@@ -145,7 +146,7 @@ class Chain:
                 },
             }
             if file.format != "raw":
-                # None too, or it would be what the header says.
+                # Given even if it is None; otherwise qemu would follow the header.
                 node["backing"] = below
             below = node
         assert below is not None
@@ -154,6 +155,6 @@ class Chain:
         return below
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         while self.files:
             os.close(self.files.pop().fd)

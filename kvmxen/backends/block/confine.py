@@ -1,11 +1,11 @@
-"""A program of its own: it gives up what the program that it becomes has no use for.
+"""A program of its own: it gives up the rights that its successor does not need, then executes it.
 
     python -I -S confine.py PARENT SOCKET READ-ONLY WRITABLE -- PROGRAM ARGUMENT...
 
-PARENT is the process that it must not outlive. SOCKET, a number above 3, is the listening socket
-that PROGRAM finds as systemd's services do (sd_listen_fds(3)). READ-ONLY and WRITABLE are the
-descriptors, with commas, of the files that it may open again. It knows nothing of kvmxen, so that
-it starts quickly.
+PROGRAM must not outlive the process PARENT. SOCKET, a number above 3, is the listening socket,
+which PROGRAM finds as systemd's services do (sd_listen_fds(3)). READ-ONLY and WRITABLE are the
+descriptors, separated by commas, of the files that PROGRAM may reopen. This program imports
+nothing of kvmxen, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from typing import NoReturn
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, PR_CAP_AMBIENT = 1, 38, 24, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
-# Images can be other users'.
+# Images can belong to other users.
 CAP_DAC_OVERRIDE = 1 << 1
-# linux/landlock.h, and x86-64's numbers of its system calls.
+# linux/landlock.h, and the x86-64 numbers of its system calls.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 RULESET_VERSION, RULE_PATH_BENEATH = 1, 1
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE, IOCTL_DEV = 1, 2, 4, 8, 1 << 14, 1 << 15
-# How many rights to files, and to bind and connect, each version of the interface knows.
+# The number of file rights, and of bind and connect rights, that each ABI version knows.
 FILE_RIGHTS = (13, 14, 15, 15, 16)
 NET_RIGHTS, NET_SINCE = 3, 4
 SCOPES, SCOPES_SINCE = 3, 6
 
 FIRST_SOCKET = 3
 
-# Folders of programs and libraries alone, where those of one package can be anywhere.
+# Folders that hold only programs and libraries; one package's may be anywhere in them.
 PACKAGES = ("/usr", "/opt", "/nix", "/gnu")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, what: str) -> int:
-    """`result`; ends the process if it is negative."""
+    """Return `result`; end the process if it is negative."""
     if result < 0:
         sys.exit(f"{what}: {os.strerror(ctypes.get_errno())}")
     return result
 
 
 def end_with(parent: int) -> None:
-    """Be killed when the thread that started this process ends."""
+    """Have the kernel kill this process when the thread that started it ends."""
     check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
     if os.getppid() != parent:
         sys.exit("whoever started it has ended")
 
 
 def drop_capabilities() -> None:
-    """Keep none, or one of root's, and get none by executing a program."""
+    """Drop all capabilities, or keep one of root's, and gain none by executing a program."""
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITY_VERSION_3, 0))
@@ -69,17 +69,17 @@ def drop_capabilities() -> None:
     kept = struct.unpack_from("I", data, 4)[0] & (CAP_DAC_OVERRIDE if os.geteuid() == 0 else 0)
     for number in range(64):
         if not kept >> number & 1:
-            # No effect if it may not; then exec gives it none either.
+            # This fails without the right to it; exec then grants no capability either.
             libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
     struct.pack_into("6I", data, 0, kept, kept, 0, 0, 0, 0)
     check(libc.capset(header, data), "capset")
 
 
 def consists_of(program: str) -> dict[str, int]:
-    """The paths that a program and its libraries are read from, each with the rights to it.
+    """The paths that a program and its libraries are read from, with the rights to each.
 
-    A program elsewhere, in a person's home, brings its libraries in ../lib or has none; all that
-    may lie around it is not the image's to see.
+    A program elsewhere, in a person's home, has its libraries in ../lib or none at all; an image
+    must not see what else lies around it.
     """
     path = os.path.realpath(program)
     parts = path.split("/")[1:]
@@ -90,8 +90,8 @@ def consists_of(program: str) -> dict[str, int]:
 
 
 def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int]) -> None:
-    """Allow the files with these descriptors, and what a program consists of, if the host's
-    kernel has Landlock (Linux 5.13)."""
+    """Allow only the files with these descriptors and those that the program consists of, if the
+    host's kernel has Landlock (Linux 5.13)."""
     version = libc.syscall(CREATE_RULESET, None, 0, RULESET_VERSION)
     if version < 1:
         return
@@ -108,11 +108,13 @@ def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int
     def allow(fd: int, access: int) -> None:
         rule = struct.pack("=Qi", access & rights, fd)
         result = libc.syscall(ADD_RULE, ruleset, RULE_PATH_BENEATH, rule, 0)
-        # A pipe or memfd is in a file system of the kernel's own, to which nothing is forbidden.
+        # A pipe or memfd is in a file system of the kernel's own, which Landlock does not
+        # restrict.
         if ctypes.get_errno() != errno.EBADFD:
             check(result, "landlock_add_rule")
 
-    # By /dev/null qemu finds out whether files can be locked, in /sys what a block device takes.
+    # qemu opens /dev/null to find out whether files can be locked, and reads a block device's
+    # limits from /sys.
     paths = consists_of(program)
     paths |= {"/sys/devices": READ_FILE | READ_DIR}
     paths |= {"/etc/ld.so.cache": READ_FILE, "/dev/urandom": READ_FILE}

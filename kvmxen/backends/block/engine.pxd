@@ -6,7 +6,7 @@ cdef extern from "<sys/uio.h>" nogil:
         size_t iov_len
 
 cdef enum:
-    # What one request can name, with its segments in a page of their own.
+    # The most segments of one request, with its segments in a page of their own.
     MAX_SEGMENTS = 256
 
 cdef enum:
@@ -16,8 +16,8 @@ cdef enum:
     OP_DISCARD
 
 
-# One thing to do. `offset` and `left` are in bytes; an engine moves them, and the first of the
-# iovecs, on as it goes. `error` is an errno, 0 where all is done.
+# One operation. `offset` and `left` are in bytes; an engine advances them, and the first of the
+# iovecs, as it proceeds. `error` is an errno, or 0 on success.
 cdef struct Op:
     Op *next
     int kind
@@ -35,7 +35,7 @@ cdef void advance(Op *op, uint64_t count) noexcept nogil
 cdef class Engine:
     cdef int doorbell
     cdef uint64_t syscalls
-    # What was read of the doorbell.
+    # The sum of what was read from the doorbell.
     cdef uint64_t rings
     cdef Op *done
     cdef void submit(self, Op *op) noexcept nogil

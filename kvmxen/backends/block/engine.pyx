@@ -1,6 +1,6 @@
-"""What carries out a disk's reads, writes, flushes and discards, for one queue's thread.
+"""Engines carry out a disk's reads, writes, flushes and discards for one queue's thread.
 
-All is without the GIL, and the data goes straight between the image and the guest's memory.
+They run without the GIL, and move data directly between the image and the guest's memory.
 """
 
 from libc.stdint cimport uint64_t
@@ -8,7 +8,7 @@ from posix.unistd cimport read
 
 
 cdef void advance(Op *op, uint64_t count) noexcept nogil:
-    """`count` more bytes of `op` are done."""
+    """Record that `count` more bytes of `op` are done."""
     cdef iovec *part
     op.offset += count
     op.left -= count
@@ -24,24 +24,26 @@ cdef void advance(Op *op, uint64_t count) noexcept nogil:
 
 
 cdef class Engine:
-    """Submit operations, then reap them, in any order; `doorbell` ends a wait too.
+    """Takes operations by `submit` and returns them by `reap`, in any order; the doorbell ends a
+    wait too.
 
-    Made for one queue, used by its thread alone.
+    An engine serves one queue and is used by that queue's thread alone.
     """
 
     cdef void submit(self, Op *op) noexcept nogil:
-        """Take `op`, which stays the engine's until it is reaped. It may start only with the
-        next reaping."""
+        """Take `op`, which belongs to the engine until it is reaped. It may not start before the
+        next `reap`."""
         pass
 
     cdef Op *reap(self, bint wait) noexcept nogil:
-        """Those that are done, linked; `wait` for one, or for the doorbell, where there is none."""
+        """The finished operations, linked. If there are none and `wait`, wait for one or for the
+        doorbell."""
         return NULL
 
     def close(self):
-        """Let go of what the engine has; nothing is submitted any more."""
+        """Release the engine's resources; submit nothing afterwards."""
 
-    # For those that derive from it.
+    # For subclasses.
 
     cdef void finish(self, Op *op, int error) noexcept nogil:
         op.error = error

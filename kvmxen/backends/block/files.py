@@ -1,7 +1,6 @@
-"""Opening what a disk is made of: files and block devices, and nothing whose opening waits or
-does something.
+"""Opens files and block devices, and nothing that waits or acts when it is opened.
 
-A path is looked at before it is opened: opening a FIFO waits for its other end, opening a tape
+A path is examined before it is opened: opening a FIFO waits for its other end, opening a tape
 rewinds it, opening /dev/watchdog starts it.
 """
 
@@ -15,12 +14,13 @@ from pathlib import Path
 
 from kvmxen.errors import KvmxenError
 
-# A key that a person keeps in a file is a passphrase, or some random bytes.
+# The most that a key file holds: a key is a passphrase or some random bytes.
 MAX_KEY = 4096
 
 
 def open_disk(path: Path, *, readonly: bool, flags: int = 0) -> int:
-    """A descriptor of the disk's file, locked against another domain's use: shared if `readonly`.
+    """Open the disk's file, locked against use by another domain; the lock is shared if
+    `readonly`.
 
     While a block device is open for writing, the host can neither mount it nor use it otherwise
     (O_EXCL, see open(2)). Raises KvmxenError.
@@ -40,7 +40,7 @@ def open_disk(path: Path, *, readonly: bool, flags: int = 0) -> int:
 
 
 def read_key(path: Path) -> bytes:
-    """The bytes of the key in the file at `path`; raises KvmxenError."""
+    """The key in the file at `path`, as bytes; raises KvmxenError."""
     what = f"the key {path}"
     with os.fdopen(_open(what, path, os.O_RDONLY, devices=False), "rb") as file:
         try:
@@ -68,9 +68,9 @@ def is_block_device(fd: int) -> bool:
 
 
 def _open(what: str, path: Path, flags: int, *, devices: bool) -> int:
-    """A descriptor of the file at `path`, or, with `devices`, of the block device there."""
+    """Open the file at `path`, or, with `devices`, the block device there."""
     try:
-        # It says where the file is, and has not opened it.
+        # O_PATH finds the file without opening it.
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             mode = os.fstat(place).st_mode

@@ -1,4 +1,4 @@
-"""What is behind a disk: a file or a block device, as it is; nothing is guessed from its bytes."""
+"""The image behind a disk: a file or a block device, used as it is; its format is never guessed."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ _SYNCHRONOUS = ("writethrough", "directsync")
 
 
 class Image(Protocol):
-    """`sectors` of 512 bytes; `sector_size`, in bytes, is the unit of every access."""
+    """A disk of `sectors` of 512 bytes; `sector_size`, in bytes, is the unit of every access."""
 
     sectors: int
     sector_size: int
     discards: bool
 
     def engine(self, doorbell: int, depth: int) -> Engine:
-        """An engine for one queue, of `depth` operations at a time and the eventfd `doorbell`."""
+        """An engine for one queue, with `depth` operations at a time and the eventfd `doorbell`."""
 
     def measure(self) -> int:
-        """The sectors of 512 bytes that there are by now; raises KvmxenError if it cannot tell."""
+        """The current number of 512-byte sectors; raises KvmxenError if it cannot be measured."""
 
     def abandon(self) -> None:
-        """Have what its engines wait for in vain end, with an error."""
+        """Make the operations that its engines wait for in vain fail."""
 
     def close(self) -> None:
-        """Let go of it, when no engine is in use any more."""
+        """Close the image; no engine may be in use any more."""
 
 
 def whole_sectors(size: int, sector_size: int) -> int:
-    """How many sectors of 512 bytes a disk of `size` bytes has, in units of `sector_size`."""
+    """The number of 512-byte sectors of a disk of `size` bytes, rounded down to whole units of
+    `sector_size`."""
     return size // sector_size * (sector_size // SECTOR)
 
 
@@ -83,7 +84,7 @@ class RawImage:
         return whole_sectors(size_of(self._fd, self._path), self.sector_size)
 
     def _try_direct(self) -> None:
-        """Direct access may ask for larger units than the disk's sectors are."""
+        """Open for direct access, which may need larger units than the disk's sectors."""
         with mmap.mmap(-1, mmap.PAGESIZE) as buffer, memoryview(buffer) as view:
             try:
                 os.preadv(self._fd, [view[: self.sector_size]], 0)
@@ -94,14 +95,14 @@ class RawImage:
                 ) from None
 
     def engine(self, doorbell: int, depth: int) -> Engine:
-        """On io_uring where the host has it, else on threads."""
+        """An engine on io_uring if the host has it, else on threads."""
         try:
             return UringEngine(self._fd, doorbell, depth)
         except OSError:
             return PoolEngine(self._fd, doorbell, POOL_THREADS)
 
     def abandon(self) -> None:
-        """Nothing: the host's kernel ends every operation, in its own time."""
+        """Do nothing: the host's kernel ends every operation in its own time."""
 
     def close(self) -> None:
         """Close the file, which unlocks it."""
@@ -109,10 +110,10 @@ class RawImage:
 
 
 def open_image(spec: DiskSpec, queues: int) -> Image:
-    """What `spec` names, by its format, for `queues` engines; raises KvmxenError."""
+    """Open the image that `spec` names, by its format, for `queues` engines; raises KvmxenError."""
     if spec.format == "raw":
         return RawImage(spec)
-    # A domain whose disks are all raw needs no process for them.
+    # Imported here: a domain with only raw disks should not pay for it.
     from kvmxen.backends.block.qemu import QemuImage
 
     return QemuImage(spec, queues)

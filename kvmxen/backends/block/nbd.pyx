@@ -1,7 +1,7 @@
-"""The engine on a connection to an NBD server, whose process knows the image's format.
+"""The engine on a connection to an NBD server, a process that knows the image's format.
 
-Simple replies, as negotiated in kvmxen/backends/block/qemu.py. Data goes between the socket and
-the guest's memory (the protocol: doc/proto.md of the Network Block Device project).
+It uses simple replies, as kvmxen/backends/block/qemu.py negotiates. Data moves directly between
+the socket and the guest's memory (the protocol: doc/proto.md of the Network Block Device project).
 """
 
 from libc.errno cimport EAGAIN, EINTR, EIO, errno
@@ -48,7 +48,7 @@ cdef enum:
     CMD_WRITE = 1
     CMD_FLUSH = 3
     CMD_TRIM = 4
-    # A length has 32 bits.
+    # The protocol's lengths have 32 bits.
     MOST_TRIMMED = 1 << 30
 
 
@@ -68,24 +68,24 @@ cdef packed struct Reply:
 
 
 cdef class NbdEngine(Engine):
-    """For the connected, non-blocking socket `fd`, in its transmission phase.
+    """Works on the connected, non-blocking socket `fd`, in its transmission phase.
 
-    When the server is gone every operation is EIO. `released(usable)` is called at the close.
+    If the server is gone, every operation fails with EIO. `close` calls `released(usable)`.
     """
 
     cdef int _fd
     cdef bint dead
     cdef object _released
-    # To be sent, in order; the first may be sent in part.
+    # Operations to send, in order; the first may be sent in part.
     cdef Op *_first
     cdef Op *_last
-    # Sent, and waiting for a reply.
+    # Operations sent, which await a reply.
     cdef Op *_sent
     cdef Request _request
     cdef uint32_t _request_done
     cdef Reply _reply
     cdef uint32_t _reply_done
-    # Whose data is coming.
+    # The read whose data is arriving.
     cdef Op *_reading
 
     def __cinit__(self, int fd, int doorbell, released):
@@ -120,7 +120,7 @@ cdef class NbdEngine(Engine):
             fds[0].events = POLLIN if self._first == NULL else POLLIN | POLLOUT
             fds[1].fd, fds[1].events, fds[1].revents = self.doorbell, POLLIN, 0
             if self.dead:
-                # It would be readable for ever.
+                # A dead socket would be readable forever.
                 fds[0].fd = -1
             self.syscalls += 1
             poll(fds, 2, -1)

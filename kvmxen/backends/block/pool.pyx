@@ -1,4 +1,4 @@
-"""The engine on a few threads with preadv(2) and pwritev(2), where there is no io_uring."""
+"""The engine on a few threads with preadv(2) and pwritev(2), for hosts without io_uring."""
 
 from libc.errno cimport EINTR, EIO, errno
 from libc.stdint cimport int64_t, uint64_t
@@ -54,7 +54,7 @@ cdef enum:
     MOST_THREADS = 64
 
 
-# What the threads share with the queue's.
+# The state that the threads share with the queue's thread.
 cdef struct Shared:
     int fd
     int event
@@ -67,7 +67,7 @@ cdef struct Shared:
 
 
 cdef void *run(void *argument) noexcept nogil:
-    """One of the threads: an operation after the other, until closing and none is left."""
+    """One of the threads: carry out one operation after another until closing, with none left."""
     cdef Shared *shared = <Shared *>argument
     cdef Op *op
     cdef uint64_t one = 1
@@ -90,7 +90,7 @@ cdef void *run(void *argument) noexcept nogil:
 
 
 cdef int carry_out(int fd, Op *op) noexcept nogil:
-    """Do all of `op`: 0 or an errno."""
+    """Carry out all of `op`; return 0 or an errno."""
     cdef ssize_t count
     while True:
         if op.kind == OP_READ:
@@ -108,7 +108,7 @@ cdef int carry_out(int fd, Op *op) noexcept nogil:
         if op.kind == OP_FLUSH or op.kind == OP_DISCARD:
             return 0
         if count == 0 or <uint64_t>count > op.left:
-            # The image is shorter than it was.
+            # The image has shrunk.
             return EIO
         advance(op, count)
         if op.left == 0:
@@ -116,7 +116,8 @@ cdef int carry_out(int fd, Op *op) noexcept nogil:
 
 
 cdef class PoolEngine(Engine):
-    """For the file `fd`, with `threads` threads, at most 64; OSError where there can be none."""
+    """Works on the file `fd` with `threads` threads, at most 64; raises OSError if they cannot be
+    created."""
 
     cdef Shared _shared
     cdef pthread_t _threads[MOST_THREADS]

@@ -1,7 +1,8 @@
-"""What the header of a qcow2 image says: the files that it names, its encryption.
+"""Reads the header of a qcow2 image: the files that it names, and its encryption.
 
-qemu is told which files to use, and follows no name in a header; this is read to refuse what a
-person has not allowed, in words. Source: qemu's docs/interop/qcow2.txt.
+kvmxen tells qemu which files to use, and qemu follows no name in a header. The header is read only
+to refuse, with a clear message, what a person has not allowed. Source: qemu's
+docs/interop/qcow2.txt.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ _END, _BACKING_FORMAT, _DATA_FILE = 0, 0xE2792ACA, 0x44415441
 _NOT_ENCRYPTED, _LUKS = 0, 2
 
 _MAX_NAME = 1023
-# Of all kinds that there are an image has one extension each.
+# An image has at most one extension of each kind that exists.
 _MAX_EXTENSIONS = 64
-# The header and its extensions are in the first cluster, which has at most 2 MiB.
+# The header and its extensions lie in the first cluster, which has at most 2 MiB.
 _MAX_CLUSTER = 2 << 20
 
 
 @dataclass(frozen=True)
 class Header:
-    """`backing` is the name of the file behind the image, if there is one, and `backing_format`
-    the format that it is said to have, if any; `encrypted` is LUKS."""
+    """`backing` is the name of the file behind the image, if any, and `backing_format` its stated
+    format, if any; `encrypted` means LUKS."""
 
     backing: str | None
     backing_format: str
@@ -46,10 +47,10 @@ class Header:
 
 
 def read_header(fd: int, path: Path) -> Header:
-    """The header of the image at `path`, open as `fd`.
+    """Read the header of the image at `path`, open as `fd`.
 
-    Raises KvmxenError for what is no qcow2 image, for one whose data is in another file, and for
-    names that no file has.
+    Raises KvmxenError if it is not a qcow2 image, if its data is in another file, or if it
+    contains an impossible file name.
     """
     data = os.pread(fd, _MAX_CLUSTER, 0)
     try:
@@ -85,7 +86,7 @@ def _parse(data: bytes, path: Path) -> Header:
 
 
 def _extensions(data: bytes, at: int, end: int, path: Path) -> dict[int, bytes]:
-    """The header's extensions by their types, from `at` to their end or to `end`."""
+    """The header's extensions by type, from `at` to their end or to `end`."""
     found: dict[int, bytes] = {}
     for _ in range(_MAX_EXTENSIONS):
         if at + _EXTENSION.size > min(end, len(data)):

@@ -1,7 +1,7 @@
-"""Images of other formats than raw: qemu-nbd, a process of its own, reads and writes them.
+"""Images in formats other than raw: a qemu-nbd process of their own reads and writes them.
 
-It is connected before it starts, and ends by itself when the last connection does. One that hangs
-is killed.
+It is connected before it starts, and exits when its last connection ends. A process that hangs is
+killed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _WRONG_KEY = "Invalid password"
 
 
 class QemuImage:
-    """The image that `spec` names, with `connections` for as many engines at a time.
+    """The image that `spec` names, with `connections`, one for each engine in use at a time.
 
-    Raises KvmxenError if it, or qemu-nbd, cannot be used.
+    Raises KvmxenError if the image or qemu-nbd cannot be used.
     """
 
     def __init__(self, spec: DiskSpec, connections: int) -> None:
@@ -62,7 +62,8 @@ class QemuImage:
         self.discards = spec.discard and not spec.readonly and bool(flags & _FLAG_SEND_TRIM)
 
     def _serve(self, connections: int) -> tuple[int, int]:
-        """Start it and connect: the size in bytes of what it serves, and its flags."""
+        """Start qemu-nbd and connect; return the size in bytes of its export, and the export's
+        flags."""
         program = shutil.which("qemu-nbd")
         if program is None:
             raise KvmxenError(
@@ -120,7 +121,7 @@ class QemuImage:
         return KvmxenError(f"the disk {self._spec.path} cannot be used: {why}")
 
     def engine(self, doorbell: int, depth: int) -> Engine:
-        """On one of the connections, which is free again when the engine is closed."""
+        """An engine on a free connection, which is free again after the engine is closed."""
         connection = self._free.pop()
         self._used.append(connection)
 
@@ -133,22 +134,22 @@ class QemuImage:
         return NbdEngine(connection.fileno(), doorbell, released)
 
     def measure(self) -> int:
-        """Raises KvmxenError: what is in use nobody else can make larger, nor does qemu-nbd."""
+        """Raises KvmxenError: nobody else can grow an image in use, and qemu-nbd does not."""
         raise KvmxenError(
             f"{self._name} has the format {self._spec.format}: only raw disks can grow while they "
             "are in use"
         )
 
     def abandon(self) -> None:
-        """Kill qemu-nbd, so that what waits for it ends with an error."""
+        """Kill qemu-nbd, so that everything that waits for it fails."""
         self._server.kill()
-        # Killed or not, it may be the host's kernel that hangs.
+        # A killed process may still hang in the host's kernel.
         for one in self._used:
             _shut(one)
         say(f"{self._name}: killing qemu-nbd, which does not answer; writes may be lost")
 
     def close(self) -> None:
-        """End the connections; qemu-nbd writes what it holds, and ends."""
+        """Close the connections; qemu-nbd writes back what it holds, and exits."""
         self._server.expect_end()
         for one in self._free:
             one.close()
@@ -159,12 +160,12 @@ class QemuImage:
 
 
 def _connect(listener: socket.socket, count: int) -> list[socket.socket]:
-    """Have `listener` listen, and connect to it `count` times; nobody else can afterwards."""
+    """Make `listener` listen, and connect to it `count` times; nobody else can connect later."""
     connected: list[socket.socket] = []
     folder = tempfile.mkdtemp(prefix="kvmxen-")
     with ExitStack() as undo:
         undo.callback(os.rmdir, folder)
-        # Not by the folder's path, which may be longer than a socket's can be.
+        # The folder's own path may be too long for a socket's address.
         place = os.open(folder, os.O_PATH | os.O_CLOEXEC)
         undo.callback(os.close, place)
         path = f"/proc/self/fd/{place}/nbd"
@@ -184,7 +185,7 @@ def _connect(listener: socket.socket, count: int) -> list[socket.socket]:
 
 @contextmanager
 def _pipe_of(data: bytes) -> Iterator[int]:
-    """The end to read of a pipe with `data` in it, which has room for it."""
+    """The read end of a pipe that holds `data`, which fits in it."""
     reader, writer = os.pipe()
     try:
         os.write(writer, data)
@@ -195,21 +196,22 @@ def _pipe_of(data: bytes) -> Iterator[int]:
 
 
 def _shut(connection: socket.socket) -> None:
-    """End it, for whoever uses it."""
+    """Shut the connection down for all its users."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def _negotiate(connected: socket.socket) -> tuple[int, int]:
-    """From the server's greeting to the transmission phase: the export's size and flags.
+    """Go from the server's greeting to the transmission phase; return the export's size in bytes
+    and its flags.
 
-    Raises OSError if the server does not go along.
+    Raises OSError if the server does not cooperate.
     """
     greeting = _receive(connected, 18)
     if greeting[:16] != _HANDSHAKE_MAGIC or not greeting[17] & _FIXED_NEWSTYLE:
         raise OSError("not an NBD server")
     connected.sendall(struct.pack(">I", _FIXED_NEWSTYLE | (greeting[17] & _NO_ZEROES)))
-    # The export with the empty name, and no information but what every reply has.
+    # Ask for the export with the empty name, with no information beyond what every reply has.
     data = struct.pack(">IH", 0, 0)
     connected.sendall(b"IHAVEOPT" + struct.pack(">II", _OPTION_GO, len(data)) + data)
     export: tuple[int, int] | None = None

@@ -9,7 +9,7 @@ cdef enum:
     INDIRECT_PAGES = 8
 
 
-# A 64-bit frontend's structures, held to kvmxen/abi/blkif.py by a test.
+# A 64-bit frontend's structures; a test compares them with kvmxen/abi/blkif.py.
 cdef struct Segment:
     uint32_t gref
     uint8_t first_sect
@@ -56,7 +56,7 @@ cdef struct Response:
     int16_t status
 
 
-# A request that is being carried out: what is left of its steps, what is to be unmapped.
+# A request in progress: its remaining steps, and the grants to unmap.
 cdef struct Job:
     Op op
     uint64_t id

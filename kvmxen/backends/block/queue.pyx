@@ -1,8 +1,8 @@
-"""One ring of a disk: requests become operations of an engine, and those become responses.
+"""One ring of a disk: a request becomes operations of an engine, and those become a response.
 
-A request is a private copy by the time that it is looked at, its segments too where they come in
-a page of their own. Whatever is wrong with it is an error to the guest. All of a queue is one
-thread's, without the GIL but to ring the guest's bell (xen/include/public/io/blkif.h).
+A request is copied before it is examined, and so are its segments if they come in a page of their
+own. A bad request is answered with an error. One thread owns a queue; it takes the GIL only to
+notify the guest (xen/include/public/io/blkif.h).
 """
 
 from libc.errno cimport EINVAL, EOPNOTSUPP
@@ -33,13 +33,13 @@ cdef enum:
     DISCARD_SECURE = 1
     SECTOR_SHIFT = 9
     SECTORS_PER_PAGE = 8
-    # As many as the grant table can ever have.
+    # The most entries that the grant table can have.
     MOST_REFS = 64 * 512
-    # Where a 32-bit frontend's structures lack the padding, and how much.
+    # A 32-bit frontend's structures lack NARROW_BY bytes of padding at NARROW_AT.
     NARROW_AT = 4
     NARROW_BY = 4
 
-    # A job's steps, in their order.
+    # A job's steps, in order.
     FLUSH_BEFORE = 1
     DATA = 2
     FLUSH_AFTER = 4
@@ -48,11 +48,11 @@ MAX_INDIRECT_SEGMENTS = MAX_SEGMENTS
 
 
 cdef class BlockQueue:
-    """Serves `ring` by `engine`, for a disk of `sectors` of 512 bytes.
+    """Serves `ring` with `engine`, for a disk of `sectors` of 512 bytes.
 
-    `sector_size` is the disk's own, in bytes; with `persistent` a grant stays mapped until
-    `close`; without `flush` what is to be flushed is not. `notify()` tells the guest of
-    responses, `failed(error)` is for errors that are ours.
+    `sector_size`, in bytes, is the disk's own. If `persistent`, a grant stays mapped until
+    `close`. Without `flush`, a flush does nothing. `notify()` tells the guest of responses;
+    `failed(error)` receives our own errors.
     """
 
     def __cinit__(self, BackRing ring, GrantTable grants, Engine engine, notify, failed, *,
@@ -87,26 +87,27 @@ cdef class BlockQueue:
     # From other threads.
 
     def stop(self):
-        """Have `serve` return once what it started is done; to be followed by the doorbell."""
+        """Make `serve` return when the operations in flight are done; ring the doorbell
+        afterwards."""
         self._stopping = True
 
     def grow(self, uint64_t sectors):
-        """The disk has more sectors than before: `sectors`."""
+        """Let the disk have `sectors` from now on, more than before."""
         self._sectors = sectors
 
     @property
     def broken(self):
-        """Whether the ring's indices cannot be."""
+        """Whether the frontend's ring indices are impossible."""
         return self._ring.broken
 
     def figures(self):
-        """What was done since it was made, in requests, bytes, and so on; data is never
-        copied, only the segments that come in a page of their own. "kicks" are what was read of
-        the doorbell."""
+        """Counts of requests, bytes and so on since the queue was made. "bytes_copied" counts only
+        segments that came in a page of their own, as data is never copied; "kicks" is the sum of
+        what was read from the doorbell."""
         return {**self._counters, "syscalls": self._engine.syscalls, "kicks": self._engine.rings}
 
     def close(self):
-        """Unmap what is still mapped; `serve` has returned."""
+        """Unmap what is still mapped; call it after `serve` has returned."""
         cdef int ref
         if self._persistent != NULL:
             for ref in range(MOST_REFS):
@@ -117,7 +118,7 @@ cdef class BlockQueue:
     # In the queue's own thread.
 
     def serve(self):
-        """Carry out requests until `stop`, or until the frontend has broken the ring."""
+        """Carry out requests until `stop`, or until the frontend breaks the ring."""
         with nogil:
             self._serve()
 
@@ -131,7 +132,7 @@ cdef class BlockQueue:
             self._finished(self._engine.reap(not more))
 
     cdef bint _take(self) noexcept nogil:
-        """Start what is in the ring, as far as there is room; whether there may be more."""
+        """Start the requests in the ring while there is room; return whether there may be more."""
         cdef Request request
         cdef Job *job
         cdef int error
@@ -153,7 +154,7 @@ cdef class BlockQueue:
                 continue
             self._free_count -= 1
             if job.operation == WRITE_BARRIER and self._in_flight:
-                # All before it must be done, and nothing after it begun.
+                # All requests before it must be done, and none after it begun.
                 self._held = job
             else:
                 self._begin(job)
@@ -162,7 +163,7 @@ cdef class BlockQueue:
         return self._ring.more() > 0
 
     cdef int _prepare(self, Request *request, Job *job) noexcept nogil:
-        """Make `job` of a request: 0, or the errno that is to be its end."""
+        """Turn `request` into `job`; return 0, or the errno that the request ends with."""
         cdef uint8_t operation = request.rw.operation
         job.id = request.rw.id
         job.operation = operation
@@ -194,11 +195,11 @@ cdef class BlockQueue:
         cdef Segment segments[MAX_SEGMENTS]
         cdef uint32_t count = request.indirect.nr_segments
         cdef uint8_t operation = request.indirect.indirect_op
-        # The response is that of the operation proper.
+        # The response names the inner operation.
         job.operation = operation
         if operation > WRITE or count > MAX_SEGMENTS:
             return EINVAL
-        # So many are in one page.
+        # One page holds MAX_SEGMENTS segments.
         if self._grants.copy_from(request.indirect.indirect_grefs[0], 0,
                                   count * <uint32_t>sizeof(Segment),
                                   <uint8_t *>segments) != GNTST_okay:
@@ -222,7 +223,7 @@ cdef class BlockQueue:
 
     cdef int _map(self, Job *job, const Segment *segments, uint32_t count, uint64_t sector,
                   bint reads) noexcept nogil:
-        """Have `job` read or write these: 0, or an errno, and then nothing is mapped."""
+        """Make `job` read or write `segments`; return 0, or an errno with nothing mapped."""
         cdef uint64_t total = 0
         cdef uint32_t i, first, length
         cdef uint8_t *page
@@ -261,9 +262,10 @@ cdef class BlockQueue:
         return 0
 
     cdef uint8_t *_page(self, Job *job, uint32_t ref) noexcept nogil:
-        """The page that `ref` grants, mapped for `job` or for good; NULL where it is not granted.
+        """Map the page that `ref` grants, for `job` or permanently; return NULL if it is not
+        granted.
 
-        What is mapped for good is mapped for writing, whatever it is used for first.
+        A permanent mapping is writable, whatever its first use.
         """
         cdef int status = 0
         cdef uint8_t *page
@@ -289,7 +291,7 @@ cdef class BlockQueue:
         self._next_step(job, 0)
 
     cdef void _next_step(self, Job *job, int error) noexcept nogil:
-        """Go on with what is left of `job`, or end it."""
+        """Start the next step of `job`, or end it."""
         cdef uint8_t step = job.steps & <uint8_t>-job.steps
         if not self._flush:
             step = job.steps & DATA
@@ -314,7 +316,7 @@ cdef class BlockQueue:
         while done != NULL:
             op = done
             done = done.next
-            # A job begins with its operation.
+            # A Job's first member is its Op.
             self._next_step(<Job *>op, op.error)
 
     cdef void _count(self, Job *job, int error) noexcept nogil:
@@ -342,7 +344,7 @@ cdef class BlockQueue:
             response.status = ERROR
             if error == EOPNOTSUPP and operation not in (READ, WRITE):
                 response.status = UNSUPPORTED
-        # A 32-bit frontend's is the same but for the padding at its end.
+        # A 32-bit frontend's response differs only in the padding at its end.
         self._ring.put(&response)
 
     cdef void _publish(self) noexcept nogil:
@@ -358,7 +360,7 @@ cdef class BlockQueue:
 
 
 def layouts():
-    """The structures' sizes, and their fields' offsets, in bytes."""
+    """The sizes of the structures and the offsets of their fields, in bytes."""
     cdef RequestRw *rw = NULL
     cdef RequestDiscard *discard = NULL
     cdef RequestIndirect *indirect = NULL

@@ -1,4 +1,4 @@
-"""The process of qemu-nbd: how it starts, with what rights, and what is said when it ends."""
+"""The qemu-nbd process: how it starts, its rights, and the message when it ends."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from kvmxen.errors import KvmxenError, printable
 from kvmxen.streams import say
 
 _CONFINE = Path(__file__).with_name("confine.py")
-# Below it are those that a program expects to be something.
+# Programs expect particular files at the lower descriptors.
 _FIRST_DESCRIPTOR = 10
-# The longest line that is kept of what it says, in bytes.
+# The most that is kept of a line of its output, in bytes.
 _MAX_LINE = 4096
 
 
 class Server:
-    """qemu-nbd, as `command`, which serves `listener`; it can open again what `readonly` and
-    `writable` have open (all of them made by `passed`). Raises KvmxenError.
+    """qemu-nbd, run as `command`, which serves `listener`. It can reopen the files that `readonly`
+    and `writable` have open; `passed` makes all these descriptors. Raises KvmxenError.
 
-    Linux kills it when this process ends, in whatever way, which is a power failure to the image:
-    what was flushed is there. An end before `expect_end` is called is told on stderr, of `name`.
+    Linux kills it when this process ends, however it ends. For the image that is a power failure:
+    flushed data is safe. If it ends before `expect_end` is called, a message on stderr about
+    `name` says so.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Server:
         self._command = [*python, *files, "--", *command]
         self._passed = [listener, *readonly, *writable]
         self._started = threading.Event()
-        # For Linux it is the thread that starts a process whose end ends that: this one stays.
+        # Linux kills the process when the thread that started it ends, so this thread stays.
         self._thread = threading.Thread(target=self._run, name="qemu-nbd", daemon=True)
         try:
             self._thread.start()
@@ -55,7 +56,7 @@ class Server:
         except RuntimeError as error:
             raise KvmxenError(f"{name} cannot be served: {error}") from None
         except BaseException:
-            # A signal: it may not have started yet.
+            # A signal interrupted the wait; the process may not have started yet.
             self._expected = True
             if self._started.is_set() and self._failure is None:
                 self.process.kill()
@@ -97,27 +98,27 @@ class Server:
 
     @property
     def said(self) -> str:
-        """The last line that it printed."""
+        """The last line of its output."""
         return printable(self._line.decode(errors="replace")).removeprefix("qemu-nbd: ")
 
     def expect_end(self) -> None:
-        """From now on nothing is said of its end."""
+        """Print no message when it ends."""
         self._expected = True
 
     def kill(self) -> None:
-        """End it."""
+        """Kill it."""
         self._expected = True
         self.process.kill()
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long for its end: whether it came."""
+        """Wait at most `seconds` for it to end; return whether it has."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
 
 @contextmanager
 def passed(*fds: int) -> Iterator[list[int]]:
-    """Copies of `fds` for a process that is started meanwhile."""
+    """Copies of `fds` for a process that is started inside the block."""
     with ExitStack() as stack:
         copies = []
         for fd in fds:

@@ -1,6 +1,6 @@
-"""The engine on io_uring(7), by its system calls: one call starts and awaits many operations.
+"""The engine on io_uring(7), through its system calls: one call starts and awaits many operations.
 
-It wants a kernel of 6.1 or later, where completions can wait until their thread asks for them.
+It needs Linux 6.1 or later, where completions can wait until their thread asks for them.
 """
 
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EIO, errno
@@ -102,13 +102,13 @@ cdef extern from *:
 
 
 cdef enum:
-    # What is started at once: the device begins with these while the next are made ready.
+    # The size of a batch: the device starts on one while the next is prepared.
     BATCH = 8
 
 
 cdef class UringEngine(Engine):
-    """For the file `fd`, with at most `depth` operations at a time; OSError where this host has
-    no io_uring or does not allow it."""
+    """Works on the file `fd`, with at most `depth` operations at a time; raises OSError if this
+    host has no io_uring or does not allow it."""
 
     cdef int _fd, _ring
     cdef uint8_t *_rings
@@ -130,10 +130,11 @@ cdef class UringEngine(Engine):
         self._fd, self.doorbell = fd, doorbell
         cdef io_uring_params params
         memset(&params, 0, sizeof(params))
-        # The first thread that uses it is the only one: this is another.
+        # The first thread that uses the ring must be the only one. The constructor runs in
+        # another, so the ring starts disabled.
         params.flags = (IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER
                         | IORING_SETUP_DEFER_TASKRUN)
-        # One more, for the doorbell.
+        # One more entry, for the doorbell.
         self._ring = uring_setup(depth + 1, &params)
         if self._ring < 0:
             raise OSError(errno, os.strerror(errno))
@@ -177,7 +178,8 @@ cdef class UringEngine(Engine):
             self._ring = -1
 
     cdef io_uring_sqe *_sqe(self, int opcode, int fd, Op *op) noexcept nogil:
-        """The next entry: there is one, as the ring has room for every operation."""
+        """The next submission entry; there always is one, as the ring has room for every
+        operation."""
         cdef uint32_t tail = self._sq_tail[0]
         cdef io_uring_sqe *sqe = &self._sqes[tail & self._sq_mask]
         memset(sqe, 0, sizeof(io_uring_sqe))
@@ -199,7 +201,7 @@ cdef class UringEngine(Engine):
         cdef iovec *parts = &op.iov[op.iov_first]
         if op.kind == OP_READ or op.kind == OP_WRITE:
             if op.iov_count == 1:
-                # No list, which the kernel would have to copy.
+                # A list would have to be copied by the kernel.
                 sqe = self._sqe(IORING_OP_READ if op.kind == OP_READ else IORING_OP_WRITE,
                                 self._fd, op)
                 sqe.addr, sqe.len = <uint64_t>parts.iov_base, <uint32_t>parts.iov_len
@@ -224,7 +226,7 @@ cdef class UringEngine(Engine):
             sqe = self._sqe(IORING_OP_POLL_ADD, self.doorbell, NULL)
             sqe.poll32_events = POLLIN
             sqe.len = IORING_POLL_ADD_MULTI
-        # The doorbell may be among them.
+        # The doorbell's completion may be among them.
         wait = self._harvest() == 0 and wait
         while True:
             if not self._enter(wait):
@@ -236,8 +238,8 @@ cdef class UringEngine(Engine):
         return self.finished()
 
     cdef bint _enter(self, bint wait) noexcept nogil:
-        """Start what is described, and have the kernel post what is done, one at least where it
-        is to `wait`; False for an error that does not pass."""
+        """Submit the described operations and have the kernel post completions, at least one if
+        `wait`; return False on a permanent error."""
         cdef int count
         if not self._enabled:
             self._enabled = True
@@ -250,7 +252,7 @@ cdef class UringEngine(Engine):
         return True
 
     cdef int _harvest(self) noexcept nogil:
-        """Take all completions: how many there were."""
+        """Take all completions and return their number."""
         cdef uint32_t head = self._cq_head[0]
         cdef uint32_t tail = uring_load(self._cq_tail)
         cdef int count = <int>(tail - head)
@@ -262,7 +264,7 @@ cdef class UringEngine(Engine):
             if cqe.user_data:
                 self._completed(<Op *>cqe.user_data, cqe.res)
             else:
-                # Each ring is heard: there is no need to read the doorbell.
+                # The poll reports every ring, so the doorbell need not be read.
                 self._listening = cqe.flags & IORING_CQE_F_MORE != 0
         return count
 
@@ -274,7 +276,7 @@ cdef class UringEngine(Engine):
         elif op.kind == OP_FLUSH or op.kind == OP_DISCARD:
             self.finish(op, 0)
         elif result == 0 or <uint64_t>result > op.left:
-            # The image is shorter than it was.
+            # The image has shrunk.
             self.finish(op, EIO)
         else:
             advance(op, result)

@@ -1,4 +1,4 @@
-"""The block device on the bus: its nodes, its queues and their threads."""
+"""A block device on the bus: its nodes, its queues and their threads."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from kvmxen.ring.shared_ring import BackRing
 
 MAX_RING_ORDER = 4
 MAX_QUEUES = 8
-# In seconds: how long a frontend that is to go away must have had nothing to ask for, at most all
-# in all, and between two looks.
+# Before a frontend is removed, in seconds: how long it must have made no request, the longest wait
+# for that, and the pause between two checks.
 _QUIET = 0.25
 _SETTLING = 5.0
 _PAUSE = 0.01
-# How long, in seconds, what was begun may take when the device is to end.
+# How long operations in flight may take when the device ends, in seconds.
 _FINISHING = 60.0
 _MAX_REF = _MAX_PORT = (1 << 32) - 1
 
 
 class Vbd(Device):
-    """The disk that `spec`, which has a target, describes; KvmxenError where it cannot be used."""
+    """The disk that `spec`, which has a target, describes. Raises KvmxenError if it cannot be
+    used."""
 
     kind = "vbd"
 
@@ -52,7 +53,7 @@ class Vbd(Device):
         self._past: Counter[str] = Counter()
 
     def describe(self) -> tuple[Nodes, Nodes]:
-        """As libxl writes them (libxl_disk.c)."""
+        """The nodes as libxl writes them (libxl_disk.c)."""
         spec = self._spec
         device_type = "cdrom" if spec.cdrom else "disk"
         ours = {
@@ -68,7 +69,7 @@ class Vbd(Device):
         return ours, {"virtual-device": self.index, "device-type": device_type}
 
     def offer(self) -> Nodes:
-        """What the backend can do."""
+        """The nodes that announce the backend's features."""
         nodes: dict[str, object] = {
             "feature-flush-cache": 1,
             "feature-barrier": 1,
@@ -112,7 +113,7 @@ class Vbd(Device):
         count = frontend.number("multi-queue-num-queues", MAX_QUEUES, 1)
         if count < 1:
             raise FrontendError(errno.EINVAL, "multi-queue-num-queues is 0")
-        # Linux's says that it has it, and does it where we do.
+        # Linux's frontend always announces the feature, and uses it if the backend does.
         persistent = frontend.flag("feature-persistent") and self._spec.persistent
         with ExitStack() as undo:
             served = []
@@ -132,7 +133,7 @@ class Vbd(Device):
         return self._size()
 
     def refresh(self) -> Nodes:
-        """The new size of a file that has grown; the guest may use it at once."""
+        """The nodes with the new size if the file has grown; the guest may use it at once."""
         sectors = self._image.measure()
         if sectors < self._image.sectors:
             raise KvmxenError(
@@ -147,9 +148,9 @@ class Vbd(Device):
         return {"sectors": sectors}
 
     def settle(self) -> None:
-        """Answer what the frontend keeps back. Linux's stops its queues before it closes its end,
-        with requests in them whose ends the disk's removal then waits for; an event starts them
-        again (blkif_interrupt() in drivers/block/xen-blkfront.c)."""
+        """Get the frontend to submit the requests that it holds back. Linux stops its queues
+        before it closes its end, and the removal of its disk then waits for the requests in them;
+        an event starts the queues again (blkif_interrupt() in drivers/block/xen-blkfront.c)."""
         end = time.monotonic() + _SETTLING
         last = time.monotonic()
         while (now := time.monotonic()) < end and now - last < _QUIET:
@@ -160,7 +161,7 @@ class Vbd(Device):
                 last = time.monotonic()
 
     def disconnect(self) -> None:
-        """Finish what was begun, and give all grants and ports back."""
+        """Finish the operations in flight, and release all grants and ports."""
         served, self._served = self._served, []
         for one in served:
             one.stop()
@@ -175,11 +176,11 @@ class Vbd(Device):
             one.close()
 
     def close(self) -> None:
-        """Let go of the image."""
+        """Close the image."""
         self._image.close()
 
     def figures(self) -> dict[str, int]:
-        """Requests, bytes and the rest, of all queues that there have been."""
+        """Counts of requests, bytes and so on, over all queues since the device was made."""
         total = Counter(self._past)
         for one in self._served:
             total.update(one.figures())
@@ -209,7 +210,7 @@ class _Served:
         persistent: bool,
         broken: Callable[[FrontendError], None],
     ) -> None:
-        """Make all that serves the ring; `thread` is then ready to start."""
+        """Create the ring's queue and engine; `thread` is then ready to start."""
         sizes = {name: layout.sizeof() for name, layout in layouts.items()}  # type: ignore[attr-defined]
         self._ring = BackRing(self._pages.window, sizes["request"], sizes["response"])
         engine = image.engine(self._channel.doorbell.fd, self._ring.size)
@@ -232,7 +233,7 @@ class _Served:
         self.thread = threading.Thread(target=self._serve, name="block", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve; raises FrontendError if the host has no thread for it."""
+        """Start to serve; raises FrontendError if the host cannot create the thread."""
         start_thread(self.thread)
 
     def _serve(self) -> None:
@@ -242,32 +243,32 @@ class _Served:
 
     @property
     def pending(self) -> int:
-        """The number of requests that have no response, 0 for a ring that is broken."""
+        """The number of requests without a response; 0 if the ring is broken."""
         return 0 if self._queue.broken else self._ring.pending
 
     def grow(self, sectors: int) -> None:
-        """The disk has so many sectors from now on."""
+        """Let the disk have `sectors` from now on."""
         self._queue.grow(sectors)
 
     def wake_frontend(self) -> None:
-        """Send it an event, for nothing."""
+        """Send a spurious event."""
         self._channel.notify()
 
     def stop(self) -> None:
-        """Have the thread end."""
+        """Tell the thread to end."""
         self._queue.stop()
         self._channel.doorbell.ring()
 
     def end(self) -> None:
-        """Have the thread end, and wait for that."""
+        """Tell the thread to end, and wait until it has."""
         self.stop()
         self.thread.join()
 
     def close(self) -> None:
-        """Give all back; the thread has ended, or was not started."""
+        """Release everything; the thread has ended or was never started."""
         self._undo.close()
 
     def figures(self) -> dict[str, int]:
-        """The queue's, and how often the guest rang."""
+        """The queue's counts, with the rings of the doorbell that it has not read."""
         figures = self._queue.figures()
         return figures | {"kicks": figures["kicks"] + self._channel.doorbell.unread}

@@ -1,7 +1,7 @@
-"""What the footer of a vhd image says: whether the image stands on another.
+"""Checks that a vhd image does not depend on a parent, by its footer.
 
-qemu takes an image with a parent for one without, and what is in the parent reads as zeros.
-Source: Microsoft's Virtual Hard Disk Image Format Specification; qemu's block/vpc.c.
+qemu takes an image with a parent for one without; the parent's data would read as zeros. Source:
+Microsoft's Virtual Hard Disk Image Format Specification; qemu's block/vpc.c.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 
 
 def check_vhd(fd: int, path: Path, size: int) -> None:
-    """Raises KvmxenError for what is no vhd image of its own, `size` bytes long."""
+    """Raise KvmxenError if the file, `size` bytes long, is not a self-contained vhd image."""
     cookie, kind = _footer(fd, max(0, size - _FOOTER_SIZE))
     if cookie != _COOKIE or kind not in (_FIXED, _DYNAMIC, _DIFFERENCING):
         raise KvmxenError(f"the disk {path} is not a vhd image: give the right format")
     copy, copied_kind = _footer(fd, 0)
-    # Of a fixed one the guest has that sector, and qemu would believe it.
+    # The guest can write the first sector of a fixed image, and qemu would believe it.
     if (copy == _COOKIE) != (kind != _FIXED) or (copy == _COOKIE and copied_kind != kind):
         raise KvmxenError(f"the disk {path} is damaged: its header and its footer differ")
     if kind == _DIFFERENCING:
@@ -34,7 +34,7 @@ def check_vhd(fd: int, path: Path, size: int) -> None:
 
 
 def _footer(fd: int, at: int) -> tuple[bytes, int]:
-    """The cookie and the kind of disk at the offset `at`."""
+    """The cookie and the disk type in the footer at the offset `at`."""
     data = os.pread(fd, _FOOTER.size, at).ljust(_FOOTER.size, b"\0")
     cookie, kind = _FOOTER.unpack(data)
     return cookie, kind

@@ -1,4 +1,4 @@
-"""What the metadata of a vhdx image says: whether the image stands on another.
+"""Checks that a vhdx image does not depend on a parent, by its metadata.
 
 Source: Microsoft's MS-VHDX; qemu's block/vhdx.c.
 """
@@ -33,7 +33,7 @@ class _Damaged(Exception):
 
 
 def check_vhdx(fd: int, path: Path) -> None:
-    """Raises KvmxenError for what is no vhdx image of its own."""
+    """Raise KvmxenError if the file is not a self-contained vhdx image."""
     try:
         if os.pread(fd, len(_MAGIC), 0) != _MAGIC:
             raise KvmxenError(f"the disk {path} is not a vhdx image: give the right format")
@@ -53,7 +53,7 @@ def _has_parent(fd: int) -> bool:
 
 
 def _at_most_one(offsets: list[int], what: str) -> list[int]:
-    """`offsets`; raises _Damaged if there are more, each of which would have to be read."""
+    """Return `offsets`; raise _Damaged if there are several, as each would have to be read."""
     if len(offsets) > 1:
         raise _Damaged(f"it has {what} more than once")
     return offsets

@@ -1,6 +1,6 @@
-"""What a vmdk image says: its extents, which can be other files, and its parent.
+"""Checks that a vmdk image has no parent and no extents in other files.
 
-Only an image that is its own one extent is used: those that VMware calls monolithicSparse and
+Only an image that is its own single extent is used; VMware calls these monolithicSparse and
 streamOptimized. Source: VMware's Virtual Disk Format 1.1; qemu's block/vmdk.c.
 """
 
@@ -16,7 +16,7 @@ from kvmxen.errors import KvmxenError
 _HEADER = struct.Struct("<4sIIQQQQ")
 _MAGIC = b"KDMV"
 _SECTOR = 512
-# Of sectors; qemu reads no more.
+# In sectors; qemu reads no more.
 _MAX_DESCRIPTOR = 20
 _ACCESSES = ("RW", "RDONLY", "NOACCESS")
 _WRITABLE, _READONLY = "monolithicSparse", "streamOptimized"
@@ -24,7 +24,8 @@ _NO_PARENT = "ffffffff"
 
 
 def check_vmdk(fd: int, path: Path, *, readonly: bool) -> None:
-    """Raises KvmxenError for what is no vmdk image of one file, or cannot be written but is to."""
+    """Raise KvmxenError if the file is not a vmdk image of one file, or cannot be written although
+    it should be."""
     data = os.pread(fd, _HEADER.size, 0).ljust(_HEADER.size, b"\0")
     magic, _, _, capacity, _, at, sectors = _HEADER.unpack(data)
     if magic != _MAGIC:
@@ -33,10 +34,10 @@ def check_vmdk(fd: int, path: Path, *, readonly: bool) -> None:
         )
     text = os.pread(fd, min(sectors, _MAX_DESCRIPTOR) * _SECTOR, min(at, 1 << 40) * _SECTOR)
     lines = text.partition(b"\0")[0].decode("latin-1").splitlines()
-    # No regular expression: on a hostile line its time can grow with a power of the length.
+    # Not a regular expression: on a hostile line it can take polynomial time.
     pairs = (line.partition("=") for line in lines)
     said = {name.strip(): value.strip().strip('"') for name, equals, value in pairs if equals}
-    # An access, a number of sectors, a kind, a file.
+    # An access mode, a number of sectors, a kind, a file name.
     words = (line.split(maxsplit=3) for line in lines)
     extents = [extent[2:3] for extent in words if extent and extent[0] in _ACCESSES]
     kind = said.get("createType")
