@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _WRITE = 0
 _READ = 1
 _MAX_WRITE = 1 << 16
-# As Xen does for a domain: what could steer a terminal does not reach it.
+# Drop characters that could control a terminal, as Xen does for a domain.
 _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\n\t\r"
 _UNPRINTABLE = bytes(set(range(256)) - set(_PRINTABLE))
 

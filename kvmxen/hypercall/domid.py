@@ -1,4 +1,4 @@
-"""The domains that a guest can name: itself, in two ways, and dom0."""
+"""The domains that a guest can name: itself, by two numbers, and dom0."""
 
 from __future__ import annotations
 

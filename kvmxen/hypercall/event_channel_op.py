@@ -34,7 +34,7 @@ class EvtchnOp(IntEnum):
 
 
 def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
-    """One EVTCHNOP; FIFO channels are not offered (-ENOSYS)."""
+    """Perform one EVTCHNOP; there are no FIFO channels (-ENOSYS)."""
     command &= 0xFFFFFFFF
     events = cpu.machine.events
     if command == EvtchnOp.SEND:
@@ -81,7 +81,7 @@ def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
 
 
 def event_channel_op_compat(cpu: Cpu, argument: int) -> int:
-    """The form before Xen 3.2: the command stands before its argument in memory."""
+    """The form before Xen 3.2: the command precedes its argument in memory."""
     command = cpu.read_u32(argument)
     return event_channel_op(cpu, command, argument + 4)
 

@@ -1,4 +1,4 @@
-"""GNTTABOP_map_grant_ref and its undoing: grants in the guest's own page tables.
+"""GNTTABOP_map_grant_ref, unmap_grant_ref and unmap_and_replace: the guest's own mappings.
 
 Source: xen/common/grant_table.c, xen/arch/x86/pv/grant_table.c.
 """
@@ -36,9 +36,9 @@ _Undone = list[tuple[Mapping, int]]
 
 
 def structures(cpu: Cpu, argument: int, count: int, size: int) -> Iterator[int]:
-    """Where each of the `count` structures of `size` bytes at `argument` lies.
+    """The address of each of the `count` structures of `size` bytes at `argument`.
 
-    A list may be as long as the guest likes, but not outlive it.
+    A list may have any length, but ends when the machine stops.
     """
     for index in range(count):
         if cpu.machine.stopping:
@@ -48,14 +48,14 @@ def structures(cpu: Cpu, argument: int, count: int, size: int) -> Iterator[int]:
 
 def refusal(domid: int, reference: int) -> GrantStatus:
     """Why a grant of domain `domid` cannot be used: dom0 has one frame of entries and grants
-    nothing, and there is no other."""
+    nothing, and there is no other domain."""
     if domid != 0:
         return GrantStatus.BAD_DOMAIN
     return GrantStatus.GENERAL_ERROR if reference < _DOM0_GRANTS else GrantStatus.BAD_GNTREF
 
 
 def map_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
-    """Map `count` grants of the domain's own."""
+    """Map `count` of the domain's own grants."""
     flush = False
     try:
         for at in structures(cpu, argument, count, _MAP.size):
@@ -72,7 +72,7 @@ def map_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
 
 
 def _map(cpu: Cpu, address: int, flags: int, reference: int, domid: int) -> tuple[int, int]:
-    """The handle, and the machine address, of the grant once mapped; raises GrantError."""
+    """Map a grant; returns its handle and machine address; raises GrantError."""
     if not flags & (MAP_DEVICE | MAP_HOST):
         raise GrantError(reference, GrantStatus.BAD_GNTREF)
     if domid != DOMID_GUEST:
@@ -120,7 +120,7 @@ def unmap_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
 
 
 def unmap_and_replace(cpu: Cpu, argument: int, count: int) -> None:
-    """Undo `count` mappings, each with the entry of another address in its place."""
+    """Undo `count` mappings; each is replaced by the entry of another address."""
 
     def unmap(address: int, new: int, handle: int, undone: _Undone) -> GrantStatus:
         return _unmap(cpu, handle, address, 0, new, undone)
@@ -138,7 +138,7 @@ def _unmap_all(
             status = unmap(address, second, handle, undone)
             cpu.write(at + _UNMAP_STATUS, status.to_bytes(2, "little", signed=True))
     finally:
-        # The guest learns that a grant is free when no translation of it is left.
+        # The guest may see that a grant is free only when no translation of it is left.
         if undone:
             _flush(cpu)
         for mapping, kinds in undone:
@@ -167,9 +167,9 @@ def _unmap(cpu: Cpu, handle: int, address: int, bus: int, new: int, undone: _Und
 
 
 def _replace(cpu: Cpu, address: int, mapping: Mapping, new: int) -> None:
-    """Put nothing, or the entry of the address `new`, where `mapping` is mapped.
+    """Replace the entry of `mapping` at `address` by the entry of `new`, or by 0 if `new` is 0.
 
-    Raises HypercallError where it is not mapped there (replace_grant_pv_mapping()).
+    Raises HypercallError if it is not mapped there (replace_grant_pv_mapping()).
     """
     entry = 0
     if mapping.flags & MAP_CONTAINS_PTE:
@@ -190,7 +190,7 @@ def _replace(cpu: Cpu, address: int, mapping: Mapping, new: int) -> None:
 
 
 def _leaf(cpu: Cpu, address: int) -> int:
-    """The gpa of the L1 entry of `address`; HypercallError where there is none."""
+    """The gpa of the L1 entry of `address`; raises HypercallError if there is none."""
     table = cpu.vcpu.kernel_cr3
     for level in (4, 3, 2, 1):
         slot = address >> 12 + 9 * (level - 1) & 511

@@ -1,7 +1,7 @@
 """GNTTABOP_*: the guest's side of kvmxen/grants.pyx.
 
 Source: xen/include/public/grant_table.h; semantics of xen/common/grant_table.c. The guest can
-name two domains: itself, whose grants it may use like anybody else's, and dom0, which has none.
+name two domains: itself, whose grants it may use, and dom0, which grants nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CACHE_FLUSH = struct.Struct("<QHHI")
 
 
 def grant_table_op(cpu: Cpu, command: int, argument: int, count: int) -> int:
-    """The operation `command` on each of the `count` structures at `argument`."""
+    """Perform `command` on each of the `count` structures at `argument`."""
     command, count = command & 0xFFFFFFFF, count & 0xFFFFFFFF
     if count & 1 << 31:
         raise HypercallError(errno.EINVAL)
@@ -98,7 +98,7 @@ def _set_version(cpu: Cpu, argument: int) -> None:
     try:
         cpu.machine.grants.set_version(version)
     finally:
-        # Whatever was asked for, the guest reads back what it has.
+        # On failure too, the guest reads back the version in use.
         cpu.write_u32(argument, cpu.machine.grants.version)
 
 
@@ -110,7 +110,7 @@ def _get_version(cpu: Cpu, argument: int) -> None:
 
 
 def _table_status(domid: int) -> GrantStatus:
-    """What an operation on the table of `domid` answers, its own arguments apart."""
+    """The status of an operation on the table of `domid`, if its other arguments are right."""
     if domid in OWN:
         return GrantStatus.OKAY
     return GrantStatus.PERMISSION_DENIED if domid == 0 else GrantStatus.BAD_DOMAIN
@@ -182,7 +182,7 @@ def _swap_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
 
 
 def _cache_flush(cpu: Cpu, argument: int, count: int) -> None:
-    """Caches are coherent: there is only to check what is asked."""
+    """Check the arguments only: caches are coherent."""
     for at in structures(cpu, argument, count, _CACHE_FLUSH.size):
         address, offset, length, operation = _CACHE_FLUSH.unpack(cpu.read(at, _CACHE_FLUSH.size))
         if (
@@ -196,7 +196,7 @@ def _cache_flush(cpu: Cpu, argument: int, count: int) -> None:
 
 
 def _transfer(_cpu: Cpu, _argument: int, _count: int) -> None:
-    """Refused as by a Xen that is started with gnttab=no-transfer: nobody is there to take it."""
+    """Refuse, as a Xen started with gnttab=no-transfer does: there is no receiver."""
     raise HypercallError(errno.EOPNOTSUPP)
 
 

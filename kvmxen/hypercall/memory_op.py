@@ -1,7 +1,7 @@
-"""XENMEM_*: what memory the domain has, and its balloon.
+"""XENMEM_*: the domain's memory and its balloon.
 
-Source: xen/include/public/memory.h. A domain keeps the frames it started with: a balloon gives
-a frame back to the host and later gets the same or another of its own.
+Source: xen/include/public/memory.h. A domain keeps its initial frames: a balloon gives a frame
+back to the host, and later gets the same or another of the domain's frames.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MFN_LIST = struct.Struct("<I4xQI4x")
 _E820_RAM = 1
 _MAX_EXTENTS = 1 << 20
 _MAX_ORDER = 9
-# Frames in one exchange: a superpage's.
+# Frames in one exchange: one superpage.
 _MAX_EXCHANGE = 1 << _MAX_ORDER
 _MASK64 = (1 << 64) - 1
 
@@ -109,9 +109,9 @@ def _machphys_mfn_list(cpu: Cpu, argument: int) -> int:
 
 
 def _extents(cpu: Cpu, argument: int, change: Callable[[PvVcpu, int, int, int], int]) -> int:
-    """`change` the extents of a reservation, given their list, number and order.
+    """Call `change` on the extents of a reservation, with their list, number and order.
 
-    Returns how many were changed until something was wrong, which is all that Xen tells.
+    Returns how many it changed before an error, which is all that Xen reports.
     """
     try:
         pointer, count, order, _, domid = _RESERVATION.unpack(cpu.read(argument, _RESERVATION.size))
@@ -128,7 +128,7 @@ def _set_m2p(cpu: Cpu, mfn: int, pfn: int, frames: int) -> None:
 
 
 def _exchange(cpu: Cpu, argument: int) -> int:
-    """Swap frames for ones that lie together, where there are such in the balloon."""
+    """Swap frames for contiguous ones, if the balloon has any."""
     fields = _EXCHANGE.unpack(cpu.read(argument, _EXCHANGE.size))
     pointer, count, order, _, domid, out_pointer, out_count, out_order, _, out_domid, done = fields
     check_own(domid)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MMUEXT_OP = struct.Struct("<I4xQQ")
 
-# Bounds what one hypercall does; a count beyond is an error, as no guest batches so much.
+# Bounds the work of one hypercall; a larger count is an error, as no guest batches so much.
 MAX_BATCH = 1 << 16
 _PREEMPTED = 1 << 31
 
@@ -58,12 +58,12 @@ def _check_batch(count: int, domid: int) -> int:
 
 
 def _begun(cpu: Cpu, count: int) -> int:
-    """How many operations of the list the dispatcher in the guest has done already."""
+    """How many operations of the list the dispatcher has done already."""
     return min(cpu.vcpu.take_done(), count)
 
 
 def _tell(cpu: Cpu, done: int, succeeded: int) -> None:
-    """Write how many operations succeeded to `done`; a list may have taken it out of sight."""
+    """Write how many operations succeeded to `done`, which the list may have unmapped."""
     if done:
         with suppress(GuestFault):
             cpu.write_u32(done, succeeded)
@@ -99,14 +99,14 @@ def update_va_mapping(cpu: Cpu, va: int, value: int, flags: int) -> int:
 
 
 def update_va_mapping_otherdomain(cpu: Cpu, va: int, value: int, flags: int, domid: int) -> int:
-    """update_va_mapping with a frame of `domid`, which can only be the domain itself."""
+    """update_va_mapping with a frame of `domid`, which must be the domain itself."""
     if domid & 0xFFFFFFFF != DOMID_SELF:
         raise HypercallError(errno.EPERM)
     return update_va_mapping(cpu, va, value, flags)
 
 
 def mmuext_op(cpu: Cpu, operations: int, count: int, done: int, domid: int) -> int:
-    """`count` extended page-table operations."""
+    """Perform `count` extended page-table operations."""
     count = _check_batch(count, domid)
     succeeded = _begun(cpu, count)
     try:
@@ -145,7 +145,7 @@ def _mmuext(cpu: Cpu, command: int, arg1: int, arg2: int) -> None:
             vcpu.flush_tlb()
             machine.flush_others(cpu)
         case MmuExt.FLUSH_CACHE | MmuExt.FLUSH_CACHE_GLOBAL:
-            # Only a domain with devices has caches to flush.
+            # Only a domain with devices may flush caches.
             raise HypercallError(errno.EACCES)
         case MmuExt.SET_LDT:
             set_ldt(cpu, arg1, arg2 & 0xFFFFFFFF)

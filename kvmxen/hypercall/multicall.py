@@ -1,4 +1,4 @@
-"""multicall: a list of hypercalls in one."""
+"""multicall: several hypercalls in one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MAX_CALLS = 1 << 16
 
 
 def multicall(cpu: Cpu, calls: int, count: int) -> int | None:
-    """Run `count` hypercalls; each one's result goes into its entry.
+    """Run `count` hypercalls, and store each result in its entry.
 
-    iret is the last, as the registers that it loads are those to go on with.
+    An iret ends the list, because the guest continues with the registers that it loads.
     """
     count &= 0xFFFFFFFF
     if count > _MAX_CALLS:

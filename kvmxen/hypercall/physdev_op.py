@@ -1,4 +1,4 @@
-"""physdev_op: a domain without devices may say who may do port I/O, and nothing else.
+"""physdev_op: a domain without devices may only set port I/O permissions.
 
 Source: xen/arch/x86/physdev.c.
 """

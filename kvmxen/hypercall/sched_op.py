@@ -41,7 +41,7 @@ class Shutdown(IntEnum):
 
 
 def sched_op(cpu: Cpu, command: int, argument: int) -> int:
-    """One SCHEDOP."""
+    """Perform one SCHEDOP."""
     match command & 0xFFFFFFFF:
         case SchedOp.YIELD:
             return 0
@@ -54,7 +54,7 @@ def sched_op(cpu: Cpu, command: int, argument: int) -> int:
         case SchedOp.POLL:
             return _poll(cpu, argument)
         case SchedOp.SHUTDOWN_CODE:
-            # What the shutdown that follows is for; the reason of that one counts.
+            # Announces the reason of a shutdown; only the shutdown's own reason counts.
             if cpu.read_u32(argument) > Shutdown.SOFT_RESET:
                 raise HypercallError(errno.EINVAL)
             return 0
@@ -77,7 +77,7 @@ def _shutdown(cpu: Cpu, reason: int) -> int:
     if reason > Shutdown.SOFT_RESET:
         raise HypercallError(errno.EINVAL)
     if reason == Shutdown.SUSPEND:
-        # 1 is what a cancelled suspend returns: the guest goes on where it was.
+        # A cancelled suspend returns 1: the guest continues where it was.
         return 1
     cpu.machine.shutdown(Shutdown(reason), cpu)
     return 0
@@ -89,7 +89,7 @@ def _poll(cpu: Cpu, argument: int) -> int:
         raise HypercallError(errno.EINVAL)
     raw = cpu.read(pointer, count * 4)
     ports = struct.unpack(f"<{count}I", raw)
-    # Checks every port before it sleeps on any.
+    # Check every port before sleeping on any.
     pending = [cpu.machine.events.is_pending(port) for port in ports]
     if not any(pending):
         cpu.poll(ports, timeout)

@@ -1,7 +1,7 @@
 """Descriptor tables and segment bases.
 
-The CPU only ever loads the copies in the shim's memory, whose entries were validated: the
-guest's own tables are for the guest to read. Source: xen/arch/x86/pv/descriptor-tables.c.
+The CPU only loads the validated copies in the shim's memory; only the guest reads its own
+tables. Source: xen/arch/x86/pv/descriptor-tables.c.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _ACCESSED = 1 << 40
 
 
 def validate(descriptor: int) -> int:
-    """The descriptor as the CPU may have it: ring 3, never a gate or a system segment.
+    """The descriptor in the form that the CPU may load: ring 3, no gate, no system segment.
 
-    What is not present, or of type 0, can only fault. Raises HypercallError(EINVAL).
+    One that is not present, or of type 0, can only fault. Raises HypercallError(EINVAL).
     """
     if not descriptor & _PRESENT or not descriptor & _TYPE:
         return descriptor
@@ -43,8 +43,8 @@ def validate(descriptor: int) -> int:
 
 
 def _loaded(descriptor: int) -> int:
-    """`descriptor`, which is valid, in the CPU's copy: accessed, as ring 3's view of the copies is
-    read-only to the CPU too."""
+    """The valid `descriptor` for the CPU's copy: marked accessed, because ring 3's view of the
+    copies is read-only, for the CPU too."""
     used = descriptor & _PRESENT and descriptor & _NOT_SYSTEM
     return descriptor | _ACCESSED if used else descriptor
 
@@ -54,7 +54,7 @@ def _copied(table: bytes) -> bytes:
 
 
 def is_guests(va: int) -> bool:
-    """Whether `va` is canonical, and not in the L4 slots that are Xen's (__addr_ok())."""
+    """Whether `va` is canonical and not in Xen's L4 slots (__addr_ok())."""
     return va < 1 << 47 or va >= xen.HYPERVISOR_VIRT_END
 
 
@@ -69,7 +69,7 @@ def set_gdt(cpu: Cpu, frames: int, entries: int) -> int:
 
 
 def load_gdt(cpu: Cpu, frames: list[int]) -> None:
-    """Copy the GDT in the guest's machine frames `frames` to the shim; EINVAL where bad."""
+    """Copy the GDT in machine frames `frames` to the shim; raises HypercallError(EINVAL)."""
     if len(frames) > MAX_GDT_FRAMES or not all(map(cpu.tables.owns, frames)):
         raise HypercallError(errno.EINVAL)
     memory = cpu.machine.memory
@@ -82,7 +82,7 @@ def load_gdt(cpu: Cpu, frames: list[int]) -> None:
 
 
 def set_ldt(cpu: Cpu, va: int, entries: int) -> None:
-    """MMUEXT_SET_LDT: load the LDT at `va`, `entries` entries long, none for 0."""
+    """MMUEXT_SET_LDT: load the LDT at `va`, `entries` entries long; 0 for none."""
     if entries > MAX_LDT_ENTRIES or va % PAGE_SIZE:
         raise HypercallError(errno.EINVAL)
     pages = range(va, va + entries * 8, PAGE_SIZE)
@@ -94,7 +94,7 @@ def set_ldt(cpu: Cpu, va: int, entries: int) -> None:
 
 
 def update_descriptor(cpu: Cpu, address: int, descriptor: int) -> int:
-    """Store `descriptor` at machine address `address`, in a GDT or LDT or anywhere else."""
+    """Store `descriptor` at machine address `address`, in a GDT, in an LDT or elsewhere."""
     memory = cpu.machine.memory
     mfn, offset = address >> PAGE_SHIFT, address % PAGE_SIZE
     if offset % 8 or not cpu.tables.owns(mfn) or cpu.tables.is_table(mfn):
@@ -111,9 +111,9 @@ def update_descriptor(cpu: Cpu, address: int, descriptor: int) -> int:
 
 
 def set_segment_base(cpu: Cpu, which: int, base: int) -> int:
-    """Set FS's or one of GS's bases; or load the user's GS by a selector."""
+    """Set the base of FS or one of GS, or load the user's GS from a selector."""
     which &= 0xFFFFFFFF
-    # The dispatcher may have left one of them to be written on the way back.
+    # The dispatcher may have left one of them to be written on the return to the guest.
     cpu.vcpu.flush()
     if which == xen.SEGBASE_GS_USER_SEL:
         cpu.load_user_gs(base & 0xFFFF)

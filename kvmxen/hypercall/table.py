@@ -1,4 +1,4 @@
-"""The hypercall table: number to handler, and how many arguments it takes."""
+"""The hypercall table: each number's handler, and how many arguments it takes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from kvmxen.hypercall import (
 
 
 class Entry(NamedTuple):
-    """A handler takes the calling Cpu and `arguments` arguments; it returns the result, or
-    None where it loaded every register itself; it raises HypercallError."""
+    """A handler takes the calling Cpu and `arguments` arguments. It returns the result, or None if
+    it loaded every register itself, or raises HypercallError."""
 
     handler: Callable[..., int | None]
     arguments: int

@@ -1,4 +1,4 @@
-"""Hypercalls that only dom0 may make: its toolstack's, and those that concern the machine."""
+"""Hypercalls that only dom0 may make: those of its toolstack, and those for the whole machine."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 def refuse(cpu: Cpu) -> int:
-    """EPERM, as Xen's XSM_PRIV is for a domU."""
+    """Raise HypercallError(EPERM), as Xen's XSM_PRIV does for a domU."""
     raise HypercallError(errno.EPERM)

@@ -1,4 +1,4 @@
-"""How the guest's kernel is entered and left: trap table, callbacks, stacks, iret, debug."""
+"""Ways into and out of the guest's kernel: trap table, callbacks, stacks, iret, debug."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def set_trap_table(cpu: Cpu, table: int) -> int:
 
 
 def set_trap(cpu: Cpu, entry: bytes) -> bool:
-    """Take one struct trap_info; False for the end of a list (address 0)."""
+    """Set one struct trap_info; returns False at the end of a list (address 0)."""
     vector, flags, _, address = _TRAP_INFO.unpack(entry)
     if not address:
         return False
@@ -54,7 +54,7 @@ def set_trap(cpu: Cpu, entry: bytes) -> bool:
 
 
 def set_callbacks(cpu: Cpu, event: int, failsafe: int, syscall: int) -> int:
-    """The three callbacks of a 64-bit guest at once."""
+    """Set the three callbacks of a 64-bit guest at once."""
     for kind, address in (
         (CallbackType.EVENT, event),
         (CallbackType.FAILSAFE, failsafe),
@@ -125,7 +125,7 @@ def fpu_taskswitch(cpu: Cpu, ts: int) -> int:
 
 
 def iret(cpu: Cpu) -> None:
-    """Return from a trap or system call; loads every register, the result's included."""
+    """Return from a trap or system call; loads every register, including the result's."""
     if load_iret(cpu.vcpu, cpu.tables, cpu.info_gpa):
         cpu.break_event_loop()
 

@@ -1,4 +1,4 @@
-"""VCPUOP_*: bringing vCPUs up, their shared structures, their timers.
+"""VCPUOP_*: bring vCPUs up and down, place their shared structures, set their timers.
 
 Source: xen/include/public/vcpu.h, xen/common/domain.c; struct vcpu_guest_context of
 xen/include/public/arch-x86/xen.h.
@@ -56,7 +56,7 @@ _CHANGES = frozenset({VcpuOp.INITIALISE, VcpuOp.UP, VcpuOp.DOWN, VcpuOp.REGISTER
 
 
 def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
-    """One VCPUOP on vCPU `index`."""
+    """Perform one VCPUOP on vCPU `index`."""
     command, index = command & 0xFFFFFFFF, index & 0xFFFFFFFF
     if index >= len(cpu.machine.cpus):
         raise HypercallError(errno.ENOENT)
@@ -78,7 +78,7 @@ def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
         case VcpuOp.SEND_NMI:
             target.send_nmi()
         case VcpuOp.GET_PHYSID:
-            # Only for a domain whose vCPUs are pinned (xen/arch/x86/domain.c).
+            # Only a domain with pinned vCPUs may ask (xen/arch/x86/domain.c).
             raise HypercallError(errno.EINVAL)
         case _ if VcpuOp.SET_PERIODIC_TIMER <= command <= VcpuOp.STOP_SINGLESHOT_TIMER:
             _timer(cpu, target, command, argument)
@@ -88,7 +88,7 @@ def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
 
 
 def _change(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
-    """What several vCPUs may try at once with one, of which each must find it whole."""
+    """Perform an operation that several vCPUs may try at once on `target`, under the lock."""
     match command:
         case VcpuOp.INITIALISE:
             _initialise(cpu, target, argument)
@@ -132,7 +132,7 @@ def _set_period(cpu: Cpu, target: Cpu, period: int) -> None:
 def set_timer_op(cpu: Cpu, deadline: int) -> int:
     """Set the singleshot timer to `deadline` ns of system time; 0 stops it."""
     now = cpu.machine.now()
-    # Old Linux computes deadlines that overflow: Xen fires those soon.
+    # Old Linux computes deadlines that overflow; Xen lets those expire soon.
     if deadline >> 63 or deadline - now >= _FAR:
         deadline = now + 100_000_000
     cpu.timer.set_singleshot(deadline)
@@ -149,7 +149,7 @@ def _register_info(cpu: Cpu, target: Cpu, argument: int) -> None:
 
 
 def _initialise(cpu: Cpu, target: Cpu, argument: int) -> None:
-    """Take a struct vcpu_guest_context for a vCPU that is not up."""
+    """Load a struct vcpu_guest_context into a vCPU that is not initialised."""
     if target.initialised:
         raise HypercallError(errno.EEXIST)
     context = cpu.read(argument, _CONTEXT_SIZE)
@@ -173,7 +173,7 @@ def _initialise(cpu: Cpu, target: Cpu, argument: int) -> None:
     ):
         register_callback(target, kind, address, 0)
     target.kernel_sp = kernel_sp
-    # xen_pfn_to_cr3: on x86-64 the frame stands where the CPU has it.
+    # xen_pfn_to_cr3: on x86-64 the frame has the same place as in the CPU's cr3.
     target.set_base_pointers(control[3] >> PAGE_SHIFT, control[1] >> PAGE_SHIFT, cpu)
     target.set_registers(registers)
     for msr, base in (

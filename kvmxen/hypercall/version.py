@@ -1,4 +1,4 @@
-"""xen_version: what this Xen is. Source: xen/include/public/version.h and features.h."""
+"""xen_version and vm_assist. Source: xen/include/public/version.h and features.h."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvmxen.layout import PAGE_SIZE
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
 
-# The Xen whose ABI this is.
+# The version of Xen whose ABI we implement.
 MAJOR, MINOR = 4, 17
 CAPABILITIES = b"xen-3.0-x86_64 "
 
@@ -50,7 +50,7 @@ _TEXTS = {
 
 
 def xen_version(cpu: Cpu, command: int, argument: int) -> int:
-    """One XENVER question. Guests also call it to have pending events delivered."""
+    """Answer one XENVER query. Guests also call it to get pending events delivered."""
     command &= 0xFFFFFFFF
     if command == Version.VERSION:
         return MAJOR << 16 | MINOR
@@ -76,7 +76,7 @@ _VM_ASSISTS = frozenset({0, 1, 2, 3, 4, 5})
 
 
 def vm_assist(cpu: Cpu, command: int, assist: int) -> int:
-    """Enable or disable an assist: all but the architectural IOPL are as with it either way."""
+    """Enable or disable an assist: all but the architectural IOPL always act as enabled."""
     command, assist = command & 0xFFFFFFFF, assist & 0xFFFFFFFF
     if command not in (xen.VMASST_CMD_enable, xen.VMASST_CMD_disable):
         raise HypercallError(errno.ENOSYS)
