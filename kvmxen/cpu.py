@@ -1,4 +1,4 @@
-"""A virtual CPU as Xen has it: what the guest registered for it, and the thread that runs it."""
+"""A virtual CPU as Xen defines it: what the guest registered for it, and its thread."""
 
 from __future__ import annotations
 
@@ -62,21 +62,21 @@ _GPRS = (
     "rsi",
     "rdi",
 )
-# Of the flags that a vCPU is started with, those that are the guest's to choose.
+# The flags that the guest may choose for a vCPU that it starts.
 _FLAGS_AT_START = x86.EFL_ARITHMETIC | x86.EFL_DF
-# DR7: local and global enables, conditions and lengths; general detect and I/O are not given.
+# DR7: local and global enables, conditions and lengths, but no general detect and no I/O.
 _DR7_ALLOWED = 0xFFFF03FF
-# Of a segment's type.
+# Bits of a segment's type.
 _ACCESSED, _READABLE, _CODE = 1, 2, 8
-# Of DR6: which breakpoints, which one debug exception sets anew, and all that it may set.
+# DR6: the breakpoint bits, which each debug exception replaces, and all status bits.
 _DR6_BREAKPOINTS = 0xF
 _DR6_STATUS = 0xE00F
 _MASK64 = (1 << 64) - 1
 
 
 class Cpu:
-    """vCPU `fd.index` of `machine`. Its methods are for its own thread, but for those that say
-    any thread."""
+    """vCPU `fd.index` of `machine`. Only its own thread calls its methods, unless a method says
+    "any thread"."""
 
     def __init__(self, machine: Machine, fd: VcpuFd) -> None:
         self.machine = machine
@@ -98,7 +98,7 @@ class Cpu:
         self.up = False
         self._prepared = False
         self.initial_msrs: dict[int, int] = {}
-        # PHYSDEVOP_set_iobitmap: the kernel's address of the bitmap, and for how many ports it is.
+        # PHYSDEVOP_set_iobitmap: the bitmap's virtual address, and how many ports it covers.
         self.io_bitmap = 0
         self.io_ports = 0
         self.runstate_va = 0
@@ -106,7 +106,7 @@ class Cpu:
         self._time_version = 0
         self.runstate = Runstate(machine.now(), self.vcpu)
         self.timer = Timer(self.vcpu, machine.now, self._arm, self._has_timer)
-        # Set, by any thread, to have the loop ask the machine whether to go on.
+        # Set by any thread: the loop then asks the machine whether it may run.
         self.look_up = False
         self._trace = machine.trace
         self._debug = {6: x86.DR6_FIXED, 7: x86.DR7_FIXED}
@@ -136,7 +136,7 @@ class Cpu:
         self._thread.start()
 
     def interrupt(self) -> None:
-        """From any thread: have the loop look at the machine's state, at once."""
+        """From any thread: make the loop check the machine's state at once."""
         self.look_up = True
         self.vcpu.attention = True
         self.vcpu.interrupt()
@@ -144,9 +144,9 @@ class Cpu:
             signal.pthread_kill(self._thread.ident, KICK_SIGNAL)
 
     def join(self) -> None:
-        """Wait until the thread has ended, which `stop` of the machine asked for."""
+        """Wait until the thread has ended; the machine's `stop` must have been called."""
         while self._thread.is_alive() and self._thread is not threading.current_thread():
-            # A signal that comes just before KVM_RUN, or in another system call, is lost.
+            # A signal just before KVM_RUN, or in another system call, is lost, so send it again.
             self.interrupt()
             self._thread.join(0.02)
 
@@ -170,7 +170,7 @@ class Cpu:
             if self.timer.dirty:
                 self.timer.program()
             if vcpu.in_dispatcher:
-                # It looks for events itself before it goes on in the guest.
+                # The dispatcher itself checks for events before it returns to the guest.
                 self._take(vcpu.run())
                 return
             if self._blocked and not self._wake():
@@ -183,7 +183,7 @@ class Cpu:
             if vcpu.upcall_ready and not withheld:
                 self.bounce(self.callbacks.get(CallbackType.EVENT, (0, True))[0], True, None)
         elif vcpu.attention:
-            # Told while a signal had it outside KVM, which is now to tell the guest.
+            # An event came while a signal had stopped KVM_RUN: KVM must interrupt the guest.
             vcpu.attention = False
             self.machine.vm.signal_msi(self.index, _C["VECTOR_EVENT"])
         self._take(vcpu.halt() if self._blocked else vcpu.run())
@@ -194,7 +194,7 @@ class Cpu:
                 self.vcpu.in_ring3 = False
                 enter_ring0(self.fd)
             if self.vcpu.waiting:
-                # Where the dispatcher did, the host does.
+                # The dispatcher was about to block; the host blocks instead.
                 self.vcpu.waiting = False
                 self.block()
             if self._trace:
@@ -202,23 +202,23 @@ class Cpu:
             handle(self, trap)
 
     def run_deferred(self) -> None:
-        """Do what `defer` was told; in the vCPU's thread, or while it has none."""
+        """Run the actions given to `defer`; in the vCPU's thread, or while it has none."""
         while self._deferred:
             self._deferred.pop(0)()
 
     def defer(self, action: Callable[[], None]) -> None:
-        """From any thread: run `action` in the vCPU's before it enters the guest again."""
+        """From any thread: run `action` in the vCPU's thread before it enters the guest again."""
         if action not in self._deferred:
             self._deferred.append(action)
         self.kick()
 
     def kick(self) -> None:
-        """From any thread: have the vCPU come out and look what it is to do."""
+        """From any thread: force an exit so that the vCPU checks its pending work."""
         self.vcpu.request_look()
         self.notify()
 
     def notify(self) -> None:
-        """From any thread: have the vCPU look for events before it goes on in the guest."""
+        """From any thread: make the vCPU check for events before it continues in the guest."""
         self.vcpu.attention = True
         if self.vcpu.in_guest:
             self.machine.vm.signal_msi(self.index, _C["VECTOR_EVENT"])
@@ -264,7 +264,7 @@ class Cpu:
     # Traps and hypercalls.
 
     def hypercall(self, number: int, arguments: Sequence[int]) -> int | None:
-        """Run hypercall `number`: its result, None where the registers are all set."""
+        """Run hypercall `number`; returns its result, or None if it set the registers itself."""
         entry = TABLE.get(number)
         self.vcpu.count_hypercall(number)
         if entry is None:
@@ -279,19 +279,19 @@ class Cpu:
         return result
 
     def bounce(self, handler: int, mask_events: bool, error_code: int | None) -> None:
-        """Enter the guest's kernel at `handler`, as bounce.pyx has it."""
+        """Enter the guest's kernel at `handler` through a bounce frame (see bounce.pyx)."""
         bounce(
             self.vcpu, self.tables, self.info_gpa, self.kernel_sp, handler, mask_events, error_code
         )
 
     def end_interrupt(self) -> None:
-        """Tell the LAPIC that our interrupt is dealt with."""
+        """Tell the LAPIC that our interrupt has been handled."""
         self.fd.set_msr(x86.MSR_X2APIC_EOI, 0)
 
     def step_in_ring0(self) -> int:
-        """Do the guest kernel's next instruction in ring 0: the trap that ended it, 1 (#DB) if it
-        was done, with its step in the CPU's DR6."""
-        # A dispatcher in ring 3, by which the trap comes, can be interrupted.
+        """Execute the guest kernel's next instruction in ring 0. Returns the trap that ended it:
+        1 (#DB) if the instruction completed; the CPU's DR6 then shows the single step."""
+        # The trap comes through a dispatcher in ring 3, which could be interrupted.
         self.fd.set_msr(x86.MSR_X2APIC_TPR, _NO_INTERRUPTS)
         try:
             return int(self.vcpu.step_in_ring0())
@@ -299,20 +299,20 @@ class Cpu:
             self.fd.set_msr(x86.MSR_X2APIC_TPR, 0)
 
     def sleeps(self) -> bool:
-        """From any thread: whether the vCPU sleeps, and comes out before it runs the guest."""
+        """From any thread: whether the vCPU sleeps, and will exit before it runs the guest."""
         if self.machine.placement is Placement.RING0:
             return self.vcpu.stays_out()
         return self.vcpu.halted
 
     def send_nmi(self) -> None:
-        """From any thread: have the guest's NMI callback run."""
+        """From any thread: make the vCPU run the guest's NMI callback."""
         self._nmi = True
         self.kick()
 
     # Blocking and time.
 
     def break_event_loop(self) -> None:
-        """An upcall follows at once, as it did at this place all the last times."""
+        """Withhold the next upcall of a vCPU in an event loop for a while (see eventloop.py)."""
         vcpu = self.vcpu
         delay = self.machine.event_loops.met(self.index, (vcpu.rip, vcpu.rsp))
         if delay:
@@ -325,13 +325,13 @@ class Cpu:
         self._blocked = True
 
     def poll(self, ports: Sequence[int], deadline: int) -> None:
-        """Sleep until one of `ports` is pending or `deadline` ns of system time (0: never)."""
+        """Sleep until one of `ports` is pending or until `deadline` (system time, ns; 0: none)."""
         self._polled, self._poll_deadline = ports, deadline
         self.timer.set_wake(deadline)
         self._polling = self._blocked = True
 
     def _wake(self) -> bool:
-        """Whether the vCPU, which is blocked, goes on now; keeps its runstate."""
+        """Whether the blocked vCPU wakes now; updates its runstate."""
         if self.vcpu.upcall_ready or self._nmi:
             awake = True
         elif self._polling:
@@ -362,18 +362,18 @@ class Cpu:
     def _arm(self, deadline: int) -> None:
         if deadline:
             wait = max(0, deadline - self.machine.now())
-            # Read each time: on a host whose TSC is not stable KVM moves the guest's.
+            # Read each time: KVM moves the guest's TSC if the host's is not stable.
             deadline = self.fd.get_msr(x86.MSR_TSC) + wait * self._tsc_khz // 1_000_000
         self.fd.set_msr(x86.MSR_TSC_DEADLINE, deadline)
 
     def timer_expired(self) -> None:
-        """The LAPIC's timer fired."""
+        """Handle the LAPIC's timer interrupt."""
         self.publish_time()
         if self.timer.expire():
             self.machine.events.raise_virq(Virq.TIMER, self.index)
 
     def publish_runstate(self) -> None:
-        """Write the runstate where the guest wants it; an address that went bad is given up."""
+        """Write the runstate to the address that the guest registered; a fault unregisters it."""
         if self.runstate_va and self.vcpu.kernel_cr3:
             try:
                 self.write(self.runstate_va, self.runstate.pack(self.machine.now()))
@@ -381,12 +381,12 @@ class Cpu:
                 self.runstate_va = 0
 
     def show_time_at(self, va: int) -> None:
-        """From any thread: keep a copy of the vcpu_info's time at `va` too; 0 for none."""
+        """From any thread: also keep a copy of the vcpu_info's time at `va`; 0 for none."""
         self._time_va, self._time_version = va, 0
         self.defer(self.publish_time)
 
     def publish_time(self) -> None:
-        """Copy the time of the vcpu_info to where the guest wants it too, for its user code."""
+        """Copy the vcpu_info's time to the address that the guest registered for its user code."""
         memory = self.machine.memory
         version = memory.read_u32(self.info_gpa + VCPU_INFO_TIME)
         if version & 1 or version == self._time_version:
@@ -394,7 +394,7 @@ class Cpu:
         if self._time_va:
             time = memory.read(self.info_gpa + VCPU_INFO_TIME, VCPU_TIME_INFO_SIZE)
             try:
-                # An odd version while the rest changes, as readers expect of pvclock.
+                # The version is odd while the rest changes, as pvclock readers expect.
                 self.write(self._time_va, (version | 1).to_bytes(4, "little"))
                 self.write(self._time_va + 4, time[4:])
                 self.write(self._time_va, version.to_bytes(4, "little"))
@@ -406,7 +406,7 @@ class Cpu:
     # What the guest registers.
 
     def set_trap(self, vector: int, flags: int, address: int) -> None:
-        """The kernel's handler of trap `vector`, with struct trap_info's flags; 0 for none."""
+        """Set the kernel's handler of trap `vector`, with struct trap_info's flags; 0 for none."""
         if address:
             self.trap_table[vector] = flags, address
         else:
@@ -415,20 +415,20 @@ class Cpu:
             self.vcpu.set_trap(vector, address, bool(flags & TI_IF))
 
     def set_timer_port(self, port: int) -> None:
-        """The port that VIRQ_TIMER is bound to, 0 for none."""
+        """Set the port that VIRQ_TIMER is bound to; 0 for none."""
         self.vcpu.set_timer_port(port)
 
     def set_callback(self, kind: CallbackType, address: int, mask_events: bool) -> None:
-        """The kernel's entry for `kind`."""
+        """Set the kernel's entry point for `kind`."""
         self.callbacks[kind] = address, mask_events
         self.vcpu.set_callback(kind, address, mask_events)
 
     def show_clock(self) -> None:
-        """Have KVM keep the time of this vCPU's vcpu_info."""
+        """Make KVM update the time in this vCPU's vcpu_info."""
         self.fd.set_msr(_MSR_KVM_SYSTEM_TIME, self.info_gpa + VCPU_INFO_TIME | _SYSTEM_TIME_ENABLED)
 
     def move_info(self, gpa: int) -> None:
-        """From any thread: the vcpu_info is at `gpa` from now on."""
+        """From any thread: move the vcpu_info to `gpa`."""
         memory = self.machine.memory
         memory.write(gpa, memory.read(self.info_gpa, VCPU_INFO_SIZE))
         self.info_gpa = gpa
@@ -441,13 +441,13 @@ class Cpu:
             self.defer(self.show_clock)
 
     def set_base_pointers(self, kernel_mfn: int, user_mfn: int, by: Cpu) -> None:
-        """The page tables of a vCPU that has never run, in a hypercall of `by`'s; EINVAL for what
-        is not the guest's."""
+        """Set the page tables of a vCPU that has never run, for a hypercall of `by`; raises
+        HypercallError(EINVAL) if a frame is not the guest's."""
         self.tables.set_kernel_base(self.vcpu, kernel_mfn, by.vcpu)
         self.tables.set_user_base(self.vcpu, user_mfn, by.vcpu)
 
     def set_registers(self, registers: Sequence[int]) -> None:
-        """Take the fields of struct cpu_user_regs for a vCPU that is not up."""
+        """Load the fields of struct cpu_user_regs into a vCPU that is not up."""
         for name, value in zip(_GPRS, registers, strict=False):
             setattr(self.vcpu, name, value)
         rip, cs, _, _, _, rflags, rsp, ss = registers[17:25]
@@ -467,7 +467,7 @@ class Cpu:
 
     def _load_initial_state(self) -> None:
         machine = self.machine
-        # A vCPU that was down before goes on where it was.
+        # A vCPU that was up before continues where it was.
         if not self._prepared:
             self._prepared = True
             prepare(
@@ -494,11 +494,11 @@ class Cpu:
     # Registers that a PV kernel reaches through us.
 
     def load_ldt(self, entries: int) -> None:
-        """Load the LDT that was copied to the shim."""
+        """Load the LDT that has been copied into the shim."""
         load_ldt(self.fd, self.machine.image, entries)
 
     def load_user_gs(self, selector: int) -> None:
-        """SEGBASE_GS_USER_SEL: the user's GS, by a selector of the guest's GDT or LDT."""
+        """SEGBASE_GS_USER_SEL: load the user's GS from a selector of the guest's GDT or LDT."""
         descriptor = 0
         if selector & ~3:
             table, frames = (
@@ -531,12 +531,12 @@ class Cpu:
         self.fd.set_msr(x86.MSR_KERNEL_GS_BASE, base)
 
     def set_xcr0(self, value: int) -> None:
-        """xsetbv of a value that was checked."""
+        """Execute xsetbv with a value that has been checked."""
         if self.machine.probe.features.sets_xcr0:
             self.fd.set_xcr0(value)
 
     def control_register(self, number: int) -> int | None:
-        """CR0, CR2, CR3 or CR4 as the guest's kernel sees it, None for another."""
+        """CR0, CR2, CR3 or CR4 as the guest's kernel sees it; None for any other."""
         match number:
             case 0:
                 return self.vcpu.cr0
@@ -549,7 +549,7 @@ class Cpu:
         return None
 
     def set_control_register(self, number: int, value: int) -> bool:
-        """Write CR0, of which only TS may change, CR2, CR3 or CR4 (ignored); False if refused."""
+        """Write CR0 (only TS may change), CR2, CR3 or CR4 (ignored); returns False if refused."""
         match number:
             case 0:
                 if (value ^ self.vcpu.cr0) & ~x86.CR0_TS:
@@ -566,21 +566,21 @@ class Cpu:
         return True
 
     def debug_register(self, number: int) -> int:
-        """DR0-3, 6 or 7; EINVAL for another."""
+        """DR0-3, 6 or 7; HypercallError(EINVAL) for any other."""
         if number not in (0, 1, 2, 3, 6, 7):
             raise HypercallError(errno.EINVAL)
         return self._debug.get(number, 0)
 
     def set_debug_register(self, number: int, value: int) -> None:
-        """Set DR0-3, 6 or 7; EINVAL for another, EPERM for an address that is not canonical."""
+        """Set DR0-3, 6 or 7; EINVAL for any other, EPERM for an address or value not allowed."""
         if number not in (0, 1, 2, 3, 6, 7):
             raise HypercallError(errno.EINVAL)
         if number < 4:
-            # A breakpoint inside the shim would trap where no trap may come.
+            # A breakpoint inside the shim would trap in code that must not trap.
             if not is_guests(value):
                 raise HypercallError(errno.EPERM)
         elif number == 6:
-            # The guest's alone: the CPU's is empty but between an exception and its handling.
+            # Only the guest's copy: the CPU's DR6 is empty except while we handle an exception.
             self._debug[6] = value & _DR6_STATUS | x86.DR6_FIXED
             return
         else:
@@ -597,15 +597,15 @@ class Cpu:
         self.fd.set_debugregs(registers)
 
     def take_debug_status(self) -> None:
-        """A debug exception is the guest's: the CPU's DR6 becomes part of its own (the manuals'
-        rules, and x86_merge_dr6 of Xen's arch/x86/debug.c)."""
+        """Merge the CPU's DR6 into the guest's after a debug exception of the guest (by the
+        manuals' rules, and x86_merge_dr6 of Xen's arch/x86/debug.c)."""
         status = self.drop_debug_status()
         if status & _DR6_BREAKPOINTS:
             self._debug[6] &= ~_DR6_BREAKPOINTS
         self._debug[6] |= status
 
     def drop_debug_status(self) -> int:
-        """Empty the CPU's DR6, which CPUs only add to; what was in it."""
+        """Clear the CPU's DR6, to which CPUs only add bits; returns its old status bits."""
         registers = self.fd.get_debugregs()
         status = int(registers.dr6) & _DR6_STATUS
         if status:

@@ -1,7 +1,7 @@
-"""Instructions of a PV guest that trap because it runs in ring 3, done for it.
+"""Emulates the instructions that trap because a PV guest's kernel runs in ring 3.
 
-Source of the semantics: xen/arch/x86/pv/emul-priv-op.c. Each function either does the
-instruction and moves RIP behind it, or leaves all as it was for the trap to be forwarded.
+Source of the semantics: xen/arch/x86/pv/emul-priv-op.c. Each function either completes the
+instruction and moves RIP past it, or changes nothing, and the trap is forwarded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _XCR0_X87, _XCR0_SSE, _XCR0_AVX, _XCR0_AVX512 = 1, 2, 4, 0xE0
 
 
 def code(cpu: Cpu) -> bytes:
-    """Up to 15 bytes of code at RIP, fewer where the next page is not there."""
+    """Up to 15 bytes of code at RIP, fewer if the next page is not mapped."""
     for length in (_MAX_LENGTH, 0x1000 - (cpu.vcpu.rip & 0xFFF)):
         try:
             return cpu.read_code(min(length, _MAX_LENGTH))
@@ -34,7 +34,7 @@ def code(cpu: Cpu) -> bytes:
 
 
 def forced_cpuid(cpu: Cpu, instruction: bytes) -> bool:
-    """CPUID behind Xen's forced-emulation prefix (`ud2; .ascii "xen"`)."""
+    """Emulate CPUID after Xen's forced-emulation prefix (`ud2; .ascii "xen"`); False if other."""
     if not instruction.startswith(FORCED_PREFIX + _CPUID):
         return False
     _cpuid(cpu)
@@ -52,12 +52,12 @@ def _cpuid(cpu: Cpu) -> None:
 
 
 def software_interrupt(instruction: bytes) -> int | None:
-    """The vector of an `int n` instruction."""
+    """The vector of an `int n` instruction, None for any other."""
     return instruction[1] if len(instruction) > 1 and instruction[0] == 0xCD else None
 
 
 def privileged(cpu: Cpu, instruction: bytes) -> bool:
-    """Do the guest's privileged instruction; False if it is none that it may have done."""
+    """Emulate the guest's privileged instruction; False if we do not emulate it."""
     rex, operand16, at = 0, False, 0
     while at < len(instruction):
         byte = instruction[at]
@@ -79,15 +79,15 @@ def privileged(cpu: Cpu, instruction: bytes) -> bool:
 
 
 def _one_byte(cpu: Cpu, code: bytes, operand16: bool) -> int:
-    """Returns the instruction's length behind its prefixes, 0 for one we do not do."""
+    """Returns the instruction's length without prefixes, 0 if we do not emulate it."""
     vcpu = cpu.vcpu
     opcode = code[0]
     if opcode in (0xFA, 0xFB):
-        # cli and sti: a PV kernel masks events in its vcpu_info, and cannot mean this.
+        # cli and sti do nothing: a PV kernel masks events in its vcpu_info instead.
         return 1 if ioports.iopl_suffices(cpu) else 0
     if opcode & 0xF4 != 0xE4:
         return 0
-    # in and out: by an immediate port or by %dx, from or to %al or %eax.
+    # in and out: the port is immediate or %dx, the data is in %al, %ax or %eax.
     length = 1 if opcode & 8 else 2
     if length > len(code):
         return 0
@@ -97,7 +97,7 @@ def _one_byte(cpu: Cpu, code: bytes, operand16: bool) -> int:
         return 0
     if not opcode & 2:
         mask = (1 << 8 * size) - 1
-        # A 32-bit register clears the upper half.
+        # A write to a 32-bit register clears the upper half.
         kept = 0 if size == 4 else vcpu.rax & ~mask
         vcpu.rax = kept | ioports.value(port) & mask
     return length
@@ -157,7 +157,7 @@ def _xsetbv(cpu: Cpu) -> bool:
 
 
 def _is_valid_xcr0(value: int) -> bool:
-    """Whether the processor takes these components together (xen/arch/x86/xstate.c)."""
+    """Whether the processor accepts these components together (xen/arch/x86/xstate.c)."""
     needed = _XCR0_X87
     if value & _XCR0_AVX:
         needed |= _XCR0_SSE

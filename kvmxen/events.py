@@ -57,8 +57,8 @@ class Port:
 class BackendPort:
     """A backend's end of the port `number`, which the guest allocated for dom0.
 
-    Once the guest has closed its end, and whatever it does with the number then, nothing that
-    is done here concerns it.
+    Once the guest has closed its end, these methods do nothing, even if the guest reuses the
+    number.
     """
 
     def __init__(self, events: EventChannels, number: int, on_send: Callable[[], None]) -> None:
@@ -67,22 +67,22 @@ class BackendPort:
         self._on_send = on_send
 
     def notify(self) -> None:
-        """Send to the guest."""
+        """Send an event to the guest."""
         self._events.notify(self.number, self._on_send)
 
     def close(self) -> None:
-        """Let go: the guest's end waits for dom0 again, as after its allocation."""
+        """Disconnect: the guest's end waits for dom0 again, as after its allocation."""
         self._events.disconnect_backend(self.number, self._on_send)
 
 
 class EventChannels:
     """A domain's event channels. `shared_info` is a gpa; `info(vcpu)` gives a vcpu_info's gpa.
 
-    `kick(vcpu)` is called when a vCPU has something new to look at, from any thread,
-    `bind_timer(vcpu, port)` when its VIRQ_TIMER is bound to a port or, 0, no longer is,
-    `bind_ipi(port, vcpu)` when a port is that vCPU's IPI or, None, no longer is.
-    `listen(port, eventfd, on)` is called when what is sent to a port may ring a backend's eventfd
-    without us and, `on` false, when it no longer may: whether it now does.
+    `kick(vcpu)` is called, from any thread, when a vCPU must check its events.
+    `bind_timer(vcpu, port)` is called when its VIRQ_TIMER is bound to a port, or unbound (0).
+    `bind_ipi(port, vcpu)` is called when a port becomes that vCPU's IPI, or is none (None).
+    `listen(port, eventfd, on)` asks that a send to the port rings a backend's eventfd without us
+    or, if `on` is false, no longer does; it returns whether the send now rings it.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class EventChannels:
         self._bind_ipi = bind_ipi
         self._listen = listen
         self._lock = RLock()
-        # Port 0 is never given out, so that 0 can mean none.
+        # Port 0 is never allocated, so 0 can mean none.
         self._ports: list[Port] = [Port(0, xen=True)]
-        # A heap of those that were closed: the lowest is given out first, as Xen does.
+        # A heap of the closed ports: the lowest is allocated first, as Xen does.
         self._closed: list[int] = []
         self._virqs: dict[tuple[int, int], Port] = {}
         self.sent = 0
@@ -137,19 +137,19 @@ class EventChannels:
             raise HypercallError(errno.ENOENT)
 
     def port(self, number: int) -> Port:
-        """The port `number`; raises HypercallError(EINVAL) where there is none."""
+        """The port `number`; raises HypercallError(EINVAL) if there is none."""
         if not 0 < number < len(self._ports):
             raise HypercallError(errno.EINVAL)
         return self._ports[number]
 
     def open_backend(self) -> int:
-        """Give the guest a port bound to one of our backends, for `serve`."""
+        """Allocate a guest port that is bound to one of our backends; see `serve`."""
         with self._lock:
             return self._open(Status.INTERDOMAIN).number
 
     def serve(self, number: int, on_send: Callable[[], None]) -> None:
-        """Before the guest starts: `on_send` runs, in the sending vCPU's thread, each time that the
-        guest sends to `number`, which open_backend returned."""
+        """Call `on_send`, in the sending vCPU's thread, each time the guest sends to `number`,
+        which open_backend returned. Only before the guest starts."""
         self._ports[number].on_send = on_send
 
     def alloc_unbound(self, remote: int) -> int:
@@ -162,11 +162,11 @@ class EventChannels:
     def connect_backend(
         self, number: int, on_send: Callable[[], None], eventfd: int = -1
     ) -> BackendPort:
-        """Bind a backend to the port that the guest allocated for dom0; `on_send`, which no
-        other port has, runs in the sending vCPU's thread each time that the guest sends, or
-        `eventfd`, if any, is written to: it must stay open until the port is closed.
+        """Bind a backend to the port that the guest allocated for dom0.
 
-        Raises HypercallError(EINVAL) where the port is not waiting for dom0.
+        Each time the guest sends, `on_send`, which must be unique to this port, runs in the
+        sending vCPU's thread, or KVM writes to `eventfd`, if given, which must stay open until
+        the port is closed. Raises HypercallError(EINVAL) if the port is not waiting for dom0.
         """
         with self._lock:
             port = self.port(number)
@@ -178,7 +178,7 @@ class EventChannels:
         return BackendPort(self, number, on_send)
 
     def disconnect_backend(self, number: int, on_send: Callable[[], None]) -> None:
-        """Undo connect_backend; nothing where the guest has closed the port."""
+        """Undo connect_backend; does nothing if the guest has closed the port."""
         with self._lock:
             port = self._ports[number]
             if port.on_send is on_send:
@@ -191,14 +191,14 @@ class EventChannels:
             port.doorbell = -1
 
     def bind_interdomain(self, number: int) -> int:
-        """EVTCHNOP_bind_interdomain to a port of the domain itself: a loop."""
+        """EVTCHNOP_bind_interdomain to one of the domain's own ports (a loop)."""
         with self._lock:
             other = self.port(number)
             if other.status is not Status.UNBOUND or other.remote_domain != DOMID_GUEST:
                 raise HypercallError(errno.EINVAL)
             port = self._open(Status.INTERDOMAIN, target=other.number)
             other.status, other.target = Status.INTERDOMAIN, port.number
-            # What was sent before there was a listener would otherwise be lost.
+            # An event sent before there was a listener would otherwise be lost.
             self.raise_port(port)
             return port.number
 
@@ -237,13 +237,13 @@ class EventChannels:
             port.vcpu = vcpu
 
     def close(self, number: int) -> None:
-        """EVTCHNOP_close; the other end, if the domain's own, waits for a new one."""
+        """EVTCHNOP_close; the other end, if it is the domain's own, waits for a new peer."""
         with self._lock:
             port = self.port(number)
             if port.status is Status.CLOSED:
                 raise HypercallError(errno.EINVAL)
             if port.status is Status.VIRQ:
-                # A global one is found under the vCPU that it was bound on.
+                # A global virq is filed under the vCPU that it was bound on.
                 for key in [key for key, bound in self._virqs.items() if bound is port]:
                     del self._virqs[key]
                 if port.target == Virq.TIMER:
@@ -273,7 +273,7 @@ class EventChannels:
     # Sending.
 
     def send(self, number: int) -> int | None:
-        """EVTCHNOP_send: the vCPU that it notifies, None for a backend or nobody."""
+        """EVTCHNOP_send; returns the vCPU that it notifies, None for a backend or nobody."""
         port = self.port(number)
         self.sent += 1
         if port.status is Status.INTERDOMAIN:
@@ -292,14 +292,14 @@ class EventChannels:
         return None
 
     def notify(self, number: int, on_send: Callable[[], None] | None = None) -> None:
-        """A backend's end of port `number` sends to the guest; nothing where it is closed, or
-        bound to another than the backend with `on_send`."""
+        """Send from a backend's end of port `number` to the guest; does nothing if the port is
+        closed, or bound to a backend with another `on_send`."""
         port = self._ports[number]
         if port.status is Status.INTERDOMAIN and on_send in (None, port.on_send):
             self.raise_port(port)
 
     def raise_virq(self, virq: Virq, vcpu: int) -> None:
-        """Raise `virq` on `vcpu`; nothing where the guest has not bound it."""
+        """Raise `virq` on `vcpu`; does nothing if the guest has not bound it."""
         port = self._virqs.get((virq, vcpu))
         if port:
             self.raise_port(port)
@@ -309,7 +309,7 @@ class EventChannels:
         return (virq, vcpu) in self._virqs
 
     def raise_port(self, port: Port) -> None:
-        """Make `port` pending, and its vCPU look where that is news to it."""
+        """Make `port` pending, and make its vCPU look if the port was not pending before."""
         number = port.number
         if self._memory.set_bit(self._pending, number):
             return
@@ -317,7 +317,7 @@ class EventChannels:
         if not self._memory.test_bit(self._mask, number):
             self._select(port.vcpu, number)
         else:
-            # A vCPU may poll a port that it masked.
+            # A vCPU may poll a masked port.
             self._kick(port.vcpu)
 
     def _select(self, vcpu: int, number: int) -> None:
@@ -327,19 +327,19 @@ class EventChannels:
         self._kick(vcpu)
 
     def reselect(self, vcpu: int) -> None:
-        """The vcpu_info moved: have the guest look at every port, so that none is lost."""
+        """Make the guest check every port after its vcpu_info moved, so that no event is lost."""
         info = self._info(vcpu)
         self._memory.write_u64(info + VCPU_INFO_PENDING_SEL, (1 << 64) - 1)
         self._memory.write_u8(info + VCPU_INFO_UPCALL_PENDING, 1)
         self._kick(vcpu)
 
     def unmask(self, number: int) -> None:
-        """EVTCHNOP_unmask: and deliver what came in the meantime."""
+        """EVTCHNOP_unmask; delivers an event that came while the port was masked."""
         port = self.port(number)
         masked = self._memory.clear_bit(self._mask, number)
         if masked and self._memory.test_bit(self._pending, number):
             self._select(port.vcpu, number)
 
     def is_pending(self, number: int) -> bool:
-        """Whether port `number` has its pending bit set; EINVAL for none of ours."""
+        """Whether port `number` has its pending bit set; raises EINVAL if there is no such port."""
         return self._memory.test_bit(self._pending, self.port(number).number)

@@ -1,4 +1,4 @@
-"""What becomes of each trap that a guest takes: done here, or bounced to the guest's kernel."""
+"""Each trap that a guest takes is handled here, or bounced to the guest's kernel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SYSCALL_LENGTH = 2
 
 
 def handle(cpu: Cpu, trap: int) -> None:
-    """Deal with `trap`, a number from PvVcpu.run."""
+    """Handle `trap`, a number from PvVcpu.run."""
     vcpu = cpu.vcpu
     if trap == TRAP_SYSCALL:
         if vcpu.kernel_mode:
@@ -50,7 +50,7 @@ def handle(cpu: Cpu, trap: int) -> None:
 
 
 def inject(cpu: Cpu, vector: int, error_code: int = 0) -> None:
-    """Have the guest's kernel handle exception `vector`."""
+    """Deliver exception `vector` to the guest's kernel."""
     flags, address = cpu.trap_table.get(vector, (0, 0))
     cpu.bounce(
         address,
@@ -65,8 +65,8 @@ def _debug(cpu: Cpu) -> None:
 
 
 def _system_call(cpu: Cpu, kind: CallbackType) -> None:
-    """A system call of user code, which faults if the kernel has no callback for it: as Xen's
-    switch_to_kernel and sysenter_entry have it (xen/arch/x86/x86_64/entry.S)."""
+    """Deliver a system call of user code; it faults if the kernel has no callback for it, as in
+    Xen's switch_to_kernel and sysenter_entry (xen/arch/x86/x86_64/entry.S)."""
     vcpu = cpu.vcpu
     address, mask_events = cpu.callbacks.get(kind, (0, False))
     if address and not vcpu.kernel_mode:
@@ -84,7 +84,7 @@ def _shim_trap(cpu: Cpu, trap: int) -> None:
     elif trap == TRAP_SYSENTER:
         _system_call(cpu, CallbackType.SYSENTER)
     elif trap == TRAP_BAD_IRET:
-        # The frame that the guest gave to iret; its own return instruction would have faulted.
+        # The guest gave iret a bad frame; its own return instruction would have faulted.
         inject(cpu, x86.TRAP_GENERAL_PROTECTION, cpu.vcpu.error_code & 0xFFFC)
     elif trap == TRAP_LOST_DEBUG:
         cpu.drop_debug_status()
@@ -145,7 +145,7 @@ def _general_protection(cpu: Cpu) -> None:
     vcpu = cpu.vcpu
     error = vcpu.error_code
     if error & x86.ERROR_IDT and not error & x86.ERROR_EXTERNAL:
-        # The instruction says which vector: emulated CPUs double the one in the error code.
+        # Take the vector from the instruction: emulated CPUs double the one in the error code.
         vector = emulate.software_interrupt(emulate.code(cpu))
         _software_interrupt(cpu, error >> 3 if vector is None else vector)
     elif error or not emulate.privileged(cpu, emulate.code(cpu)):
@@ -153,7 +153,7 @@ def _general_protection(cpu: Cpu) -> None:
 
 
 def _software_interrupt(cpu: Cpu, vector: int) -> None:
-    """`int vector`: a trap where the guest's table lets the caller raise it, else #GP."""
+    """`int vector`: a trap if the guest's table lets the caller raise it, else #GP."""
     flags, address = cpu.trap_table.get(vector, (0, 0))
     if address and flags & xen.TI_DPL >= (1 if cpu.vcpu.kernel_mode else 3):
         cpu.vcpu.rip = (cpu.vcpu.rip + 2) & _MASK64

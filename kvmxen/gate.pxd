@@ -17,7 +17,7 @@ cdef class PvVcpu(SharedState):
     cdef int _invlpgs
     cdef uint64_t _invlpg[32]
     cdef bint _load_cr3
-    cdef uint64_t leaving  # the L4 that the CPU has loaded, if the kernel's is another; else 0
+    cdef uint64_t leaving  # the L4 that the CPU has loaded, if it is not the kernel's; else 0
     cdef bint _stepping
     cdef bint _swapgs
     cdef readonly bint entered

@@ -1,7 +1,7 @@
-"""A PV vCPU at the shim's gate: what the guest resumes with, and why it came out. No policy.
+"""A PV vCPU at the shim's gate: how the guest resumes, and why it exits. No policy.
 
-`run` writes the registers, with what the gate must do first (touches, TLB flushes, cr3, swapgs),
-and returns the next trap.
+`run` writes the registers and the gate's work list (touches, TLB flushes, cr3, swapgs), and
+returns the next trap.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
@@ -60,24 +60,24 @@ cdef extern from *:
     const uint64_t SHIM_VA
     const uint64_t PHYSMAP_VA
 
-# What user code may have set when it makes a system call.
+# The flags that user code may have set when it makes a system call.
 cdef uint64_t _USER_FLAGS = EFL_ID | EFL_AC | EFL_DF | EFL_TF | EFL_ARITHMETIC
-# Room for touches: the list's end and the other operations need the rest.
+# Room for touches; the rest of the list is for the other operations and its end.
 cdef int _MAX_TOUCHES = (VCPU_WORK_END - VCPU_WORK) // 16 - 48
 
 cdef inline int _compat_call(uint64_t rip) noexcept:
-    """Some hosts interpret 32-bit code, and go on at the low half of the address that a system call
-    of it leads to: which one met a page that is not there at `rip`, 0 for none."""
+    """The 32-bit system call that caused a page fault at `rip`, 0 for none. A host that interprets
+    32-bit code continues at the low half of the call's entry address, where no page is mapped."""
     if rip == GATE_SYSCALL32:
         return _TRAP_SYSCALL32
     return _TRAP_SYSENTER if rip == GATE_SYSENTER else 0
 
 
 cdef class PvVcpu(SharedState):
-    """A virtual CPU with its part of the shim's memory.
+    """A virtual CPU and its part of the shim's memory.
 
-    `fd` and `run` are the vCPU's KVM fd and its kvm_run area, which must not be closed before
-    its last run; `part_gpa` is its part of the shim, `part_size` bytes; `cr0` its CR0.
+    `fd` and `run` are the vCPU's KVM fd and its kvm_run area, which must stay open until its
+    last run; its part of the shim is `part_size` bytes at `part_gpa`; `cr0` is its CR0.
     """
 
     def __cinit__(self, GuestMemory memory, int index, int fd, const uint8_t[::1] run,
@@ -93,40 +93,40 @@ cdef class PvVcpu(SharedState):
         self.rflags = EFL_IF | EFL_FIXED
 
     def set_info(self, GuestMemory memory, uint64_t gpa):
-        """The guest's vcpu_info is at `gpa`; raises GuestFault."""
+        """Set the gpa of the guest's vcpu_info; raises GuestFault."""
         self._info = memory.at(gpa, VCPU_INFO_SIZE)
         self.state.info_gpa = gpa
 
     def take_done(self):
-        """How many operations of the hypercall's list the dispatcher did, told once."""
+        """How many operations of the hypercall's list the dispatcher did; resets the number."""
         cdef uint64_t done = self._done
         self._done = 0
         return done
 
     @property
     def upcall_ready(self):
-        """Whether events are pending and not masked, as the vcpu_info says."""
+        """Whether the vcpu_info has events pending and not masked."""
         return (self._info[VCPU_INFO_UPCALL_PENDING] != 0
                 and self._info[VCPU_INFO_UPCALL_MASK] == 0)
 
     def count_hypercall(self, uint64_t number):
-        """Count hypercall `number`; all beyond the known ones as one."""
+        """Count hypercall `number`; all from 63 up count as one."""
         self._hypercalls[number if number < 63 else 63] += 1
 
     @property
     def hypercalls(self):
-        """How often each hypercall came out, by number; 63 stands for all beyond."""
+        """How often each hypercall exited, by number; 63 stands for all from 63 up."""
         return {i: self._hypercalls[i] for i in range(64) if self._hypercalls[i]}
 
     @property
     def traps(self):
-        """How often each trap came out, by what `run` returns for it."""
+        """How often each trap exited, by the number that `run` returns for it."""
         return {i: self._traps[i] for i in range(48) if self._traps[i]}
 
     # What must happen in the guest before it resumes.
 
     cdef int touch(self, uint64_t gpa) except -1 nogil:
-        """Make a shadow-paging KVM see what the host stored in the page-table entry at gpa."""
+        """Make a shadow-paging KVM see the host's store to the page-table entry at `gpa`."""
         if self._touches == _MAX_TOUCHES:
             with gil:
                 self.flush()
@@ -136,7 +136,7 @@ cdef class PvVcpu(SharedState):
         return 0
 
     cpdef int invlpg(self, uint64_t va) except -1:
-        """Drop the translation of `va` before the guest resumes; many become a full flush."""
+        """Drop the translation of `va` before the guest resumes; over 32 become a full flush."""
         if self._invlpgs == 32:
             self._load_cr3 = True
         else:
@@ -151,28 +151,28 @@ cdef class PvVcpu(SharedState):
         self._load_cr3 = True
 
     cdef void leave(self, uint64_t cr3) noexcept:
-        """The kernel's base pointer was `cr3`, which the CPU has loaded until it reloads."""
+        """Note that the kernel's base pointer was `cr3`; the CPU keeps it until it reloads."""
         if not self.leaving:
             self.leaving = cr3
         self.reload()
 
     def toggle_mode(self):
-        """Between guest kernel and guest user: the other cr3 and the other GS base."""
+        """Switch between guest kernel and guest user: the other cr3 and the other GS base."""
         self.state.kernel_mode = not self.state.kernel_mode
         self._swapgs = not self._swapgs
         self._load_cr3 = True
 
     def set_task_switched(self, bint ts):
-        """CR0.TS as the guest sees it: the next FPU instruction traps."""
+        """Set the guest's CR0.TS; if set, the next FPU instruction traps."""
         self.state.cr0 = self.state.cr0 | CR0_TS if ts else self.state.cr0 & ~CR0_TS
 
     @property
     def cr0(self):
-        """CR0 as the guest resumes with it."""
+        """The CR0 that the guest resumes with."""
         return self.state.cr0
 
     cdef uint64_t _current_cr3(self) noexcept:
-        # The dispatcher in ring 3 is only in the kernel's address spaces.
+        # Only the kernel's address spaces contain the dispatcher in ring 3.
         if self.state.kernel_mode or self.in_dispatcher:
             return self.state.kernel_cr3
         return self.state.user_cr3
@@ -183,7 +183,7 @@ cdef class PvVcpu(SharedState):
         return self._current_cr3()
 
     cdef int _compose(self) noexcept:
-        """Complete the work list but for its last operation; returns the words in use."""
+        """Complete the work list except its last operation; returns the number of words in use."""
         cdef uint64_t *work = self._work
         cdef int n = 2 * self._touches
         cdef int i
@@ -232,7 +232,7 @@ cdef class PvVcpu(SharedState):
         out.rip = self._work[0]
         out.rsp = self._part_va + VCPU_WORK + 8
         if out.rip == SHIM_VA + GATE_OP_RETURN:
-            # %rax is there already, and instructions in ring 0 are dear on some hosts.
+            # %rax is loaded already, and instructions in ring 0 are slow on some hosts.
             out.rip = SHIM_VA + GATE_IRET
             out.rsp += 8
         run_dirty(self._run)
@@ -251,9 +251,9 @@ cdef class PvVcpu(SharedState):
     def run(self):
         """Resume the guest until its next trap.
 
-        Returns a stub number of shim/abi.h, one of TRAP_SYSCALL and what follows it there, or
-        INTERRUPTED after `interrupt` or when `attention` was set (which it resets). Raises
-        GuestCrash where the guest cannot go on.
+        Returns a stub number of shim/abi.h, TRAP_SYSCALL or a trap listed after it there, or
+        INTERRUPTED after `interrupt` or if `attention` was set (which it resets). Raises
+        GuestCrash if the guest cannot continue.
         """
         if not self.entered:
             if self.attention:
@@ -263,7 +263,7 @@ cdef class PvVcpu(SharedState):
         return self._run_to_trap()
 
     cdef void _start_guest(self, uint16_t cs, uint16_t ss, uint64_t rflags):
-        """Complete the work list so that it ends in the guest."""
+        """Complete the work list so that it returns to the guest."""
         if self.come_back():
             self._load_cr3 = True
         cdef uint64_t *last = self._work + self._compose()
@@ -277,9 +277,9 @@ cdef class PvVcpu(SharedState):
         self._start()
 
     def step_in_ring0(self):
-        """Do the guest kernel's next instruction in ring 0.
+        """Execute the guest kernel's next instruction in ring 0.
 
-        Returns the trap that ended it: 1 (#DB), if the instruction was done.
+        Returns the trap that ended it: 1 (#DB) if the instruction completed.
         """
         cdef uint16_t cs = self.cs, ss = self.ss
         cdef uint64_t traced = self.rflags & EFL_TF
@@ -298,7 +298,7 @@ cdef class PvVcpu(SharedState):
         return trap
 
     def halt(self):
-        """Sleep in KVM until an interrupt; returns as `run` does, STUB_EVENT at the best."""
+        """Sleep in KVM until an interrupt; returns as `run` does, normally STUB_EVENT."""
         cdef int n
         if not self.entered:
             if self.attention:
@@ -326,9 +326,9 @@ cdef class PvVcpu(SharedState):
                 sched_yield()
 
     cdef int _enter_to_exit(self) except -1:
-        """KVM_RUN, whatever signals come, until the guest comes out or `ending` is set."""
+        """KVM_RUN, despite signals, until the guest exits; raises GuestCrash if `ending` is set."""
         while not self.enter():
-            # `attention`, which came with it, still stops the next run.
+            # `attention`, set before the signal, still stops the next run.
             run_immediate(self._run, 0)
             if self.ending:
                 raise GuestCrash("stopped in the shim")
@@ -350,8 +350,8 @@ cdef class PvVcpu(SharedState):
         return trap
 
     cdef int _decode_uninterpreted(self) noexcept:
-        """Some hosts interpret user code whose stack pointer is not canonical once they have
-        interrupted it, and give up at what their interpreter lacks: int3 behind LSTAR, or SSE."""
+        """The trap for an instruction that the host's interpreter lacks: int3 at LSTAR, or SSE.
+        Some hosts interpret interrupted user code if its stack pointer is not canonical."""
         self.in_ring3 = True
         self.cs, self.ss = FLAT_RING3_CS64, FLAT_RING3_SS
         if self.rip != self._part_va + VCPU_SYSCALL_PAGE + SYSCALL_ENTRY:
@@ -382,20 +382,19 @@ cdef class PvVcpu(SharedState):
             self.load(out)
             return self._take_compat_call(stub)
         if stub == TRAP_DEBUG and ring0 and rip == SHIM_VA + GATE_STUBS + TRAP_DEBUG * STUB_SIZE:
-            # INT1 behind a watched load of SS: the second trap has overwritten the first one's
-            # frame.
+            # INT1 after a watched load of SS: the second trap has overwritten the first's frame.
             raise GuestCrash("a debug trap within a debug trap")
         if stub == TRAP_DEBUG and not self._stepping and (
                 ring0 or kernel_gate and self._is_dispatchers(rip)):
-            # Dropped, as Xen's do_debug drops it, a step with it, once SYSENTER's flags are saved;
-            # the stub's iretq goes on there.
+            # Drop it, as Xen's do_debug does, and stop stepping unless SYSENTER's flags are still
+            # to be saved; the stub's iretq continues there.
             if rip != SHIM_VA + GATE_SYSENTER:
                 top[-3] &= ~EFL_TF
             self.entered = True
             return _TRAP_LOST_DEBUG
         if kernel_gate and interrupt and self._take_bad_iret():
-            # It met the dispatcher on the way to tell. The registers to return with are still here:
-            # the next entry is told the same.
+            # The interrupt met the dispatcher before it could report the bad iret. The registers
+            # to return with are still here, so the next entry fails in the same way.
             if not self.state.kernel_mode:
                 self._swapgs = not self._swapgs
                 self._load_cr3 = True
@@ -424,13 +423,13 @@ cdef class PvVcpu(SharedState):
         if kernel_gate:
             self.in_dispatcher = self._in_dispatcher(rip)
         elif interrupt and rip == page + SYSCALL_ENTRY:
-            # A SYSCALL that is not a trap yet, and would be none on another vCPU.
+            # A SYSCALL that has not trapped yet, and would not trap on another vCPU: undo it.
             self.rip = self.rcx - 2
             self.rflags = self.r11 & _USER_FLAGS | EFL_IF | EFL_FIXED
         return stub
 
     cdef bint _take_bad_iret(self) noexcept:
-        """Whether the last trap was the gate's iretq into the guest that failed; told once."""
+        """Whether the gate's iretq into the guest failed in the last trap; True only once."""
         cdef uint64_t *top = <uint64_t *>(self._part + VCPU_TRAP_STACK_END)
         if top[-4] & 3 or top[-5] != SHIM_VA + GATE_IRET:
             return False
@@ -445,8 +444,8 @@ cdef class PvVcpu(SharedState):
         self.ss = <uint16_t>top[-1]
 
     cdef bint _in_dispatcher(self, uint64_t rip) noexcept:
-        """Whether an interrupt met the dispatcher in ring 3. Its last steps, which may already
-        have missed an event, are then to be begun again."""
+        """Whether an interrupt met the dispatcher in ring 3. Restarts the dispatcher's last steps,
+        which may already have missed an event."""
         cdef uint64_t at = rip - SHIM_VA - DISPATCHER
         if DISPATCHER_RESUME <= at < DISPATCHER_RESUMED:
             self.rip = SHIM_VA + DISPATCHER + DISPATCHER_RESUME
@@ -458,7 +457,7 @@ cdef class PvVcpu(SharedState):
                 or rip - self._part_va - VCPU_SYSCALL_PAGE < 4096)
 
     cdef int _decode_frame(self, bint in_ring3) except -1:
-        """The trap that the dispatcher left to the host, with the registers in its frame."""
+        """Take the trap that the dispatcher left to the host, and the registers in its frame."""
         cdef shim_frame frame = (
             <shim_frame *>(self._part + VCPU_FRAME_END - sizeof(shim_frame)))[0]
         cdef shim_state *state = self.state
@@ -530,8 +529,8 @@ cdef class PvVcpu(SharedState):
         self.ss = FLAT_RING3_SS
 
     cdef int _take_compat_call(self, int trap) noexcept:
-        """SYSCALL of 32-bit code, or SYSENTER, whose registers are loaded: what Xen shows of it
-        (cstar_enter and sysenter_entry of xen/arch/x86/x86_64/entry.S)."""
+        """Set the registers that Xen shows after SYSCALL of 32-bit code, or SYSENTER (cstar_enter
+        and sysenter_entry of xen/arch/x86/x86_64/entry.S); the others are loaded already."""
         self.ss = FLAT_RING3_SS
         if trap == _TRAP_SYSCALL32:
             self.rip, self.rflags = self.rcx, self.r11

@@ -7,7 +7,7 @@ cdef extern from "<pthread.h>" nogil:
         pass
 
 
-# What is known of a grant while it is in use.
+# A grant while it is in use.
 cdef struct Active:
     uint64_t mfn
     uint32_t readers

@@ -1,14 +1,14 @@
-"""The grant table: the frames that the guest shares, who uses them, and what it sees of that.
+"""The grant table: the frames that the guest shares, their users, and their in-use flags.
 
-A grant in use is pinned: its entry (version 1) or its status word (version 2) says so to the
-guest, which may end only what nobody uses. Whatever the guest writes into an entry meanwhile, a
-pin goes on meaning the frame that it meant, and that frame is the guest's RAM.
+A grant in use is pinned: its entry (version 1) or its status word (version 2) shows this to the
+guest, which may end only unused grants. A pin keeps its frame, which is the guest's RAM,
+whatever the guest writes into the entry meanwhile.
 
-Grants are the guest's, for dom0 (our backends) or for itself. There is no grant between two
-guests: one process is one domain.
+Only the guest grants, to dom0 (our backends) or to itself. There are no grants between guests:
+one process is one domain.
 
-Source: xen/include/public/grant_table.h, xen/common/grant_table.c. What is without the GIL can
-be called from any thread.
+Source: xen/include/public/grant_table.h, xen/common/grant_table.c. Any thread may call the
+functions that need no GIL.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -71,7 +71,7 @@ cdef enum:
     V1_SIZE = 8
     V2_SIZE = 16
     STATUS_SIZE = 2
-    # As often as Xen does, against a guest that changes an entry all the time.
+    # As many as Xen makes, against a guest that changes an entry all the time.
     ATTEMPTS = 5
     # Xen counts in eight bits.
     MAX_PINS = 255
@@ -87,7 +87,7 @@ assert PAGE == PAGE_SIZE
 
 
 class GrantError(Exception):
-    """A grant that cannot be used: `status` says why."""
+    """A grant cannot be used; `status` says why."""
 
     def __init__(self, ref, status):
         self.status = GrantStatus(status)
@@ -99,7 +99,7 @@ cdef inline bint is_pinned(const Active *act) noexcept nogil:
 
 
 cdef class GrantTable:
-    """The grant table of a domain laid out by `layout`, whose frames are the xenheap's."""
+    """The grant table of a domain with `layout`; its frames are in the xenheap."""
 
     def __cinit__(self, GuestMemory memory, layout):
         cdef uint64_t size = MOST_FRAMES * PAGE
@@ -137,9 +137,9 @@ cdef class GrantTable:
 
     cdef int take(self, uint32_t ref, uint16_t domid, bint write, bint mapping,
                   Active *grant) noexcept nogil:
-        """Pin `ref` for `domid`, until `give_back`: GNTST_*, and `grant` says what it is.
+        """Pin `ref` for `domid` until `give_back`; fills `grant` and returns GNTST_*.
 
-        A grant of a part of a page can be copied, but not mapped.
+        A sub-page grant can be copied, but not mapped.
         """
         pthread_mutex_lock(&self._lock)
         cdef int status = self._take(ref, domid, write, mapping, grant)
@@ -186,7 +186,7 @@ cdef class GrantTable:
 
     cdef int _mark(self, uint32_t ref, Active *act, uint16_t domid, bint write,
                    uint32_t mask) noexcept nogil:
-        """Have the guest see that `ref` is in use, if it grants that (_set_status())."""
+        """Show the guest that `ref` is in use, if the entry grants that use (_set_status())."""
         cdef uint8_t *entry = self._shared + ref * (V1_SIZE if self.version == 1 else V2_SIZE)
         cdef uint32_t seen = entry_load(entry)
         cdef uint32_t used = GTF_reading | GTF_writing if write else GTF_reading
@@ -203,7 +203,7 @@ cdef class GrantTable:
                     return GNTST_okay
                 continue
             flags_set(self._status + ref, used)
-            # The guest may have ended the grant before it could see that.
+            # The guest may have ended the grant before it could see the status.
             again = entry_load(entry)
             if again == seen:
                 return GNTST_okay
@@ -212,7 +212,7 @@ cdef class GrantTable:
         return GNTST_general_error
 
     cdef void give_back(self, uint32_t ref, bint write) noexcept nogil:
-        """Undo one `take`; the last one shows the guest that nobody uses the grant."""
+        """Undo one `take`; the last one shows the guest that the grant is unused."""
         cdef Active *act = self._active + ref
         pthread_mutex_lock(&self._lock)
         if write:
@@ -223,7 +223,7 @@ cdef class GrantTable:
         pthread_mutex_unlock(&self._lock)
 
     cdef void _reduce(self, uint32_t ref, const Active *act, bint write) noexcept nogil:
-        """Show no more use than there is (reduce_status_for_pin())."""
+        """Clear the in-use flags that no pin needs any more (reduce_status_for_pin())."""
         cdef uint16_t *status = self._status + ref
         cdef uint16_t cleared = 0 if is_pinned(act) else GTF_reading
         if write and not act.writers:
@@ -236,10 +236,10 @@ cdef class GrantTable:
     # For backends.
 
     cdef uint8_t *map(self, uint32_t ref, bint write, int *status) noexcept nogil:
-        """Map `ref` for a backend until `unmap`: the host address of its page.
+        """Map `ref` for a backend until `unmap`; returns the host address of its page.
 
-        NULL where that cannot be, and then `status` is the GNTST_* that says why. A mapping may
-        last as long as the backend likes: a persistent grant is one that is not unmapped.
+        NULL on failure; `status` then holds the GNTST_* reason. A backend may keep a mapping as
+        long as it likes: a persistent grant is one that it does not unmap.
         """
         cdef Active grant
         status[0] = self.take(ref, 0, write, True, &grant)
@@ -253,7 +253,7 @@ cdef class GrantTable:
 
     cdef int copy_from(self, uint32_t ref, uint32_t offset, uint32_t length,
                        uint8_t *to) noexcept nogil:
-        """Copy `length` bytes from `offset` of the granted page: GNTST_*."""
+        """Copy `length` bytes from `offset` of the granted page; returns GNTST_*."""
         cdef Active grant
         cdef int status = self.take(ref, 0, False, False, &grant)
         if status == GNTST_okay:
@@ -265,7 +265,7 @@ cdef class GrantTable:
 
     cdef int copy_to(self, uint32_t ref, uint32_t offset, uint32_t length,
                      const uint8_t *data) noexcept nogil:
-        """Copy `length` bytes to `offset` of the granted page: GNTST_*."""
+        """Copy `length` bytes to `offset` of the granted page; returns GNTST_*."""
         cdef Active grant
         cdef int status = self.take(ref, 0, True, False, &grant)
         if status == GNTST_okay:
@@ -275,18 +275,18 @@ cdef class GrantTable:
             self.give_back(ref, True)
         return status
 
-    # The same for Python, where a grant that cannot be used raises GrantError.
+    # The same for Python; a grant that cannot be used raises GrantError.
 
     def map_frame(self, uint32_t ref, bint write):
-        """Map `ref` for a backend until `unmap_frame`: the gpa of its frame."""
+        """Map `ref` for a backend until `unmap_frame`; returns the gpa of its frame."""
         return self.pin(ref, 0, write, True)[0]
 
     def unmap_frame(self, uint32_t ref, bint write):
-        """Undo one `map_frame` with the same `write`; ValueError where there is none."""
+        """Undo one `map_frame` with the same `write`; raises ValueError if there is none."""
         self.unpin(ref, write)
 
     def read(self, uint32_t ref, uint32_t offset, uint32_t length):
-        """A private copy of `length` bytes from `offset` of what `ref` grants to dom0."""
+        """A private copy of `length` bytes from `offset` of the page that `ref` grants to dom0."""
         if length > PAGE:
             raise GrantError(ref, GNTST_bad_copy_arg)
         cdef bytes data = PyBytes_FromStringAndSize(NULL, length)
@@ -296,7 +296,7 @@ cdef class GrantTable:
         return data
 
     def write(self, uint32_t ref, uint32_t offset, bytes data):
-        """Copy `data` to `offset` of what `ref` grants to dom0."""
+        """Copy `data` to `offset` of the page that `ref` grants to dom0."""
         if len(data) > PAGE:
             raise GrantError(ref, GNTST_bad_copy_arg)
         cdef int status = self.copy_to(ref, offset, <uint32_t>len(data),
@@ -305,7 +305,7 @@ cdef class GrantTable:
             raise GrantError(ref, status)
 
     def pin(self, uint32_t ref, uint16_t domid, bint write, bint mapping):
-        """Pin `ref` for `domid` until `unpin`: the gpa of its frame, start and length in bytes."""
+        """Pin `ref` for `domid` until `unpin`; returns the frame's gpa, start, length (bytes)."""
         cdef Active grant
         cdef int status = self.take(ref, domid, write, mapping, &grant)
         if status != GNTST_okay:
@@ -313,7 +313,7 @@ cdef class GrantTable:
         return grant.mfn << PAGE_SHIFT, grant.start, grant.length
 
     def unpin(self, uint32_t ref, bint write):
-        """Undo one `pin` with the same `write`; ValueError where there is none."""
+        """Undo one `pin` with the same `write`; raises ValueError if there is none."""
         if (ref >= <uint32_t>(MOST_FRAMES * (PAGE // V1_SIZE))
                 or not (self._active[ref].writers if write else self._active[ref].readers)):
             raise ValueError(f"grant {ref} is not pinned")
@@ -332,13 +332,13 @@ cdef class GrantTable:
 
     @property
     def nr_status_frames(self):
-        """How many frames of status words the table has: none in version 1."""
+        """How many frames of status words the table has; 0 in version 1."""
         if self.version == 1:
             return 0
         return (self.entries() * STATUS_SIZE + PAGE - 1) // PAGE
 
     def grow(self, frames):
-        """The machine frames of the first `frames` frames of the table, growing it if need be.
+        """The mfns of the first `frames` frames of the table, which grows if it must.
 
         Raises HypercallError(EINVAL) beyond MAX_FRAMES.
         """
@@ -350,22 +350,22 @@ cdef class GrantTable:
         return [self._first_mfn + i for i in range(frames)]
 
     def status_frames(self, frames):
-        """The first `frames` frames of the status words; HypercallError(EINVAL) for more than
-        there are."""
+        """The mfns of the first `frames` frames of status words; raises HypercallError(EINVAL) if
+        there are fewer."""
         if not 0 <= frames <= self.nr_status_frames:
             raise HypercallError(errno.EINVAL)
         return [self._status_mfn + i for i in range(frames)]
 
     def seed(self, uint32_t ref, uint64_t mfn):
-        """Fill one of the reserved entries as a domain builder does: `mfn` for dom0."""
+        """Grant `mfn` to dom0 in the reserved entry `ref`, as a domain builder does."""
         assert ref < GNTTAB_NR_RESERVED_ENTRIES
         (<uint64_t *>self._shared)[ref] = mfn << 32 | GTF_permit_access
 
     def set_version(self, version):
-        """GNTTABOP_set_version: every entry becomes one of `version` (1 or 2).
+        """GNTTABOP_set_version: convert the table to `version` (1 or 2).
 
-        Only the reserved entries live on. Raises HypercallError: EINVAL for another version,
-        EBUSY where other entries are in use, ERANGE for what version 1 cannot say.
+        Only the reserved entries are kept. Raises HypercallError: EINVAL for another version,
+        EBUSY if other entries are in use, ERANGE if version 1 cannot express a reserved entry.
         """
         if version not in (1, 2):
             raise HypercallError(errno.EINVAL)
@@ -411,7 +411,7 @@ cdef class GrantTable:
         return 0
 
     def swap(self, uint32_t ref_a, uint32_t ref_b):
-        """GNTTABOP_swap_grant_ref: the entries change places; a GrantStatus."""
+        """GNTTABOP_swap_grant_ref: swap two entries; returns a GrantStatus."""
         pthread_mutex_lock(&self._lock)
         cdef int status = self._swap(ref_a, ref_b)
         pthread_mutex_unlock(&self._lock)
@@ -440,7 +440,7 @@ cdef class GrantTable:
 
 
 cdef inline int within(const Active *grant, uint32_t offset, uint32_t length) noexcept nogil:
-    """GNTST_* for a copy of [offset, offset + length) of a page of which `grant` has a part."""
+    """GNTST_* for a copy of [offset, offset + length) of a page that `grant` grants in part."""
     cdef uint64_t end = <uint64_t>offset + length
     if end > PAGE:
         return GNTST_bad_copy_arg

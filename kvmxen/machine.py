@@ -41,7 +41,7 @@ from kvmxen.vcpu import install_kick
 from kvmxen.watchdog import Watchdogs
 
 _C = constants()
-# Without these no guest runs (KVM_CAP_*); every x86 KVM since Linux 4.17 has them.
+# No guest runs without these (KVM_CAP_*); every x86 KVM since Linux 4.17 has them.
 NEEDED_CAPS = (
     Cap.USER_MEMORY,
     Cap.SPLIT_IRQCHIP,
@@ -65,8 +65,8 @@ class Machine:
     """A virtual machine of `layout`, ready for a kernel to be built in its `memory`.
 
     `uuid` is the domain's handle, the same after a reboot.
-    `ended(end)` is called once, from any thread, when the guest's run is over;
-    `emergency_output(data)`, once it is set, for what the guest writes to Xen's emergency console.
+    `ended(end)` is called once, from any thread, when the guest's run is over.
+    `emergency_output(data)`, if set, receives what the guest writes to Xen's emergency console.
     With `dispatcher` the hot hypercalls and traps stay in the guest, where a `trace` does not see
     them. Raises KvmxenError if the host lacks something.
     """
@@ -94,10 +94,10 @@ class Machine:
         self._ended = ended
         self._paused = self._started = False
         self._control = threading.Condition()
-        # Held by a vCPU that changes what another is: whether it is up, and what it starts with.
+        # Held by a vCPU that changes another: whether it is up, and the state it starts with.
         self.changing_vcpus = threading.Lock()
         self._waiting = 0
-        # A descriptor comes to the guest's table and to the CPUs' copies of it at once.
+        # Held while a descriptor changes in the guest's table and in the CPUs' copies of it.
         self.descriptor_lock = threading.Lock()
         self._fds: list[VcpuFd] = []
         self.cpus: list[Cpu] = []
@@ -159,10 +159,10 @@ class Machine:
         self.image.domain.set_port(port, kind)
 
     def _listen(self, port: int, eventfd: int, on: bool) -> bool:
-        """See EventChannels: it takes a dispatcher in ring 0, and KVM's room for eventfds."""
+        """See EventChannels. Needs a dispatcher in ring 0, and room for an eventfd in KVM."""
         if self.placement is not Placement.RING0:
             return False
-        # Who still rings while this goes rings nobody.
+        # A guest that rings during teardown is ignored.
         if not on:
             self.image.domain.set_port(port, _C["PORT_HOST"])
         try:
@@ -176,7 +176,7 @@ class Machine:
         return on
 
     def _probe(self) -> Probe:
-        """Probe on a vCPU of its own: after its first KVM_RUN, one cannot be told of a CPUID."""
+        """Probe on a vCPU of its own: KVM_SET_CPUID2 fails after a vCPU's first KVM_RUN."""
         index = self.layout.vcpus
         fd = VcpuFd(self._system, self.vm, index)
         try:
@@ -194,7 +194,7 @@ class Machine:
         )
 
     def enter_at(self, *, entry: int, stack: int, start_info: int, cr3: int) -> None:
-        """Give vCPU 0 its first registers (virtual addresses, `cr3` a gpa) and all their state."""
+        """Set vCPU 0's first registers (virtual addresses, `cr3` a gpa) and every vCPU's state."""
         self._set_wallclock()
         for cpu in self.cpus:
             if cpu.index < LEGACY_MAX_VCPUS:
@@ -207,7 +207,7 @@ class Machine:
         first.bring_up()
 
     def _set_wallclock(self) -> None:
-        """shared_info's wall-clock time is the one at system time 0."""
+        """Write the wall-clock time at system time 0 into shared_info."""
         epoch = time.time_ns() - self.now()
         seconds, nanoseconds = divmod(epoch, 1_000_000_000)
         where = (self.layout.shared_info_mfn << PAGE_SHIFT) + SHARED_INFO_WALLCLOCK
@@ -215,10 +215,10 @@ class Machine:
             self.memory.write_u32(where + offset * 4, value)
 
     def first_info_gpa(self, index: int) -> int:
-        """Where vCPU `index`'s vcpu_info is until the guest registers another place."""
+        """The gpa of vCPU `index`'s vcpu_info until the guest registers another."""
         if index < LEGACY_MAX_VCPUS:
             return (self.layout.shared_info_mfn << PAGE_SHIFT) + index * VCPU_INFO_SIZE
-        # Beyond those that shared_info has room for: a frame the guest never sees.
+        # shared_info has no room for this one: use a frame that the guest never sees.
         return (self.layout.xenheap_mfn + XENHEAP_FRAMES - 1 << PAGE_SHIFT) + (
             index - LEGACY_MAX_VCPUS
         ) * VCPU_INFO_SIZE
@@ -238,7 +238,7 @@ class Machine:
             cpu.start()
 
     def may_run(self, cpu: Cpu) -> bool:
-        """Wait while `cpu` is not to run; False when the machine stops."""
+        """Wait until `cpu` may run; returns False when the machine stops."""
         if cpu.up and not self._paused and not self.stopping:
             return True
         with self._control:
@@ -250,12 +250,12 @@ class Machine:
         return not self.stopping
 
     def wake(self) -> None:
-        """From any thread: have waiting vCPUs look whether they may run."""
+        """From any thread: make waiting vCPUs check again whether they may run."""
         with self._control:
             self._control.notify_all()
 
     def pause(self) -> None:
-        """Stop every vCPU where it is; returns when none is in the guest any more."""
+        """Stop every vCPU where it is; returns when all have left the guest."""
         with self._control:
             self._paused = True
             for cpu in self.cpus:
@@ -271,7 +271,7 @@ class Machine:
         self.wake()
 
     def stop(self) -> None:
-        """Have every vCPU's thread end; does not wait."""
+        """Tell every vCPU's thread to end; does not wait for them."""
         self.stopping = True
         self.wake()
         self.watchdogs.stop()
@@ -297,7 +297,7 @@ class Machine:
         self.memory.release()
 
     def _end(self, end: End, reason: str = "", cpu: Cpu | None = None) -> None:
-        # vCPUs may come here at the same time: the first says how it ends.
+        # Several vCPUs may call this at the same time: the first decides how the domain ends.
         with self._control:
             first, self.stopping = not self.stopping, True
         if first:
@@ -306,7 +306,7 @@ class Machine:
             self._ended(end)
 
     def shutdown(self, reason: Shutdown, cpu: Cpu) -> None:
-        """The guest asked to end."""
+        """End the domain as the guest asked."""
         match reason:
             case Shutdown.POWEROFF:
                 self._end(End.POWEROFF)
@@ -316,27 +316,27 @@ class Machine:
                 self.crash("the guest's kernel reported a crash", cpu)
 
     def crash(self, reason: str, cpu: Cpu) -> None:
-        """The guest cannot go on."""
+        """End the domain because the guest cannot continue."""
         self._end(End.CRASH, reason, cpu)
 
     def _watchdog_fired(self, number: int) -> None:
         self._end(End.CRASH, f"it did not reset its watchdog {number} in time")
 
     def fail(self, error: BaseException) -> None:
-        """A vCPU's thread met an error that is ours: the caller of the boot gets it."""
+        """Report an internal error in a vCPU's thread to the caller of the boot."""
         if self.failure is None:
             self.failure = error
         self._end(End.CRASH)
 
     def vcpu_went_down(self) -> None:
-        """The last vCPU that goes down takes the domain with it, as on Xen."""
+        """End the domain if no vCPU is up any more, as Xen does."""
         if not any(cpu.up for cpu in self.cpus):
             self._end(End.POWEROFF)
 
     # What vCPUs do to each other and to the domain.
 
     def flush_others(self, cpu: Cpu, mask: int = -1) -> None:
-        """Have the other vCPUs of `mask` drop their translations before they use any."""
+        """Make the other vCPUs of `mask` flush their TLBs before they run the guest again."""
         others = [
             other
             for other in self.cpus
@@ -344,11 +344,11 @@ class Machine:
         ]
         if not others:
             return
-        # What they are to see must be there for them to see.
+        # The caller's own page-table updates must be visible before the others flush.
         cpu.vcpu.flush()
         for other in others:
             other.vcpu.flush_pending = True
-        # One that a signal has stopped in the guest goes on there.
+        # A vCPU that a signal stopped in the guest continues there, so it needs a kick too.
         awake = [other for other in others if other.vcpu.entered and not other.sleeps()]
         for other in awake:
             other.kick()

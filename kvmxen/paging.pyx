@@ -1,12 +1,12 @@
 """PV page tables: walks, entries that hypercalls install, pinning, base pointers.
 
-The guest's own tables are the CPU's. Each entry that a hypercall installs or a pin finds is
+The CPU uses the guest's own tables. Each entry that a hypercall installs or a pin finds is
 checked (its frame must be the guest's) and gets the user bit, since the guest's kernel runs
-in ring 3. The host's stores are atomic and at once visible to the host's walks; a KVM that
-shadows page tables is made to see them by the gate's touch (vcpu.touch).
+in ring 3. The host's stores are atomic, and the host's walks see them at once; a KVM that
+shadows page tables sees them after the gate's touch (vcpu.touch).
 
-Which frame is a table, and of which level, is counted (shim/types.h), by the dispatcher too. What a
-hypercall may do for long is done without the GIL, and ends early once its vCPU is `ending`.
+Counts tell which frame is a table, and of which level (shim/types.h); the dispatcher keeps them
+too. Long operations run without the GIL, and end early once their vCPU is `ending`.
 """
 
 from libc.errno cimport EFAULT, EINVAL
@@ -66,7 +66,7 @@ cdef extern from *:
     void pte_or(uint64_t *p, uint64_t bits) noexcept nogil
     int pte_swap(uint64_t *p, uint64_t old, uint64_t new) noexcept nogil
 
-# Of Xen's L4 slots we use the first.
+# We use the first of Xen's L4 slots.
 cdef int OUR_SLOTS = 4
 
 
@@ -79,23 +79,23 @@ cdef inline bint is_xen_slot(int slot) noexcept nogil:
 
 
 cdef int check(int error) except -1:
-    """Raise what the guest is to be told."""
+    """Raise the exception for the errno `error`; does nothing if it is 0."""
     if error:
         raise GuestFault() if error == EFAULT else HypercallError(error)
     return 0
 
 
 cdef inline bint is_io(uint64_t mfn) noexcept nogil:
-    """Whether a frame is where a PC has devices. A domain has none, and Xen refuses the entry; but
-    Linux since 6.16 reads a register of AMD's there, and dies of it. Ones make it go on."""
+    """Whether a PC has devices at the frame. A domain has none, and Xen refuses the entry; but
+    Linux since 6.16 reads an AMD register there and crashes if it fails. All ones satisfy it."""
     return mfn - IO_FIRST < IO_FRAMES
 
 
 cdef class PageTables:
-    """A domain's page tables over `memory` laid out by `layout`.
+    """A domain's page tables in `memory`, which has `layout`.
 
-    `slots` are the shim's L4 entries, `touch` says that this host's KVM sees a store to a live
-    entry only when the guest makes it.
+    `slots` are the shim's L4 entries. `touch` says that this host's KVM sees a store to a live
+    entry only if the guest makes it.
     """
 
     def __cinit__(self, GuestMemory memory, layout, slots, bint touch):
@@ -117,7 +117,7 @@ cdef class PageTables:
             self._user_slots[i] = slots.user[i]
             self._shared_slots[i] = slots.shared[i]
 
-    # Whose frame is it?
+    # Ownership of frames.
 
     cdef bint is_ram(self, uint64_t mfn) noexcept nogil:
         return (mfn - self._ram_mfn[0] < self._ram_frames[0]
@@ -138,7 +138,7 @@ cdef class PageTables:
         return <uint64_t *>self.memory.find((table_gpa & PTE_FRAME) + slot * 8, 8)
 
     cdef uint64_t *leaf(self, uint64_t cr3, uint64_t va) noexcept nogil:
-        """The L1 entry of `va` under the L4 at `cr3`, NULL where a level is missing."""
+        """The L1 entry of `va` under the L4 at `cr3`, NULL if a level is missing."""
         cdef uint64_t table = cr3
         cdef uint64_t *where
         cdef uint64_t value
@@ -158,7 +158,7 @@ cdef class PageTables:
         return self.entry(table, slot_of(va, 1))
 
     cdef bint find(self, uint64_t cr3, uint64_t va, bint write, uint64_t *gpa) noexcept nogil:
-        """Whether the guest could access `va` itself; then its gpa."""
+        """Whether the guest could access `va` itself; if so, sets its gpa."""
         cdef uint64_t *where = self.leaf(cr3, va)
         cdef uint64_t value
         cdef uint64_t used = PTE_ACCESSED | PTE_DIRTY if write else PTE_ACCESSED
@@ -180,12 +180,12 @@ cdef class PageTables:
         return gpa
 
     def translate(self, uint64_t cr3, uint64_t va, bint write=False):
-        """The gpa of `va` under the L4 at gpa `cr3`; raises GuestFault where the guest could
-        not access it itself."""
+        """The gpa of `va` under the L4 at gpa `cr3`; raises GuestFault if the guest could not
+        access it itself."""
         return self.gpa_of(cr3, va, write)
 
     cdef bint copy_in(self, uint64_t cr3, uint64_t va, void *to, uint64_t length) noexcept nogil:
-        """Copy `length` bytes at `va`, once, if they are all there."""
+        """Copy `length` bytes at `va`, once; returns whether all are mapped."""
         cdef uint64_t done = 0, count, gpa = 0
         while done < length:
             count = min(length - done, 4096 - (va + done & 0xfff))
@@ -206,7 +206,7 @@ cdef class PageTables:
 
     cdef bint copy_out(self, uint64_t cr3, uint64_t va, const void *data,
                        uint64_t length) noexcept nogil:
-        """Copy `length` bytes to `va`, as many as are there; whether they all are."""
+        """Copy `length` bytes to `va`, up to the first fault; returns whether all are copied."""
         cdef uint64_t done = 0, count, gpa = 0
         while done < length:
             count = min(length - done, 4096 - (va + done & 0xfff))
@@ -217,11 +217,11 @@ cdef class PageTables:
         return True
 
     def write(self, uint64_t cr3, uint64_t va, const uint8_t[::1] data):
-        """Copy `data` to `va`; raises GuestFault, and what lies before the fault is written."""
+        """Copy `data` to `va`; raises GuestFault after it has written what precedes the fault."""
         if data.shape[0] and not self.copy_out(cr3, va, &data[0], data.shape[0]):
             raise GuestFault(f"va {va:#x} + {data.shape[0]:#x}")
 
-    # Entries. What may be long returns 0, an errno, or ECANCELED once the vCPU is ending.
+    # Entries. Long operations return 0, an errno, or ECANCELED once the vCPU is ending.
 
     cdef uint64_t *type_of(self, uint64_t mfn) noexcept nogil:
         """The type of the frame `mfn`, which is RAM."""
@@ -250,7 +250,7 @@ cdef class PageTables:
         return 0
 
     cdef int put(self, PvVcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad) except -1 nogil:
-        """Put `value` into the entry at `gpa`, whatever table of the guest's that is in."""
+        """Put `value` into the entry at `gpa`, in any table of the guest."""
         cdef uint64_t type = pte_get(self.type_of(gpa >> 12))
         cdef uint64_t old = 0
         cdef int error
@@ -279,7 +279,7 @@ cdef class PageTables:
     def update(self, PvVcpu vcpu, uint64_t gpa, uint64_t value, bint keep_ad=False):
         """MMU_NORMAL_PT_UPDATE (or PRESERVE_AD) of the entry at `gpa`.
 
-        Raises HypercallError(EINVAL) where the entry or its frame is not the guest's.
+        Raises HypercallError(EINVAL) if the entry or its frame is not the guest's.
         """
         cdef int error
         with nogil:
@@ -287,7 +287,7 @@ cdef class PageTables:
         check(error)
 
     cdef int request(self, PvVcpu vcpu, uint64_t va) except -1 nogil:
-        """The struct mmu_update at `va`."""
+        """Perform the struct mmu_update at `va`."""
         cdef uint64_t words[2]
         cdef uint64_t kind
         if not self.copy_in(vcpu.state.kernel_cr3, va, words, sizeof(words)):
@@ -299,9 +299,9 @@ cdef class PageTables:
                            kind == MMU_PT_UPDATE_PRESERVE_AD)
 
     def update_many(self, PvVcpu vcpu, uint64_t requests, uint64_t count):
-        """The `count` struct mmu_update at `requests`.
+        """Perform the `count` struct mmu_update at `requests`.
 
-        Returns how many were done before one failed, and that one's errno (0: all are done).
+        Returns how many succeeded before one failed, and that one's errno (0: all succeeded).
         """
         cdef uint64_t i = 0
         cdef int error = 0
@@ -318,27 +318,27 @@ cdef class PageTables:
         return 0
 
     def set_m2p(self, uint64_t mfn, uint64_t pfn):
-        """MMU_MACHPHYS_UPDATE: machine frame `mfn` is pseudo-physical frame `pfn`.
+        """MMU_MACHPHYS_UPDATE: set the pseudo-physical frame of machine frame `mfn` to `pfn`.
 
-        Raises HypercallError(EINVAL) for a frame that is not the guest's.
+        Raises HypercallError(EINVAL) if the frame is not the guest's.
         """
         check(self.put_m2p(mfn, pfn))
 
     def update_va(self, PvVcpu vcpu, uint64_t va, uint64_t value):
-        """update_va_mapping's store: the L1 entry of `va` in the current address space.
+        """update_va_mapping's store: set the L1 entry of `va` in the kernel's address space.
 
-        Raises HypercallError(EINVAL) where there is no such entry or its frame is foreign.
+        Raises HypercallError(EINVAL) if there is no such entry or its frame is foreign.
         """
         cdef uint64_t *where = self.leaf(vcpu.state.kernel_cr3, va)
         if where == NULL:
             raise HypercallError(EINVAL)
         self.update(vcpu, <uint64_t>(<uint8_t *>where - self.memory.base), value)
 
-    # What leads to a table, and what it leads to. A frame is checked, and what it leads to is
-    # counted, when it becomes a table of a level; the counts go when it ceases to be one.
+    # Links between tables. When a frame becomes a table of a level, its entries are checked and
+    # the tables below it counted; when it ceases to be one, these counts are undone.
 
     cdef int link(self, PvVcpu vcpu, uint64_t mfn, int level) except -1 nogil:
-        """One more leads to the frame `mfn`, which is RAM, as to a table of `level`."""
+        """Add a reference to the frame `mfn`, which is RAM, as a table of `level`."""
         cdef int error
         if not type_get(self.type_of(mfn), level):
             return 0
@@ -348,13 +348,13 @@ cdef class PageTables:
         return error
 
     cdef int unlink(self, PvVcpu vcpu, uint64_t mfn, int level) except -1 nogil:
-        """One that led to the frame `mfn` as to a table of `level` is gone."""
+        """Remove a reference to the frame `mfn` as a table of `level`."""
         if type_put(self.type_of(mfn), level):
             self.drop(vcpu, mfn, level, 512)
         return 0
 
     cdef int adopt(self, PvVcpu vcpu, uint64_t mfn, int level) except -1 nogil:
-        """The frame becomes a table of `level`: check every entry, add the user bit, count."""
+        """Make the frame a table of `level`: check every entry, add the user bit, count."""
         cdef uint64_t *table = <uint64_t *>self.memory.find(mfn << 12, 4096)
         cdef uint64_t value, old = 0
         cdef int error = ECANCELED if vcpu.ending else 0
@@ -379,19 +379,19 @@ cdef class PageTables:
             return EINVAL
         if not value & PTE_USER:
             pte_or(<uint64_t *>self.memory.find((mfn << 12) + slot * 8, 8), PTE_USER)
-            # A leaf that only allows more is found by the fault that it no longer causes.
+            # A leaf that only gains permissions needs no touch: the fault that follows finds it.
             if self._touch and level > 1:
                 vcpu.touch((mfn << 12) + slot * 8)
         return self.link(vcpu, below, level - 1) if level > 1 else 0
 
     cdef int drop(self, PvVcpu vcpu, uint64_t mfn, int level, int count) except -1 nogil:
-        """The frame is no table of `level` any more: nor does what its first `count` entries hold
-        lead to others."""
+        """The frame is no table of `level` any more: remove the references that its first `count`
+        entries hold."""
         cdef const uint64_t *table = <uint64_t *>self.memory.find(mfn << 12, 4096)
         cdef uint64_t value
         cdef int slot
         if level == 4 and mfn << 12 == vcpu.leaving:
-            # The CPU has it loaded still.
+            # The CPU still has it loaded.
             with gil:
                 vcpu.flush()
         if level == 1 or vcpu.ending:
@@ -404,11 +404,11 @@ cdef class PageTables:
         return 0
 
     cdef int link_entry(self, PvVcpu vcpu, uint64_t type, uint64_t value) except -1 nogil:
-        """The entry `value` is about to come to a table of the type `type`."""
+        """Add the references of the entry `value`, which a table of type `type` is to hold."""
         cdef int level, error
         if not value & PTE_PRESENT:
             return 0
-        # A frame that is shared with the guest is data: it must not become a table.
+        # A xenheap frame that the guest may map is data: it must not become a table.
         if not self.is_ram((value & PTE_FRAME) >> 12):
             return EINVAL
         for level in range(2, 5):
@@ -421,7 +421,8 @@ cdef class PageTables:
 
     cdef int unlink_entry(self, PvVcpu vcpu, uint64_t type, uint64_t value,
                           int top) except -1 nogil:
-        """The entry `value` of a table of the type `type` is gone, as one of levels up to `top`."""
+        """Remove the references of the entry `value`, which a table of type `type` held, for the
+        table's levels up to `top`."""
         cdef int level
         if value & PTE_PRESENT and self.is_ram((value & PTE_FRAME) >> 12):
             for level in range(2, top + 1):
@@ -442,14 +443,14 @@ cdef class PageTables:
             if not error:
                 old = type_pin(self.type_of(mfn), level)
                 other = type_pinned(old)
-                # The pin is what keeps it now.
+                # The pin keeps it from now on.
                 self.unlink(vcpu, mfn, level)
                 if other and other != level and not old & TYPE_COUNT(other):
                     self.drop(vcpu, mfn, other, 512)
         check(error)
 
     def unpin(self, PvVcpu vcpu, uint64_t mfn):
-        """MMUEXT_UNPIN_TABLE; raises HypercallError(EINVAL) where it is not pinned."""
+        """MMUEXT_UNPIN_TABLE; raises HypercallError(EINVAL) if it is not pinned."""
         cdef uint64_t old = 0
         cdef int level
         if not self.is_ram(mfn):
@@ -463,9 +464,9 @@ cdef class PageTables:
             raise HypercallError(EINVAL)
 
     def set_kernel_base(self, PvVcpu vcpu, uint64_t mfn, PvVcpu by=None):
-        """MMUEXT_NEW_BASEPTR: the L4 that the guest's kernel runs on; EINVAL for what is none.
+        """MMUEXT_NEW_BASEPTR: set the guest kernel's L4; raises EINVAL if `mfn` cannot be one.
 
-        `by` is the vCPU whose hypercall it is, if `vcpu` is another, which has never run.
+        `by` is the vCPU that makes the hypercall, if `vcpu` is another, which has never run.
         """
         cdef PvVcpu caller = vcpu if by is None else by
         cdef uint64_t old = vcpu.state.kernel_cr3
@@ -477,10 +478,10 @@ cdef class PageTables:
         self._unlink_base(caller, old >> 12)
 
     def set_user_base(self, PvVcpu vcpu, uint64_t mfn, PvVcpu by=None):
-        """MMUEXT_NEW_USER_BASEPTR: the L4 for user mode, 0 for none; as set_kernel_base.
+        """MMUEXT_NEW_USER_BASEPTR: set the L4 for user mode, 0 for none; see set_kernel_base.
 
-        User code does not see a dispatcher in ring 3, nor the machine-to-physical table where
-        its kernel has tables of its own.
+        User code does not see a dispatcher in ring 3, nor the machine-to-physical table if its
+        kernel has tables of its own.
         """
         cdef PvVcpu caller = vcpu if by is None else by
         cdef uint64_t old = vcpu.state.user_cr3
@@ -506,7 +507,7 @@ cdef class PageTables:
         return 0
 
     cdef bint _show(self, PvVcpu vcpu, uint64_t mfn, const uint64_t *slots) except -1 nogil:
-        """Put `slots` into the L4 `mfn`, if it is RAM; whether that changes anything."""
+        """Put `slots` into the L4 `mfn`, if it is RAM; returns whether that changed anything."""
         cdef uint64_t old = 0
         cdef int slot
         cdef bint changed = False
@@ -520,8 +521,8 @@ cdef class PageTables:
         return changed
 
     cdef int _show_both(self, PvVcpu by, PvVcpu vcpu) except -1:
-        """Give the L4 tables of the kernel of `vcpu` and of its user code, which may be one, what
-        each is to see; the table that was both is one of them."""
+        """Put the slots for the kernel and for the user code of `vcpu` into their L4 tables, which
+        may be the same; a table that was both until now is one of them."""
         cdef uint64_t kernel = vcpu.state.kernel_cr3 >> 12
         cdef uint64_t user = vcpu.state.user_cr3 >> 12
         cdef bint changed
@@ -535,8 +536,8 @@ cdef class PageTables:
         return 0
 
     def install(self, PvVcpu vcpu, uint64_t cr3):
-        """Pin the domain builder's L4 at gpa `cr3`, as Xen's does, and have `vcpu`, which has never
-        run, begin on it."""
+        """Pin the domain builder's L4 at gpa `cr3`, as Xen does, and make `vcpu`, which has never
+        run, start on it."""
         self.pin(vcpu, cr3 >> 12, 4)
         self._link_base(vcpu, cr3 >> 12)
         vcpu.state.kernel_cr3 = cr3
@@ -556,11 +557,12 @@ cdef class PageTables:
     # Faults.
 
     def repair(self, PvVcpu vcpu):
-        """Whether the guest kernel's page fault was ours, and is mended: retry, do not forward.
+        """Repair a page fault of the guest's kernel that comes from running it in ring 3.
 
-        Ours are: a present entry without the user bit, which the kernel wrote itself into a
-        table that was not pinned; and a direct write to a page table that the kernel had
-        asked to be mapped read-only, whose mapping becomes writable.
+        Returns True if the access can be retried; False means to forward the fault. We repair:
+        a present entry without the user bit, which the kernel wrote itself into an unpinned
+        table; and a direct write to a page table that the kernel asked to have mapped read-only
+        (the mapping becomes writable).
         """
         cdef uint64_t va = vcpu.cr2
         cdef uint64_t table = vcpu.state.kernel_cr3
