@@ -25,18 +25,18 @@ cdef class Interface:
     cdef PyObject *_queues[MAX_QUEUES]
     cdef int _count
     cdef int _event
-    # What was read of the doorbell.
+    # The sum of what was read from the doorbell.
     cdef uint64_t _rings
     cdef public uint32_t longest
     cdef uint8_t *_buffer
-    # The packet on its way to the link, if `_holding`; and the one to the queue `_target`, if that
-    # is not -1.
+    # The packet for the link, valid if `_holding`, and the packet for queue `_target`, valid
+    # unless that is -1.
     cdef Packet _outbound
     cdef bint _holding
     cdef Packet _inbound
     cdef int _target
     cdef bint _stopping
-    # What a round found in its way.
+    # What stopped a round.
     cdef bint _link_full
     cdef int64_t _throttled
     cdef readonly uint64_t wakeups

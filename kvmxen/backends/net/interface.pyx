@@ -1,7 +1,7 @@
-"""The data path of a network interface: its queues on one side, a link on the other, a thread.
+"""The data path of a network interface: its queues, a link, and the thread between them.
 
-Nothing is queued here but one packet each way, which waits for the link, or for the guest to post
-buffers: a slow guest fills the link's own queue, a slow link the guest's ring.
+It holds only one packet each way, which waits for the link or for the guest to post buffers. So a
+slow guest fills the link's own queue, and a slow link fills the guest's ring.
 """
 
 from cpython.ref cimport PyObject
@@ -47,9 +47,9 @@ cdef extern from *:
     void net_store(bint *flag, int value) noexcept nogil
 
 cdef enum:
-    # How many packets of a direction a round takes, so that each queue has its turn.
+    # The most packets of one direction in a round, so that each queue gets its turn.
     BUDGET = 64
-    # A burst that is always allowed, as Linux has it (tx_add_credit()).
+    # A burst that is always allowed, as in Linux (tx_add_credit()).
     MIN_BURST = 131072
     SECOND = 1000000000
 
@@ -61,7 +61,8 @@ cdef inline int64_t now_ns() noexcept nogil:
 
 
 cdef class Credit:
-    """A limit of `bytes` in each `period` ns on what a guest may transmit; 0 bytes: none."""
+    """A limit of `bytes` in each `period` ns on what a guest may transmit; 0 bytes means no
+    limit."""
 
     def __cinit__(self, int64_t bytes_, int64_t period):
         self.bytes, self.period = bytes_, period
@@ -69,7 +70,7 @@ cdef class Credit:
         self._renewed = now_ns()
 
     cdef int64_t wait(self) noexcept nogil:
-        """How many ns there is nothing to spend, 0 when there is."""
+        """The time until there is credit, in ns; 0 if there is some now."""
         cdef int64_t now
         cdef int64_t periods
         if not self.bytes or self._left > 0:
@@ -77,23 +78,23 @@ cdef class Credit:
         now = now_ns()
         periods = (now - self._renewed) // self.period
         if periods > 0:
-            # Debts are paid from one period after the other, riches are not gathered.
+            # Each period pays off debt; credit does not accumulate.
             self._left = min(self._left + min(periods, <int64_t>1024) * self.bytes,
                              max(self.bytes, <int64_t>MIN_BURST))
             self._renewed = now
         return 0 if self._left > 0 else self._renewed + self.period - now
 
     cdef void spend(self, int64_t size) noexcept nogil:
-        """Account for a packet of `size` bytes, which may be more than is left."""
+        """Account for a packet of `size` bytes, which may exceed the credit."""
         self._left -= size
 
 
 cdef class Interface:
     """Moves packets between `queues` (NetQueue, at most MAX_QUEUES) and `link`.
 
-    The guest rings `doorbell` (ring.doorbell.Doorbell). Of what the link has, packets longer than
-    `longest` bytes are not for the guest. `broken()` is called, in the thread of `run`, when a
-    ring of the guest's is.
+    The guest rings `doorbell` (ring.doorbell.Doorbell). Packets from the link that are longer than
+    `longest` bytes are dropped. If the guest breaks a ring, `broken()` is called in the thread of
+    `run`.
     """
 
     def __cinit__(self, Link link, list queues, Credit credit, doorbell, broken):
@@ -115,7 +116,7 @@ cdef class Interface:
         free(self._buffer)
 
     def stop(self):
-        """From any thread: have `run` return."""
+        """Make `run` return; callable from any thread."""
         net_store(&self._stopping, True)
         self._doorbell.ring()
 
@@ -143,7 +144,7 @@ cdef class Interface:
                 return
 
     def round(self):
-        """Once what `run` does all the time, for tests: whether something moved."""
+        """Run one round, for tests; return whether anything moved."""
         cdef int moved = self._round()
         self._notify()
         if moved < 0:
@@ -154,7 +155,7 @@ cdef class Interface:
         cdef NetQueue queue
         cdef bint tx
         for queue in self.queues:
-            # One channel for both needs one event.
+            # A channel shared by both needs one event.
             tx = queue.tx_event
             if tx:
                 queue.tx_event = False
@@ -168,7 +169,7 @@ cdef class Interface:
         return True
 
     cdef int _round(self) noexcept nogil:
-        """Move what can be moved, a budget at most: how many packets, -1 where a ring is broken."""
+        """Move packets, within the budget; return their number, -1 if a ring is broken."""
         cdef int moved = 0
         cdef int i, done
         self._link_full = False
@@ -185,7 +186,8 @@ cdef class Interface:
         return -1 if done < 0 else moved + done
 
     cdef int _transmit(self, int index) noexcept nogil:
-        """From queue `index` to the link: how many packets, -1 where the ring is broken."""
+        """Move packets from queue `index` to the link; return their number, -1 if the ring is
+        broken."""
         cdef int moved = 0
         cdef int kind
         while moved < BUDGET and self._pass_on():
@@ -208,7 +210,7 @@ cdef class Interface:
         return moved
 
     cdef bint _pass_on(self) noexcept nogil:
-        """Give the link the packet that was fetched: whether there can be another."""
+        """Give the link the fetched packet; return whether another can be fetched."""
         cdef int kind
         if not self._holding:
             return True
@@ -219,7 +221,7 @@ cdef class Interface:
         return not self._holding
 
     cdef bint _next(self) noexcept nogil:
-        """Have a packet for the guest, and the queue that it goes to: whether there is one."""
+        """Get a packet for the guest and choose its queue; return whether there is one."""
         while self._target < 0:
             if self.link.receive(&self._inbound) != LINK_PACKET:
                 return False
@@ -233,7 +235,7 @@ cdef class Interface:
         return True
 
     cdef int _receive(self) noexcept nogil:
-        """From the link to the guest: how many packets, -1 where the ring is broken."""
+        """Move packets from the link to the guest; return their number, -1 if a ring is broken."""
         cdef int moved = 0
         cdef int room
         while moved < BUDGET and self._next():
@@ -248,7 +250,7 @@ cdef class Interface:
         return moved
 
     cdef void _sleep(self) noexcept nogil:
-        """Until the guest rings, the link has a packet or room, or there is credit again."""
+        """Sleep until the guest rings, the link has a packet or room, or there is credit again."""
         cdef pollfd fds[2]
         cdef timespec timeout
         cdef uint64_t count = 0
@@ -269,7 +271,7 @@ cdef class Interface:
                 self._rings += count
 
     def figures(self):
-        """What happened, by name: numbers, from the guest's view (tx is what it transmits)."""
+        """Counts by name, as the guest sees them (tx is what it transmits)."""
         cdef NetQueue queue
         names = ("tx_packets", "tx_bytes", "tx_gso", "tx_errors",
                  "rx_packets", "rx_bytes", "rx_gso", "rx_errors")

@@ -4,9 +4,9 @@ from kvmxen.backends.net.packet cimport Packet
 
 cdef enum:
     LINK_SENT = 1
-    # Not now: `wants_out` until there is room.
+    # Not now: wait until `fd` is writable.
     LINK_FULL = 0
-    # Not this packet.
+    # This packet cannot be sent.
     LINK_DROPPED = -1
 
     LINK_PACKET = 1
@@ -28,8 +28,8 @@ cdef class Link:
 cdef class StreamLink(Link):
     cdef uint8_t *_out
     cdef uint8_t *_in
-    # Bytes [begin, end) of each buffer are in use; up to `_out_piece` goes the message that
-    # a part is sent of.
+    # Bytes [begin, end) of each buffer are in use; a message that was sent in part ends at
+    # `_out_piece`.
     cdef uint32_t _out_begin, _out_piece, _out_end, _in_begin, _in_end
     cdef void _append(self, const uint8_t *frame, uint32_t length) noexcept nogil
     cdef uint32_t _end_of_piece(self, uint32_t begin) noexcept nogil

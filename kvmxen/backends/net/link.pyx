@@ -1,6 +1,6 @@
-"""Where a network interface's packets go to and come from: a stream of frames, or a tap device.
+"""The host's ends of a network interface: a stream of frames, or a tap device.
 
-None of it blocks: the file descriptors do not, and who calls waits for them.
+Nothing here blocks: the file descriptors are non-blocking, and the caller waits for them.
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
@@ -33,16 +33,16 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *data, size_t length, int flags) noexcept
 
 cdef enum:
-    # A frame's length comes before it, in four bytes, big-endian.
+    # A frame follows its length, which has four bytes, big-endian.
     PREFIX = 4
     ETHERNET = 14
-    # What is gathered before it is sent; then there is room for the segments of one more packet.
+    # Bytes to gather before sending; the buffer then has room for the segments of one more packet.
     GATHERED = 128 << 10
     OUT_SIZE = 1 << 20
-    # The bytes of a message Linux keeps together up to there, and a frame's in two parts
-    # at most (unix_stream_sendmsg()): a reader sees all of a part, or nothing.
+    # Linux splits a longer message, and a frame into two parts at most (unix_stream_sendmsg()). A
+    # reader sees all of a part, or nothing.
     PIECE = 32 << 10
-    # As many go by one system call.
+    # The most messages in one system call.
     PIECES = 16
     IN_SIZE = 256 << 10
 
@@ -57,32 +57,32 @@ cdef inline uint32_t frame_length(const uint8_t *prefix) noexcept nogil:
 
 
 cdef class Link:
-    """One end of a wire. `fd` becomes readable when there is a packet; `segments` counts what was
-    cut of larger ones, `copied` the bytes of frames that were copied in this process, `ended` says
+    """One end of a wire. `fd` becomes readable when there is a packet. `segments` counts those
+    cut from larger packets; `copied` the bytes of frames copied in this process. `ended` says
     that the other end is gone."""
 
     cdef int send(self, Packet *packet) noexcept nogil:
-        """Take `packet`, which is sound: LINK_SENT, LINK_FULL or LINK_DROPPED."""
+        """Accept `packet`, which is sound; return LINK_SENT, LINK_FULL or LINK_DROPPED."""
         return LINK_DROPPED
 
     cdef bint flush(self) noexcept nogil:
-        """Pass on what was taken; whether some of it is left for when `fd` is writable."""
+        """Send what is buffered; return whether some is left until `fd` is writable."""
         return False
 
     cdef int receive(self, Packet *packet) noexcept nogil:
-        """The next packet, whose `data` is good until the next call: LINK_PACKET, LINK_NONE or
-        LINK_ENDED."""
+        """Receive the next packet, whose `data` is valid until the next call; return
+        LINK_PACKET, LINK_NONE or LINK_ENDED."""
         return LINK_ENDED
 
 
 cdef class StreamLink(Link):
-    """Frames over a stream socket, as passt(1) and QEMU's "-netdev stream" have them.
+    """Frames over a stream socket, in the format of passt(1) and QEMU's "-netdev stream".
 
-    The other end makes no use of offloads: checksums are made, and large packets cut, here.
+    The other end supports no offloads: checksums are computed, and large packets cut, here.
 
-    A message that is sent is whole frames of PIECE bytes at most, or one frame that is longer: the
-    passt of Debian 12 (March 2023) receives the rest of a frame by one recv(), without MSG_WAITALL,
-    and when that is not all of it takes what follows for the next frame's length.
+    A message holds whole frames of PIECE bytes in total at most, or one longer frame: the passt of
+    Debian 12 (March 2023) receives the rest of a frame with one recv(), without MSG_WAITALL; if
+    that returns less, passt takes what follows for the next frame's length.
     """
 
     def __cinit__(self, int fd):
@@ -126,7 +126,7 @@ cdef class StreamLink(Link):
             self.segments += 1
 
     cdef uint32_t _end_of_piece(self, uint32_t begin) noexcept nogil:
-        """Where the message ends that begins with the frame at `begin`."""
+        """The end of the message that begins with the frame at `begin`."""
         cdef uint32_t end = begin
         cdef uint32_t next_ = end
         while next_ < self._out_end:
@@ -153,7 +153,7 @@ cdef class StreamLink(Link):
                 count += 1
                 begin = end
             self.syscalls += 1
-            # It goes no further than to a message that it sends a part of.
+            # It stops after a message of which it sends only a part.
             sent = sendmmsg(self.fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL)
             if sent < 0:
                 if errno == EINTR:
@@ -169,7 +169,7 @@ cdef class StreamLink(Link):
         return False
 
     cdef bint _fill(self) noexcept nogil:
-        """Receive what there is room for: whether that was something."""
+        """Receive as much as there is room for; return whether anything came."""
         cdef ssize_t got
         memmove(self._in, self._in + self._in_begin, self._in_end - self._in_begin)
         self._in_end -= self._in_begin
@@ -193,7 +193,7 @@ cdef class StreamLink(Link):
             at = self._in + self._in_begin
             if self._in_end - self._in_begin >= PREFIX:
                 length = frame_length(at)
-                # Frames that cannot be: whatever follows, it is not known where.
+                # An impossible length: nobody knows where the next frame begins.
                 if length < ETHERNET or length > MAX_PACKET:
                     self.ended = True
                     break
@@ -227,9 +227,9 @@ cdef enum:
 
 
 cdef class TapLink(Link):
-    """A tap device with IFF_VNET_HDR (linux/if_tun.h): offloads go on as they come.
+    """A tap device with IFF_VNET_HDR (linux/if_tun.h): offloads pass through unchanged.
 
-    What the kernel hands over is as TUNSETOFFLOAD allowed.
+    The kernel hands over only what TUNSETOFFLOAD allowed.
     """
 
     def __cinit__(self, int fd):

@@ -8,24 +8,25 @@ cdef enum:
 
     # The longest packet, in bytes: a request's size is 16 bits.
     MAX_PACKET = 0xffff
-    # Smaller ones than any TCP sends (TCP_MIN_SND_MSS) would only multiply headers.
+    # Smaller segments than any TCP sends (TCP_MIN_SND_MSS) would only multiply headers.
     MIN_GSO_SIZE = 48
-    # Those of Ethernet, IPv6, TCP with all its options, and more than any sender puts between.
+    # Room for the headers of Ethernet, IPv6 and TCP with all its options, and for more extension
+    # headers than any sender uses.
     MAX_GSO_HEADER = 256
 
 
-# A packet in memory of our own.
+# A packet in our own memory.
 cdef struct Packet:
     uint8_t *data
     uint32_t length
-    # The transport's checksum is still to be made: the field counts for nothing.
+    # The transport's checksum is not computed yet; the field is to be ignored.
     bint blank
-    # Known to be right.
+    # The checksum is known to be right.
     bint validated
     uint8_t gso_type
     uint16_t gso_size
-    # By `locate`: where the headers are, in bytes; TCP or UDP, 0 for others; where its segment
-    # ends, as a link may have padded the packet.
+    # Set by `locate`: the offsets of the headers, in bytes; TCP, UDP, or 0 for others; and the end
+    # of the segment, as a link may have padded the packet.
     uint8_t ip_version
     uint8_t protocol
     uint32_t network
@@ -33,7 +34,7 @@ cdef struct Packet:
     uint32_t end
 
 
-# What is left to cut of a packet of TCP.
+# The state of cutting a TCP packet.
 cdef struct Cut:
     uint32_t header
     uint32_t at

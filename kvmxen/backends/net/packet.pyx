@@ -1,8 +1,8 @@
-"""Packets: where their headers are, their checksums, and TCP cut into segments.
+"""Packets: locating headers, computing checksums, cutting TCP into segments.
 
-All of it works on a private copy of a packet that a guest made: no length in it is believed
-before it was compared with what there is. Sources: RFC 791, 793, 768, 8200, 1071; what a segment
-has of its packet's header is Linux's net/ipv4/tcp_offload.c.
+All of it works on a private copy of a guest's packet, and checks each length in the packet before
+use. Sources: RFC 791, 793, 768, 8200, 1071; a segment inherits fields from its packet's header as
+in Linux's net/ipv4/tcp_offload.c.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -84,7 +84,7 @@ cdef enum:
     ETHERTYPE_IPV6 = 0x86dd
     TCP = 6
     UDP = 17
-    # IPv6 headers before the transport's.
+    # IPv6 headers that precede the transport's.
     HOP_BY_HOP = 0
     ROUTING = 43
     DESTINATION = 60
@@ -95,9 +95,9 @@ cdef enum:
 
 
 cdef bint locate(Packet *packet) noexcept nogil:
-    """Find the headers of a packet of TCP or UDP: whether it is a whole one.
+    """Find the headers of a TCP or UDP packet; return whether it is a complete one.
 
-    Fragments are none: they have a part of a segment only.
+    A fragment is not: it has only a part of a segment.
     """
     cdef uint8_t *data = packet.data
     cdef uint32_t length = packet.length
@@ -112,7 +112,7 @@ cdef bint locate(Packet *packet) noexcept nogil:
         packet.ip_version = 4
         size = (data[at] & 0xf) * 4
         end = at + load16(data + at + 2)
-        # Of the fragment's word only "don't fragment" may be set.
+        # In the fragment word only "don't fragment" may be set.
         if data[at] >> 4 != 4 or size < 20 or load16(data + at + 6) & 0xbfff:
             return False
         kind = data[at + 9]
@@ -148,7 +148,8 @@ cdef bint locate(Packet *packet) noexcept nogil:
 
 
 cdef bint is_sound(Packet *packet) noexcept nogil:
-    """Whether a guest's packet is what its flags say; `locate` is done where they say much."""
+    """Whether a guest's packet matches its flags; calls `locate` if the flags ask for an
+    offload."""
     cdef uint8_t version
     cdef Cut cut
     if packet.length < ETHERNET:
@@ -161,18 +162,18 @@ cdef bint is_sound(Packet *packet) noexcept nogil:
     if cut.header > MAX_GSO_HEADER:
         return False
     version = 4 if packet.gso_type == GSO_TCPV4 else 6
-    # Whatever the guest said: each segment needs a checksum of its own.
+    # Whatever the guest said, each segment needs its own checksum.
     packet.blank = True
     return packet.ip_version == version and packet.end == packet.length
 
 
 cdef uint32_t checksum_field(const Packet *packet) noexcept nogil:
-    """Where the transport's checksum is, from its header on."""
+    """The offset of the checksum in the transport's header, in bytes."""
     return 16 if packet.protocol == TCP else 6
 
 
 cdef uint64_t pseudo_sum(const uint8_t *data, const Packet *packet, uint32_t length) noexcept nogil:
-    """The sum of the pseudo-header of a segment of `length` bytes, of the packet in `data`."""
+    """The sum over the pseudo-header of a segment of `length` bytes of the packet in `data`."""
     cdef uint8_t words[4]
     store16(words, length)
     store16(words + 2, packet.protocol)
@@ -187,33 +188,34 @@ cdef void fill_checksum(uint8_t *data, const Packet *packet, uint32_t end) noexc
     cdef uint16_t value
     put_sum(field, 0)
     value = ~fold(sum_of(data + packet.transport, length, pseudo_sum(data, packet, length)))
-    # Of a datagram, zero says that there is none.
+    # In a UDP datagram, zero means that there is no checksum.
     put_sum(field, value if value or packet.protocol == TCP else 0xffff)
 
 
 cdef void start_checksum(Packet *packet) noexcept nogil:
-    """Leave the pseudo-header's sum in the field, for another to finish."""
+    """Store the pseudo-header's sum in the field, for the receiver to finish."""
     cdef uint8_t *field = packet.data + packet.transport + checksum_field(packet)
     put_sum(field, fold(pseudo_sum(packet.data, packet, packet.end - packet.transport)))
 
 
 cdef void finish_checksum(Packet *packet) noexcept nogil:
-    """Make the transport's checksum."""
+    """Compute the transport's checksum."""
     fill_checksum(packet.data, packet, packet.end)
     packet.blank, packet.validated = False, True
 
 
 cdef void begin_cut(const Packet *packet, Cut *cut) noexcept nogil:
-    """Start to cut a packet of TCP, whose headers were located."""
+    """Start to cut a TCP packet whose headers were located."""
     cut.header = packet.transport + (packet.data[packet.transport + 12] >> 4) * 4
     cut.at = cut.header
     cut.count = 0
 
 
 cdef uint32_t next_segment(const Packet *packet, Cut *cut, uint8_t *out) noexcept nogil:
-    """Write the next segment, headers and all, to `out`: its length in bytes, 0 at the end.
+    """Write the next segment, headers included, to `out`; return its length in bytes, 0 at the
+    end.
 
-    It has at most `gso_size` bytes of payload.
+    Its payload has at most `gso_size` bytes.
     """
     cdef uint32_t left = packet.length - cut.at
     cdef uint32_t size = min(left, <uint32_t>packet.gso_size)
@@ -244,7 +246,8 @@ cdef uint32_t next_segment(const Packet *packet, Cut *cut, uint8_t *out) noexcep
 
 
 cdef uint32_t flow_hash(Packet *packet) noexcept nogil:
-    """The same for every packet of one connection and direction, whole or fragment."""
+    """A hash that is the same for every packet of one connection and direction, whole or
+    fragment."""
     cdef uint32_t hash_ = 0
     cdef uint32_t at, end
     if not locate(packet):
@@ -258,7 +261,7 @@ cdef uint32_t flow_hash(Packet *packet) noexcept nogil:
     return hash_ ^ hash_ >> 16
 
 
-# The same for Python: packets are bytes, and one that is none of TCP or UDP is a ValueError.
+# The same for Python: packets are bytes; one that is neither TCP nor UDP raises ValueError.
 
 cdef int open_packet(Packet *packet, bytearray frame, bint gso, uint16_t gso_size) except -1:
     packet.data = <uint8_t *><char *>frame
@@ -273,7 +276,7 @@ cdef int open_packet(Packet *packet, bytearray frame, bint gso, uint16_t gso_siz
 
 
 def complete(bytes frame):
-    """`frame` with its transport's checksum made."""
+    """`frame` with the transport's checksum computed."""
     cdef Packet packet
     cdef bytearray data = bytearray(frame)
     open_packet(&packet, data, False, 0)
@@ -282,7 +285,8 @@ def complete(bytes frame):
 
 
 def prepare(bytes frame):
-    """`frame` with its checksum left to do, and where: (frame, transport header, field in it)."""
+    """`frame` prepared for another to compute its checksum: (frame, offset of the transport
+    header, offset of the field in it)."""
     cdef Packet packet
     cdef bytearray data = bytearray(frame)
     open_packet(&packet, data, False, 0)
@@ -291,7 +295,7 @@ def prepare(bytes frame):
 
 
 def segments(bytes frame, uint16_t gso_size):
-    """The segments of `gso_size` bytes of payload each of a packet of TCP."""
+    """The segments of a TCP packet, with at most `gso_size` bytes of payload each."""
     cdef Packet packet
     cdef Cut cut
     cdef uint32_t length

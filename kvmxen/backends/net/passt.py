@@ -1,8 +1,9 @@
-"""Networking as any user: passt, a process that turns frames into sockets of the host.
+"""Networking for any user: passt is a process that turns frames into sockets of the host.
 
-The guest has an address of its own by DHCP, and by IPv6's router advertisements; whatever it
-connects to, passt connects to from the host. The gateway's address is the host's loopback. All of
-it is told to passt, so that nothing depends on the host's interfaces. See passt(1).
+The guest gets an address of its own by DHCP, and by IPv6 router advertisements. passt connects
+from the host to whatever the guest connects to. The gateway's address is the host's loopback.
+kvmxen passes all of these settings to passt, so that nothing depends on the host's interfaces. See
+passt(1).
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from kvmxen.config.net import Forward, NetSpec
 from kvmxen.errors import KvmxenError
 from kvmxen.streams import say
 
-# What QEMU's and others' user networking has, and a unique local prefix (RFC 4193).
+# The addresses that QEMU's and others' user networking uses, and a unique local prefix (RFC 4193).
 ADDRESS, PREFIX, GATEWAY = "10.0.2.15", 24, "10.0.2.2"
 ADDRESS6, GATEWAY6 = "fd6b:766d:7865::15", "fd6b:766d:7865::2"
 GATEWAY_MAC = "52:55:0a:00:02:02"
 
-# It has seconds to end before it is killed.
+# How long passt has to end before it is killed, in seconds.
 _PATIENCE = 10.0
 
 
 class Passt(Wire):
-    """A passt of our own; it ends when our end of its socket is closed, however we end.
+    """A passt process of our own; it ends when our end of its socket is closed, however we end.
 
     `spec` says which of the host's ports lead to the guest, and whether the guest reaches the
-    host's loopback. Raises KvmxenError if the host has no passt, or a port is not to be had.
+    host's loopback. Raises KvmxenError if the host has no passt, or a port is not available.
     """
 
     def __init__(self, name: str, spec: NetSpec) -> None:
@@ -79,7 +80,7 @@ class Passt(Wire):
         return f"ended with status {status}" + (f" ({said[0]})" if said else "")
 
     def set_offloads(self, offloads: Offloads) -> None:
-        """Nothing: packets come whole."""
+        """Do nothing: packets come whole."""
 
     def close(self) -> None:
         """See Wire."""
@@ -94,7 +95,7 @@ class Passt(Wire):
 
 
 def _arguments(fd: int, spec: NetSpec) -> list[str]:
-    # The template has to have a link-local address for IPv6; nothing else of it is used.
+    # The template needs a link-local address for IPv6; passt uses nothing else of it.
     template = link_local_interface()
     ipv4 = ["--address", ADDRESS, "--netmask", str(PREFIX), "--gateway", GATEWAY]
     ipv6 = ["--address", ADDRESS6, "--gateway", GATEWAY6] if template else ["--ipv4-only"]
@@ -108,7 +109,8 @@ def _arguments(fd: int, spec: NetSpec) -> list[str]:
 
 
 def _check_free(forward: Forward) -> None:
-    """passt tells of a port that is taken only after it has started, on its own stderr."""
+    """Check the port here: passt reports a port in use only after it has started, on its own
+    stderr."""
     family = socket.AF_INET6 if ":" in forward.address else socket.AF_INET
     kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(family, kind) as trial:
@@ -124,12 +126,12 @@ def _check_free(forward: Forward) -> None:
 
 
 def has_ipv6() -> bool:
-    """Whether guests get IPv6 by passt here."""
+    """Whether guests get IPv6 through passt on this host."""
     return link_local_interface() is not None
 
 
 def link_local_interface(table: Path = Path("/proc/net/if_inet6")) -> str | None:
-    """An interface with a link-local address of IPv6, None where the host has none."""
+    """An interface with a link-local IPv6 address; None if the host has none."""
     try:
         rows = [row.split() for row in table.read_text().splitlines()]
     except FileNotFoundError:

@@ -7,13 +7,13 @@ from kvmxen.ring.shared_ring cimport BackRing
 cdef enum:
     FETCH_NONE = 0
     FETCH_PACKET = 1
-    # Something else than a packet to send on: a packet that was dropped, a message.
+    # Not a packet to send on: a dropped packet, or a message.
     FETCH_OTHER = 2
     FETCH_BROKEN = -1
 
-    # As many entries as a page has room for.
+    # The number of entries that fit in a page.
     RING_ENTRIES = 256
-    # How many addresses the filter of multicasts holds (XEN_NETBK_MCAST_MAX).
+    # The most addresses in the multicast filter (XEN_NETBK_MCAST_MAX).
     MAX_ADDRESSES = 64
 
 
@@ -30,7 +30,7 @@ cdef struct Slot:
     uint16_t size
 
 
-# What happened, from the guest's view: it transmits (tx) and receives (rx).
+# Counts as the guest sees them: it transmits (tx) and receives (rx).
 cdef struct Counters:
     uint64_t tx_packets
     uint64_t tx_bytes

@@ -1,11 +1,12 @@
-"""A queue of a network interface: packets out of one ring, and into another.
+"""A queue of a network interface: it takes packets from one ring and puts packets into another.
 
-A packet is made of slots, each with a grant of a page, and may have extra information in slots of
-its own. A slot is copied once, then checked, then used; so is the packet. What is malformed is
-answered with an error and dropped; only a ring that lies, or a packet without an end, breaks the
-queue.
+A packet consists of slots, each with a granted page, and may have extra information in slots of
+its own. A slot is copied once, then checked, then used; so is the packet. A malformed packet is
+answered with an error and dropped. Only an impossible ring index, or a packet without an end,
+breaks the queue.
 
-Source: xen/include/public/io/netif.h; what is refused, and how, is Linux's drivers/net/xen-netback.
+Source: xen/include/public/io/netif.h; it refuses what Linux's drivers/net/xen-netback refuses, in
+the same way.
 """
 
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
@@ -22,7 +23,7 @@ from kvmxen.layout import PAGE_SIZE
 cdef enum:
     PAGE = 4096
     ETHERNET = 14
-    # Of older frontends; today's need at most XEN_NETIF_NR_SLOTS_MIN (18).
+    # The limit for older frontends; today's need at most XEN_NETIF_NR_SLOTS_MIN (18).
     MAX_SLOTS = 20
 
     # NETTXF_*
@@ -61,7 +62,7 @@ assert (GSO_NONE, GSO_TCPV4, GSO_TCPV6) == (netif.GSO_NONE, netif.GSO_TCPV4, net
 cdef struct Extra:
     uint8_t type
     uint8_t flags
-    # For EXTRA_GSO; the six bytes from here on are an address for EXTRA_MCAST_*.
+    # For EXTRA_GSO. For EXTRA_MCAST_*, the six bytes from here on are an address.
     uint16_t gso_size
     uint8_t gso_type
     uint8_t pad
@@ -93,10 +94,10 @@ cdef union RxEntry:
 
 
 cdef class MulticastFilter:
-    """The multicast addresses that the guest wants, once it asked for less than all."""
+    """The multicast addresses that the guest wants, once it has asked for fewer than all."""
 
     cdef bint passes(self, const uint8_t *address) noexcept nogil:
-        """Whether a packet for `address` is for the guest; a broadcast always is."""
+        """Whether the guest receives packets for `address`; it receives every broadcast."""
         cdef uint8_t *broadcast = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff]
         if not self.enabled or not address[0] & 1 or memcmp(address, broadcast, 6) == 0:
             return True
@@ -128,12 +129,12 @@ cdef class MulticastFilter:
 cdef class NetQueue:
     """The rings `tx` and `rx` over `grants`; `notify_tx()` and `notify_rx()` send their events.
 
-    One thread at a time.
+    Only one thread may use it at a time.
     """
 
     def __cinit__(self, GrantTable grants, BackRing tx, BackRing rx, MulticastFilter multicast,
                   notify_tx, notify_rx):
-        # The answers are counted by it.
+        # The array of answers has RING_ENTRIES.
         assert tx.size <= RING_ENTRIES
         self.grants = grants
         self.tx, self.rx = tx, rx
@@ -143,9 +144,10 @@ cdef class NetQueue:
     # From the guest.
 
     cdef int fetch(self, Packet *packet) noexcept nogil:
-        """Copy the guest's next packet to `packet.data`, which has MAX_PACKET bytes: FETCH_*.
+        """Copy the guest's next packet to `packet.data`, which has room for MAX_PACKET bytes;
+        return FETCH_*.
 
-        It is answered, and the guest sees that after `push`.
+        The guest sees the responses after `push`.
         """
         cdef Slot slots[MAX_SLOTS]
         cdef Slot slot
@@ -190,13 +192,13 @@ cdef class NetQueue:
         return kind
 
     cdef bint _answer(self, uint16_t id_, int16_t status) noexcept nogil:
-        # The ring gives no more than its entries.
+        # A ring yields no more requests than it has entries.
         self._answers[self._taken].id, self._answers[self._taken].status = id_, status
         self._taken += 1
         return True
 
     cdef int _extras(self, Packet *packet, bint *sound) noexcept nogil:
-        """Take a packet's extra information: FETCH_*; clears `sound` where it makes no sense."""
+        """Take a packet's extra information; return FETCH_*, and clear `sound` if it is invalid."""
         cdef Entry entry
         cdef int kind = FETCH_PACKET
         while True:
@@ -220,9 +222,9 @@ cdef class NetQueue:
                 return kind
 
     cdef bint _gather(self, Packet *packet, const Slot *slots, uint32_t count) noexcept nogil:
-        """Copy what `slots` grant, one behind the other: whether all of it could be.
+        """Copy what `slots` grant, one after another; return whether all of it could be copied.
 
-        The first one's size is the whole packet's.
+        The first slot's size is that of the whole packet.
         """
         cdef uint32_t left = slots[0].size
         cdef uint32_t size, i
@@ -244,16 +246,16 @@ cdef class NetQueue:
     # To the guest.
 
     cdef int room(self, const Packet *packet) noexcept nogil:
-        """Whether the guest has posted buffers for all of `packet`, -1 where the ring is broken.
+        """Whether the guest has posted buffers for all of `packet`; -1 if the ring is broken.
 
-        Where it has not, it is asked for an event with the next.
+        If it has not, it will send an event with the next.
         """
         cdef uint32_t wanted = (packet.length + PAGE - 1) // PAGE + (packet.gso_type != GSO_NONE)
         cdef int found = self.rx.more(wanted)
         return -1 if found < 0 else <uint32_t>found >= wanted
 
     cdef void deliver(self, const Packet *packet) noexcept nogil:
-        """Copy `packet` to the guest's buffers, for which there is `room`."""
+        """Copy `packet` to the guest's buffers, which have `room` for it."""
         cdef RxRequest request
         cdef RxEntry entry
         cdef uint32_t at = 0
@@ -291,6 +293,6 @@ cdef class NetQueue:
         self.copied += packet.length
 
     cdef void push(self) noexcept nogil:
-        """Show the guest what was answered; `tx_event` and `rx_event` say what it wants to know."""
+        """Publish the responses; `tx_event` and `rx_event` say which events the guest wants."""
         self.tx_event |= self.tx.push()
         self.rx_event |= self.rx.push()

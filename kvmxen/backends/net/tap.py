@@ -1,4 +1,4 @@
-"""A tap device of the host: a network card of the host's whose other end is the guest's.
+"""A tap device: a network card of the host whose other end is the guest's.
 
 Source: linux/if_tun.h, Linux's Documentation/networking/tuntap.rst.
 """
@@ -22,7 +22,7 @@ _TUNSETVNETHDRSZ = 0x400454D8
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6 = 0x01, 0x02, 0x04
 _IFREQ = struct.Struct("16sH22x")
-# struct virtio_net_hdr, in bytes.
+# The size of struct virtio_net_hdr, in bytes.
 _VNET_HEADER = 10
 _ADVICE = (
     "run as root, or have root make one for you (ip tuntap add NAME mode tap user YOU vnet_hdr) "
@@ -31,10 +31,10 @@ _ADVICE = (
 
 
 class Tap(Wire):
-    """The tap device `name`, made if there is none; where it is empty, the host chooses.
+    """The tap device `name`, created if it does not exist; if empty, the host chooses a name.
 
-    With `bridge` it is put on that. What was made here goes when it is closed, what was there
-    stays. Raises KvmxenError.
+    If `bridge` is given, the device joins it. `close` removes a device that was created here, and
+    keeps one that existed. Raises KvmxenError.
     """
 
     def __init__(self, name: str = "", bridge: str = "") -> None:
@@ -73,8 +73,10 @@ class Tap(Wire):
         return str(_IFREQ.unpack(answer)[0].rstrip(b"\0").decode())
 
     def set_offloads(self, offloads: Offloads) -> None:
-        """What the guest does not take, the host's kernel does before it hands a packet over."""
-        # One flag for both versions: a frontend with less has its checksums made.
+        """Have the host's kernel do what the guest does not accept before it hands a packet
+        over."""
+        # Checksum offload has one flag for both IP versions: a frontend without both gets computed
+        # checksums.
         csum = offloads.csum and offloads.csum6
         flags = _TUN_F_CSUM if csum else 0
         if csum and offloads.tso4:
@@ -89,7 +91,7 @@ class Tap(Wire):
 
 
 def _bring_up(name: str, bridge: str) -> None:
-    # Not before it is needed: it takes long to import.
+    # Imported here: it takes long.
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
@@ -103,7 +105,7 @@ def _bring_up(name: str, bridge: str) -> None:
                         f"there is no bridge {bridge}: create it (ip link add {bridge} type "
                         "bridge), or give another"
                     )
-                # As Xen's vif-bridge script has it: what the bridge carries, its ports do.
+                # As in Xen's vif-bridge script: a port gets the bridge's MTU.
                 mtu = ip.get_links(master[0])[0].get_attr("IFLA_MTU")
                 ip.link("set", index=index, mtu=mtu)
                 ip.link("set", index=index, master=master[0])

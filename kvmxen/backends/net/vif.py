@@ -1,4 +1,4 @@
-"""A network interface on the bus: what it offers, what a frontend chose, and its data path.
+"""A network interface on the bus: its features, the frontend's choices, and its data path.
 
 Source: xen/include/public/io/netif.h, and the nodes that Linux's drivers/net/xen-netback/xenbus.c
 and xen-netfront.c read and write.
@@ -33,13 +33,13 @@ from kvmxen.layout import PAGE_SIZE
 from kvmxen.ring.doorbell import Doorbell
 from kvmxen.ring.shared_ring import BackRing
 
-# As Linux's netback has at most without being told.
+# The default maximum of Linux's netback.
 MAX_QUEUES = 8
 
 
 @dataclass(frozen=True)
 class Offloads:
-    """What a frontend takes besides whole packets with their checksums."""
+    """The offloads that a frontend accepts; without any, packets come whole and with checksums."""
 
     csum: bool
     csum6: bool
@@ -54,15 +54,15 @@ class Wire(ABC):
 
     @abstractmethod
     def set_offloads(self, offloads: Offloads) -> None:
-        """The frontend takes `offloads` from now on."""
+        """Use the offloads that the frontend accepts from now on."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the host's resources."""
+        """Release the host's resources."""
 
 
 class _Connection:
-    """An interface being served: what is mapped and bound for it, and its thread."""
+    """An interface being served: its mapped rings, its event channels and its thread."""
 
     def __init__(self, peer: Peer, frontend: FrontendNodes, queues: int) -> None:
         self._peer = peer
@@ -103,8 +103,8 @@ class _Connection:
         return channel.notify
 
     def start(self, interface: Interface, name: str) -> None:
-        """Serve `interface`, which has the queues, in a thread; raises FrontendError if the host
-        has none."""
+        """Serve `interface`, which has the queues, in a thread; raises FrontendError if the
+        host cannot create the thread."""
         self.interface = interface
         thread = threading.Thread(target=self._run, args=[interface], name=name, daemon=True)
         start_thread(thread)
@@ -117,7 +117,7 @@ class _Connection:
             self._peer.fail(error)
 
     def close(self) -> None:
-        """Stop serving, and give all back to the guest."""
+        """Stop serving, and return everything to the guest."""
         if self.interface and self._thread:
             self.interface.stop()
             self._thread.join()
@@ -126,7 +126,7 @@ class _Connection:
 
 
 class Vif(Device):
-    """Interface `index` of a guest, with the address `mac`, on `wire`."""
+    """Network interface `index` of a guest, with the MAC address `mac`, on `wire`."""
 
     kind = "vif"
 
@@ -217,7 +217,8 @@ class Vif(Device):
         self._wire.close()
 
     def figures(self) -> dict[str, int]:
-        """Packets and bytes from the guest's view; what an event channel and a poll cost."""
+        """Packets and bytes as the guest counts them, and the costs of event channels and
+        polling."""
         with self._lock:
             total = self._before.copy()
             if self._connection and self._connection.interface:
