@@ -1,7 +1,7 @@
-"""The console backend: the guest's two byte rings, and a terminal at the other end.
+"""The console backend: the guest's two byte rings, with a terminal at the other end.
 
-Runs in the main thread's loop. Output that the terminal does not take stays in the ring, so
-that a slow one slows the guest; only a pty nobody reads loses its oldest.
+It runs in the main thread's loop. Output that the terminal does not take stays in the ring, so a
+slow terminal slows the guest; only a pty that nobody reads loses its oldest output.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
 from kvmxen.streams import say
 
 TAIL_BYTES = 8192
-# What the terminal has not taken by then is lost, oldest first.
+# The most emergency writes to hold; beyond that the oldest are lost.
 _EMERGENCY_WRITES = 256
-# A write that poll(2) allowed does not block up to PIPE_BUF.
+# After poll(2), a write of up to PIPE_BUF bytes does not block.
 _CHUNK = 2048
-# What one pump writes, so that a guest that never stops does not keep the loop to itself.
+# The most chunks of one pump, so that a guest that never stops does not monopolize the loop.
 _CHUNKS = 16
-# What is left at the end waits so long for a terminal that does not take it.
+# How long the last output waits for the terminal to take it.
 _LAST_MS = 1000
-# What a person types and pastes before the guest takes it; more is lost.
+# The most input that waits for the guest, in bytes; more is lost.
 _TYPED_AHEAD = 1 << 20
 
 
 class Terminal(Protocol):
-    """Where a console goes; `input_fd` and `output_fd` are None where it has none.
+    """A console's terminal; `input_fd` and `output_fd` are None if it lacks that direction.
 
     See kvmxen.backends.terminal.PlainTerminal for `lossy` and `raw`.
     """
@@ -52,7 +52,7 @@ class Terminal(Protocol):
     raw: bool
 
     def filter_input(self, data: bytes) -> bytes:
-        """What of `data` the guest is to get."""
+        """The part of `data` that the guest gets."""
 
 
 class Watcher(Protocol):
@@ -92,32 +92,32 @@ class Console:
         self._watch_input()
 
     def close(self) -> None:
-        """Write what is left, now that the guest has stopped, and let go of the terminal."""
+        """Write the remaining output after the guest has stopped, and leave the terminal."""
         self._patience_ms = 0 if self._terminal.lossy else _LAST_MS
         with suppress(RingBroken):
             while not self._over and self._pump_output():
                 pass
-        # What was posted before is too late: the terminal may have its next guest.
+        # Callbacks posted earlier must do nothing: the terminal may have its next guest.
         self._over = True
         self._unwatch_input()
         self._unwatch_output()
 
     @property
     def tail(self) -> bytes:
-        """The last TAIL_BYTES that the guest wrote."""
+        """The last TAIL_BYTES of the guest's output."""
         return bytes(self._tail)
 
     def emergency(self, data: bytes) -> None:
-        """From any thread: write what did not come by the ring."""
+        """Write `data`, which did not come through the ring; callable from any thread."""
         self._emergency.append(data.replace(b"\n", b"\r\n") if self._terminal.raw else data)
         self.ring()
 
     def ring(self) -> None:
-        """From any thread: have the loop move what there is."""
+        """Make the loop move data; callable from any thread."""
         self._loop.post(self.pump)
 
     def pump(self) -> None:
-        """Move what can be moved, both ways."""
+        """Move data both ways as far as possible."""
         if self._over:
             return
         try:
@@ -126,11 +126,11 @@ class Console:
             if self._typed:
                 self._pump_input()
         except RingBroken:
-            # The guest broke its own console; its other devices go on.
+            # The guest broke its own console; its other devices continue.
             self._over = True
 
     def _pump_output(self) -> bool:
-        """Write a bounded part of what there is; returns whether there may be more."""
+        """Write a bounded amount of output; return whether there may be more."""
         more = moved = False
         for _ in range(_CHUNKS):
             if not self._waiting:
@@ -151,7 +151,7 @@ class Console:
         return more
 
     def _write(self) -> bool:
-        """Write some of what waits; False where the terminal does not take it now."""
+        """Write some of the waiting output; return False if the terminal does not take it now."""
         fd = self._terminal.output_fd
         if fd is None:
             self._waiting = b""
@@ -160,7 +160,8 @@ class Console:
             try:
                 count = os.write(fd, self._waiting[:_CHUNK])
             except BlockingIOError:
-                # A pty with less room than this takes; one that another process made nonblocking.
+                # A pty has less room than this write needs, or another process made the descriptor
+                # non-blocking.
                 pass
             except OSError as error:
                 self._lose(error)
@@ -175,7 +176,8 @@ class Console:
         return False
 
     def _lose(self, error: OSError) -> None:
-        """The guest goes on without; a disk may have room again, a FIFO another reader."""
+        """Drop the output, and let the guest continue: a disk may have room again, a FIFO
+        another reader."""
         self._waiting = b""
         if not self._complained:
             self._complained = True
@@ -222,7 +224,7 @@ class Console:
         except BlockingIOError:
             return
         except OSError:
-            # A terminal that hung up, a directory, what was opened for writing only.
+            # A terminal that hung up, a directory, or a descriptor open for writing only.
             data = b""
         if not data and not self._terminal.lossy:
             self._unwatch_input()
@@ -232,7 +234,7 @@ class Console:
         if self._terminal.raw:
             del self._typed[_TYPED_AHEAD:]
         elif len(self._typed) >= INPUT_SIZE:
-            # Whoever writes it waits.
+            # The writer at the other end then waits.
             self._unwatch_input()
         self.pump()
 

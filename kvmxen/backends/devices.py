@@ -1,4 +1,4 @@
-"""The devices that a configuration asks for, ready for the bus."""
+"""Creates the devices that a configuration asks for, ready for the bus."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from kvmxen.config.net import NetSpec, generate_mac
 
 def block_device(peer: Peer, spec: DiskSpec) -> Device:
     """The disk that `spec`, which has a target, describes; raises KvmxenError."""
-    # Who asks for no disk waits for none of this.
+    # Imported here: a domain without disks should not pay for it.
     from kvmxen.backends.block.vbd import Vbd
 
     return Vbd(peer, spec)
 
 
 def net_device(peer: Peer, index: int, spec: NetSpec, *, domain: str, vcpus: int) -> Device:
-    """Network interface `index` of the domain of that name; raises KvmxenError."""
-    # Who asks for no network waits for none of this.
+    """Network interface `index` of the domain named `domain`; raises KvmxenError."""
+    # Imported here: a domain without networks should not pay for it.
     from kvmxen.backends.net.passt import Passt
     from kvmxen.backends.net.tap import Tap
     from kvmxen.backends.net.vif import Vif

@@ -1,4 +1,4 @@
-"""What a frontend says in its xenstore nodes, checked, and what it names there: rings, ports."""
+"""Reads a frontend's xenstore nodes, checks them, and opens the rings and ports that they name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBER = re.compile(rb"[0-9]{1,20}").fullmatch
 
 
 class FrontendError(Exception):
-    """What a frontend got wrong: `errno` and str() go to the device's error node."""
+    """A mistake of a frontend; `errno` and str() go to the device's error node."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -26,7 +26,8 @@ class FrontendError(Exception):
 
 
 def start_thread(thread: Thread) -> None:
-    """Start a thread that serves a frontend; raises FrontendError if the host has no more."""
+    """Start a thread that serves a frontend; raises FrontendError if the host has no more
+    threads."""
     try:
         thread.start()
     except RuntimeError as error:
@@ -41,7 +42,8 @@ class FrontendNodes:
         self._peer = peer
 
     def text(self, key: str) -> str | None:
-        """The value of the node `key`, None where there is none; FrontendError unless ASCII."""
+        """The value of the node `key`, or None if there is none; FrontendError unless it is
+        ASCII."""
         try:
             return self._peer.store.read(f"{self.path}/{key}").decode("ascii")
         except XenstoreError:
@@ -50,8 +52,8 @@ class FrontendNodes:
             raise FrontendError(errno.EINVAL, f"{key} is not ASCII") from None
 
     def number(self, key: str, most: int, default: int | None = None) -> int:
-        """The value of `key`, from 0 to `most`; FrontendError for all else, and for no node
-        without a `default`."""
+        """The value of `key`, from 0 to `most`. Raises FrontendError if it is anything else, or
+        missing without a `default`."""
         text = self.text(key)
         if text is None:
             if default is None:
@@ -62,14 +64,14 @@ class FrontendNodes:
         return int(text)
 
     def flag(self, key: str) -> bool:
-        """Whether `key` is there and not 0."""
+        """Whether the node `key` exists and is not 0."""
         return self.number(key, 1, 0) != 0
 
 
 class RingPages:
-    """The frames of a ring, by the grants `refs`, mapped until `close`; `window` shows them.
+    """A ring's frames, granted by `refs` and mapped until `close`; `window` gives access to them.
 
-    Raises FrontendError for what is not granted.
+    Raises FrontendError if one is not granted.
     """
 
     def __init__(self, peer: Peer, refs: list[int]) -> None:
@@ -97,17 +99,17 @@ class RingPages:
 
 
 class Channel:
-    """The event channel to a frontend's `port`; what the guest sends rings `doorbell`, one of the
-    channel's own where none is given.
+    """The event channel to a frontend's `port`. The guest's events ring `doorbell`; by default the
+    channel has its own.
 
-    Raises FrontendError for a port that does not wait for dom0.
+    Raises FrontendError if the port does not wait for dom0.
     """
 
     def __init__(self, peer: Peer, port: int, doorbell: Doorbell | None = None) -> None:
         self.doorbell = doorbell or Doorbell()
         self._owned = doorbell is None
         try:
-            # A callable of this channel's only.
+            # A new callable for each channel.
             self._port: BackendPort = peer.events.connect_backend(
                 port, lambda: self.doorbell.ring(), self.doorbell.fd
             )
@@ -121,11 +123,11 @@ class Channel:
             raise
 
     def notify(self) -> None:
-        """Send to the guest."""
+        """Send the guest an event."""
         self._port.notify()
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Close the port."""
         self._port.close()
         self._release()
 

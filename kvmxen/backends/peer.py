@@ -1,4 +1,4 @@
-"""What the backends use of a domain: all of it works without a virtual machine, for tests."""
+"""The part of a domain that its backends use; tests provide it without a virtual machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kvmxen.xenstore.store import Store
 
 @dataclass(frozen=True)
 class Peer:
-    """A domain as its backends see it. `fail(error)` is for errors that are ours."""
+    """A domain as its backends see it; `fail(error)` receives our own errors."""
 
     memory: GuestMemory
     grants: GrantTable

@@ -1,4 +1,4 @@
-"""The terminals that a console can have: this process's own, a pty, a file, none."""
+"""The terminals that a console can use: this process's own, a pty, a file, or none."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from kvmxen.config import ConsoleSpec
 from kvmxen.errors import KvmxenError
 from kvmxen.streams import ends_lines_for_raw, say
 
-# Ctrl-], as xl console and telnet have it.
+# Ctrl-], as in xl console and telnet.
 ESCAPE = b"\x1d"
-# How much of a program's console may wait to be read, in bytes.
+# The most unread output of a program's console, in bytes.
 _UNREAD = 256 << 10
 
 
 class ConsoleStream:
-    """A console's far end, for the program that holds the domain: bytes both ways.
+    """The far end of a console, for the program that holds the domain; it carries bytes both ways.
 
-    The guest waits while _UNREAD bytes have not been read. It owns the two descriptors.
+    The guest waits while _UNREAD bytes are unread. The stream owns the two descriptors.
     """
 
     def __init__(self, input_fd: int, output_fd: int) -> None:
@@ -35,12 +35,12 @@ class ConsoleStream:
         self._ahead = b""
 
     def fileno(self) -> int:
-        """The descriptor that is readable when read() has something, for poll(2) and its like."""
+        """The descriptor to wait on, with poll(2) and the like, until read() has something."""
         return self._input.fileno()
 
     def read(self, size: int = 1 << 16, timeout: float | None = None) -> bytes:
-        """What the guest has written, up to `size` bytes, as soon as there is anything; nothing at
-        the domain's end. Raises TimeoutError after `timeout` seconds."""
+        """Read what the guest has written, up to `size` bytes, as soon as there is anything;
+        nothing at the domain's end. Raises TimeoutError after `timeout` seconds."""
         if not self._ahead:
             poll = select.poll()
             poll.register(self._input, select.POLLIN)
@@ -51,8 +51,8 @@ class ConsoleStream:
         return data
 
     def read_until(self, text: bytes, timeout: float | None = None) -> bytes:
-        """All that the guest writes up to `text`, and that; what it wrote at all if the domain ends
-        before. Raises TimeoutError after `timeout` seconds, and then nothing is lost."""
+        """Read up to and including `text`; if the domain ends first, whatever the guest wrote.
+        Raises TimeoutError after `timeout` seconds, and then loses nothing."""
         end = None if timeout is None else time.monotonic() + timeout
         data = b""
         while text not in data:
@@ -69,22 +69,23 @@ class ConsoleStream:
         return data[:found]
 
     def write(self, data: bytes) -> None:
-        """Type `data`; waits while the guest takes none. BrokenPipeError after the domain's end."""
+        """Type `data`; waits while the guest takes none. Raises BrokenPipeError after the
+        domain's end."""
         while data:
             data = data[self._output.write(data) :]
 
     def close(self) -> None:
-        """Leave the console: what the guest writes from now on is lost."""
+        """Leave the console; later output of the guest is lost."""
         self._input.close()
         self._output.close()
 
 
 class PlainTerminal:
-    """Two descriptors, either of which may be missing; `path` is where others can open it.
+    """Two descriptors, either of which may be missing; others can open the terminal at `path`.
 
-    `lossy` output is lost if nobody reads it. `stream` is the far end, if this program has that. A
-    `raw` one is a person's terminal: what is typed is read whether the guest takes it or not, as
-    the escape key may be in it, and "\\n" only moves the cursor down.
+    If it is `lossy`, output that nobody reads is lost. `stream` is the far end, if this program
+    holds it. A `raw` terminal is a person's: its input is read even if the guest does not take it,
+    as it may contain the escape key, and "\\n" only moves the cursor down.
     """
 
     lossy = False
@@ -97,7 +98,7 @@ class PlainTerminal:
         self.output_fd = output_fd
 
     def filter_input(self, data: bytes) -> bytes:
-        """All of it."""
+        """Pass everything on."""
         return data
 
     def restore(self) -> None:
@@ -105,8 +106,8 @@ class PlainTerminal:
 
 
 class StdioTerminal(PlainTerminal):
-    """The terminal at standard input, and standard output; `escaped()` is called for the escape
-    key, which the guest does not get; `restore()` ends the terminal's raw mode."""
+    """The terminal at standard input, and standard output. The escape key does not reach the
+    guest but calls `escaped()`; `restore()` ends the terminal's raw mode."""
 
     raw = True
 
@@ -116,7 +117,7 @@ class StdioTerminal(PlainTerminal):
         self._restore = restore
 
     def filter_input(self, data: bytes) -> bytes:
-        """All but the escape key."""
+        """Pass on everything but the escape key."""
         for _ in range(data.count(ESCAPE)):
             self._escaped()
         return data.replace(ESCAPE, b"")
@@ -127,7 +128,7 @@ class StdioTerminal(PlainTerminal):
 
 
 class PtyTerminal(PlainTerminal):
-    """A pseudo-terminal for another program to open at `path`."""
+    """A pseudo-terminal, which another program can open at `path`."""
 
     lossy = True
 
@@ -148,24 +149,24 @@ class PtyTerminal(PlainTerminal):
 
 
 class ProgramTerminal(PlainTerminal):
-    """A console of this program's own, at whose far end `stream` is.
+    """A console for this program itself, which holds its far end, `stream`.
 
     Pipes, not a socket: the loop can watch each direction on its own, and a pipe does not fill up
-    sooner when the guest writes little at a time.
+    sooner if the guest writes little at a time.
     """
 
     def __init__(self) -> None:
         input_fd, typed = os.pipe()
         written, output_fd = os.pipe()
         with suppress(OSError):
-            # More than this user may have is no reason to fail.
+            # Exceeding this user's limit is no reason to fail.
             fcntl.fcntl(output_fd, fcntl.F_SETPIPE_SZ, _UNREAD)
         self._near = (input_fd, output_fd)
         self.stream = ConsoleStream(written, typed)
         super().__init__(input_fd, output_fd)
 
     def close(self) -> None:
-        """Hang up: `stream` still has what was written."""
+        """Hang up; `stream` can still read what was written."""
         for fd in self._near:
             os.close(fd)
 
@@ -174,7 +175,7 @@ class ProgramTerminal(PlainTerminal):
 def open_terminal(
     spec: ConsoleSpec, escaped: Callable[[], None] | None = None
 ) -> Iterator[PlainTerminal]:
-    """The terminal that `spec` asks for, in the state that it needs; as it was, afterwards.
+    """Open the terminal that `spec` asks for, in the state that it needs; restore it afterwards.
 
     A terminal at standard input is a person's if `escaped` is given: see StdioTerminal. Raises
     KvmxenError if the file cannot be opened.
@@ -212,7 +213,7 @@ def open_terminal(
 
 
 def terminal_size(spec: ConsoleSpec) -> os.terminal_size | None:
-    """The size of the terminal that `spec` asks for, if a person sits at it and it has one."""
+    """The size of the terminal that `spec` asks for, if it has one and a person uses it."""
     if spec.kind != "stdio" or not os.isatty(0):
         return None
     with suppress(OSError):
@@ -224,8 +225,8 @@ def terminal_size(spec: ConsoleSpec) -> os.terminal_size | None:
 
 @contextmanager
 def _raw(fd: int) -> Iterator[Callable[[], None]]:
-    """Raw mode for the terminal `fd`, but while a shell has the process stopped, and what ends it;
-    nothing for what is none (any more)."""
+    """Put the terminal `fd` into raw mode, except while a shell has stopped the process; yield
+    the function that ends it. Do nothing if `fd` is not a terminal (any more)."""
     try:
         before = termios.tcgetattr(fd)
     except termios.error:
@@ -233,13 +234,13 @@ def _raw(fd: int) -> Iterator[Callable[[], None]]:
         return
 
     def set_raw(*_: int | FrameType | None) -> None:
-        # A terminal that hangs up sends SIGCONT, too, and takes no settings any more.
+        # A terminal that hangs up sends SIGCONT too, and accepts no settings any more.
         with suppress(termios.error):
             if _in_foreground(fd):
                 tty.setraw(fd, termios.TCSANOW)
 
     def restore() -> None:
-        # It may be gone, or another's by now.
+        # The terminal may be gone, or another process's by now.
         with suppress(termios.error):
             if _in_foreground(fd):
                 termios.tcsetattr(fd, termios.TCSANOW, before)
@@ -260,9 +261,9 @@ def _raw(fd: int) -> Iterator[Callable[[], None]]:
 
 
 def _in_foreground(fd: int) -> bool:
-    """Whether this process may set the terminal `fd` without being stopped for it."""
+    """Whether this process may change the terminal `fd` without being stopped."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:
-        # Not the terminal that controls this process.
+        # `fd` is not this process's controlling terminal.
         return True

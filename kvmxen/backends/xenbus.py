@@ -1,8 +1,8 @@
-"""Devices and their two ends' states: the toolstack's nodes, and the backend's state machine.
+"""Devices and the states of their two ends: the toolstack's nodes, the backend's state machine.
 
-All that a device's state depends on happens in one thread, the bus's; the devices' own threads
-only move data. Source: xen/include/public/io/xenbus.h, io/blkif.h's state diagrams, and what
-Linux's drivers do (drivers/xen/xenbus, xen-blkback/xenbus.c, xen-netback/xenbus.c).
+Everything that a device's state depends on happens in one thread, the bus's; the devices' own
+threads only move data. Source: xen/include/public/io/xenbus.h, the state diagrams of io/blkif.h,
+and Linux's drivers (drivers/xen/xenbus, xen-blkback/xenbus.c, xen-netback/xenbus.c).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kvmxen.xenstore.paths import home
 from kvmxen.xenstore.permissions import DOM0, READ, Permission
 from kvmxen.xenstore.watches import Watch
 
-# Seconds between two looks at what may have changed on the host.
+# Seconds between two checks for changes on the host.
 _LOOK_EVERY = 1.0
 
 Nodes = Mapping[str, object]
@@ -36,8 +36,8 @@ _GOES_AWAY = {
     State.UNKNOWN: State.CLOSED,
     State.CLOSED: State.CLOSED,
 }
-# Ours, then the frontend's: what becomes ours. What is not here changes nothing; Linux's
-# blkfront is ready when it says Initialised, netfront when it says Connected.
+# From our state and the frontend's to our next. A pair that is missing changes nothing. Linux's
+# blkfront is ready in Initialised, its netfront in Connected.
 TABLE: dict[State, dict[State, State]] = {
     State.INIT_WAIT: _GOES_AWAY
     | {
@@ -45,7 +45,7 @@ TABLE: dict[State, dict[State, State]] = {
         State.CONNECTED: State.CONNECTED,
         State.CLOSING: State.CLOSING,
     },
-    # A frontend that starts without an end of the one before: kexec, or a kernel that crashed.
+    # A frontend may start without ending the previous one: after kexec, or a kernel crash.
     State.CONNECTED: _GOES_AWAY
     | {State.INITIALISING: State.INIT_WAIT, State.CLOSING: State.CLOSING},
     State.CLOSING: _GOES_AWAY | {State.INITIALISING: State.INIT_WAIT},
@@ -54,12 +54,12 @@ TABLE: dict[State, dict[State, State]] = {
 
 
 class Device(ABC):
-    """A backend of one device. The bus calls these, from its own thread but for `figures`."""
+    """The backend of one device. The bus calls it from its own thread, but for `figures`."""
 
     # The directory of its kind under backend/ and device/, and its number there.
     kind: str
     index: int
-    # Whether to look, now and then, what has changed on the host: to call `refresh`.
+    # Whether the bus calls `refresh` at times to find changes on the host.
     changes = False
 
     @abstractmethod
@@ -72,33 +72,33 @@ class Device(ABC):
 
     @abstractmethod
     def connect(self, frontend: FrontendNodes, broken: Callable[[FrontendError], None]) -> Nodes:
-        """Map the rings and start to serve them: the nodes to write with Connected.
+        """Map the rings and start to serve them; return the nodes to write with Connected.
 
         `broken(error)` may be called from any thread, once the frontend cannot be served any
-        longer. Raises FrontendError, or OSError or MemoryError for what the host has no more of,
-        and then nothing is left mapped or running.
+        longer. Raises FrontendError, or OSError or MemoryError if the host lacks a resource; on
+        failure nothing is left mapped or running.
         """
 
     def refresh(self) -> Nodes:
-        """The backend's nodes that changed, for what happened on the host; by default nothing
-        does. Raises KvmxenError for a change that cannot be the guest's too."""
+        """The backend's nodes that must change after a change on the host; none by default.
+        Raises KvmxenError if the guest cannot follow the change."""
         return {}
 
     def settle(self) -> None:  # noqa: B027
-        """Called before `disconnect` of a device that is taken from the guest: go on serving until
-        the frontend has handed over all that it still may. By default it has."""
+        """Serve a device that is being removed until the frontend has handed over its last
+        requests; called before `disconnect`. By default there are none."""
 
     @abstractmethod
     def disconnect(self) -> None:
-        """Stop serving and give all back to the guest; called only after `connect`."""
+        """Stop serving and return everything to the guest; called only after `connect`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the host's resources."""
+        """Release the host's resources."""
 
     @abstractmethod
     def figures(self) -> dict[str, int]:
-        """What was done since it was attached, for --stats: from any thread."""
+        """Counts since the device was attached, for --stats; callable from any thread."""
 
 
 class NoSuchDevice(KvmxenError):
@@ -106,9 +106,8 @@ class NoSuchDevice(KvmxenError):
 
 
 class _Slot:
-    """A device on the bus. Only the bus's thread uses it once it is there, but for `called`,
-    whether a look at it waits to be taken, and `errors`, the last thing that broke.
-    """
+    """A device on the bus. Only the bus's thread uses it after attaching, except `called`,
+    which says whether a check of it is queued, and `errors`, which holds the last failure."""
 
     def __init__(self, device: Device, backend: str, frontend: str) -> None:
         self.device = device
@@ -124,7 +123,7 @@ class _Slot:
 
 
 class Xenbus:
-    """The devices of one domain, from their attaching to their removal or the bus's end."""
+    """The devices of one domain, from attaching to removal or the end of the bus."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -148,31 +147,31 @@ class Xenbus:
     # From any thread.
 
     def attach(self, device: Device) -> None:
-        """Offer `device` to the guest; it is the bus's from now on.
+        """Offer `device` to the guest; the bus owns it from now on.
 
-        Raises KvmxenError where the guest has one of its kind and number already.
+        Raises KvmxenError if the guest already has one of its kind and number.
         """
         self._do(lambda: self._attach(device))
 
     def detach(self, kind: str, index: int, timeout: float) -> bool:
-        """Ask the guest to let go of a device: whether it did within `timeout` seconds.
+        """Ask the guest to release a device; return whether it did within `timeout` seconds.
 
-        A guest that still uses it may go on, and does let go later. Raises NoSuchDevice.
+        A guest that still uses it may keep it and release it later. Raises NoSuchDevice.
         """
         gone = self._do(lambda: self._detach(kind, index))
         return gone.wait(timeout)
 
     def remove(self, kind: str, index: int) -> None:
-        """Take a device away, whether the guest has let go of it or not; raises NoSuchDevice."""
+        """Remove a device, whether or not the guest has released it; raises NoSuchDevice."""
         self._do(lambda: self._remove(self._slot(kind, index)))
 
     def refresh(self, kind: str, index: int) -> None:
-        """Look now what has changed on the host, and tell the guest; raises NoSuchDevice, and
+        """Check for changes on the host now, and tell the guest; raises NoSuchDevice, and
         KvmxenError as Device.refresh does."""
         self._do(lambda: self._refresh(self._slot(kind, index)))
 
     def numbers(self, kind: str) -> set[int]:
-        """The numbers of the devices of that kind that there are."""
+        """The numbers of the devices of that kind."""
         return {index for slot_kind, index in list(self._slots) if slot_kind == kind}
 
     def figures(self) -> dict[str, dict[str, int]]:
@@ -181,7 +180,7 @@ class Xenbus:
         return {f"{kind}/{index}": slot.device.figures() for (kind, index), slot in slots}
 
     def _do(self, what: Callable[[], _T]) -> _T:
-        """Have the bus's thread do it, and wait: its result, or the KvmxenError that it raised."""
+        """Run `what` in the bus's thread and wait; return its result, or raise its KvmxenError."""
         result: SimpleQueue[_T | KvmxenError] = SimpleQueue()
 
         def work() -> None:
@@ -203,7 +202,7 @@ class Xenbus:
         return got
 
     def _call(self, slot: _Slot) -> None:
-        """Have the bus's thread look at the device: once, however often a guest asks for it."""
+        """Queue one check of the device in the bus's thread, however often a guest asks for it."""
         if not slot.called:
             slot.called = True
             self._work.put(lambda: self._look(slot))
@@ -226,7 +225,7 @@ class Xenbus:
                 slot.device.close()
 
     def _next(self) -> Callable[[], None] | None:
-        """What to do next; in between, the devices that can change are looked at."""
+        """Wait for the next work; while waiting, check the devices that can change."""
         while True:
             changing = [slot for slot in self._slots.values() if slot.device.changes]
             try:
@@ -241,7 +240,8 @@ class Xenbus:
         if not nodes:
             return
         if slot.connected and slot.online:
-            # Again, as Linux's blkback does: a frontend that is connected looks when it is written.
+            # Write the state again, as Linux's blkback does: a connected frontend then reads the
+            # nodes.
             nodes["state"] = int(slot.state)
         with self._store.transaction() as store:
             _write(store.write, slot.backend, nodes)
@@ -283,16 +283,16 @@ class Xenbus:
                 slot.frontend,
                 {"backend": slot.backend, "backend-id": DOM0, **theirs},
             )
-            # The state is what a frontend's driver waits for: last.
+            # The state comes last: a frontend's driver waits for it.
             _write(nodes.write, slot.backend, {"state": int(State.INITIALISING)})
             _write(nodes.write, slot.frontend, {"state": int(State.INITIALISING)})
         self._enter(slot, State.INIT_WAIT)
-        # The callback runs under the store's lock, in the thread of whoever changed the node.
+        # The callback runs under the store's lock, in the thread that changed the node.
         slot.watch = self._store.watch(f"{slot.frontend}/state", lambda _path: self._call(slot))
 
     def _look(self, slot: _Slot) -> None:
-        """The frontend's state may have changed, or the device broken."""
-        # What comes from now on is another call's.
+        """React to a change of the frontend's state, or to a failure of the device."""
+        # A change from now on queues another check.
         slot.called = False
         if slot.gone.is_set():
             return
@@ -308,7 +308,7 @@ class Xenbus:
             self._enter(slot, state)
 
     def _enter(self, slot: _Slot, state: State) -> None:
-        """What a state means is done before it is said."""
+        """Do what `state` requires before announcing it."""
         nodes: Nodes = {}
         if state is not State.CONNECTED:
             self._disconnect(slot)
@@ -324,7 +324,7 @@ class Xenbus:
                 self._broken(slot, error)
                 return
             except (OSError, MemoryError) as error:
-                # More than the host can give.
+                # The host lacks a resource.
                 code = getattr(error, "errno", None) or errno.ENOMEM
                 self._broken(slot, FrontendError(code, f"on the host: {os.strerror(code)}"))
                 return
@@ -344,11 +344,12 @@ class Xenbus:
             if not slot.online:
                 slot.device.settle()
             slot.device.disconnect()
-            # What broke then is no longer the next connection's.
+            # A past failure does not concern the next connection.
             slot.errors.clear()
 
     def _broken(self, slot: _Slot, error: FrontendError) -> None:
-        """The frontend cannot be served: say so where Linux's drivers do (xenbus_dev_fatal())."""
+        """Report that the frontend cannot be served, in the node that Linux's drivers use
+        (xenbus_dev_fatal())."""
         if slot.gone.is_set():
             return
         text = f"{-error.errno} {error}"
@@ -365,7 +366,7 @@ class Xenbus:
     def _detach(self, kind: str, index: int) -> threading.Event:
         slot = self._slot(kind, index)
         slot.online = False
-        # As libxl does: the backend goes on serving until the frontend has let go.
+        # As libxl does: the backend serves until the frontend has released the device.
         with self._store.transaction() as nodes:
             _write(nodes.write, slot.backend, {"online": 0, "state": int(State.CLOSING)})
         if slot.state is State.CLOSED:
@@ -383,7 +384,7 @@ class Xenbus:
             except XenstoreError as error:
                 if error.errno != errno.ENOENT:
                     raise
-        # Who waits for its end finds nothing of it.
+        # Last, so that whoever waits for the removal finds nothing left.
         del self._slots[slot.device.kind, slot.device.index]
         slot.gone.set()
 

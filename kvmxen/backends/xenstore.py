@@ -17,10 +17,10 @@ from kvmxen.xenstore.store import Store
 
 
 class XenstoreBackend:
-    """Owns the store and the guest's connection by the page at `gpa`.
+    """Owns the store and the guest's connection through the page at `gpa`.
 
-    With `image`, from dump(), they are those of another process, and the guest does not notice;
-    raises DumpError where it is none.
+    If `image`, from dump(), is given, both continue from it, and the guest does not notice. Raises
+    DumpError if it is not such an image.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class XenstoreBackend:
     def populate(self, **nodes: object) -> None:
         """Write the nodes that a domain starts with (kvmxen/xenstore/nodes.py).
 
-        Raises KvmxenError where their file has no room for what all runs have of them.
+        Raises KvmxenError if the store's file has no room for those that outlive a run.
         """
         try:
             with self.store.lock:
@@ -53,19 +53,19 @@ class XenstoreBackend:
             ) from None
 
     def pump(self) -> None:
-        """The guest rang: answer all that its ring has."""
+        """Answer all requests in the guest's ring, after the guest has rung."""
         more = True
         while more:
-            # Others get the lock in between, however much the guest asks.
+            # Other threads get the lock in between, however much the guest asks.
             with self.store.lock:
                 more = self._transport.pump()
 
     def request_shutdown(self, how: str) -> None:
-        """Ask the guest to end itself: "poweroff", "reboot" or "halt"."""
+        """Ask the guest to shut itself down: "poweroff", "reboot" or "halt"."""
         self.store.write(f"{home(DOMID_GUEST)}/control/shutdown", how.encode())
 
     def shut_down(self) -> None:
-        """The guest has ended: @releaseDomain fires."""
+        """Record that the guest has ended; @releaseDomain fires."""
         self.store.shut_down(DOMID_GUEST)
 
     def dump(self, port: int) -> bytes:

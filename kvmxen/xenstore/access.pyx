@@ -1,7 +1,7 @@
-"""What a domain may do to the nodes, in the live store or in a transaction.
+"""A domain's access to the nodes, in the live store or in a transaction.
 
-The meaning, to the order in which errors are found, is that of tools/xenstored/core.c.
-Paths are canonical; every method raises XenstoreError.
+The meaning, even the order in which errors are detected, is that of tools/xenstored/core.c. Paths
+are canonical; every method raises XenstoreError.
 """
 
 from kvmxen.xenstore.paths cimport ancestry, parent
@@ -21,14 +21,14 @@ cdef object _EXACT = Match.EXACT
 
 
 cdef class Access:
-    """The nodes of `view`, a View, as `domain` may use them."""
+    """The nodes of `view`, a View, with the rights of `domain`."""
 
     def __cinit__(self, view, domain):
         self._view = view
         self._domain = domain
 
     cpdef Node look(self, str path, int right=_READ):
-        """The node at `path`; ENOENT, or EACCES where `domain` has not all of `right`."""
+        """The node at `path`; ENOENT, or EACCES if `domain` lacks a right of `right`."""
         cdef Node node = self._find(path, right)
         if node is None:
             raise XenstoreError(errno.ENOENT)
@@ -41,7 +41,7 @@ cdef class Access:
         return node
 
     def write(self, str path, bytes value):
-        """Set a node's value; makes it, and what is missing above it, where it is not."""
+        """Set a node's value; create the node, and those above it, if missing."""
         cdef Node node = self._find(path, _WRITE)
         if node is None:
             self._create(path, value)
@@ -53,13 +53,13 @@ cdef class Access:
         self._view.changed(path, None)
 
     def mkdir(self, str path):
-        """Make a node with no value, and what is missing above it; a node that is stays."""
+        """Create a node without a value, and those above it; an existing node stays."""
         if self._find(path, _WRITE) is None:
             self._create(path, b"")
             self._view.changed(path, None)
 
     def rm(self, str path):
-        """Remove a node and all below it. ENOENT only where its parent is missing too."""
+        """Remove a node and all below it; ENOENT only if its parent is missing too."""
         if self._find(path, _WRITE) is None:
             if self._view.look(parent(path)) is None:
                 raise XenstoreError(errno.ENOENT)
@@ -67,7 +67,7 @@ cdef class Access:
         if path == "/":
             raise XenstoreError(errno.EINVAL)
         gone = {where: node.permissions for where, node in self._view.walk(path)}
-        # The tree is about to change under the parent.
+        # The tree will change below the parent.
         held = self._view.get(parent(path)).permissions
         self._view.remove(path)
         for where, permissions in gone.items():
@@ -75,7 +75,7 @@ cdef class Access:
             self._view.fire(where, match, [permissions, gone.get(parent(where), held)])
 
     def set_permissions(self, str path, tuple permissions):
-        """Replace a node's permissions; the owner may, and only dom0 may change the owner."""
+        """Replace a node's permissions; the owner may, but only dom0 may change the owner."""
         if not permissions[0].valid:
             raise XenstoreError(errno.ENOENT)
         cdef Node node = self.look(path, WRITE | OWNER)
@@ -87,9 +87,9 @@ cdef class Access:
         self._view.changed(path, old)
 
     cdef Node _find(self, str path, int right):
-        """The node at `path`, None where there is none and `domain` may know that.
+        """The node at `path`, or None if there is none and `domain` may know that.
 
-        Who has no right to a node's closest ancestor is not told whether the node is there
+        A domain without rights to a node's closest ancestor does not learn whether the node exists
         (errno_from_parents()).
         """
         cdef Node node = self._view.look(path)
@@ -98,7 +98,7 @@ cdef class Access:
                 raise XenstoreError(errno.EACCES)
             return node
         if not <int>self._domain.rights(self._closest(path).permissions) & right:
-            # Were any of those above it there, the answer could be another.
+            # If any of its ancestors existed, the answer could differ.
             for where in ancestry(path):
                 if self._view.look(where) is not None:
                     break

@@ -1,9 +1,8 @@
-"""The children of a node by name: to copy many, and then change a few, costs little.
+"""The children of a node by name, made so that copying many and then changing a few is cheap.
 
-They lie in buckets by the hash of their names. A copy shares the buckets; each has the edit
-mark of who may change it in place, and is itself copied by anybody else (see tree.pyx). So
-what a transaction changes in a directory of 100,000 nodes costs it the list of buckets, and
-those that it touches.
+They lie in buckets by the hash of their names. Copies share buckets. A bucket's edit mark says who
+may change it in place; anybody else copies it first (see tree.pyx). So a change in a transaction
+to a directory of 100,000 nodes copies the list of buckets and the buckets that it touches.
 """
 
 cdef enum:
@@ -21,20 +20,20 @@ cdef class _Bucket:
 
 
 cdef class Children:
-    """Nodes by name, none at first; each has its place in the order, `born`."""
+    """Nodes by name, none at first; `born` is each one's place in the order."""
 
     def __cinit__(self):
         self._buckets = [_Bucket({}, None)]
 
     cdef object get(self, str name):
-        """The child `name`, None where there is none."""
+        """The child `name`, or None."""
         cdef _Bucket bucket = self._buckets[hash(name) & (len(self._buckets) - 1)]
         return bucket.children.get(name)
 
     cdef Children copy(self):
-        """Another with the same children, which later changes of either do not reach.
+        """A copy with the same children, which later changes of either do not affect.
 
-        Their edit marks have to differ.
+        Their edit marks must differ.
         """
         cdef Children twin = Children.__new__(Children)
         twin._buckets = self._buckets.copy()
@@ -42,7 +41,7 @@ cdef class Children:
         return twin
 
     cdef int put(self, str name, object child, object edit) except -1:
-        """Have `child` be the child `name`, as `edit`."""
+        """Set the child `name` to `child`, with the edit mark `edit`."""
         cdef dict children = self._own(name, edit)
         if name not in children:
             self._count += 1
@@ -52,13 +51,13 @@ cdef class Children:
         return 0
 
     cdef int remove(self, str name, object edit) except -1:
-        """Take the child `name`, which must be, away, as `edit`."""
+        """Remove the child `name`, which must exist, with the edit mark `edit`."""
         del self._own(name, edit)[name]
         self._count -= 1
         return 0
 
     cdef list items(self):
-        """All names with their children, in the order of these."""
+        """All names with their children, in the order of the children's creation."""
         cdef _Bucket bucket = self._buckets[0]
         if len(self._buckets) == 1:
             return list(bucket.children.items())

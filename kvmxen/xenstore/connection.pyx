@@ -25,11 +25,10 @@ cdef inline bint _is_event(bytes message):
 cdef class Connection:
     """Domain `domid`'s connection to `state`; dom0's are privileged. Safe for threads.
 
-    `wake()`, which may be replaced, is called, under the store's lock, when an event comes while
-    nothing waited and nobody feeds: somebody else's change is then to be taken. It must not
-    call back in. `renewed()`, which may be replaced too, is called after dom0 began the
-    connection anew or ended it: then `released` is set, and bytes are neither taken in nor
-    given out.
+    `wake()` is called under the store's lock if an event arrives while nothing waits and nobody
+    feeds: somebody else's change then waits to be taken. It must not call back in. `renewed()` is
+    called after dom0 restarted the connection or ended it; in the latter case `released` is set,
+    and no bytes go in or out. Both callbacks may be replaced.
     """
 
     def __init__(self, state, domid, wake=lambda: None):
@@ -45,10 +44,9 @@ cdef class Connection:
         state.clients.append(self)
 
     def feed(self, data):
-        """Take request bytes in, however fragmented, and do what they ask.
+        """Take in request bytes, however fragmented, and execute the requests.
 
-        Raises ProtocolError at bytes that cannot be a request: then there is no going on, but
-        after reset().
+        Raises ProtocolError if the bytes cannot be a request; only reset() helps then.
         """
         with self._lock:
             if self.released:
@@ -64,7 +62,7 @@ cdef class Connection:
                 self._feeding = False
 
     def take(self, Py_ssize_t limit):
-        """At most `limit` bytes of replies and events, which are then no longer here."""
+        """Take out at most `limit` bytes of replies and events."""
         with self._lock:
             return self._take(limit)
 
@@ -75,19 +73,20 @@ cdef class Connection:
 
     @property
     def stalled(self):
-        """Whether so much is to be taken that no more should be fed (Quota.outstanding)."""
+        """Whether so much waits to be taken that no more should be fed (Quota.outstanding)."""
         return not (
             self.domain.allows("outstanding", self._replies + 1)
             and self.domain.allows("memory", self.domain.memory)
         )
 
     def reset(self):
-        """As if just connected: no watches, transactions, half requests or waiting output."""
+        """Return to the state after connecting: no watches, transactions, partial requests or
+        output."""
         with self._lock:
             self._reset()
 
     def close(self):
-        """Disconnect; what the client had under way is over."""
+        """Disconnect; the client's watches and transactions end."""
         with self._lock:
             if self in self._state.clients:
                 self._state.clients.remove(self)
@@ -95,28 +94,28 @@ cdef class Connection:
             self.released = True
 
     def renew(self):
-        """Begin anew, as a domain that dom0 introduced (again)."""
+        """Restart, as for a domain that dom0 introduced (again)."""
         self._reset()
         self._begin(self.domain.domid)
         self.released = False
         self.renewed()
 
     def release(self):
-        """End, until dom0 introduces the domain again."""
+        """End the connection until dom0 introduces the domain again."""
         self._reset()
         self.released = True
         self.renewed()
 
     def inbound(self):
-        """What came of a request that is not whole yet."""
+        """The received part of an incomplete request."""
         return self._parser.rest
 
     def outbound(self):
-        """What is to be taken: the rest of a message that was begun, and whole ones after it."""
+        """The output to be taken: the rest of a started message, and the whole ones after it."""
         return self._started, b"".join(self._queue)
 
     def resume(self, bytes inbound, bytes started, messages):
-        """Go on where another connection, which had inbound() and outbound(), stopped."""
+        """Continue where another connection, with this inbound() and outbound(), stopped."""
         self._parser.append(inbound)
         self._started = started
         for message in messages:
@@ -134,7 +133,7 @@ cdef class Connection:
         return 0
 
     cdef bytes _answer(self):
-        """Do what the parser's request says, and have it kept; its reply."""
+        """Execute the parser's request and have its changes kept; return its reply."""
         cdef Parser request = self._parser
         cdef unsigned int type = request.type
         cdef bytes payload
@@ -171,13 +170,13 @@ cdef class Connection:
         return message[:limit]
 
     def _event(self, watch, str path):
-        """Queue an event, unless the same is waiting, it cannot be said, or memory is short."""
+        """Queue an event, unless the same waits, it cannot be expressed, or memory is short."""
         cdef bytes payload = path[watch.prefix:].encode() + b"\0" + watch.token + b"\0"
         if len(payload) > _PAYLOAD_MAX or payload in self._events:
             return
         if self.domain.allows("memory", self.domain.memory + 16 + len(payload)):
             self._push(pack(_WATCH_EVENT, 0, 0, payload))
-            # A special event says that something happened, so each one counts.
+            # Each special event counts: it says that something happened.
             if path[0] != "@":
                 self._events.add(payload)
 

@@ -1,7 +1,7 @@
 """CONTROL: the commands of xenstore-control (tools/xenstored/control.c).
 
-Answered is what a xenstored can that has no log and opens no files: what would write one
-(logfile, memreport, print) and live-update are no commands here.
+It supports the commands of a xenstored without a log that opens no files; live-update and those
+that write a file (logfile, memreport, print) do not exist here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MEANINGS = {
 
 
 def control(request: Request) -> bytes:
-    """Find the command in one table; EINVAL for one that there is not."""
+    """Find the command in one table; EINVAL if there is none."""
     strings = request.strings
     if not strings or strings[0] not in _COMMANDS:
         raise XenstoreError(errno.EINVAL)
@@ -39,7 +39,7 @@ def control(request: Request) -> bytes:
 
 
 def inconsistencies(state: State) -> list[str]:
-    """What is wrong with the accounts of `state`, a sentence each; nothing should be."""
+    """The inconsistencies in the accounts of `state`, a sentence each; there should be none."""
     nodes: Counter[int] = Counter()
     memory: Counter[int] = Counter()
     wrong = []
@@ -64,7 +64,7 @@ def _check(state: State, arguments: list[str]) -> bytes:
 
 
 def _log(_state: State, arguments: list[str]) -> bytes:
-    """As Xen's without a log file: there is nothing to switch."""
+    """As in Xen without a log file: there is nothing to switch."""
     if arguments not in (["on"], ["off"]):
         raise XenstoreError(errno.EINVAL)
     return _OK

@@ -1,7 +1,7 @@
-"""The operations on domains: who is there, who acts for whom, features and quotas.
+"""The operations on domains: introducing them, acting for another, features and quotas.
 
-Meaning and errors are those of tools/xenstored/domain.c. A domain exists for xenstore once
-dom0 introduced it or named it in a permission.
+Meaning and errors are those of tools/xenstored/domain.c. A domain exists for xenstore once dom0
+has introduced it or named it in a permission.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _UINT_MAX = 0xFFFFFFFF
 
 
 def introduce(request: Request) -> bytes:
-    """Whose ring it is, is known already: the frame and the port are only looked at."""
+    """Check the frame and the port only: the domain's ring is already known."""
     if len(request.strings) < 3:
         raise XenstoreError(errno.EINVAL)
     domid, _, port = request.strings[:3]
@@ -103,7 +103,7 @@ def set_quota(request: Request) -> bytes:
     *domid, name, value = strings
     limit = number(value) & _UINT_MAX
     holder = _existing(request, domid[0]) if domid else request.session.state
-    # UINT_MAX is how Xen marks a quota that it does not have.
+    # Xen marks a quota that it does not have with UINT_MAX.
     if limit == _UINT_MAX:
         raise XenstoreError(errno.EINVAL)
     holder.quota = holder.quota.with_limit(_quota_name(name), limit)
@@ -131,7 +131,7 @@ def _introduced(request: Request, domid: int) -> Domain:
 
 
 def _guest(request: Request) -> Domain:
-    """The introduced domain that is the payload's only string, and not dom0."""
+    """The introduced domain, not dom0, that the payload's only string names."""
     domid = domain_id(request.one)
     if domid == DOM0:
         raise XenstoreError(errno.EINVAL)

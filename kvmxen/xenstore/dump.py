@@ -1,7 +1,7 @@
-"""A store's whole state as Xen's xenstored hands it on (docs/designs/xenstore-migration.md).
+"""A store's whole state, as Xen's xenstored hands it on (docs/designs/xenstore-migration.md).
 
-What is not in it: the callbacks of this process's own watches, the nodes' generations, and of
-a transaction that can only fail, everything but that.
+It omits the callbacks of this process's own watches and the nodes' generations. Of a transaction
+that can only fail, it keeps only that fact.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def dump(
 ) -> bytes:
     """The state as one image, for load().
 
-    `ports` has xenstore's event channel for each domain that has one. Of dom0's clients, those
-    in `descriptors` are in it, by the number of their socket.
+    `ports` has xenstore's event channel for each domain that has one. Of dom0's clients, the image
+    includes those in `descriptors`, by the number of their socket.
     """
     with state.lock:
         return b"".join(_records(state, ports or {}, descriptors or {}))
@@ -60,7 +60,7 @@ def _records(
     served = {DOM0, *(client.domain.domid for client in numbers)}
     others = [d for _, d in sorted(state.domains.items()) if d.introduced and d.domid not in served]
     for number, domain in enumerate(others, len(numbers) + 1):
-        # Dom0 introduced it, but it has no connection here.
+        # Dom0 introduced the domain, but it has no connection here.
         yield _connection(number, ConnectionType.RING, _ring(domain, ports), b"", b"", b"")
     for path, node in state.descend():
         yield _node(path, node.value, node.permissions)
@@ -156,7 +156,7 @@ def _transaction(transaction: Transaction, conn_id: int, ta_id: int) -> Iterator
     ids = {"conn_id": conn_id, "ta_id": ta_id}
     yield _record(RecordType.TRANSACTION, layouts.TRANSACTION, ids)
     if transaction.hopeless:
-        # Having found no root, it conflicts with whatever store it wakes up in.
+        # A transaction that has found no root conflicts with any store that it is loaded into.
         yield _node("/", b"", (), conn_id, ta_id, Access.READ)
         return
     for path, node, was, changed in transaction.touched():

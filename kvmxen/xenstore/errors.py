@@ -1,4 +1,4 @@
-"""What xenstore answers when it refuses."""
+"""The errors that xenstore answers with."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ class DumpError(Exception):
 
 
 class ProtocolError(Exception):
-    """A stream of bytes that is not xenstore's protocol: the connection is lost."""
+    """A stream of bytes that is not xenstore's protocol; its connection is lost."""

@@ -1,4 +1,4 @@
-"""The nodes as this process's own dom0 uses them, live or in a transaction."""
+"""This process's own access to the nodes, as dom0, live or in a transaction."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from kvmxen.xenstore.state import State
 
 
 class HostNodes:
-    """Dom0's use of the nodes of `state` by `access`. Safe for threads.
+    """Dom0's use of the nodes of `state` through `access`. Safe for threads.
 
-    All methods raise XenstoreError: EINVAL for a path that is not well-formed, ENOENT where
-    there is no such node.
+    All methods raise XenstoreError: EINVAL if a path is not well-formed, ENOENT if there is no
+    such node.
     """
 
     def __init__(self, state: State, access: Access) -> None:
@@ -38,7 +38,7 @@ class HostNodes:
         return True
 
     def directory(self, path: str) -> list[str]:
-        """The names of the children of `path`, in the order of their making."""
+        """The names of the children of `path`, in the order of their creation."""
         with self._state.lock:
             return self._access.directory(canonical(path, DOM0)).names
 
@@ -48,25 +48,25 @@ class HostNodes:
             return self._access.look(canonical(path, DOM0, special=True)).permissions
 
     def write(self, path: str, value: bytes) -> None:
-        """Set the value at `path`, making what is missing above it."""
+        """Set the value at `path`; create the node and those above it if missing."""
         with self._state.lock:
             self._access.write(canonical(path, DOM0), value)
             self._state.deliver()
 
     def mkdir(self, path: str) -> None:
-        """Make the node `path` and what is missing above it; a node that is stays."""
+        """Create the node `path` and those above it; an existing node stays."""
         with self._state.lock:
             self._access.mkdir(canonical(path, DOM0))
             self._state.deliver()
 
     def rm(self, path: str) -> None:
-        """Remove `path` and all below it; ENOENT only without its parent."""
+        """Remove `path` and all below it; ENOENT only if its parent is missing."""
         with self._state.lock:
             self._access.rm(canonical(path, DOM0))
             self._state.deliver()
 
     def set_permissions(self, path: str, *permissions: Permission) -> None:
-        """Replace the permissions of `path`, of which there must be one: the owner's."""
+        """Replace the permissions of `path`; there must be at least one, the owner's."""
         with self._state.lock:
             for permission in permissions:
                 self._state.domain(permission.domid)

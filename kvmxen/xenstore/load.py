@@ -1,7 +1,7 @@
-"""A store from the image of another's state, which may be anybody's: see dump.py.
+"""Builds a store from the image of another's state, which may come from anybody: see dump.py.
 
-All is checked before it is used; what does not fit raises DumpError, and then the half-filled
-store is of no use.
+Everything is checked before use; anything invalid raises DumpError and leaves the store half
+filled and useless.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SPECIAL = ("/", INTRODUCE, RELEASE)
 
 @dataclass(frozen=True)
 class Restored:
-    """A connection to go on with: a domain's with its event channel, or a socket's number."""
+    """A connection to continue: a domain's with its event channel, or a socket's number."""
 
     connection: Connection
     port: int | None = None
@@ -58,7 +58,7 @@ def load(image: bytes) -> tuple[Store, list[Restored]]:
         try:
             for kind, body in _records(image):
                 _TAKERS[kind](loading, body)
-            # Their views of the store are taken when all of that is there.
+            # Transactions take their views of the store once it is complete.
             for (conn_id, ta_id), records in loading.transactions.items():
                 session = loading.connections[conn_id].connection.session
                 _resume(session.resume_transaction(ta_id), records)
@@ -171,7 +171,7 @@ def _node(loading: _Loading, body: bytes) -> None:
 
 
 def _resume(transaction: Transaction, records: list[Any]) -> None:
-    """Do in `transaction` what it had done: removals before what is made in their place."""
+    """Redo in `transaction` what it had done: removals before the nodes made in their place."""
     records.sort(key=lambda item: (bool(item[1].perms), item[0].count("/")))
     for path, record in records:
         written = record.ta_access & Access.WRITTEN

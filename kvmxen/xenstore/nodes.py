@@ -1,4 +1,4 @@
-"""The nodes that a PV domain finds when it starts, where xl puts them.
+"""The nodes that a PV domain finds when it starts, at the paths that xl uses.
 
 Layout and permissions: tools/libs/light/libxl_create.c (libxl__domain_make), libxl_dom.c
 (libxl__build_post), libxl_console.c and libxl_device.c; docs/misc/xenstore-paths.pandoc.
@@ -13,7 +13,7 @@ from kvmxen.xenstore.store import Store
 CONSOLE_LIMIT = 1 << 20
 _INITIALISING = 1  # XenbusStateInitialising, xen/include/public/io/xenbus.h
 
-# All others inherit from the domain's own node, which the guest can only read.
+# All other nodes inherit from the domain's own node, which the guest can only read.
 _GUEST_OWNS = (
     "device/suspend/event-channel",
     "control/shutdown",
@@ -30,7 +30,8 @@ _GUEST_OWNS = (
 
 
 def of_one_run(domid: int) -> tuple[str, ...]:
-    """What a run of domain `domid` makes anew, with all below: the domain's own, its devices'."""
+    """The nodes that each run of domain `domid` creates anew, with all below: its own, its
+    devices'."""
     return home(domid), "/vm", f"{home(DOM0)}/backend", f"{home(DOM0)}/error"
 
 
@@ -50,7 +51,7 @@ def populate(
     store_port: int,
     console_tty: str = "",
 ) -> None:
-    """Write the nodes of domain `domid`, in place of what it had, and introduce it.
+    """Replace the nodes of domain `domid`, and introduce it.
 
     The mfns are machine frames, the ports the guest's ends of its two event channels,
     `console_tty` the path of the console's pty.
@@ -70,7 +71,7 @@ def populate(
             store.write(f"{base}/{key}", str(value).encode())
 
     write(home(DOM0), {"name": "Domain-0", "domid": DOM0})
-    # There is one domain, so what others before it left is of no use.
+    # There is only one domain, so the nodes of earlier ones are useless.
     for path in of_one_run(domid):
         if store.get(path):
             store.rm(path)

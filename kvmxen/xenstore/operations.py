@@ -1,8 +1,8 @@
-"""The operations: what each request's payload says, and what it is answered with.
+"""The operations: how each parses its request's payload, and what it replies.
 
-`execute` finds the operation in one table. Each takes the client's session, its transaction
-and the payload, and returns the reply's payload (docs/misc/xenstore.txt); errors are found in
-the order of Xen's C xenstored.
+`execute` finds the operation in one table. Each takes the client's session, its transaction and
+the payload, and returns the reply's payload (docs/misc/xenstore.txt); errors are detected in the
+order of Xen's C xenstored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NO_ROOM = (errno.ENOSPC, errno.ENOMEM)
 
 
 def execute(session: Session, operation: int, tx_id: int, payload: bytes) -> bytes:
-    """Do what a request asks and return the reply's payload; raises XenstoreError."""
+    """Execute a request and return the reply's payload; raises XenstoreError."""
     entry = _TABLE.get(operation)
     if entry is None:
         raise XenstoreError(errno.ENOSYS)
@@ -60,7 +60,7 @@ def _directory_part(request: Request) -> bytes:
     offset = number(offset_text) & 0xFFFFFFFF
     generation = b"%d\0" % node.generation
     listing = node.listing
-    # The end of the list is told by an empty name, for which one byte is kept.
+    # An empty name marks the end of the list; one byte is kept for it.
     end = offset + PAYLOAD_MAX - len(generation) - 1
     if end < len(listing):
         end = listing.rfind(b"\0", offset, end) + 1
@@ -106,7 +106,8 @@ def _set_perms(request: Request) -> bytes:
     if not session.domain.allows("node_permissions", len(strings) - 1):
         raise XenstoreError(errno.ENOSPC)
     permissions = [Permission.decode(text.encode("latin-1")) for text in strings[1:]]
-    # Dom0 makes the domains, so it knows whom it names; a guest may name one that is not.
+    # Dom0 creates the domains, so it knows whom it names; a guest may name one that does not
+    # exist.
     if session.domid == DOM0:
         for permission in permissions:
             if permission.domid != DOMID_ANY:
@@ -162,7 +163,7 @@ def _transaction_end(request: Request) -> bytes:
 
 @dataclass(frozen=True)
 class _Entry:
-    """`privileged`: dom0's alone; `outside`: the transaction id means nothing to it."""
+    """`privileged`: for dom0 only; `outside`: it ignores the transaction id."""
 
     handler: Callable[[Request], bytes]
     privileged: bool = False

@@ -1,7 +1,7 @@
-"""What becomes of the nodes when a domain goes (domain_tree_remove() in tools/xenstored/domain.c).
+"""Removes a domain's nodes when it goes (domain_tree_remove() in tools/xenstored/domain.c).
 
-Its nodes go with all below them, and permissions that name it: a new domain of the same number
-has nothing of its predecessor's.
+Its nodes go with all below them, and so do permissions that name it: a new domain with the same
+number inherits nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kvmxen.xenstore.view import View
 
 
 def disown(view: View, dom0: Domain, domid: int, specials: tuple[str, ...]) -> None:
-    """Rid the nodes of `view`, and the special nodes, of the domain `domid`."""
+    """Remove the domain `domid` from the nodes of `view` and from the special nodes."""
     nodes = [item for root in ("/", *specials) for item in view.walk(root)]
     gone = {path for path, node in nodes if node.owner == domid and path not in ("/", *specials)}
     tops = [path for path in gone if gone.isdisjoint(list(ancestry(path))[1:])]

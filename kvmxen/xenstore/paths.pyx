@@ -1,7 +1,7 @@
 """Paths: which are well-formed, what they are relative to, and who their ancestors are.
 
-A path in canonical form starts with "/" or, for the nodes that stand for special watches,
-with "@"; it does not end in "/", but for the root (docs/misc/xenstore.txt).
+A path in canonical form starts with "/", or with "@" for the nodes that represent special watches;
+it does not end in "/", except the root (docs/misc/xenstore.txt).
 """
 
 from cpython.unicode cimport PyUnicode_READ_CHAR
@@ -17,15 +17,15 @@ cdef int _ABS_PATH_MAX = ABS_PATH_MAX
 
 
 def home(domid):
-    """What the relative paths of a domain start from."""
+    """The path that a domain's relative paths start from."""
     return f"/local/domain/{domid}"
 
 
 def canonical(str path, domid, *, bint special=False, int limit=REL_PATH_MAX):
-    """`path`, as domain `domid` says it, in canonical form; `special` lets "@..." through.
+    """The canonical form of `path` as domain `domid` gives it; `special` allows "@...".
 
-    Raises XenstoreError(EINVAL). A path may have `limit` bytes, not counting the
-    "/local/domain/<domid>/" before it (canonicalize() in tools/xenstored/core.c).
+    Raises XenstoreError(EINVAL). A path may have `limit` bytes, not counting a leading
+    "/local/domain/<domid>/" (canonicalize() in tools/xenstored/core.c).
     """
     if not _well_formed(path, special):
         raise XenstoreError(errno.EINVAL)
@@ -45,7 +45,8 @@ def canonical(str path, domid, *, bint special=False, int limit=REL_PATH_MAX):
 
 
 cdef bint _well_formed(str path, bint special) noexcept:
-    """Names of A-Z, a-z, 0-9, "_", "@" and "-" between single slashes; or the root."""
+    """Whether it is the root, or names of A-Z, a-z, 0-9, "_", "@" and "-" between single
+    slashes."""
     cdef Py_ssize_t length = len(path), i
     cdef Py_UCS4 character, before = 0
     if length == 0:
@@ -66,13 +67,13 @@ cdef bint _well_formed(str path, bint special) noexcept:
 
 
 cpdef str parent(str path):
-    """The path that holds `path`; the root holds itself and, for permissions, "@..."."""
+    """The path above `path`; the root is its own parent and, for permissions, that of "@..."."""
     cdef Py_ssize_t cut = path.rfind("/")
     return path[:cut] if cut > 0 else "/"
 
 
 cpdef list names(str path):
-    """The names on the way down: the root's is empty, a special node is the root's sibling."""
+    """The names from the top down: the root's is empty; special nodes are siblings of the root."""
     return [""] if path == "/" else path.split("/")
 
 

@@ -1,7 +1,7 @@
 """Who may do what to a node (docs/misc/xenstore.txt, tools/include/xenstore_lib.h).
 
-A node's first permission names its owner, who may do anything, and what is allowed to
-everybody that no later permission names.
+A node's first permission names its owner, who may do anything, and gives the rights of all domains
+that no later permission names.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _TEXT = re.compile(rb"([nrwb])([0-9]{1,5})").fullmatch
 
 
 class Permission(NamedTuple):
-    """`access` (READ and WRITE bits) for `domid`; not `valid` where no such domain existed."""
+    """`access` (READ and WRITE bits) for `domid`; not `valid` if no such domain existed."""
 
     domid: int
     access: int = NONE
     valid: bool = True
 
     def encode(self) -> bytes:
-        """As it travels: a letter and the domain, `r1`."""
+        """The wire form: a letter and the domain, `r1`."""
         return b"%s%d" % (LETTERS[self.access], self.domid)
 
     @classmethod
     def decode(cls, text: bytes) -> Permission:
-        """From its wire form; raises XenstoreError(EINVAL)."""
+        """Decode the wire form; raises XenstoreError(EINVAL)."""
         match = _TEXT(text)
         if not match or int(match[2]) > 0xFFFF:
             raise XenstoreError(errno.EINVAL)

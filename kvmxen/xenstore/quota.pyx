@@ -10,7 +10,8 @@ from kvmxen.xenstore.permissions import rights as rights_of
 
 FEATURES = Feature.RECONNECTION | Feature.ERROR | Feature.WATCHDEPTH | Feature.DOMID_ANY
 
-# What Xen counts for a node beside its content: struct node_hdr and struct xs_permissions.
+# The bytes that Xen counts for a node beside its content: struct node_hdr and struct
+# xs_permissions.
 cdef enum:
     HEADER_BYTES = 16
     PERMISSION_BYTES = 8
@@ -21,7 +22,7 @@ cdef int _FEATURES = FEATURES
 
 @dataclass(frozen=True)
 class Quota:
-    """Xen's defaults; each is the most that is allowed, 0 is no limit. Sizes are in bytes."""
+    """Limits, by default Xen's; 0 means no limit. Sizes are in bytes."""
 
     nodes: int = 1000
     watches: int = 128
@@ -35,7 +36,7 @@ class Quota:
     node_size: int = 2048
 
     def with_limit(self, name, limit):
-        """Another quota with the limit that the wire calls `name`, one of QUOTA_NAMES."""
+        """A copy with the limit that the wire calls `name`, one of QUOTA_NAMES."""
         return replace(self, **{name.replace("-", "_"): limit})
 
     def limit(self, name):
@@ -47,11 +48,11 @@ QUOTA_NAMES = tuple([item.name.replace("_", "-") for item in fields(Quota)])
 
 
 cdef class Domain:
-    """A domain that xenstore knows of, and what it uses.
+    """A domain that xenstore knows, and its use of resources.
 
-    `target` is the domain that it may act as (SET_TARGET); `shutdown` says that its end was
-    told; `peaks` has the most that it used of each quota, and `guests_peaks`, which guests
-    share, the most that any did.
+    `target` is the domain that it may act as (SET_TARGET). `shutdown` says that its end was
+    announced. `peaks` has its highest use of each quota, and `guests_peaks`, which guests share,
+    the highest of any guest.
     """
 
     def __init__(self, domid, quota=None, dict guests_peaks=None):
@@ -70,13 +71,13 @@ cdef class Domain:
         return True
 
     cpdef note(self, str what, Py_ssize_t amount):
-        """Remember that the domain had `amount` of `what`, a field of Quota."""
+        """Record that the domain had `amount` of `what`, a field of Quota."""
         _raise(self.peaks, what, amount)
         if self._guests_peaks is not None:
             _raise(self._guests_peaks, what, amount)
 
     cpdef int rights(self, tuple permissions) except -1:
-        """The READ, WRITE and OWNER bits that the domain has by `permissions`."""
+        """The READ, WRITE and OWNER bits that `permissions` give the domain."""
         cdef int target = self.domid if self.target is None else self.target.domid
         return rights_of(permissions, self.domid, target)
 
@@ -89,10 +90,11 @@ cdef inline int _raise(dict peaks, str what, Py_ssize_t amount) except -1:
 
 
 cpdef Py_ssize_t node_size(bytes value, Py_ssize_t permissions, Py_ssize_t listing):
-    """Bytes that count against a node's size: `listing` is the length of its children's names."""
+    """The bytes that count against a node's size; `listing` is the length of its children's
+    names."""
     return HEADER_BYTES + permissions * PERMISSION_BYTES + len(value) + listing
 
 
 cpdef Py_ssize_t node_memory(str path, Node node):
-    """Bytes that count against its owner's memory: its name is counted here, not its parent's."""
+    """The bytes that count against its owner's memory: a name counts here, not for the parent."""
     return len(path) + node_size(node.value, len(node.permissions), 0)

@@ -1,4 +1,4 @@
-"""A request's payload as the operations take it apart, as leniently as Xen's C xenstored."""
+"""A request's payload and its parsing, as lenient as in Xen's C xenstored."""
 
 from libc.string cimport strlen
 
@@ -14,7 +14,7 @@ _ATOI = re.compile(r"[ \t-\r]*([+-]?[0-9]+)").match
 
 
 cdef class Request:
-    """A request and whose it is: `transaction` is None for one on the live store."""
+    """A request and its client; `transaction` is None on the live store."""
 
     def __cinit__(self, session, transaction, tx_id, bytes payload):
         self.session = session
@@ -24,13 +24,13 @@ cdef class Request:
 
     @property
     def strings(self):
-        """The payload's strings that end with a NUL; what follows the last is left out."""
+        """The payload's strings that end with a NUL; anything after the last NUL is ignored."""
         return self.payload.decode("latin-1").split("\0")[:-1]
 
     @property
     def one(self):
         """The payload as exactly one string; raises XenstoreError(EINVAL)."""
-        # The bytes' own NUL comes after the last.
+        # A bytes object has a NUL of its own after its last byte.
         cdef const char *text = self.payload
         cdef Py_ssize_t length = len(self.payload)
         if length == 0 or <Py_ssize_t>strlen(text) != length - 1:
@@ -39,7 +39,7 @@ cdef class Request:
 
     @property
     def access(self):
-        """The nodes as the client may use them."""
+        """The nodes with the client's rights."""
         if self.transaction is None:
             return self.session.access
         return Access(self.transaction, self.session.domain)
@@ -50,16 +50,16 @@ cdef class Request:
 
 
 def number(str text):
-    """What atoi() makes of `text`: its leading number, 0 where there is none.
+    """What atoi() makes of `text`: its leading number, or 0 if there is none.
 
-    Where C leaves it undefined, the result is the nearest that an int can hold.
+    If C leaves the result undefined, this is the nearest value of an int.
     """
     match = _ATOI(text)
     return max(-(2**31), min(int(match[1]), 2**31 - 1)) if match else 0
 
 
 def domain_id(str text):
-    """A domain's number, all of `text`; raises XenstoreError(EINVAL)."""
+    """The domain number that is all of `text`; raises XenstoreError(EINVAL)."""
     if not text:
         return 0
     match = _ATOI(text)

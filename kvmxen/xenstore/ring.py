@@ -1,4 +1,4 @@
-"""The shared page through which a guest speaks to xenstore (docs/misc/xenstore-ring.txt)."""
+"""The shared page through which a guest talks to xenstore (docs/misc/xenstore-ring.txt)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROUNDS = 64
 class RingTransport:
     """Moves bytes between the page at `gpa` and `connection`.
 
-    `notify()` sends the guest an event. Raises GuestFault where the page is not the guest's.
+    `notify()` sends the guest an event. Raises GuestFault if the page is not the guest's.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class RingTransport:
 
     @property
     def broken(self) -> bool:
-        """Whether the guest broke the ring or the protocol and has not reconnected since."""
+        """Whether the guest has broken the ring or the protocol and not reconnected since."""
         return self._broken
 
     def pump(self) -> bool:
-        """Move what there is to move, both ways; call at an event and after the store changed.
+        """Move bytes both ways; call it on an event and after the store changed.
 
-        Returns whether there may be more: the work of one call is bounded, so call again soon.
-        Requests wait in the ring while too many replies do.
+        Returns whether there may be more: one call does a bounded amount of work, so call again
+        soon. Requests wait in the ring while too many replies do.
         """
         if self._connection.released:
             return False
@@ -79,7 +79,7 @@ class RingTransport:
         return True
 
     def push(self) -> None:
-        """Move what fits of replies and events to the guest; call when the store changed."""
+        """Move the replies and events that fit to the guest; call it when the store changed."""
         if self._broken:
             return
         try:
@@ -99,7 +99,7 @@ class RingTransport:
         self._memory.write_u32(self._gpa + SERVER_FEATURES, self._connection.domain.features)
 
     def _renew(self) -> None:
-        """Dom0 introduced the domain, perhaps once more, or released it."""
+        """Start anew: dom0 introduced the domain, perhaps again, or released it."""
         self._broken = self._connection.released
         if not self._broken:
             self._offer()

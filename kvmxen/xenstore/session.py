@@ -1,4 +1,4 @@
-"""What one client has under way: its watches and its transactions, within its quota."""
+"""One client's watches and transactions, within its quota."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kvmxen.xenstore.watches import UNLIMITED, Watch
 
 
 class Session:
-    """A client of `state` that is domain `domid`; `deliver(watch, path)` takes its events."""
+    """A client of `state`, as domain `domid`; `deliver(watch, path)` takes its events."""
 
     def __init__(self, state: State, domid: int, deliver: Callable[[Watch, str], None]) -> None:
         self.state = state
@@ -34,7 +34,7 @@ class Session:
         return canonical(text, self.domid, special=special, limit=limit or ABS_PATH_MAX)
 
     def watch(self, text: str, token: bytes, depth: int = UNLIMITED) -> Watch:
-        """Watch the path `text`; fires once as soon as the request is answered.
+        """Watch the path `text`; the watch fires once as soon as the request is answered.
 
         Raises XenstoreError: EINVAL, EEXIST, ENOSPC, ENOMEM.
         """
@@ -49,7 +49,7 @@ class Session:
         return watch
 
     def resume_watch(self, text: str, token: bytes, depth: int) -> Watch:
-        """Watch the path `text`, as was done before; raises XenstoreError: EINVAL, EEXIST."""
+        """Restore a watch of the path `text`; raises XenstoreError: EINVAL, EEXIST."""
         path = self.path(text, special=True)
         self._check_new(path, token)
         prefix = 0 if text[0] in "/@" else len(home(self.domid)) + 1
@@ -61,7 +61,7 @@ class Session:
         return watch
 
     def unwatch(self, text: str, token: bytes) -> None:
-        """End a watch; raises XenstoreError(ENOENT) where there is no such."""
+        """End a watch; raises XenstoreError(ENOENT) if there is none."""
         watch = self.watches.pop((self.path(text, special=True), token), None)
         if watch is None:
             raise XenstoreError(errno.ENOENT)
@@ -85,7 +85,7 @@ class Session:
             raise XenstoreError(errno.ENOENT) from None
 
     def end_transaction(self, number: int, *, commit: bool) -> None:
-        """End a transaction, which is then no more whatever happens; raises as commit()."""
+        """End a transaction, whatever the outcome; raises as commit() does."""
         transaction = self.transaction(number)
         del self.transactions[number]
         self.domain.transactions -= 1
@@ -94,7 +94,7 @@ class Session:
             transaction.commit()
 
     def resume_transaction(self, number: int) -> Transaction:
-        """Begin a transaction that had the id `number`; raises XenstoreError(EEXIST)."""
+        """Begin a transaction with the id `number` that it had; raises XenstoreError(EEXIST)."""
         if number == 0 or number in self.transactions:
             raise XenstoreError(errno.EEXIST)
         self._last_transaction = (number + 1) & 0xFFFFFFFF

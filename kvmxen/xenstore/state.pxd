@@ -14,7 +14,8 @@ cdef class State:
     cdef public object recorder
     cdef unsigned long long _generation
     cdef object _deferred
-    # Paths, each with what was there before: None, value and permissions, or a node that went.
+    # Changed paths, each with what was there before: None, value and permissions, or a removed
+    # node.
     cdef list _changes
     cdef bint _delivering
     cpdef Domain domain(self, int domid)

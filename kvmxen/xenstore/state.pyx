@@ -1,4 +1,4 @@
-"""What one xenstore knows: the tree, the domains, the watches, and what is still to deliver."""
+"""The state of one xenstore: the tree, the domains, the watches, and undelivered events."""
 
 from kvmxen.xenstore.paths cimport parent
 from kvmxen.xenstore.quota cimport Domain, node_memory
@@ -23,9 +23,9 @@ cdef object _SUBTREE = Match.SUBTREE
 
 
 cdef class State:
-    """The live store. What a transaction offers too is what View asks of both.
+    """The live store. View has the methods that a transaction offers too.
 
-    `peaks` has the most that any guest used of each quota, those that are gone too.
+    `peaks` has the highest use of each quota by any guest, past guests included.
     """
 
     def __init__(self, quota=None):
@@ -52,17 +52,18 @@ cdef class State:
         return domain
 
     def knows(self, domid):
-        """Whether `domid` may stand in a permission: it is a domain's, or everybody's."""
+        """Whether `domid` may be named in a permission: it is a known domain, or means
+        everybody."""
         return domid in self.domains or domid == DOMID_ANY
 
     def is_introduced(self, domid):
-        """Whether xenstore talks to `domid`."""
+        """Whether `domid` has been introduced."""
         return domid in self.domains and self.domains[domid].introduced
 
     def introduce(self, domid):
-        """Say that `domid` is there now; @introduceDomain fires unless it was.
+        """Record that `domid` exists; @introduceDomain fires unless it did already.
 
-        What its connections had under way is over: their guest starts afresh.
+        Its connections' watches and transactions end: their guest starts afresh.
         """
         with self.lock:
             domain = self.domain(domid)
@@ -74,7 +75,7 @@ cdef class State:
             self.deliver()
 
     def release(self, domid):
-        """Forget the introduced domain `domid`: its connections, its nodes, what it was allowed.
+        """Forget the introduced domain `domid`: its connections, its nodes, its rights.
 
         @releaseDomain fires.
         """
@@ -82,7 +83,8 @@ cdef class State:
             domain = self.domains[domid]
             for client in self._clients_of(domid):
                 client.release()
-            # Nothing to record: what is kept is rid of all guests when it is used again.
+            # Not recorded: all guests are removed from the recorded nodes when they are used
+            # again.
             recorder, self.recorder = self.recorder, None
             disown(self, self.domain(DOM0), domid, (INTRODUCE, RELEASE))
             self.recorder = recorder
@@ -94,14 +96,14 @@ cdef class State:
             self.deliver()
 
     def forget_guests(self):
-        """Rid the nodes of all domains but dom0, none of which may have a connection."""
+        """Remove all domains but dom0 from the nodes; none of them may have a connection."""
         found = {p.domid for _, node in self.descend() for p in node.permissions}
         for domid in found - {DOM0, DOMID_ANY}:
             disown(self, self.domain(DOM0), domid, (INTRODUCE, RELEASE))
             self.domains.pop(domid, None)
 
     def shut_down(self, domid):
-        """Say that `domid` has shut down: @releaseDomain fires, once until it is resumed."""
+        """Record that `domid` has shut down; @releaseDomain fires, once until it is resumed."""
         with self.lock:
             domain = self.domains[domid]
             if domain.introduced and not domain.shutdown:
@@ -115,18 +117,18 @@ cdef class State:
         return self._generation
 
     cpdef Node get(self, str path):
-        """The node at `path`, None where there is none."""
+        """The node at `path`, or None."""
         return self.tree.get(path)
 
     cpdef Node look(self, str path):
-        """As get(); it makes a difference to a Transaction."""
+        """The same as get(); a Transaction treats it differently."""
         return self.tree.get(path)
 
     def listed(self, path):
-        """Of no consequence here; see Transaction."""
+        """No effect here; see Transaction."""
 
     cpdef put(self, str path, bytes value, tuple permissions):
-        """Make or change the node at `path`; its parent must be."""
+        """Create or change the node at `path`; its parent must exist."""
         cdef Node node = self.tree.get(path)
         if self.recorder is not None:
             before = None if node is None else (node.value, node.permissions)
@@ -138,11 +140,11 @@ cdef class State:
         self._account(path, node, +1)
 
     def imply(self, path, permissions):
-        """Make the node at `path` for the sake of one below it; its parent must be."""
+        """Create the node at `path` for the sake of one below it; its parent must exist."""
         self.put(path, b"", permissions)
 
     def remove(self, path):
-        """Take out the node at `path`, which must be, and all below it."""
+        """Remove the node at `path`, which must exist, and all below it."""
         if self.recorder is not None:
             node = self.tree.get(path)
             self._changes.append((path, node))
@@ -156,8 +158,8 @@ cdef class State:
         return self.tree.walk(path)
 
     def descend(self, tops=ROOTS):
-        """The nodes at `tops` and below: parents before children, children in the order of
-        their making."""
+        """The nodes at `tops` and below, parents before children, children in the order of
+        their creation."""
         pending = [(path, self.tree.get(path)) for path in tops]
         while pending:
             path, node = pending.pop()
@@ -171,7 +173,7 @@ cdef class State:
         return self.domain(domid).nodes
 
     cpdef changed(self, str path, tuple old):
-        """Tell of a change to the node at `path`, which had the permissions `old` before."""
+        """Announce a change of the node at `path`, which had the permissions `old` before."""
         cdef list watches = self.watches.matching(path, _SUBTREE)
         if not watches:
             return
@@ -183,22 +185,22 @@ cdef class State:
         self._tell(watches, path, readable)
 
     cpdef fire(self, str path, object match, list readable):
-        """Tell the watches that a change at `path` concerns, as far as they may know.
+        """Notify the watches that a change at `path` concerns, if they may know of it.
 
-        A watcher may know if any of `readable` lets it read: the node's permissions, those it
-        had, its parent's (watch_permitted() in tools/xenstored/watch.c).
+        A watcher may know if any of `readable` lets it read: the node's permissions, those it had
+        before, or its parent's (watch_permitted() in tools/xenstored/watch.c).
         """
         self._tell(self.watches.matching(path, match), path, readable)
 
     def defer(self, action):
-        """Have `action` run when the request under way is done and answered."""
+        """Run `action` once the current request is executed and answered."""
         self._deferred.append(action)
 
     cpdef settle(self):
-        """Have what was changed kept, so that it can be acknowledged.
+        """Have the changes kept, so that they can be acknowledged.
 
-        Raises XenstoreError where that cannot be, and then nothing was changed. Who watches may
-        still be told of it.
+        Raises XenstoreError on failure, and then nothing was changed; watchers may still be
+        notified.
         """
         if self.recorder is None:
             return
@@ -211,7 +213,7 @@ cdef class State:
             self._changes.clear()
 
     cpdef deliver(self):
-        """Run what was deferred, in order, and what that defers in turn."""
+        """Run deferred actions in order, including those that they defer in turn."""
         self.settle()
         if self._delivering or not self._deferred:
             return
@@ -224,7 +226,7 @@ cdef class State:
             self._delivering = False
 
     cdef int _undo(self) except -1:
-        """Take back what was changed since the last settle()."""
+        """Undo the changes since the last settle()."""
         recorder, self.recorder = self.recorder, None
         try:
             for path, before in reversed(self._changes):

@@ -1,4 +1,4 @@
-"""The store as this process uses it: nodes and watches for backends, connections for clients."""
+"""The store for this process: nodes and watches for backends, connections for clients."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from kvmxen.xenstore.watches import Watch
 
 
 class Store(State, HostNodes):
-    """One domain's xenstore. What HostNodes offers acts as dom0 on the live store.
+    """One domain's xenstore. The methods of HostNodes act as dom0 on the live store.
 
-    All methods take `lock`. Callbacks run under it, before the method, or the client's request,
-    that caused them is done; what they change in turn is told after that.
+    All methods take `lock`. Callbacks run under it, before the method or the client's request that
+    caused them returns; the changes that callbacks make are announced after that.
     """
 
     def __init__(self, quota: Quota | None = None) -> None:
@@ -32,13 +32,13 @@ class Store(State, HostNodes):
         self._tokens = count()
 
     def connect(self, domid: int = DOM0, wake: Callable[[], None] = lambda: None) -> Connection:
-        """A connection for a client that is domain `domid`; for `wake` see there."""
+        """A connection for a client that acts as domain `domid`; for `wake` see Connection."""
         with self.lock:
             return Connection(self, domid, wake)
 
     @contextmanager
     def transaction(self) -> Iterator[HostNodes]:
-        """Several changes as one, with nobody else's in between; an exception undoes them all."""
+        """Make several changes as one, uninterrupted; an exception undoes them all."""
         with self.lock:
             transaction = Transaction(self, DOM0)
             try:
@@ -49,9 +49,9 @@ class Store(State, HostNodes):
             self.deliver()
 
     def watch(self, path: str, callback: Callable[[str], None]) -> Watch:
-        """Have `callback(changed_path)` called now, once, and after each change below `path`.
+        """Call `callback(changed_path)` once now, and after each change at or below `path`.
 
-        Raises XenstoreError(EINVAL) for a path that is not well-formed.
+        Raises XenstoreError(EINVAL) if `path` is not well-formed.
         """
         with self.lock:
             watch = self._session.watch(path, b"%d" % next(self._tokens))

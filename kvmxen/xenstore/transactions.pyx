@@ -1,13 +1,13 @@
-"""Transactions: a snapshot of the tree, and a check at the end that it was a fair one.
+"""Transactions: a snapshot of the tree, and a check at the end that it is still valid.
 
-A commit fails with EAGAIN if any node that the transaction looked at, for reading or writing
-or to find it absent, has changed since the transaction began. That children came or went is a
-change for those who listed or removed them; that a directory is there now which the transaction
-too had to make for a node in it is none, unless the client was told before that it was not. So
-transactions that make their nodes in the same directories all go through, as with Xen's
-oxenstored, which replays the later ones to that end; its C xenstored
-(tools/xenstored/transaction.c) refuses them. All else is as there, but that there a node counts
-from the first look at it.
+A commit fails with EAGAIN if any node that the transaction looked at, for reading or writing or to
+find it absent, has changed since the transaction began. The coming or going of children counts as
+a change if the transaction listed or removed the directory. A directory that the transaction had
+to create for a node in it may exist by now without a conflict, unless the client had been told
+that it did not. So transactions that create nodes in the same directories all succeed, as with
+Xen's oxenstored, which replays the later ones for that purpose; its C xenstored
+(tools/xenstored/transaction.c) refuses them. Everything else is as there, except that there a node
+counts from the first look at it.
 """
 
 from kvmxen.xenstore.paths cimport parent
@@ -25,11 +25,10 @@ cdef object _EXACT = Match.EXACT
 
 
 cdef class _Seen:
-    """A node as the transaction met it, absent where `permissions` is None.
+    """A node as the transaction found it; absent if `permissions` is None.
 
     `looked`: the client was told of it. `listed`: its children matter too. `implied`: the
-    transaction had no other business with it than to make it for one below, so that it does
-    not matter who does.
+    transaction only created it for a node below it, so it does not matter who creates it.
     """
 
     def __cinit__(self, Node node):
@@ -40,7 +39,7 @@ cdef class _Seen:
 
 
 cdef class Transaction:
-    """Offers what State offers, on the snapshot, and remembers what was looked at."""
+    """Offers the methods of State on the snapshot, and records which nodes were looked at."""
 
     def __cinit__(self, State state, int domid):
         self._state = state
@@ -50,17 +49,17 @@ cdef class Transaction:
         self._nodes = {}
 
     cpdef Node get(self, str path):
-        """The node at `path`, None where there is none.
+        """The node at `path`, or None.
 
-        Raises XenstoreError(ENOSPC) where the transaction has looked at too many nodes; it can
-        then no longer be committed.
+        Raises XenstoreError(ENOSPC) if the transaction has looked at too many nodes; it can then
+        no longer be committed.
         """
         cdef Node node = self._tree.get(path)
         self._note(path, node)
         return node
 
     cpdef Node look(self, str path):
-        """As get(), where what is at `path` becomes known to the client."""
+        """The same as get(), but the client learns what is at `path`."""
         cdef Node node = self._tree.get(path)
         cdef _Seen seen = self._note(path, node)
         seen.looked = True
@@ -68,13 +67,13 @@ cdef class Transaction:
         return node
 
     def listed(self, str path):
-        """Have the children of `path`, which the transaction looked at, matter for the commit."""
+        """Let the children of `path`, which the transaction looked at, matter for the commit."""
         (<_Seen>self._seen[path]).listed = True
 
     cpdef put(self, str path, bytes value, tuple permissions):
-        """Make or change the node at `path`; its parent must be.
+        """Create or change the node at `path`; its parent must exist.
 
-        Raises XenstoreError(ENOMEM) where the domain has no memory for it.
+        Raises XenstoreError(ENOMEM) if the domain has no memory for it.
         """
         cdef Node old = self._tree.get(path)
         if old is None:
@@ -93,16 +92,16 @@ cdef class Transaction:
         self._count(node, +1)
 
     def imply(self, str path, tuple permissions):
-        """Make the node at `path` for the sake of one below it; its parent must be."""
+        """Create the node at `path` for the sake of one below it; its parent must exist."""
         cdef _Seen seen = self._note(path, None)
-        # One that is made in place of a node that it removed, or of whose absence the client
-        # was told, has to be the transaction's own.
+        # If the transaction removed the node, or the client was told that it does not exist, the
+        # transaction must create it itself.
         untouched = seen.permissions is None and not (seen.looked or seen.changed)
         self.put(path, b"", permissions)
         seen.implied = untouched
 
     def remove(self, str path):
-        """Take out the node at `path`, which must be, and all below it."""
+        """Remove the node at `path`, which must exist, and all below it."""
         cdef _Seen seen
         self.get(parent(path))
         for where, node in self._tree.walk(path):
@@ -123,18 +122,18 @@ cdef class Transaction:
         return self._tree.walk(path)
 
     cpdef changed(self, str path, tuple old):
-        """Remember to tell of a change to the node at `path`."""
+        """Record that the commit must announce a change of the node at `path`."""
         self.fire(path, _SUBTREE, None)
 
     cpdef fire(self, str path, object match, list readable):
-        """Remember the event for the commit; one for the subtree outdoes an exact one."""
+        """Record the event for the commit; one for the subtree supersedes an exact one."""
         cdef _Seen seen = self._seen[path]
         if seen.event is not _SUBTREE:
             seen.event = match
 
     def touched(self):
-        """What the transaction looked at: each path, the node as it is there now, whether there
-        was one when it began, and whether a commit would change it."""
+        """What the transaction looked at: each path, the node that is there now, whether one
+        existed when the transaction began, and whether a commit would change it."""
         cdef _Seen seen
         for path, seen in self._seen.items():
             made = seen.changed and not self._is_there(path, seen)
@@ -146,13 +145,14 @@ cdef class Transaction:
         return self._failed or self._conflicts()
 
     def missed(self, str path):
-        """Note that the transaction found nothing at `path`, whatever is there now."""
+        """Record that the transaction found nothing at `path`, whatever is there now."""
         self._seen[path] = _Seen(None)
 
     def redo(self, str path, bytes value, tuple permissions):
-        """Make or change the node at `path`, or with no value remove it, and have that be news.
+        """Create or change the node at `path`, or remove it if there is no value, and announce
+        that.
 
-        Raises XenstoreError(ENOENT) where it has no parent.
+        Raises XenstoreError(ENOENT) if it has no parent.
         """
         cdef str above = parent(path)
         orphan = self.get(above) is None
@@ -168,18 +168,18 @@ cdef class Transaction:
         self.fire(path, _EXACT if exact else _SUBTREE, None)
 
     def doom(self):
-        """Let no commit succeed: a request in it was refused for lack of room."""
+        """Make every commit fail: a request in it was refused for lack of room."""
         self._failed = True
 
     def close(self):
-        """Give back what the transaction took of its domain's memory; it is over."""
+        """Return the memory that the transaction took from its domain; the transaction is over."""
         self._hold(-self._memory)
 
     def commit(self):
-        """Make the changes in the live store, all or, raising XenstoreError, none.
+        """Apply all changes to the live store, or none and raise XenstoreError.
 
-        EAGAIN: somebody else changed what this transaction looked at; ENOSPC: its domain would
-        own too many nodes; ENOMEM: it met a limit on its way.
+        EAGAIN: somebody else changed what this transaction looked at; ENOSPC: its domain would own
+        too many nodes; ENOMEM: it exceeded a limit on its way.
         """
         cdef State state = self._state
         cdef Node node
@@ -204,12 +204,11 @@ cdef class Transaction:
                 state.fire(path, seen.event, self._readable(path, seen))
 
     cdef bint _is_there(self, str path, _Seen seen) except -1:
-        """Whether the node at `path` is implied and somebody else has made it by now."""
+        """Whether the node at `path` is implied and somebody else has created it by now."""
         return seen.implied and self._state.get(path) is not None
 
     cdef list _changed(self):
-        """The paths that were changed, parents before children, else in the order of the first
-        look."""
+        """The changed paths, parents before children, otherwise in the order of the first look."""
         cdef _Seen seen
         cdef list changed = []
         for path, seen in self._seen.items():
@@ -238,7 +237,7 @@ cdef class Transaction:
         return False
 
     cdef bint _crowds(self, list changed) except -1:
-        """Whether a directory would be too large with what others made in it meanwhile."""
+        """Whether a directory would be too large with what others have created in it meanwhile."""
         cdef Node live
         cdef dict growth = {}
         for path in changed:

@@ -1,9 +1,9 @@
-"""The tree of nodes: a snapshot is O(1), and what follows costs what it touches.
+"""The tree of nodes: a snapshot is O(1), and later changes cost only what they touch.
 
-Each tree has an edit mark of its own and may change in place only the nodes that bear it;
-any other node is shared with a snapshot and is copied, with the way down to it, before the
-change. Taking a snapshot gives both trees new marks. So with no snapshot about, a change
-copies nothing, and after one, each directory on the way is copied once.
+Each tree has an edit mark of its own and may change in place only the nodes that bear it. Any
+other node is shared with a snapshot; the tree copies it, and the path down to it, before a change.
+Taking a snapshot gives both trees new marks. So a change copies nothing if there is no snapshot,
+and after a snapshot each directory on the path is copied once.
 """
 
 from kvmxen.xenstore.children cimport Children
@@ -11,15 +11,15 @@ from kvmxen.xenstore.paths cimport names
 
 from kvmxen.xenstore.permissions import DOM0, Permission
 
-# Most nodes have no children; nobody puts any into these.
+# Most nodes have no children and share this; nobody adds to it.
 cdef Children _CHILDLESS = Children()
 
 
 cdef class Node:
-    """One node; what a tree hands out is to be read before that tree's next change.
+    """One node; read a node from a tree before that tree's next change.
 
-    `generation` is that of the last change to it or to which children it has, `altered` that of
-    the last change to its value or permissions.
+    `generation` is that of the last change to the node or to its set of children, `altered` that
+    of the last change to its value or permissions.
     """
 
     def __cinit__(self, bytes value, tuple permissions, generation, edit):
@@ -38,7 +38,7 @@ cdef class Node:
 
     @property
     def listing(self):
-        """The children's names in the order of their making, each with a NUL after it.
+        """The children's names in the order of their creation, each followed by a NUL.
 
         `listing_size` is its length in bytes.
         """
@@ -48,15 +48,15 @@ cdef class Node:
 
     @property
     def names(self):
-        """The children's names in the order of their making."""
+        """The children's names in the order of their creation."""
         return [name for name, _ in self.children.items()]
 
     def items(self):
-        """The children with their names, in the order of their making."""
+        """The children with their names, in the order of their creation."""
         return self.children.items()
 
     cdef Node copy(self, object edit):
-        """A node like this one, with children of its own, that `edit` may change."""
+        """A copy of this node, with children of its own, that `edit` may change."""
         cdef Node twin = Node(self.value, self.permissions, self.generation, edit)
         if self.children is not _CHILDLESS:
             twin.children = self.children.copy()
@@ -67,7 +67,7 @@ cdef class Node:
         return twin
 
     cdef int adopt(self, str name, Node child, unsigned long long generation) except -1:
-        """Add the child `name`, or with None take it away, as of `generation`."""
+        """Add the child `name`, or remove it if `child` is None, as of `generation`."""
         if child is None:
             self.children.remove(name, self.edit)
             self.listing_size -= len(name) + 1
@@ -89,14 +89,14 @@ cdef class Tree:
         self._top = Node(b"", (Permission(DOM0),), 0, self._edit)
 
     def snapshot(self):
-        """Another tree with the same content, which neither tree's later changes reach."""
+        """A tree with the same content; later changes of either tree do not reach the other."""
         cdef Tree twin = Tree()
         twin._top = self._top
         self._edit = object()
         return twin
 
     cpdef Node get(self, str path):
-        """The node at `path`, None where there is none."""
+        """The node at `path`, or None."""
         cdef Node node = self._top
         for name in names(path):
             node = <Node>node.children.get(name)
@@ -105,7 +105,7 @@ cdef class Tree:
         return node
 
     cpdef Node put(self, str path, bytes value, tuple permissions, unsigned long long generation):
-        """Give the node at `path` this content; make it where its parent, which must be, is.
+        """Give the node at `path` this content; create it if missing; its parent must exist.
 
         A new node changes its parent too. Returns the node.
         """
@@ -124,19 +124,19 @@ cdef class Tree:
         return node
 
     def remove(self, str path, unsigned long long generation):
-        """Take the node at `path`, which must be, and all below it out of its parent."""
+        """Remove the node at `path`, which must exist, and all below it from its parent."""
         cdef list above = names(path)
         cdef str name = above.pop()
         self._own(above).adopt(name, None, generation)
 
     def graft(self, str path, Node node, unsigned long long generation):
-        """Put a node that was removed back to `path`, with all below it."""
+        """Put a removed node back at `path`, with all below it."""
         cdef list above = names(path)
         cdef str name = above.pop()
         self._own(above).adopt(name, node, generation)
 
     def is_within(self, str path, int domid):
-        """Whether all nodes above `path` but the root are domain `domid`'s."""
+        """Whether domain `domid` owns all nodes above `path` but the root."""
         cdef Node node = self._top
         cdef list above = names(path)
         above.pop()
@@ -147,7 +147,8 @@ cdef class Tree:
         return True
 
     def walk(self, path):
-        """The nodes below `path` and itself, children before parents; nothing may change."""
+        """The nodes below `path` and itself, children before parents; nothing may change
+        meanwhile."""
         node = self.get(path)
         pending = [] if node is None else [(path, node, False)]
         while pending:

@@ -1,4 +1,4 @@
-"""What the live store and a transaction have in common, for those who use either."""
+"""The interface that the live store and a transaction share, for code that uses either."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class View(Protocol):
 
 
 class Recorder(Protocol):
-    """Who keeps what happens to the nodes: note() each change, commit() before it is answered.
+    """Records changes of the nodes: note() for each change, commit() before it is acknowledged.
 
-    `before` is the node as it is still there, None where there is none; with no permissions it
-    goes, with all below. commit() raises XenstoreError for what cannot be kept.
+    `before` is the node that is still there, or None. Without permissions, the node is removed
+    with all below it. commit() raises XenstoreError if the changes cannot be kept.
     """
 
     def note(

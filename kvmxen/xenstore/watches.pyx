@@ -1,4 +1,4 @@
-"""Watches and which of them an event concerns (tools/xenstored/watch.c)."""
+"""Watches, and which of them an event concerns (tools/xenstored/watch.c)."""
 
 from kvmxen.xenstore.paths cimport ancestry
 from kvmxen.xenstore.quota cimport Domain
@@ -10,16 +10,16 @@ UNLIMITED = -1
 
 
 class Match(Enum):
-    """Which watches a change at a path is news for."""
+    """Which watches a change at a path concerns."""
 
     EXACT = auto()
-    """Those on that very path: the descendants of a removed node."""
+    """Those on exactly that path: for the descendants of a removed node."""
     SUBTREE = auto()
-    """Those on it or above it, as deep as each looks: any ordinary change."""
+    """Those on it or above it, as deep as each one looks: for any ordinary change."""
     NAMED = auto()
     """A special event with the domain in its path: those on that path, or that asked for it."""
     ANONYMOUS = auto()
-    """A special event without: those that set no depth."""
+    """A special event without the domain: those that set no depth."""
 
 
 cdef object _SERIAL = attrgetter("serial")
@@ -29,10 +29,10 @@ cdef object _ANONYMOUS = Match.ANONYMOUS
 
 
 cdef class Watch:
-    """`depth` levels below `path`, or UNLIMITED; `deliver(watch, path)` takes the event.
+    """Watches `depth` levels below `path`, or UNLIMITED; `deliver(watch, path)` takes the event.
 
-    `prefix` is the number of leading characters that the watcher did not say, for a relative
-    path. `domain` is whose right to read decides.
+    `prefix` is the number of leading characters that the watcher did not give, if its path was
+    relative. The right of `domain` to read decides.
     """
 
     def __init__(self, str path, bytes token, Domain domain, deliver, depth=UNLIMITED, prefix=0):
@@ -44,7 +44,7 @@ cdef class Watch:
         self.prefix = prefix
 
     cdef bint wants(self, object match, int below):
-        """Whether an event `below` levels under its path is news for this watch."""
+        """Whether this watch wants an event `below` levels under its path."""
         if match is _ANONYMOUS:
             return self.depth < 0
         if match is _SUBTREE and self.depth < 0:
@@ -59,13 +59,13 @@ cdef class Watches:
         self._by_path = {}
 
     def add(self, Watch watch):
-        """Have `watch` take part from now on."""
+        """Add `watch`."""
         watch.serial = self._added
         self._added += 1
         self._by_path.setdefault(watch.path, []).append(watch)
 
     def remove(self, Watch watch):
-        """Have `watch`, which must be here, no longer take part."""
+        """Remove `watch`, which must be here."""
         here = self._by_path[watch.path]
         here.remove(watch)
         if not here:

@@ -1,4 +1,4 @@
-"""Bytes to messages and back: struct xsd_sockmsg followed by its payload (io/xs_wire.h)."""
+"""Converts bytes to messages and back: struct xsd_sockmsg and its payload (io/xs_wire.h)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t
@@ -23,7 +23,8 @@ cdef uint32_t _PAYLOAD_MAX = PAYLOAD_MAX
 
 
 class Message(NamedTuple):
-    """One request, reply or event; `type` is an abi.xs_wire.Operation, or what a client sent."""
+    """One request, reply or event; `type` is an abi.xs_wire.Operation, or whatever a client
+    sent."""
 
     type: int
     req_id: int
@@ -31,12 +32,12 @@ class Message(NamedTuple):
     payload: bytes
 
     def encode(self):
-        """The message as it travels."""
+        """The message in wire form."""
         return pack(self.type, self.req_id, self.tx_id, self.payload)
 
 
 cdef bytes pack(uint32_t type, uint32_t req_id, uint32_t tx_id, bytes payload):
-    """A message as it travels."""
+    """A message in wire form."""
     cdef uint32_t length = <uint32_t>len(payload)
     cdef bytes message = PyBytes_FromStringAndSize(NULL, HEADER_SIZE + length)
     cdef uint32_t[4] header = [htole32(type), htole32(req_id), htole32(tx_id), htole32(length)]
@@ -49,7 +50,7 @@ cdef bytes pack(uint32_t type, uint32_t req_id, uint32_t tx_id, bytes payload):
 cdef class Parser:
     """Cuts a byte stream into messages, however it was fragmented.
 
-    Either feed() it, or append() and advance() and look at `type`, `req_id`, `tx_id` and
+    Either call feed(), or call append() and advance() and read `type`, `req_id`, `tx_id` and
     `payload`.
     """
 
@@ -57,9 +58,9 @@ cdef class Parser:
         self._buffer = bytearray()
 
     def feed(self, data):
-        """Take `data` in and yield the messages that are complete; consume the iterator whole.
+        """Take in `data` and yield the complete messages; consume the iterator whole.
 
-        Raises as advance(), after the messages before it.
+        Raises as advance() does, after the messages before it.
         """
         self.append(data)
         while self.advance():
@@ -67,18 +68,18 @@ cdef class Parser:
 
     @property
     def rest(self):
-        """The bytes of a message that is not whole yet."""
+        """The bytes of an incomplete message."""
         return bytes(self._buffer[self._start:])
 
     cpdef append(self, data):
-        """Take `data` in."""
+        """Take in `data`."""
         self._buffer += data
 
     cpdef bint advance(self) except -1:
-        """Go on to the next message; returns whether there is one whole.
+        """Advance to the next message; return whether there is a complete one.
 
-        Raises ProtocolError at a header that announces more than PAYLOAD_MAX bytes: from there
-        on the stream has no meaning.
+        Raises ProtocolError at a header that announces more than PAYLOAD_MAX bytes: the rest of
+        the stream has no meaning.
         """
         cdef Py_ssize_t available = len(self._buffer) - self._start
         cdef const char *at = <const char *>self._buffer + self._start
@@ -96,7 +97,7 @@ cdef class Parser:
                 self.payload = at[HEADER_SIZE:HEADER_SIZE + length]
                 self._start += HEADER_SIZE + length
                 return True
-        # What was read goes at once for all messages of a portion.
+        # Drop the bytes of all messages of a portion at once.
         if self._start:
             del self._buffer[:self._start]
             self._start = 0
