@@ -1,4 +1,4 @@
-"""The constants of shim/abi.h, and the image that is built with them."""
+"""The constants of shim/abi.h, and the image built with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kvmxen.abi import headers
 
 @cache
 def constants() -> dict[str, int]:
-    """Name to value of each #define."""
+    """The name and value of each #define."""
     return headers.constants(Path(__file__).with_name("abi.h"))
 
 

@@ -2,7 +2,7 @@
 
 The guest's L4 tables reach it through four entries. Two show the machine-to-physical table,
 read-only; one the shim's own memory; one all machine memory, for the gate's touches and the
-dispatcher. What they show besides depends on where the dispatcher runs, its `Placement`.
+dispatcher. Their exact contents depend on the dispatcher's `Placement`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FLAGS = x86.EFL_IF | x86.EFL_FIXED
 
 class Placement(Enum):
     """Where the dispatcher runs: nowhere, so that every trap is an exit; in ring 0; or in the
-    guest kernel's ring 3, out of its user code's sight."""
+    guest kernel's ring 3, hidden from its user code."""
 
     EXITS = "exits"
     RING0 = "ring 0"
@@ -37,7 +37,7 @@ class Placement(Enum):
 
 
 def _stack(stub: int) -> int:
-    """The IST that a stub is entered with."""
+    """The IST that enters a stub."""
     if stub >= _C["STUB_EVENT"]:
         return 2
     return 3 if stub == x86.TRAP_DEBUG else 1
@@ -59,8 +59,8 @@ class Slots:
 
 
 class ShimImage:
-    """Writes the shim for `layout` into `memory`, for EXITS at first; then knows where its parts
-    are. `domain` is what its dispatcher is told."""
+    """Writes the shim for `layout` into `memory`, for EXITS at first, and knows where its parts
+    are. `domain` is the state that its dispatcher reads."""
 
     def __init__(self, memory: GuestMemory, layout: Layout) -> None:
         if SHIM_VCPU_FRAMES * PAGE_SIZE != _C["VCPU_SIZE"]:
@@ -84,8 +84,8 @@ class ShimImage:
     def place(
         self, placement: Placement, *, xen_version: int, tsc_khz: int, sets_fs_base: bool
     ) -> None:
-        """Have the dispatcher run at `placement`, which no vCPU runs at yet; `sets_fs_base`: ring 3
-        can set its FS base."""
+        """Put the dispatcher at `placement`, before any vCPU runs. `sets_fs_base` says whether
+        ring 3 can set its FS base."""
         if placement is Placement.RING0:
             inside = self._map_shim("RING0_GATE", "SYSCALL_PAGE", self._nothing)
             self.slots = self._slots(inside, inside, self._physmap)
@@ -129,7 +129,7 @@ class ShimImage:
         stubs[_C["VECTOR_SPURIOUS"]] = _C["STUB_SPURIOUS"]
         for vector, stub in stubs.items():
             target = _C["SHIM_VA"] + _C["GATE_STUBS"] + stub * _C["STUB_SIZE"]
-            # int3 and into are the two that ring 3 may raise by instruction.
+            # Ring 3 may raise only these two by instruction: int3 and into.
             dpl = 3 if vector in (x86.TRAP_BREAKPOINT, x86.TRAP_OVERFLOW) else 0
             entry = struct.pack(
                 "<HHBBHII",
@@ -144,12 +144,12 @@ class ShimImage:
             self._memory.write(_C["SHIM_IDT"] + vector * 16, entry)
 
     def _write_tss(self, index: int, traps: str, interrupts: str) -> None:
-        """IST 1 is the stack of traps, IST 2 of interrupts; both named by their end. IST 3 is that
-        of debug exceptions."""
+        """Write a TSS. IST 1 is the stack of traps, IST 2 of interrupts, IST 3 of debug exceptions;
+        `traps` and `interrupts` name the ends of the first two."""
         part = self.vcpu_gpa(index)
         ends = traps, interrupts, "VCPU_DEBUG_STACK_END"
         ists = [_C["SHIM_VA"] + part + _C[name] for name in ends]
-        # The I/O bitmap lies beyond the limit: no ports.
+        # The I/O bitmap lies beyond the limit, so no port is allowed.
         tss = struct.pack("<I3QQ7QQHH", 0, ists[0], 0, 0, 0, *ists, *(0,) * 4, 0, 0, 104)
         self._memory.write(part + _C["VCPU_TSS"], tss)
 
@@ -157,7 +157,7 @@ class ShimImage:
         part = self.vcpu_gpa(index)
         va = _C["SHIM_VA"] + part
         self._write_tss(index, "VCPU_TRAP_STACK_END", "VCPU_INTERRUPT_STACK_END")
-        # By these the kernel and user gates go on to the dispatcher.
+        # The kernel and user gates enter the dispatcher through these.
         for name, entry in (
             ("VCPU_TRAP_FRAME", "TRAP_ENTRY"),
             ("VCPU_TRAP_ERROR_FRAME", "TRAP_ERROR_ENTRY"),
@@ -193,7 +193,7 @@ class ShimImage:
         self._memory.write(where, struct.pack("<QQ", low, base >> 32))
 
     def new_frame(self) -> int:
-        """The gpa of a frame of the shim's that nothing else uses, zero."""
+        """The gpa of a new, zeroed frame of the shim."""
         frame = self._next_frame
         if frame >= self._first_vcpu:
             raise AssertionError("the shim overflows its frames")
@@ -201,8 +201,8 @@ class ShimImage:
         return frame
 
     def _map_shim(self, gate: str, syscall: str, kernels: _Pages) -> int:
-        """The shim's memory for ring 0, the syscall pages for every ring, where the dispatcher
-        is in ring 0 for that alone, and `kernels` for the guest's kernel; an L4 entry."""
+        """Map the shim's memory for ring 0, the syscall pages for every ring (for ring 0 only if
+        the dispatcher is there), and `kernels` for the guest's kernel; returns an L4 entry."""
         size = self._layout.xenheap_gpa
         l3, l2 = self.new_frame(), self.new_frame()
         first = self._next_frame
@@ -214,7 +214,7 @@ class ShimImage:
             self._memory.fill_u64(l1, count, start | _KERNEL, PAGE_SIZE)
 
         def put(gpa: int, value: int) -> None:
-            # The L1 tables lie one behind the other.
+            # The L1 tables are contiguous.
             self._memory.write_u64(first + gpa // PAGE_SIZE * 8, value)
 
         for gpa in range(0, _C["SHIM_IDT"], PAGE_SIZE):
@@ -248,7 +248,7 @@ class ShimImage:
                 yield part + offset, write
 
     def _map_kernels_memory(self) -> int:
-        """Machine memory less the shim's, for the guest kernel's ring 3; an L4 entry."""
+        """Map machine memory without the shim's for the guest kernel's ring 3; an L4 entry."""
         layout = self._layout
         flags = _KERNEL | x86.PTE_USER | x86.PTE_NX
         entry = self._map_large(0, layout.end, flags)

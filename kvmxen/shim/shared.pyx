@@ -1,8 +1,8 @@
-"""What the host shares with the dispatcher (shim/state.h): a part of each vCPU's state, and what
-holds for the whole domain.
+"""The state that the host shares with the dispatcher (shim/state.h): a part of each vCPU's state,
+and facts about the whole domain.
 
-Where the dispatcher runs in the guest kernel's ring 3, that kernel can write all of a vCPU's: what
-is read here is the guest's word, to be checked where it is used.
+If the dispatcher runs in the guest kernel's ring 3, that kernel can write all of a vCPU's shared
+state: callers must check the values that they read here.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -33,10 +33,10 @@ cdef extern from *:
 
 
 cdef class SharedState(Vcpu):
-    """A vCPU with that state."""
+    """A vCPU with state shared with the dispatcher."""
 
     cdef void share(self, shim_state *state, int index, uint64_t cr0) noexcept:
-        """Begin with `state`, which outlives this object, of vCPU `index`."""
+        """Initialise `state`, which outlives this object, for vCPU `index`."""
         self.state = state
         state.index = index
         state.cr0 = state.loaded_cr0 = cr0
@@ -44,10 +44,10 @@ cdef class SharedState(Vcpu):
         state.outside = True
 
     cdef bint come_back(self) noexcept:
-        """The vCPU is about to run the guest: whether it must flush its translations first."""
+        """Prepare to run the guest; returns whether the vCPU must flush its translations first."""
         return shim_come_back(self.state)
 
-    # What the guest's kernel runs on and registers.
+    # What the guest's kernel runs on, and what it registers.
 
     @property
     def kernel_mode(self):
@@ -69,7 +69,7 @@ cdef class SharedState(Vcpu):
 
     @property
     def user_cr3(self):
-        """The gpa of its user code's L4 table, 0 for none."""
+        """The gpa of the guest user code's L4 table, 0 for none."""
         return self.state.user_cr3
 
     @user_cr3.setter
@@ -77,11 +77,11 @@ cdef class SharedState(Vcpu):
         self.state.user_cr3 = gpa
 
     def note_own_event(self):
-        """The vCPU sent an event to itself; its next iret forgets that."""
+        """Note that the vCPU sent an event to itself; its next iret clears the note."""
         self.state.sent_to_itself = 1
 
     def forget_event_loop(self):
-        """Begin to count anew how often an upcall followed the last one at once."""
+        """Restart the count of upcalls that immediately followed the last one."""
         self.state.upcalls = 0
 
     @property
@@ -95,7 +95,7 @@ cdef class SharedState(Vcpu):
 
     @property
     def iopl(self):
-        """From which ring on inwards the guest may do port I/O, cli and sti: 0 to 3."""
+        """The outermost ring, 0 to 3, in which the guest may do port I/O, cli and sti."""
         return self.state.iopl & 3
 
     @iopl.setter
@@ -104,8 +104,8 @@ cdef class SharedState(Vcpu):
 
     @property
     def architectural_iopl(self):
-        """Whether the guest has its IOPL in the flags that iret loads and traps save, with its
-        kernel in ring 0; else it sets it by hypercall, with its kernel in ring 1."""
+        """Whether the guest's IOPL is in the flags that iret loads and traps save, with its kernel
+        as ring 0; else the guest sets it by hypercall, with its kernel as ring 1."""
         return self.state.architectural_iopl != 0
 
     @architectural_iopl.setter
@@ -113,22 +113,21 @@ cdef class SharedState(Vcpu):
         self.state.architectural_iopl = on
 
     def set_trap(self, unsigned vector, uint64_t address, bint mask_events):
-        """The guest kernel's handler of exception `vector` (0 to 31) is at `address`; 0 for none.
-        """
+        """Set the guest kernel's handler of exception `vector` (0 to 31); 0 for none."""
         if vector >= 32:
             raise IndexError(vector)
         self.state.traps[vector] = shim_handler(address, mask_events)
 
     def set_callback(self, unsigned kind, uint64_t address, bint mask_events):
-        """Where the guest's kernel takes callback `kind`, CALLBACKTYPE_* (0 to 7); 0 for none."""
+        """Set the guest kernel's entry for callback `kind`, CALLBACKTYPE_* (0 to 7); 0 for none."""
         if kind >= 8:
             raise IndexError(kind)
         self.state.callbacks[kind] = shim_handler(address, mask_events)
 
     def remember_cpuid(self, uint32_t leaf, subleaf, uint32_t eax, uint32_t ebx,
                        uint32_t ecx, uint32_t edx):
-        """Have the dispatcher give this answer to the guest kernel's CPUID from now on; None for
-        `subleaf` where the leaf has none. It has room for the first SHIM_CPUIDS questions."""
+        """Make the dispatcher answer this CPUID of the guest's kernel from now on; `subleaf` is
+        None if the leaf has none. There is room for the first SHIM_CPUIDS questions."""
         cdef shim_cpuid *known = &self.state.cpuid[0]
         cdef int i
         for i in range(self._cpuids):
@@ -140,7 +139,7 @@ cdef class SharedState(Vcpu):
             self._cpuids += 1
             self.state.cpuids = self._cpuids
 
-    # Its timers, with the names that `timer.Deadlines` has.
+    # Timers, with the names of `timer.Deadlines`.
 
     @property
     def singleshot(self):
@@ -153,7 +152,7 @@ cdef class SharedState(Vcpu):
 
     @property
     def others(self):
-        """The earliest of the host's deadlines for the vCPU, likewise."""
+        """The earliest of the host's deadlines for the vCPU, in ns of system time; 0 for none."""
         return self.state.others
 
     @others.setter
@@ -162,7 +161,7 @@ cdef class SharedState(Vcpu):
 
     @property
     def armed(self):
-        """The deadline that the LAPIC has, likewise."""
+        """The deadline programmed in the LAPIC, in ns of system time; 0 for none."""
         return self.state.armed
 
     @armed.setter
@@ -170,36 +169,36 @@ cdef class SharedState(Vcpu):
         self.state.armed = deadline
 
     def set_timer_port(self, uint32_t port):
-        """The port of VIRQ_TIMER, 0 for none."""
+        """Set the port of VIRQ_TIMER; 0 for none."""
         self.state.timer_port = port
 
     def set_time_version(self, uint32_t version):
-        """Of the vcpu_info's time that was last copied to where else the guest wants it."""
+        """Set the version of the vcpu_info's time that was last copied for the guest."""
         self.state.time_version = version
 
-    # What host and dispatcher tell each other.
+    # Messages between host and dispatcher.
 
     def request_look(self):
-        """From any thread: the next interrupt of the guest is to be an exit."""
+        """From any thread: make the guest's next interrupt an exit."""
         self.state.look = 1
 
     def looked(self):
-        """What the host wanted to be asked is about to be looked at."""
+        """Clear `request_look`: the host is about to check."""
         self.state.look = 0
 
     def stays_out(self):
-        """From any thread: `request_look`; whether the vCPU is outside of the guest, so that what
-        brings it back will be an exit first."""
+        """From any thread: `request_look`, and return whether the vCPU is outside the guest, so
+        that it will exit before it returns there."""
         return shim_stays_out(self.state)
 
     @property
     def asleep_since(self):
-        """Since when it is asleep, in ns of system time; 0 where it is not."""
+        """Since when the vCPU is asleep, in ns of system time; 0 if it is not."""
         return self.state.asleep_since
 
     @property
     def slept(self):
-        """For how many ns it was asleep before."""
+        """How many ns the vCPU has slept before."""
         return self.state.slept
 
     @property
@@ -209,17 +208,17 @@ cdef class SharedState(Vcpu):
 
     @property
     def dispatched_hypercalls(self):
-        """How often the dispatcher dealt with each hypercall in the guest, by number."""
+        """How often the dispatcher handled each hypercall in the guest, by number."""
         return {i: self.state.hypercalls[i] for i in range(64) if self.state.hypercalls[i]}
 
     @property
     def dispatched_traps(self):
-        """How often it dealt with each trap."""
+        """How often the dispatcher handled each trap, by number."""
         return {i: self.state.taken[i] for i in range(48) if self.state.taken[i]}
 
 
 cdef class SharedDomain:
-    """What the dispatcher is told of the domain, at `gpa` of `memory`: only the host writes it."""
+    """The domain's facts for the dispatcher, at `gpa` of `memory`; only the host writes them."""
 
     def __cinit__(self, GuestMemory memory, uint64_t gpa):
         self._memory = memory
@@ -228,11 +227,11 @@ cdef class SharedDomain:
 
     def describe(self, layout, slots, *, bint in_ring3, uint64_t xen_version, uint64_t tsc_khz,
                  bint sets_fs_base):
-        """Say what holds as long as the guest runs, before it starts.
+        """Write the facts that stay the same while the guest runs; call it before the start.
 
         `layout` is a layout.Layout, and `slots` has the L4 entries of shim.image.Slots. `in_ring3`
-        is where the dispatcher runs; `xen_version` is what XENVER_version answers; `sets_fs_base`
-        says whether ring 3 can set its FS base.
+        says where the dispatcher runs; `xen_version` is the result of XENVER_version;
+        `sets_fs_base` says whether ring 3 can set its FS base.
         """
         cdef shim_domain *domain = self._domain
         cdef int i
@@ -256,12 +255,12 @@ cdef class SharedDomain:
 
     @property
     def ports_gpa(self):
-        """The gpa of what becomes of each event channel: PORT_*, a byte for each."""
+        """The gpa of the kinds of the event channels: PORT_*, a byte for each."""
         return self._gpa + (<uint8_t *>self._domain.ports - <uint8_t *>self._domain)
 
     def set_port(self, unsigned port, uint8_t kind):
-        """What the dispatcher does with what the guest sends to event channel `port`: PORT_HOST,
-        PORT_DOORBELL, or PORT_IPI and the vCPU's number. Raises IndexError beyond the channels."""
+        """Set how the dispatcher handles a send to event channel `port`: PORT_HOST, PORT_DOORBELL,
+        or PORT_IPI plus the vCPU's number. Raises IndexError beyond the channels."""
         if port >= SHIM_PORTS:
             raise IndexError(port)
         self._domain.ports[port] = kind

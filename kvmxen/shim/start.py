@@ -1,4 +1,4 @@
-"""A vCPU's first state: paging on, in the gate's ring 0, its interrupts by x2APIC."""
+"""A vCPU's first state: paging on, in the gate's ring 0, interrupts through x2APIC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CR0 = x86.CR0_PE | x86.CR0_MP | x86.CR0_ET | x86.CR0_NE | x86.CR0_WP | x86.CR0_P
 # No SMEP, SMAP, PGE, PCIDE, FSGSBASE.
 CR4 = x86.CR4_PAE | x86.CR4_OSFXSR | x86.CR4_OSXMMEXCPT | x86.CR4_OSXSAVE
 EFER = x86.EFER_SCE | x86.EFER_LME | x86.EFER_LMA | x86.EFER_NXE
-# All flags that SYSCALL could leave set and the gate must not run with. SYSENTER clears IF only.
+# The flags that SYSCALL must clear for the gate. SYSENTER clears IF only.
 _SYSCALL_MASK = (
     x86.EFL_AC
     | x86.EFL_NT
@@ -41,10 +41,10 @@ def prepare(
     pat: int,
     xcr0: int,
 ) -> None:
-    """Set every register outside the general ones; CPUID must have been set before.
+    """Set every register except the general ones; CPUID must have been set before.
 
     `part_gpa` is the vCPU's part of the shim, `cr3` the gpa of the first L4 table, `pat` and
-    `xcr0` are register values; if `xcr0` is 0, KVM has no part in it.
+    `xcr0` are register values; if `xcr0` is 0, it is not set in KVM.
     """
     sregs = fd.get_sregs()
     part = _C["SHIM_VA"] + part_gpa
@@ -83,7 +83,7 @@ def prepare(
 
 
 def enter_ring0(fd: VcpuFd) -> None:
-    """Take a vCPU that KVM gave back in ring 3 to the gate's ring 0."""
+    """Move a vCPU that KVM returned in ring 3 to the gate's ring 0."""
     sregs = fd.get_sregs()
     _load_ring0(sregs)
     fd.set_sregs(sregs)
@@ -110,7 +110,7 @@ def _flat(selector: int, *, kind: int, dpl: int, code: bool) -> Segment:
 
 
 def load_ldt(fd: VcpuFd, image: ShimImage, entries: int) -> None:
-    """Make the vCPU's LDT its copy in the shim, `entries` entries long; none for 0."""
+    """Load the LDT copied into the shim, `entries` entries long; 0 for none."""
     sregs: Sregs = fd.get_sregs()
     if entries:
         base = _C["SHIM_VA"] + image.vcpu_gpa(fd.index) + _C["VCPU_LDT"]
