@@ -1,7 +1,7 @@
 """The frames that a domain has given back to the host, and those that it may still grow by.
 
-Any thread may ask, one at a time: the lock is held for `_CHUNK` frames, and whoever goes on after
-that looks first whether its vCPU is to end.
+Any thread may call these methods. They hold the lock for `_CHUNK` frames at a time, and check
+between chunks whether their vCPU must end.
 """
 
 from libc.stdint cimport uint64_t
@@ -17,8 +17,8 @@ cdef uint64_t _CHUNK = 512
 
 
 cdef class Balloon:
-    """The balloon of the domain of `layout`, with its `memory` and `tables`: at first it holds what
-    the domain may grow by.
+    """The balloon of the domain with `layout`, `memory` and `tables`. It starts with the frames
+    that the domain may grow by.
 
     `frames` is how many frames are in it.
     """
@@ -28,9 +28,9 @@ cdef class Balloon:
         self._tables = tables
         self._lock = threading.Lock()
         self._end = layout.max_mfn
-        # Below the word of this number no bit is set.
+        # No bit is set in words below this index.
         self._hint = self._end // 64 + 1
-        # A bit for each frame.
+        # One bit for each frame.
         self._held = <uint64_t *>calloc(self._end // 64 + 1, sizeof(uint64_t))
         if self._held == NULL:
             raise MemoryError
@@ -46,7 +46,7 @@ cdef class Balloon:
         return self._held[mfn // 64] >> (mfn % 64) & 1
 
     cdef void _take(self, uint64_t mfn, uint64_t count) noexcept nogil:
-        """The guest's frames from `mfn` on come into the balloon."""
+        """Move `count` frames of the guest, from `mfn` on, into the balloon."""
         cdef uint64_t at
         self.frames += count
         self._hint = min(self._hint, mfn // 64)
@@ -54,7 +54,7 @@ cdef class Balloon:
             self._held[at // 64] |= <uint64_t>1 << (at % 64)
 
     cdef void _give(self, uint64_t mfn, uint64_t count) noexcept nogil:
-        """The frames from `mfn` on, which are in the balloon, are the guest's again."""
+        """Move `count` frames, from `mfn` on, from the balloon back to the guest."""
         cdef uint64_t at
         self.frames -= count
         for at in range(mfn, mfn + count):
@@ -77,8 +77,8 @@ cdef class Balloon:
         return True
 
     def release(self, PvVcpu vcpu, uint64_t va, uint64_t count, int order):
-        """Take the `count` extents of 2^order frames whose first frames are listed at `va`; they
-        lose what they hold. Returns how many were taken before one was not the guest's to give.
+        """Take the `count` extents of 2^order frames whose first frames are listed at `va`, and
+        discard their contents. Returns how many it took before one that the guest may not give.
         """
         cdef uint64_t done = 0, chunk = max(_CHUNK >> order, <uint64_t>1), taken = chunk
         while taken == chunk and done < count and not vcpu.ending:
@@ -95,7 +95,7 @@ cdef class Balloon:
                 and self._tables.copy_in(vcpu.state.kernel_cr3, va + done * 8, &mfn, 8)
                 and self._may_take(mfn, size)):
             self._take(mfn, size)
-            # What lies together, in either order, goes in one call of the system.
+            # One system call discards frames that are contiguous, in either order.
             if mfn == high:
                 high += size
             elif mfn + size == low:
@@ -108,14 +108,14 @@ cdef class Balloon:
         return done
 
     cdef bint _find(self, uint64_t size, uint64_t *mfn) noexcept nogil:
-        """Whether `size` frames lie together in the balloon; then the first."""
+        """Whether the balloon has `size` contiguous frames; if so, sets `mfn` to the first."""
         cdef uint64_t at, run = 0
         while self._hint * 64 < self._end and not self._held[self._hint]:
             self._hint += 1
         at = self._hint * 64
         while at < self._end and run < size:
             if not self._held[at // 64] >> (at % 64):
-                # No more in this word.
+                # This word has no more frames.
                 at = (at // 64 + 1) * 64
                 run = 0
                 continue
@@ -125,9 +125,9 @@ cdef class Balloon:
         return run == size
 
     def reserve(self, PvVcpu vcpu, uint64_t va, uint64_t count, int order, bint populate):
-        """Give back `count` extents of 2^order frames, and write their first frames to the list at
-        `va`, which with `populate` holds their pseudo-physical frames, for the machine-to-physical
-        table. Returns how many were given before there were no more, or the list ended.
+        """Give the guest `count` extents of 2^order frames, and write their first frames to the
+        list at `va`. With `populate` the list holds their pseudo-physical frames, for the
+        machine-to-physical table. Returns how many it gave before frames or the list ran out.
         """
         cdef uint64_t done = 0, chunk = max(_CHUNK >> order, <uint64_t>1), given = chunk
         while given == chunk and done < count and not vcpu.ending:

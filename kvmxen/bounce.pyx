@@ -32,9 +32,9 @@ def bounce(PvVcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp
            uint64_t handler, bint mask_events, error_code):
     """Make the guest's kernel enter `handler` as if trapped at the vCPU's registers.
 
-    From user mode on the stack `kernel_sp`; `error_code` is pushed unless None; events become
-    masked in the vcpu_info at `info_gpa` where `mask_events`. Raises GuestCrash where there is
-    no handler or no stack.
+    A trap from user mode uses the stack `kernel_sp`; `error_code` is pushed unless None; with
+    `mask_events`, events become masked in the vcpu_info at `info_gpa`. Raises GuestCrash if there
+    is no handler or no stack.
     """
     cdef uint8_t *info = tables.memory.at(info_gpa, VCPU_INFO_SIZE)
     cdef uint64_t frame[8]
@@ -84,8 +84,8 @@ def bounce(PvVcpu vcpu, PageTables tables, uint64_t info_gpa, uint64_t kernel_sp
 def iret(PvVcpu vcpu, PageTables tables, uint64_t info_gpa):
     """HYPERVISOR_iret: load the registers from the iret_context on the kernel's stack.
 
-    Returns whether that finds the vCPU in an event loop, once for each loop: see eventloop.py.
-    Raises GuestCrash where the frame cannot be read or there is no user address space.
+    Returns whether the vCPU is in an event loop (see eventloop.py), once for each loop. Raises
+    GuestCrash if the frame cannot be read or there is no user address space.
     """
     cdef const uint64_t[::1] frame
     try:
@@ -102,7 +102,7 @@ def iret(PvVcpu vcpu, PageTables tables, uint64_t info_gpa):
         vcpu.state.iopl = rflags >> EFL_IOPL_SHIFT & 3
     vcpu.rax = frame[0]
     if flags & VGCF_in_syscall:
-        # A sysret, which takes rip and rflags by rcx and r11.
+        # A sysret takes rip and rflags from rcx and r11.
         vcpu.r11 = rflags
         vcpu.rcx = frame[4]
     else:

@@ -1,10 +1,10 @@
 """The CPUID that a PV guest is shown.
 
-The leaves that ring 3 of a guest sees on this host, less what Xen shows no PV guest (the
-annotations of xen/include/public/arch-x86/cpufeatureset.h, and xen/arch/x86/cpu-policy.c) and
-what needs an MSR or a control register that kvmxen does not virtualise, plus Xen's own leaves
+The leaves that ring 3 of a guest sees on this host, without features that Xen hides from PV guests
+(the annotations of xen/include/public/arch-x86/cpufeatureset.h, and xen/arch/x86/cpu-policy.c) or
+that need an MSR or a control register that kvmxen does not virtualise, plus Xen's own leaves
 (xen/include/public/arch-x86/cpuid.h). A PV kernel asks through the forced-emulation prefix;
-ordinary CPUID sees the same through KVM_SET_CPUID2, if KVM filters it.
+ordinary CPUID returns the same through KVM_SET_CPUID2, if KVM filters it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Leaf = tuple[int, int, int, int]
 
 
 class Vendor(Enum):
-    """Whose MSRs a guest expects; what it is for is the vendor string of leaf 0."""
+    """The vendor string of leaf 0, which decides whose MSRs a guest expects."""
 
     INTEL = b"GenuineIntel"
     AMD = b"AuthenticAMD"
@@ -36,7 +36,7 @@ _WHOLE = (_ALL,) * 4
 _NOTHING = (0, 0, 0, 0)
 _MAX_BASIC, _MAX_FEATURES = 0xD, 2
 _EXTENDED, _MAX_EXTENDED = 0x80000000, 0x80000021
-# Of XCR0: AVX, and AVX-512's three. x87 and SSE, 0 and 1, have their place before all others.
+# Bits of XCR0: AVX, and three of AVX-512. x87 and SSE, 0 and 1, have a fixed place before these.
 _COMPONENTS = (2, 5, 6, 7)
 # Leaves whose answer depends on the sub-leaf.
 _INDEXED = frozenset({4, 7, 0xD})
@@ -49,10 +49,10 @@ def bits(*positions: int) -> int:
 
 # FPU DE TSC MSR PAE CX8 APIC CMOV PAT CLFLUSH MMX FXSR SSE SSE2 SS HTT
 _LEAF_1_EDX = bits(0, 2, 4, 5, 6, 8, 9, 15, 16, 19, *range(23, 29))
-# What AMD repeats of leaf 1's EDX in leaf 0x80000001's.
+# The bits of leaf 1's EDX that AMD repeats in leaf 0x80000001's.
 _REPEATED = bits(*range(10), *range(12, 18), 23, 24)
 
-# The leaves there are and the bits shown of each register.
+# The leaves, and the bits of each register that are shown.
 _SHOWN: dict[tuple[int, int], Leaf] = {
     (0, 0): _WHOLE,
     # ecx: SSE3 PCLMULQDQ SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND
@@ -63,8 +63,8 @@ _SHOWN: dict[tuple[int, int], Leaf] = {
         _LEAF_1_EDX,
     ),
     (2, 0): _WHOLE,
-    # Caches, which a vCPU shares with no other: kernels check that there are not more cores here
-    # than logical processors in leaf 1.
+    # Caches, not shared between vCPUs: kernels check that this leaf has no more cores than leaf 1
+    # has logical processors.
     **{(4, index): (0x3FFF, _ALL, _ALL, _ALL) for index in range(5)},
     # ebx: BMI1 HLE AVX2 FDP-on-exceptions BMI2 ERMS RTM no-FPU-CS/DS AVX512F AVX512DQ RDSEED ADX
     #      AVX512-IFMA CLFLUSHOPT CLWB AVX512CD SHA AVX512BW AVX512VL
@@ -106,12 +106,12 @@ _SHOWN: dict[tuple[int, int], Leaf] = {
     # ecx: TSA_SQ_NO TSA_L1_NO
     (0x80000021, 0): (bits(0, 2, 5, 6, 10, 11, 18, 19, 20, 29), 0, bits(1, 2), 0),
 }
-# What to ask for: every leaf and sub-leaf that a policy is made from.
+# Every leaf and sub-leaf that a policy is made from.
 QUESTIONS = tuple(_SHOWN)
 
 
 class Feature(NamedTuple):
-    """A bit of CPUID's: its leaf, sub-leaf, register (EAX to EDX) and place in that."""
+    """A CPUID bit: its leaf, sub-leaf, register (EAX to EDX) and position."""
 
     leaf: int
     subleaf: int
@@ -120,7 +120,7 @@ class Feature(NamedTuple):
 
 
 class State(NamedTuple):
-    """Registers that XSAVE saves: their components of XCR0, the feature that stands for them, and
+    """Registers that XSAVE saves: their components of XCR0, the feature that announces them, and
     the bits of all features that use them."""
 
     components: int
@@ -130,7 +130,7 @@ class State(NamedTuple):
 
 _XSAVE = Feature(1, 0, ECX, 26)
 _X87_SSE = bits(0, 1)
-# Each needs those before it.
+# Each state needs those before it.
 _STATES = (
     State(
         bits(2),
@@ -159,7 +159,7 @@ _PRESERVE_AD = 1
 _LEGACY_AND_HEADER = 576
 _ALIGNED = 2
 _XSAVEC = bits(1)
-# 57 are for CR4.LA57, which a PV guest does not have.
+# Not 57, which would need CR4.LA57: a PV guest does not have it.
 _LINEAR_BITS = 48
 
 
@@ -174,8 +174,8 @@ def _without(leaf: Leaf, mask: Leaf) -> Leaf:
 
 
 class CpuidPolicy:
-    """The leaves for a guest, from those that ring 3 of one sees on this host. What is not among
-    `available` is 0."""
+    """The leaves for a guest, made from `available`, the leaves that ring 3 of a guest sees on
+    this host. Any other leaf is 0."""
 
     def __init__(
         self, available: Iterable[CpuidEntry], *, xen_version: int, address_bits: int
@@ -205,8 +205,8 @@ class CpuidPolicy:
         self._leaves[function, index] = (leaf[0], leaf[1], leaf[2], leaf[3])
 
     def _end(self) -> None:
-        """Have each range of leaves end where Xen's does, or before: what a processor answers
-        beyond its last leaf is that of another one."""
+        """End each range of leaves where Xen does, or earlier: beyond its last leaf a processor
+        answers with another leaf's values."""
         for first, most in ((0, _MAX_BASIC), (_EXTENDED, _MAX_EXTENDED)):
             last = min(self._leaves[first, 0][EAX], most)
             self._set(first, 0, EAX, last)
@@ -219,8 +219,8 @@ class CpuidPolicy:
             self._leaves[7, index] = _NOTHING
 
     def _choose_states(self) -> int:
-        """Take out features whose registers XSAVE would not save. Returns XCR0 with all that the
-        guest may enable."""
+        """Remove features whose registers XSAVE would not save. Returns XCR0 with everything that
+        the guest may enable."""
         offered = self._leaves[0xD, 0][EAX]
         xcr0 = _X87_SSE if self._has(_XSAVE) and offered & _X87_SSE == _X87_SSE else 0
         whole = bool(xcr0)
@@ -239,7 +239,7 @@ class CpuidPolicy:
         return bool(leaf[feature.register] >> feature.bit & 1)
 
     def _show_states(self) -> None:
-        """Have leaf 0xD agree with XCR0, as kernels check that it does."""
+        """Make leaf 0xD agree with XCR0, which kernels check."""
         leaves = self._leaves
         size = compact = _LEGACY_AND_HEADER
         for component in _COMPONENTS:
@@ -250,7 +250,7 @@ class CpuidPolicy:
             size = max(size, offset + length)
             compact = (compact + 63 & -64 if flags & _ALIGNED else compact) + length
         if self.xcr0:
-            # The areas for all of XCR0, which is what the guest will have enabled.
+            # The size for all of XCR0, because the guest will enable all of it.
             leaves[0xD, 0] = self.xcr0, size, size, 0
             self._set(0xD, 1, EBX, compact if leaves[0xD, 1][EAX] & _XSAVEC else 0)
         else:
@@ -266,7 +266,7 @@ class CpuidPolicy:
 
     @property
     def vendor(self) -> Vendor:
-        """Whose processor the guest sees."""
+        """The vendor of the processor that the guest sees."""
         _, b, c, d = self._leaves[0, 0]
         name = b"".join(word.to_bytes(4, "little") for word in (b, d, c))
         return Vendor(name) if name in {vendor.value for vendor in Vendor} else Vendor.OTHER
@@ -283,11 +283,11 @@ class CpuidPolicy:
         return a, b, c, d
 
     def is_shown_by(self, seen: Iterable[CpuidEntry]) -> bool:
-        """Whether `seen`, the leaves as some vCPU sees them, makes the same policy."""
+        """Whether `seen`, the leaves that some vCPU sees, makes the same policy."""
         return CpuidPolicy(seen, xen_version=0, address_bits=0)._leaves == self._leaves
 
     def has_subleaves(self, function: int) -> bool:
-        """Whether the answer to leaf `function` depends on the sub-leaf that is asked for."""
+        """Whether the values of leaf `function` depend on the sub-leaf."""
         return function in _INDEXED
 
     def entries(self, vcpu: int) -> list[CpuidEntry]:

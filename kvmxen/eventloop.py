@@ -11,13 +11,13 @@ from collections.abc import Hashable
 
 from kvmxen.streams import say
 
-# For how many ns an upcall is withheld, at first and at most.
+# How long an upcall is withheld, in ns, at first and at most.
 FIRST_NS = 50_000
 MOST_NS = 10_000_000
 
 
 class EventLoops:
-    """Those of one domain. If `breaks`, the guest goes on for a while without its upcall."""
+    """The event loops of one domain. If `breaks`, their upcalls are withheld for a while."""
 
     def __init__(self, breaks: bool) -> None:
         self._breaks = breaks
@@ -26,10 +26,10 @@ class EventLoops:
         self._last: dict[int, tuple[Hashable, int]] = {}
 
     def met(self, vcpu: int, place: Hashable) -> int:
-        """The vCPU is in such a loop, about to return to `place`: for how many ns to go on there.
+        """For how many ns to withhold the upcall of a vCPU that returns to `place` in such a loop.
 
-        0 is to deliver the upcall at once, as Xen does. Longer each time at one place, so that a
-        slow host lets the guest do something before the time is over.
+        0 means to deliver it at once, as Xen does. The time doubles with each loop at one place,
+        so that the guest makes progress on a slow host too.
         """
         with self._lock:
             told, self._told = self._told, True

@@ -1,8 +1,8 @@
-"""What ring 3 of a guest sees of this host's processor, and which of that works there.
+"""The processor features that ring 3 of a guest sees on this host, and which of them work there.
 
 A KVM that runs ring 3 natively, without help from the hardware, cannot filter all of CPUID, and
-its answer for one leaf tells nothing of the next. So each leaf is asked in ring 3, and what a
-kernel would use because of a bit alone is tried.
+its filter for one leaf says nothing about the next. So ring 3 executes CPUID for each leaf, and
+tries each feature that a kernel would use because of its bit alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kvmxen.kvm.structs import CpuidEntry
 from kvmxen.memory import GuestMemory
 from kvmxen.ring3 import Ring3
 
-# By leaf and sub-leaf.
+# CPUID by leaf and sub-leaf.
 _Leaves = dict[tuple[int, int], CpuidEntry]
 
 _AMD_FEATURES_2 = 0x80000021
@@ -27,7 +27,7 @@ _NULL_SELECTOR_CLEARS_BASE = 1 << 6
 _X87 = 1
 # next: mov (%rsi), %eax; mov 4(%rsi), %ecx; cpuid; mov %eax, 12(%rsi); mov %ebx, 16(%rsi)
 # mov %ecx, 20(%rsi); mov %edx, 24(%rsi); add $40, %rsi; dec %ebp; jnz next
-# %rsi points to %ebp CpuidEntry, which are questions first and then answers.
+# %rsi points to %ebp CpuidEntry structures: questions first, then answers.
 _ASK = bytes.fromhex("8b068b4e040fa289460c895e10894e148956184883c628ffcd75e5")
 # xor %ecx, %ecx; xgetbv
 _XGETBV = bytes.fromhex("31c90f01d0")
@@ -36,8 +36,8 @@ _LOAD_FS = bytes.fromhex("8ee0")
 
 _SLOT = 16
 _NOP = b"\x90"
-# For each feature an instruction that is there if it is. %rsi points to a page; all may change
-# %eax, %ecx, %edx and vector registers. XSAVE and its like save nothing but a header.
+# For each feature, an instruction that exists if the feature does. %rsi points to a page; each may
+# change %eax, %ecx, %edx and vector registers. XSAVE and its variants save only a header.
 TRIALS = {
     Feature(1, 0, ECX, 0): "f20fd0c0",  # addsubps %xmm0, %xmm0
     Feature(1, 0, ECX, 1): "660f3a44c000",  # pclmulqdq $0, %xmm0, %xmm0
@@ -71,7 +71,7 @@ _REGISTERS = {EAX: "eax", EBX: "ebx", ECX: "ecx", EDX: "edx"}
 
 
 class Filter(Enum):
-    """How much of the CPUID that KVM was told ring 3 sees: all, Xen's leaves at least, or none."""
+    """How much of the CPUID given to KVM ring 3 sees: all, at least Xen's leaves, or none."""
 
     WHOLE = "filtered"
     PART = "filtered in part"
@@ -80,8 +80,8 @@ class Filter(Enum):
 
 @dataclass(frozen=True)
 class Features:
-    """`leaves`: CPUID as ring 3 sees it, less what does not work there. `sets_xcr0`: ring 3 has
-    the XCR0 that KVM is told."""
+    """`leaves`: CPUID as ring 3 sees it, without what does not work there. `sets_xcr0`: ring 3
+    gets the XCR0 given to KVM."""
 
     filter: Filter
     sets_xcr0: bool
@@ -89,8 +89,8 @@ class Features:
 
 
 def look(memory: GuestMemory, ring3: Ring3, told: CpuidPolicy) -> Features:
-    """Ask `ring3`, whose KVM was told of `told` and its XCR0. Raises GuestCrash if it traps where
-    nothing can."""
+    """Examine `ring3`, whose KVM was given `told` and its XCR0. Raises GuestCrash on a trap where
+    none is possible."""
     sets_xcr0 = bool(told.xcr0)
     if told.xcr0:
         ring3.fd.set_xcr0(_X87)
@@ -101,8 +101,8 @@ def look(memory: GuestMemory, ring3: Ring3, told: CpuidPolicy) -> Features:
     leaves[0xD, 0].eax &= _xgetbv(ring3)
     for leaf, name, bit in _failing(ring3, leaves):
         setattr(leaf, name, getattr(leaf, name) & ~bit)
-    # Without it Linux loads each selector twice, which is a hypercall, and a hypervisor below may
-    # have left it out (AMD64 Architecture Programmer's Manual 3).
+    # Without this bit Linux loads each selector twice, by hypercall; a hypervisor below us may have
+    # hidden it (AMD64 Architecture Programmer's Manual 3).
     if _null_selector_clears_base(ring3):
         leaves[_AMD_FEATURES_2, 0].eax |= _NULL_SELECTOR_CLEARS_BASE
     return Features(filter_, sets_xcr0, tuple(leaves.values()))
@@ -128,14 +128,13 @@ def _ask(memory: GuestMemory, ring3: Ring3) -> _Leaves:
 
 
 def _xgetbv(ring3: Ring3) -> int:
-    """XCR0 in ring 3, of which no more than the low half is known today; 0 if there is none."""
+    """XCR0 in ring 3 (only its low half has bits today); 0 if there is none."""
     ring3.load(_XGETBV)
     return ring3.vcpu.rax if ring3.run() == x86.TRAP_BREAKPOINT else 0
 
 
 def _failing(ring3: Ring3, leaves: _Leaves) -> Iterator[tuple[CpuidEntry, str, int]]:
-    """Try the features that `leaves` have. Yields the leaf, register and bit of each that ends in
-    a trap."""
+    """Try the features in `leaves`. Yields the leaf, register and bit of each that traps."""
     shown, code = [], b""
     for feature, instructions in TRIALS.items():
         leaf, name = leaves[feature.leaf, feature.subleaf], _REGISTERS[feature.register]

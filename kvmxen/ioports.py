@@ -1,7 +1,7 @@
-"""The guest's I/O ports: what IOPL and I/O bitmap let it touch, and what it finds there.
+"""The guest's I/O ports: which ones IOPL and I/O bitmap allow, and what reads return.
 
 Source: iopl_ok(), guest_io_okay() and guest_io_read() of xen/arch/x86/pv/emul-priv-op.c, for a
-domain without ports of its own: reads give ones, writes vanish.
+domain without ports of its own: reads return ones, writes are ignored.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _PIT = range(0x40, 0x44)
 
 
 def iopl_suffices(cpu: Cpu) -> bool:
-    """Whether the guest may do any port I/O, cli and sti, by its IOPL.
+    """Whether the guest's IOPL allows all port I/O, cli and sti.
 
-    Its kernel is in ring 1, unless it asked for VMASST_TYPE_architectural_iopl.
+    Its kernel counts as ring 1, or as ring 0 if it asked for VMASST_TYPE_architectural_iopl.
     """
     vcpu = cpu.vcpu
     ring = (0 if vcpu.architectural_iopl else 1) if vcpu.kernel_mode else 3
@@ -27,13 +27,13 @@ def iopl_suffices(cpu: Cpu) -> bool:
 
 
 def may_access(cpu: Cpu, port: int, size: int) -> bool:
-    """Whether the guest may access `size` bytes at `port`: by its IOPL, or its I/O bitmap."""
+    """Whether the guest's IOPL or its I/O bitmap allows access to `size` bytes at `port`."""
     if iopl_suffices(cpu):
         return True
     if port + size > cpu.io_ports:
         return False
     try:
-        # As a CPU does, always two bytes.
+        # Always read two bytes, as a CPU does.
         bits = cpu.read_u16(cpu.io_bitmap + (port >> 3))
     except GuestFault:
         return False
@@ -41,5 +41,5 @@ def may_access(cpu: Cpu, port: int, size: int) -> bool:
 
 
 def value(port: int) -> int:
-    """What a read of `port` gives, in its low bytes: ones, but for a PIT that has stopped."""
+    """The value, in its low bytes, that a read of `port` returns: ones, or a stopped PIT's."""
     return 0 if port in _PIT else 0xFFFFFFFF

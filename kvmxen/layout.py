@@ -1,4 +1,4 @@
-"""Where everything lies in a domain's machine address space (KVM's guest physical space).
+"""The layout of a domain's machine address space (KVM's guest physical space).
 
 A PV guest numbers its memory in pseudo-physical frames (pfn), contiguous from 0; the frames
 that page tables and grants name are machine frames (mfn = gpa >> 12). From the bottom:
@@ -46,7 +46,7 @@ class Extent:
 class Layout:
     """The layout of a domain of `nr_pages` frames of RAM and `vcpus` virtual CPUs.
 
-    `ram` has room for `max_pages`: those beyond `nr_pages` are the balloon's at the start.
+    `ram` has room for `max_pages`; those beyond `nr_pages` start in the balloon.
     All `*_gpa` are byte addresses, `end` is the first gpa past the last byte in use.
     """
 
@@ -90,7 +90,7 @@ class Layout:
         raise IndexError(f"pfn {pfn:#x} is beyond the domain's memory")
 
     def pfn(self, mfn: int) -> int | None:
-        """The pseudo-physical frame of machine frame `mfn`, None where it is not RAM."""
+        """The pseudo-physical frame of machine frame `mfn`, None if it is not RAM."""
         for extent in self.ram:
             if 0 <= mfn - extent.mfn < extent.frames:
                 return extent.pfn + mfn - extent.mfn
@@ -103,15 +103,15 @@ class Layout:
 
     @property
     def shared_info_mfn(self) -> int:
-        """shared_info is the xenheap's first frame."""
+        """The frame of shared_info: the xenheap's first."""
         return self.xenheap_mfn
 
     @property
     def absent_mfn(self) -> int:
-        """A frame of ones, as a bus reads where no device answers: before the xenheap's last."""
+        """A frame of ones, as a bus returns if no device answers: the xenheap's last but one."""
         return self.xenheap_mfn + XENHEAP_FRAMES - 2
 
     @property
     def max_mfn(self) -> int:
-        """The number of entries of the machine-to-physical table that mean something."""
+        """The number of meaningful entries in the machine-to-physical table."""
         return self.end >> PAGE_SHIFT

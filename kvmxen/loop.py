@@ -10,30 +10,30 @@ from collections.abc import Callable
 
 
 class Loop:
-    """Runs callbacks one at a time until `stop`. poll(2), as that takes regular files too."""
+    """Runs callbacks one at a time until `stop`. Uses poll(2), which takes regular files too."""
 
     def __init__(self) -> None:
         self._selector = selectors.PollSelector()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # In the order of their posting; a dict, as each call waits at most once.
+        # In posting order; a dict, because each callback waits at most once.
         self._posted: dict[Callable[[], None], None] = {}
         self._deadlines: list[tuple[float, Callable[[], None]]] = []
         self._running = self._closed = False
-        # A signal's handler may post while its thread does.
+        # A signal handler may post while it interrupts a post of its own thread.
         self._lock = threading.RLock()
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._drain)
 
     def close(self) -> None:
-        """Forget all and close the loop's own descriptor."""
+        """Drop all callbacks and close the loop's own descriptor."""
         with self._lock:
             self._closed = True
             self._selector.close()
             os.close(self._wakeup)
 
     def watch(self, fd: int, readable: bool, callback: Callable[[], None]) -> None:
-        """Call `callback` while `fd` is readable, or else writable.
+        """Call `callback` while `fd` is readable, or writable if `readable` is false.
 
-        Raises KeyError for one that is watched already: two that use it are one too many.
+        Raises KeyError if `fd` is watched already: two users of it are one too many.
         """
         event = selectors.EVENT_READ if readable else selectors.EVENT_WRITE
         self._selector.register(fd, event, callback)
@@ -44,9 +44,9 @@ class Loop:
             self._selector.unregister(fd)
 
     def post(self, callback: Callable[[], None]) -> None:
-        """From any thread or signal handler: call `callback` soon, once if it waits already.
+        """From any thread or signal handler: call `callback` soon, only once if it waits already.
 
-        A loop that is closed forgets it.
+        A closed loop drops it.
         """
         with self._lock:
             if not self._closed:
@@ -67,7 +67,7 @@ class Loop:
                 timeout = max(0.0, self._deadlines[0][0] - time.monotonic())
             for key, _ in self._selector.select(timeout):
                 key.data()
-            # What these post themselves comes after the other descriptors and deadlines.
+            # Callbacks that these post run after the other descriptors and deadlines.
             for callback in list(self._posted):
                 del self._posted[callback]
                 callback()

@@ -1,7 +1,7 @@
-"""Reads of the machine-to-physical table at its old place, which ring 3 of some hosts cannot reach.
+"""Reads of the machine-to-physical table at its old place, which some hosts' ring 3 cannot reach.
 
-Guests that do not ask where Xen has the table expect it in L4 slot 256. Plain loads are done from
-the table itself, as shim/m2p.c does them in the guest; any other instruction in ring 0.
+Guests that do not ask Xen for the table's place expect it in L4 slot 256. A plain load reads the
+table itself, as in shim/m2p.c in the guest; any other instruction is stepped in ring 0.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Load:
 
 @lru_cache(maxsize=64)
 def decode(code: bytes) -> Load | None:
-    """What `code` begins with, if that is a load of 32 or 64 bits without a prefix but REX."""
+    """The load at the start of `code`; None unless it has 32 or 64 bits and no prefix but REX."""
     rex = code[0] if code and code[0] & 0xF0 == 0x40 else 0
     at = 1 if rex else 0
-    # What is missing at the end is found by the length.
+    # Missing bytes read as 0; the check of the length finds them.
     opcode, modrm, sib = (code[at:] + bytes(3))[:3]
     mod, base = modrm >> 6, modrm & 7
     if opcode != _MOV_LOAD or mod == 3 or (base == _NO_BASE and not mod):
@@ -69,18 +69,18 @@ def decode(code: bytes) -> Load | None:
 
 
 def is_out_of_reach(cpu: Cpu, address: int) -> bool:
-    """Whether it is this host that keeps the guest's kernel from `address`."""
+    """Whether it is this host that prevents the guest's kernel from reading `address`."""
     return address >> 39 == _SLOT and not cpu.machine.probe.reaches_xen_m2p
 
 
 def load(cpu: Cpu, address: int) -> bool:
-    """Do the kernel's instruction that could not read `address`, if it is a plain load from the
-    table; else leave all as it was."""
+    """Emulate the kernel's instruction that could not read `address`, if it is a plain load from
+    the table; else change nothing and return False."""
     vcpu = cpu.vcpu
     layout = cpu.machine.layout
     found = decode(emulate.code(cpu))
     offset = address - _VA
-    # A kernel that steps through itself is to get its #DB.
+    # A kernel that single-steps itself must get its #DB.
     if found is None or vcpu.rflags & x86.EFL_TF or offset + found.size > layout.m2p_bytes:
         return False
     base = getattr(vcpu, found.base) if found.base else 0

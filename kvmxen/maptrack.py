@@ -1,7 +1,7 @@
-"""Grants that the guest itself maps: a handle for each mapping.
+"""Handles for the grants that the guest itself maps.
 
-Source: xen/common/grant_table.c (maptrack). The only grants that a guest can map are its own, as
-no other guest is in this process.
+Source: xen/common/grant_table.c (maptrack). A guest can map only its own grants, because this
+process has no other guest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_HANDLES = 1024 * 256
 
 @dataclass
 class Mapping:
-    """Grant `ref`, mapped: `flags` are the GNTMAP_* that still hold, `gpa` its frame's."""
+    """A mapping of grant `ref`: `flags` are the GNTMAP_* still in force, `gpa` is its frame's."""
 
     ref: int
     flags: int
@@ -27,15 +27,15 @@ class Mapping:
 
     @property
     def write(self) -> bool:
-        """Whether it may be written through."""
+        """Whether the mapping is writable."""
         return not self.flags & MAP_READONLY
 
 
 class Maptrack:
-    """The mappings of `grants` by its own domain. Any thread.
+    """The mappings of `grants` by its own domain. Any thread may call it.
 
     A handle is reserved before its grant is mapped and published after, so that no other vCPU can
-    name a mapping that is not there yet, or one whose handle was given to another since.
+    name an unfinished mapping, or one whose handle has been reused.
     """
 
     def __init__(self, grants: GrantTable) -> None:
@@ -62,7 +62,7 @@ class Maptrack:
         return mapping
 
     def reserve(self) -> int | None:
-        """A handle that nobody else gets, until `publish` or `cancel`; None if there are none."""
+        """Reserve a handle until `publish` or `cancel`; returns None if there are none left."""
         with self._lock:
             if self._free:
                 return self._free.pop()
@@ -72,7 +72,7 @@ class Maptrack:
             return self._used - 1
 
     def publish(self, handle: int, mapping: Mapping) -> None:
-        """The reserved `handle` is that of `mapping` from now on."""
+        """Assign the reserved `handle` to `mapping`."""
         with self._lock:
             self._mappings[handle] = mapping
 
@@ -82,13 +82,13 @@ class Maptrack:
             self._free.append(handle)
 
     def find(self, handle: int) -> Mapping | None:
-        """The mapping of `handle`, None where there is none."""
+        """The mapping of `handle`, None if there is none."""
         return self._mappings.get(handle)
 
     def release(self, handle: int, mapping: Mapping, kinds: int) -> int:
-        """Take from `mapping` those of `kinds` that it has, with the handle if none is left.
+        """Remove `kinds` from `mapping`, and free the handle if no kind is left.
 
-        Returns what was taken, whose pins are still to be given back: nothing if another vCPU was
+        Returns the kinds removed, whose pins the caller must give back: 0 if another vCPU was
         first, whatever `handle` means by now.
         """
         with self._lock:
@@ -102,7 +102,7 @@ class Maptrack:
             return taken
 
     def unpin(self, mapping: Mapping, kinds: int) -> None:
-        """Give back the pins of `kinds`, once no translation of them is left."""
+        """Give back the pins of `kinds`; no translation of them may be left."""
         for _ in _kinds(kinds):
             self._grants.unpin(mapping.ref, mapping.write)
 

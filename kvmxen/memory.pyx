@@ -1,7 +1,7 @@
 """Guest memory: the only place where a guest address becomes a host address.
 
-One memfd holds the machine address space at its own offsets; the hole stays sparse and
-is refused. Every access is bounds-checked: what lies outside raises GuestFault.
+One memfd holds the machine address space at its own offsets; the hole stays sparse, and
+accesses to it are refused. Every access is bounds-checked; a bad one raises GuestFault.
 """
 
 from cpython.buffer cimport PyBUF_WRITE
@@ -38,14 +38,14 @@ cdef extern from *:
     uint8_t bit_clear(uint8_t *p, uint8_t bit) noexcept nogil
 
 
-# What is worth a call of the system, in bytes.
+# A system call pays off from this many bytes.
 cdef uint64_t LARGE = 1 << 16
 
 
 cdef class GuestMemory:
     """`size` bytes of machine address space from gpa 0, less the hole, in a memfd.
 
-    Pages that nobody touched cost nothing. Raises KvmxenError where the host cannot map it.
+    Untouched pages cost nothing. Raises KvmxenError if the host cannot map it.
     """
 
     def __cinit__(self, size):
@@ -70,7 +70,7 @@ cdef class GuestMemory:
             os.close(self.fd)
 
     cdef uint8_t *find(self, uint64_t gpa, uint64_t length) noexcept nogil:
-        """The host address of [gpa, gpa + length), NULL where that is not all memory."""
+        """The host address of [gpa, gpa + length), NULL if any of it is not memory."""
         if length > self.size or gpa > self.size - length:
             return NULL
         if gpa < self.hole_end and gpa + length > self.hole_start:
@@ -93,7 +93,7 @@ cdef class GuestMemory:
         return PyBytes_FromStringAndSize(<char *>self.at(gpa, length), length)
 
     def write(self, uint64_t gpa, const uint8_t[::1] data):
-        """Copy `data` to `gpa`; raises GuestFault, and then nothing is written."""
+        """Copy `data` to `gpa`; raises GuestFault before anything is written."""
         cdef uint64_t length = data.shape[0]
         cdef uint64_t written = 0
         cdef uint8_t *where
@@ -101,8 +101,8 @@ cdef class GuestMemory:
             return
         where = self.at(gpa, length)
         if length >= LARGE and self.fd >= 0:
-            # The system copies to pages that are not there yet without zeroing them first, and
-            # they need not be mapped here one by one.
+            # pwrite fills missing pages without zeroing them first, and this process need not map
+            # them one by one.
             written = os.pwrite(self.fd, data, gpa)
         if written < length:
             memcpy(where + written, &data[written], length - written)
@@ -112,19 +112,19 @@ cdef class GuestMemory:
         memset(self.at(gpa, length), 0, length)
 
     def discard(self, uint64_t gpa, uint64_t length):
-        """Give the host back the pages [gpa, gpa + length), which then read as zero."""
+        """Return the pages [gpa, gpa + length) to the host; they then read as zero."""
         self.at(gpa, length)
         with nogil:
             self.forget(gpa, length)
 
     cdef void forget(self, uint64_t gpa, uint64_t length) noexcept nogil:
-        """`discard` of what is known to be memory, or of nothing."""
+        """`discard` a range that is known to be memory, or empty."""
         if length:
             madvise(self.base + gpa, length, MADV_REMOVE)
 
     def release(self):
-        """Give the host back every page, and close the memfd; what still refers to this object
-        finds zeros."""
+        """Return every page to the host and close the memfd; remaining users of this object read
+        zeros."""
         madvise(self.base, self.size, MADV_REMOVE)
         if self.fd >= 0:
             os.close(self.fd)
@@ -172,7 +172,7 @@ cdef class GuestMemory:
 
     def fill_u64(self, uint64_t gpa, uint64_t count, uint64_t first, uint64_t step):
         """Store `count` 64-bit values first, first + step, ... from `gpa` on; raises GuestFault."""
-        # More than there is stays more than there is, where a product would wrap.
+        # A count larger than the memory is capped, so that the product does not wrap.
         cdef uint64_t length = min(count, (self.size >> 3) + 1) * 8
         cdef uint64_t *where = <uint64_t *>self.at(gpa, length)
         cdef uint64_t i
@@ -181,10 +181,10 @@ cdef class GuestMemory:
 
 
 cdef class Window:
-    """Frames of guest memory from all over, seen one behind the other: a ring of many pages.
+    """Scattered frames of guest memory, mapped contiguously: a ring of several pages.
 
-    `gpas` are the frames' byte addresses, in order. Raises GuestFault for what is no frame of
-    `memory`, KvmxenError where the host cannot map them. What was mapped lives as long as this.
+    `gpas` are the frames' byte addresses, in order. Raises GuestFault if one is not a frame of
+    `memory`, KvmxenError if the host cannot map them. The mapping lives as long as this object.
     """
 
     def __cinit__(self, GuestMemory memory, gpas):
@@ -215,5 +215,5 @@ cdef class Window:
             munmap(self.base, self.size)
 
     def view(self):
-        """A writable memoryview of it all, valid as long as this object lives."""
+        """A writable memoryview of all frames, valid as long as this object lives."""
         return PyMemoryView_FromMemory(<char *>self.base, self.size, PyBUF_WRITE)

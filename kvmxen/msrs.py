@@ -1,7 +1,7 @@
-"""The model-specific registers of a PV guest: what it reads, and which writes are let pass.
+"""The model-specific registers of a PV guest: the values it reads, and the writes it may make.
 
-Source: xen/arch/x86/msr.c and xen/arch/x86/pv/emul-priv-op.c. What is nowhere here is #GP, there
-as here; so are MSRs that belong to a feature of CPUID's that kvmxen does not show.
+Source: xen/arch/x86/msr.c and xen/arch/x86/pv/emul-priv-op.c. An MSR not listed here is #GP, as
+on Xen; so is one that belongs to a CPUID feature that kvmxen does not show.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from kvmxen.shim.start import EFER
 if TYPE_CHECKING:
     from kvmxen.cpu import Cpu
 
-# Xen's own PAT, which the guest's page tables are read with (xen/arch/x86/include/asm/x86-defns.h).
+# Xen's own PAT, which applies to the guest's page tables (xen/arch/x86/include/asm/x86-defns.h).
 XEN_PAT = 0x0000050100070406
 _APIC_ENABLED, _APIC_BOOTSTRAP = 0xFEE00800, 1 << 8
 _FEATURE_CONTROL_LOCK = 1
-# Fast strings; no BTS, no PEBS, xTPR disabled. Linux does without ERMS and not without FSRM where
-# the first is off, and then its memmove fails.
+# Fast strings; no BTS, no PEBS, xTPR disabled. If the first is off, Linux drops ERMS but keeps
+# FSRM, and then its memmove fails.
 _MISC_ENABLE = 1 << 0 | 1 << 11 | 1 << 12 | 1 << 23
-# Xen has none of HWCR's bits; without this one Linux complains of the firmware.
+# Xen sets no bit of HWCR; without this one Linux complains about the firmware.
 _HWCR_TSC_AT_P0 = 1 << 24
 _DE_CFG_LFENCE_SERIALISES = 1 << 1
 
@@ -43,7 +43,7 @@ _INTEL_COUNTERS = (
 _AMD_COUNTERS = (*range(0xC0010000, 0xC0010008), *range(0xC0010200, 0xC001020C))
 # FID_VID_CTL and FID_VID_STATUS; PSTATE_LIMIT, _CONTROL, _STATUS and eight PSTATEs.
 _AMD_PSTATES = (0xC0010041, 0xC0010042, *range(0xC0010061, 0xC001006C))
-# Of Xen's own, a guest may ask for none that fails without a word.
+# A bad read in Xen's own MSR range always raises #GP.
 _XEN_MSRS = 0x4000
 # Writes must not change these.
 _FIXED = frozenset({x86.MSR_EFER, x86.MSR_MISC_FEATURES_ENABLES})
@@ -51,7 +51,7 @@ _FIXED = frozenset({x86.MSR_EFER, x86.MSR_MISC_FEATURES_ENABLES})
 
 @dataclass(frozen=True)
 class _Registers:
-    """`values`: what is read; `ignored`: what can be written, to no effect."""
+    """`values`: the values that reads return; `ignored`: MSRs whose writes have no effect."""
 
     values: dict[int, int]
     ignored: frozenset[int]
@@ -62,7 +62,7 @@ def _registers(
     zero: Iterable[int] = (),
     ignored: Iterable[int] = (),
 ) -> _Registers:
-    """Of one vendor, with what all have."""
+    """The registers of one vendor, including those common to all."""
     everyones = {
         x86.MSR_EFER: EFER,
         x86.MSR_PAT: XEN_PAT,
@@ -104,7 +104,7 @@ _HAS_MICROCODE = frozenset({Vendor.INTEL, Vendor.AMD})
 
 
 def read(cpu: Cpu, index: int) -> int | None:
-    """What the guest reads from MSR `index`; None for #GP."""
+    """The value that the guest reads from MSR `index`; None for #GP."""
     vendor = cpu.machine.cpuid.vendor
     if index in _BASES or index == x86.MSR_TSC:
         return cpu.fd.get_msr(index)
@@ -118,7 +118,7 @@ def read(cpu: Cpu, index: int) -> int | None:
         and index >> 16 != _XEN_MSRS
         and x86.TRAP_GENERAL_PROTECTION not in cpu.trap_table
     ):
-        # A kernel that cannot handle the fault yet does not mean to be stopped by it.
+        # A kernel that cannot handle the fault yet must not be stopped by it.
         return 0
     return value
 
@@ -131,7 +131,7 @@ def _microcode(cpu: Cpu) -> int | None:
 
 
 def write(cpu: Cpu, index: int, value: int) -> bool:
-    """Write `value` to MSR `index`, or let it pass; False for #GP."""
+    """Write `value` to MSR `index`, or ignore it; returns False for #GP."""
     if index in _BASES:
         if x86.is_canonical(value):
             cpu.fd.set_msr(index, value)
@@ -139,7 +139,7 @@ def write(cpu: Cpu, index: int, value: int) -> bool:
     vendor = cpu.machine.cpuid.vendor
     registers = _OF_VENDOR[vendor]
     if index == x86.MSR_MICROCODE:
-        # Intel's way to ask for the revision begins with it.
+        # Intel's procedure to read the revision starts with this write.
         return vendor is Vendor.INTEL and value == 0
     if index in _FIXED:
         return value == registers.values[index]

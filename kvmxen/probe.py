@@ -1,7 +1,7 @@
-"""What this host's KVM does with a guest: measured at each boot, by running a few instructions.
+"""Finds out at each boot what this host's KVM does with a guest, by running a few instructions.
 
-Behaviour, not names: ordinary hosts answer one way, a KVM that shadows page tables or runs
-ring 3 natively without hardware help another.
+The probe tests behaviour, not names: ordinary hosts behave one way, a KVM that shadows page
+tables or runs ring 3 natively without hardware help another.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _READ_FS_BASE = bytes.fromhex("f3480faec0")
 
 @dataclass(frozen=True)
 class Probe:
-    """`sees_host_stores`: a store of the host to a live page table counts at the next flush.
-    `syscall_enters_ring0`: as the manuals have it. `reaches_xen_m2p`: ring 3 can read the L4 slot
+    """`sees_host_stores`: a host's store to a live page table takes effect at the next flush.
+    `syscall_enters_ring0`: as the manuals say. `reaches_xen_m2p`: ring 3 can read the L4 slot
     in which guests that do not ask expect the machine-to-physical table. `sets_fs_base`: ring 3
-    can set its FS base, though its CR4 does not allow that.
+    can set its FS base, although its CR4 does not allow it.
     """
 
     sees_host_stores: bool
@@ -42,15 +42,15 @@ class Probe:
 
     @property
     def placement(self) -> Placement:
-        """Where a dispatcher can run: behind LSTAR, in whichever ring that is."""
+        """Where a dispatcher can run: in the ring in which SYSCALL enters LSTAR."""
         return Placement.RING0 if self.syscall_enters_ring0 else Placement.RING3
 
 
 def probe(memory: GuestMemory, image: ShimImage, fd: VcpuFd, told: CpuidPolicy) -> Probe:
-    """Run the probe on vCPU `fd`, which no guest uses later, in frames of the shim's: a KVM that
-    shadows page tables may remember those that it has seen here. `told` is its CPUID.
+    """Run the probe on vCPU `fd`, which no guest uses later, in frames of the shim: a KVM that
+    shadows page tables may remember the tables that it has seen here. `told` is its CPUID.
 
-    Raises KvmxenError if not even these instructions run.
+    Raises KvmxenError if even these instructions fail.
     """
     ring3 = Ring3(memory, image, fd, xcr0=told.xcr0)
     vcpu = ring3.vcpu

@@ -1,4 +1,4 @@
-"""A few instructions at a time in ring 3 of a guest, to see what this host's KVM does with them."""
+"""Runs a few instructions in ring 3 of a guest, to see what this host's KVM does with them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PAT = 0x0007040600070406
 
 class Ring3:
     """vCPU `fd` in an address space of a page of code, a page of data and a stack, all in frames
-    of the shim's; its part of the shim is that of vCPU 0, which must not run yet.
+    of the shim. It uses the shim's part of vCPU 0, which must not run yet.
 
-    `vcpu` has its registers; `code_va` and `data_va` are where the pages are, `data_gpa` is where
-    the data is at first.
+    `vcpu` has its registers; `code_va` and `data_va` are the addresses of the pages, `data_gpa`
+    is the first gpa of the data.
     """
 
     code_va, data_va = _CODE_VA, _DATA_VA
@@ -48,15 +48,15 @@ class Ring3:
         self.vcpu.kernel_cr3 = l4
 
     def load(self, code: bytes) -> None:
-        """Make `code` and an int3 what is run next, at most a page."""
+        """Load `code` and an int3, at most a page in all."""
         self._memory.write(self._code, code + _INT3)
 
     def run(self, offset: int = 0) -> int:
-        """Run what was loaded from `offset` to its first trap, a vector: #BP at its end."""
+        """Run the loaded code from `offset`; returns its first trap's vector: #BP at its end."""
         self.vcpu.rip, self.vcpu.rsp = _CODE_VA + offset, _STACK_VA + PAGE_SIZE
         return int(self.vcpu.run())
 
     def move_data(self, frame: int) -> None:
-        """Have the entry of the page of data lead to `frame`, by a store of the host's."""
+        """Point the data page's entry to `frame`, by a store of the host."""
         self._memory.write_u64(self._l1 + 8, frame | _ENTRY)
         self.vcpu.flush_tlb()

@@ -1,4 +1,4 @@
-"""How long a vCPU was in each state, as the guest may see it (xen/include/public/vcpu.h)."""
+"""How long a vCPU was in each state, for the guest to read (xen/include/public/vcpu.h)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class State(IntEnum):
 
 
 class Sleeper(Protocol):
-    """The dispatcher, where a guest that runs by what the host knows may wait for an event: for how
-    many ns it did, and since when it does, 0 for not at all."""
+    """The dispatcher, in which a vCPU that the host counts as running may wait for an event:
+    for how many ns it has waited, and since when it waits now (0: it does not)."""
 
     @property
     def slept(self) -> int: ...
@@ -40,7 +40,7 @@ class Runstate:
         self._slept = sleeper.slept
 
     def enter(self, state: State, now: int) -> None:
-        """The vCPU is in `state` from `now` on."""
+        """Record that the vCPU is in `state` from `now` on."""
         self._times = self._account(now)
         self.state, self._since = state, now
         self._slept = self._sleeper.slept

@@ -1,19 +1,19 @@
-"""A vCPU's timers: singleshot, periodic, and one to look for events, on the one LAPIC deadline."""
+"""A vCPU's timers on one LAPIC deadline: singleshot, periodic, and one to check for events."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
 
-# Xen's PV vCPUs start with a tick of 10 ms, which every newer guest stops.
+# Xen's PV vCPUs start with a tick of 10 ms; newer guests all stop it.
 DEFAULT_PERIOD = 10_000_000
-# 36 years, further than the counter behind the deadline can be told.
+# 36 years, more than the counter behind the deadline can express.
 _NEVER = 1 << 60
 
 
 class Deadlines(Protocol):
-    """The earliest deadlines of each kind, and the one that is programmed: in the vCPU's shared
-    state, as the dispatcher in the guest deals with the singleshot timer too."""
+    """The earliest deadline of each kind, and the programmed one. They are in the vCPU's shared
+    state, because the dispatcher handles the singleshot timer too."""
 
     singleshot: int
     others: int
@@ -23,9 +23,9 @@ class Deadlines(Protocol):
 class Timer:
     """All times are ns of system time; 0 means no deadline.
 
-    `deadlines` are shared with the guest's side; `arm(deadline)` programs the interrupt,
-    `has_listener()` says whether the guest bound VIRQ_TIMER. Any thread may set a timer; only the
-    vCPU's own programs the interrupt, before it enters the guest, where `dirty` says so.
+    `deadlines` are shared with the dispatcher; `arm(deadline)` programs the interrupt;
+    `has_listener()` says whether the guest has bound VIRQ_TIMER. Any thread may set a timer; only
+    the vCPU's own thread programs the interrupt, before it enters the guest, if `dirty` is set.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Timer:
         self.dirty = True
 
     def set_periodic(self, period: int) -> None:
-        """Tick each `period` ns from now on, 0 for never."""
+        """Tick every `period` ns from now on; 0 stops the ticks."""
         self._period = period
         self._next_tick = 0
         self.dirty = True
 
     def set_wake(self, deadline: int) -> None:
-        """Have the vCPU come out at `deadline`, where a poll ends or a withheld upcall is due."""
+        """Make the vCPU exit at `deadline`, when a poll ends or a withheld upcall is due."""
         self._wake = deadline
         self.dirty = True
 
@@ -73,7 +73,7 @@ class Timer:
             self._arm(earliest)
 
     def expire(self) -> bool:
-        """The interrupt came: retire what is due; returns whether VIRQ_TIMER is to be raised."""
+        """Handle the interrupt: retire expired timers; returns whether to raise VIRQ_TIMER."""
         now = self._now()
         due = False
         if 0 < self._shared.singleshot <= now:

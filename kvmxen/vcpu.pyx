@@ -1,6 +1,6 @@
 """The run loop: KVM_RUN without the GIL, kicks, exits. It knows no shim and no Xen.
 
-A vCPU's registers live here while its guest is out: they are what the guest will resume with.
+While a vCPU is out of the guest, its registers are here; the guest resumes with them.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -34,7 +34,7 @@ cdef extern from "linux/kvm.h":
     enum:
         KVM_RUN, KVM_KVMCLOCK_CTRL
 
-# A guest that did not run for so long, in ns, did not run because its process did not.
+# If a guest did not run for this long (ns), its process was stopped.
 cdef int64_t _STOPPED_NS = 1000000000
 
 _REASONS = {
@@ -50,9 +50,9 @@ cdef inline uint64_t _now() noexcept nogil:
 
 
 def install_kick(int number):
-    """From any thread: let the signal `number` interrupt KVM_RUN, and do nothing else.
+    """From any thread: make the signal `number` interrupt KVM_RUN, and do nothing else.
 
-    A handler that the program has already does that as well, and stays.
+    A handler that the program already has does so too, and is kept.
     """
     _install_kick(number)
 
@@ -60,13 +60,13 @@ def install_kick(int number):
 cdef class Vcpu:
     """One virtual CPU: its kvm_run area and its general registers.
 
-    `interrupt` and setting `attention` are for any thread, all else for the vCPU's own.
+    Any thread may call `interrupt` and set `attention`; all else is for the vCPU's own thread.
     """
 
     cdef void attach(self, int index, int fd, const uint8_t[::1] run, unsigned ignored_port):
-        """Be vCPU `index`, whose KVM fd and kvm_run area must not be closed before its last run.
+        """Become vCPU `index`, whose KVM fd and kvm_run area must stay open until its last run.
 
-        What the guest writes to `ignored_port` is no exit.
+        A write of the guest to `ignored_port` does not count as an exit.
         """
         self.index = index
         self._fd = fd
@@ -80,7 +80,7 @@ cdef class Vcpu:
         run_immediate(self._run, 1)
 
     cdef bint enter(self) except -1:
-        """KVM_RUN once; True when the guest came out, False when a signal ended it."""
+        """KVM_RUN once; returns True if the guest exited, False if a signal ended KVM_RUN."""
         cdef int fd = self._fd
         cdef int result
         cdef int error
@@ -90,17 +90,17 @@ cdef class Vcpu:
         with nogil:
             before = _now()
             if <int64_t>(before - self._left) > _STOPPED_NS:
-                # So that its watchdogs count from now on; in vain without a clock of KVM's.
+                # The guest's watchdogs then count from now on. Fails if KVM keeps no clock for it.
                 ioctl(fd, KVM_KVMCLOCK_CTRL, 0)
             result = ioctl(fd, KVM_RUN, 0)
             while result == 0 and (
                     run_is_out(self._run) and run_port(self._run) == self._ignored_port):
-                # The backend went while it was rung.
+                # The guest rang a backend that was being removed.
                 result = ioctl(fd, KVM_RUN, 0)
             error = errno
             after = _now()
             self.guest_ns += after - before
-            # Signals end it only where the process is stopped, or frozen, or the domain paused.
+            # A signal ends KVM_RUN only if the process is stopped or frozen, or the domain paused.
             self._left = after if result == 0 else 0
         self.in_guest = False
         if result == 0:
@@ -111,7 +111,7 @@ cdef class Vcpu:
         raise GuestCrash(f"KVM_RUN failed: {os.strerror(error)}")
 
     cdef int crash(self) except -1:
-        """The vCPU came out in a way that is not expected: raises GuestCrash, which says how."""
+        """Raise GuestCrash for an unexpected exit; its text names the exit."""
         self.load(run_regs(self._run))
         raise GuestCrash(_REASONS.get(run_reason(self._run), f"KVM exit {run_reason(self._run)}")
                          + (f" {run_suberror(self._run)}" if run_reason(self._run) == 17 else ""))

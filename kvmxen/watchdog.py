@@ -1,4 +1,4 @@
-"""A domain's watchdogs (SCHEDOP_watchdog): what a guest must set again and again to live on.
+"""A domain's watchdogs (SCHEDOP_watchdog): timers that a guest must keep resetting to survive.
 
 Source: domain_watchdog() of xen/common/sched/core.c.
 """
@@ -14,16 +14,16 @@ from kvmxen.errors import HypercallError
 
 # NR_DOMAIN_WATCHDOG_TIMERS
 _TIMERS = 2
-# How long at most passes unseen, in seconds.
+# The longest wait between two looks at the clock, in seconds.
 _TICK = 1.0
 
 
 class Watchdogs:
-    """`fire(number)` is called, from a thread of its own, when the guest did not set watchdog
-    `number` (1 or 2) again in time.
+    """`fire(number)` is called, from a thread of its own, if the guest does not reset watchdog
+    `number` (1 or 2) in time.
 
     `clock()` is in seconds. Time in which the guest could not run does not count: while `paused()`,
-    and while this process was stopped, but for `_TICK` each time.
+    and while this process was stopped, except for `_TICK` each time.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Watchdogs:
         self._fire = fire
         self._paused = paused
         self._clock = clock
-        # Seconds that are left, by number.
+        # Seconds left, by number.
         self._left: dict[int, float] = {}
         self._seen = 0.0
         self._changed = threading.Condition()
@@ -43,10 +43,10 @@ class Watchdogs:
         self._thread: threading.Thread | None = None
 
     def set(self, number: int, seconds: int) -> int:
-        """SCHEDOP_watchdog: have watchdog `number` fire in `seconds`, or never if that is 0.
+        """SCHEDOP_watchdog: make watchdog `number` fire in `seconds`, or stop it if that is 0.
 
-        Number 0 takes a free one, whose number is returned, else 0. Raises HypercallError: EINVAL
-        for one that was not taken, ENOSPC if none is free.
+        Number 0 takes a free watchdog and returns its number; else 0 is returned. Raises
+        HypercallError: EINVAL for a watchdog that is not taken, ENOSPC if none is free.
         """
         with self._changed:
             self._pass_time()
@@ -66,7 +66,7 @@ class Watchdogs:
         return 0 if number else taken
 
     def stop(self) -> None:
-        """No watchdog fires any more, unless one is due."""
+        """Stop all watchdogs, except one that is already due."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -88,7 +88,7 @@ class Watchdogs:
             self._fire(number)
 
     def _first_due(self) -> int | None:
-        """Wait until a watchdog is due: its number, None after `stop`."""
+        """Wait until a watchdog is due; returns its number, or None after `stop`."""
         with self._changed:
             while True:
                 for number, left in self._left.items():
