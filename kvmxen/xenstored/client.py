@@ -1,4 +1,4 @@
-"""A client of a domain's xenstore: what libxenstore is to C programs, as small as it can be."""
+"""A minimal client of a domain's xenstore, as libxenstore is for C programs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _RECEIVE = 1 << 16
 class Client:
     """A connection to the store of the domain `name` whose run directory is in `root`.
 
-    All methods raise XenstoreError for what the store refuses, and KvmxenError where there is
-    no such domain or it ends. Within a transaction() they act in it.
+    All methods raise XenstoreError if the store refuses, and KvmxenError if there is no such
+    domain or it ends. Within a transaction() they act in it.
     """
 
     def __init__(self, root: Path, name: str) -> None:
@@ -45,7 +45,7 @@ class Client:
             ) from None
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._socket.close()
 
     def read(self, path: str) -> bytes:
@@ -53,7 +53,7 @@ class Client:
         return self._ask(Operation.READ, path)
 
     def directory(self, path: str) -> list[str]:
-        """The names of a node's children, in the order of their making."""
+        """The names of a node's children, in the order of their creation."""
         try:
             listing = self._ask(Operation.DIRECTORY, path)
         except XenstoreError as error:
@@ -63,19 +63,19 @@ class Client:
         return listing.decode("latin-1").split("\0")[:-1]
 
     def write(self, path: str, value: bytes) -> None:
-        """Set the value of a node, making it and what is missing above it."""
+        """Set the value of a node; create it and those above it if missing."""
         self._request(Operation.WRITE, _encoded(path) + b"\0" + value)
 
     def rm(self, path: str) -> None:
-        """Remove a node and all below it; ENOENT only where its parent is missing too."""
+        """Remove a node and all below it; ENOENT only if its parent is missing too."""
         self._ask(Operation.RM, path)
 
     def watch(self, path: str) -> None:
-        """Have changes() tell of `path` and what is below it, at once and after each change."""
+        """Have changes() report `path` and the nodes below it, at once and after each change."""
         self._ask(Operation.WATCH, path, path)
 
     def changes(self) -> Iterator[str]:
-        """The paths that change, as they do; never ends but by an error."""
+        """The paths that change, as they do; only an error ends it."""
         while True:
             while not self._events:
                 self._receive()
@@ -83,7 +83,7 @@ class Client:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is done within is done as one; an exception undoes it. EAGAIN at its end where
+        """Make the changes within it as one; an exception undoes them. Ends with EAGAIN if
         somebody else changed what it looked at."""
         self._transaction = int(self._ask(Operation.TRANSACTION_START, "").rstrip(b"\0"))
         try:
@@ -100,7 +100,7 @@ class Client:
             self._transaction = 0
 
     def _directory_in_parts(self, path: str) -> bytes:
-        """A listing of any length (DIRECTORY_PART); from the start if the node changes."""
+        """A listing of any length (DIRECTORY_PART); starts again if the node changes."""
         generation, listing = b"", b""
         while True:
             reply = self._ask(Operation.DIRECTORY_PART, path, str(len(listing)))
@@ -121,7 +121,7 @@ class Client:
             raise XenstoreError(errno.E2BIG)
         number = next(self._requests) & 0xFFFFFFFF
         request = Message(operation, number, self._transaction, payload)
-        # The server may have said why it does not take that.
+        # Even if sending fails, the server may have sent the reason.
         with suppress(OSError):
             self._socket.sendall(request.encode())
         while not self._messages:
@@ -153,7 +153,7 @@ class Client:
 
 
 def _encoded(text: str) -> bytes:
-    """What a person typed, byte for byte, whether or not it is UTF-8."""
+    """A person's input, byte for byte, whether or not it is UTF-8."""
     return text.encode(errors="surrogateescape")
 
 

@@ -1,9 +1,9 @@
-"""The format of a journal: entries, each of which is the nodes that one request changed.
+"""The format of a journal: entries, each with the nodes that one request changed.
 
-The file is a line that says what it is, then entries: length and CRC-32 of what the entry says,
-CRC-32 of these two (u32, little-endian), and the nodes as NODE_DATA of abi/xs_state.py, one of
-no permissions for a removed one. In version 1 nothing covers the length, so that one which is
-too long may be an interrupted write, or damage with whole entries behind it.
+The file begins with a line that identifies it. Entries follow: the length of the content and its
+CRC-32, the CRC-32 of these two (u32, little-endian), and the nodes as NODE_DATA of
+abi/xs_state.py; a removed node has no permissions. In version 1 nothing covers the length, so an
+entry that is too long may be an interrupted write, or damage with whole entries behind it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PERMISSION = Struct("<cBH")
 
 
 class Tail(Enum):
-    """What is behind the last sound entry."""
+    """What follows the last sound entry."""
 
     TORN = auto()
     """Nothing, or what an interrupted write leaves: no request was acknowledged for it."""
@@ -41,14 +41,14 @@ class Tail(Enum):
 
 @dataclass(frozen=True)
 class Replayed:
-    """How far a file is sound, in bytes, and what is behind that."""
+    """How far a file is sound, in bytes, and what follows."""
 
     end: int
     tail: Tail
 
 
 def replay(data: bytes, state: State) -> Replayed:
-    """Do in `state` what a file with `data`, which begins with a magic, says."""
+    """Replay into `state` a file with `data`, which begins with a magic."""
     at = len(MAGIC)
     for end, entry in _sound(data):
         if at == len(MAGIC):
@@ -63,12 +63,12 @@ def replay(data: bytes, state: State) -> Replayed:
 
 
 def entries(data: bytes) -> Iterator[bytes]:
-    """The whole and sound entries of a file, up to the first that is not."""
+    """The complete and sound entries of a file, up to the first that is not."""
     return (entry for _, entry in _sound(data))
 
 
 def seal(entry: bytes) -> bytes:
-    """An entry as it stands in the file."""
+    """An entry in the form that the file has."""
     header = _HEADER.pack(len(entry), crc32(entry))
     return header + _CHECK.pack(crc32(header)) + entry
 
@@ -113,7 +113,7 @@ def _header_size(data: bytes) -> int:
 
 
 def _length(data: bytes, at: int) -> int | None:
-    """The length that the entry at `at` has by its header, None if that is not sound."""
+    """The length in the header of the entry at `at`, or None if the header is not sound."""
     length, _ = _HEADER.unpack_from(data, at)
     if data.startswith(MAGIC_1):
         return int(length)
@@ -122,7 +122,7 @@ def _length(data: bytes, at: int) -> int | None:
 
 
 def _sound(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The sound entries, each with where it ends."""
+    """The sound entries, each with the offset of its end."""
     at, size = len(MAGIC), _header_size(data)
     while at + size <= len(data):
         length = _length(data, at)
@@ -136,7 +136,7 @@ def _sound(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _tail(data: bytes, at: int) -> Tail:
-    """What is from `at` on, where no sound entry begins."""
+    """Classify the rest from `at` on, where no sound entry begins."""
     size = _header_size(data)
     left = len(data) - at
     if left < size or not any(data[at:]):

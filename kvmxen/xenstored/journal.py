@@ -1,12 +1,12 @@
-"""A store's nodes kept in a file: what was acknowledged outlives the process, however it ends.
+"""Keeps a store's nodes in a file: acknowledged changes outlive the process, however it ends.
 
-The file is a sequence of entries (entries.py). One is written with one call before its request
-is answered; what a kill leaves of it is at the end, and is cut off at the next start. When the
-file has grown to a multiple of what the nodes need, one that starts afresh takes its place.
+The file is a sequence of entries (entries.py). One call writes an entry before its request is
+answered. If a kill interrupts it, the partial entry is at the end, and the next start cuts it off.
+When the file has grown to a multiple of what the nodes need, a new file takes its place.
 
-Kept is what a domain's next run would find: not what the run makes anew, and not what is a
-guest's, which is forgotten then. So nothing that a guest or a backend does with nodes of its own
-touches the file.
+The journal keeps what a domain's next run would find. It omits the nodes that each run creates
+anew and a guest's own, which are then forgotten. So nothing that a guest or a backend does with
+nodes of its own touches the file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kvmxen.xenstored.entries import MAGIC, MAGIC_1, Tail, encode, replay, seal
 
 SLACK = 128 << 10
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# A guest that may write what is kept does not fill the terminal with refusals.
+# A guest that may write kept nodes must not fill the terminal with refusals.
 _QUIET_SECONDS = 60
 _LINKS = 40  # as many as Linux follows
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,10 +45,10 @@ _BELOW_ANEW = tuple(f"{path}/" for path in _ANEW)
 
 
 class Journal:
-    """The file at `path`, made if need be, which is ours alone within the context.
+    """The file at `path`, created if missing, for our exclusive use within the context.
 
-    It may grow by `slack` bytes over twice its nodes' size. Raises KvmxenError where the file
-    cannot be used, on entering and in attach().
+    It may grow by `slack` bytes over twice its nodes' size. Entering and attach() raise
+    KvmxenError if the file cannot be used.
     """
 
     def __init__(self, path: Path, slack: int = SLACK) -> None:
@@ -81,7 +81,8 @@ class Journal:
         os.close(self._fd)
 
     def attach(self, state: State) -> None:
-        """Fill `state`, a new one, from the file, but for what was guests'; keep it from now on."""
+        """Fill `state`, a new one, from the file, without guests' nodes; record its changes
+        from now on."""
         with state.lock:
             can_go_on = self._fill(state)
             state.forget_guests()
@@ -102,7 +103,7 @@ class Journal:
             state.recorder = self
 
     def note(self, path: str, before: Node | None, value: bytes, permissions: Permissions) -> None:
-        """That the node at `path` becomes so; with no permissions, that it goes."""
+        """Note that the node at `path` gets this content or, without permissions, is removed."""
         assert self._state is not None
         if _is_anew(path) or not self._state.tree.is_within(path, DOM0):
             return
@@ -113,7 +114,7 @@ class Journal:
                 return
             self._pending.append(encode(path, value, permissions))
             if before and not was:
-                # What is below it was a guest's with it.
+                # The nodes below it were a guest's too.
                 self._pending += [
                     encode(where, node.value, node.permissions)
                     for where, node in _kept(self._state, [f"{path}/{n}" for n in before.names])
@@ -122,9 +123,9 @@ class Journal:
             self._pending.append(encode(path, b"", ()))
 
     def commit(self) -> None:
-        """Write what was noted, all or, at a kill, nothing of it.
+        """Write all noted changes; if killed meanwhile, none of them.
 
-        Raises XenstoreError where that cannot be done: ENOSPC on a disk without room, else EIO.
+        Raises XenstoreError on failure: ENOSPC on a full disk, else EIO.
         """
         if not self._pending:
             return
@@ -133,11 +134,11 @@ class Journal:
         try:
             self._append(entry)
         except OSError as problem:
-            # One that starts afresh has what was noted too, and may be smaller.
+            # A new file contains the noted changes too, and may be smaller.
             if not self._try_compact():
                 self._refuse(problem)
         if self._size > self._limit and not self._try_compact():
-            # The next attempt is for when it has doubled.
+            # Try again when it has doubled.
             self._limit = 2 * self._size
 
     def _append(self, entry: bytes) -> None:
@@ -147,7 +148,7 @@ class Journal:
         try:
             self._size += _write(self._fd, entry, self._size)
         except OSError:
-            # What it took of the disk may be what the next attempt needs.
+            # The next attempt may need the disk space that this one took.
             with suppress(OSError):
                 os.ftruncate(self._fd, self._size)
             raise
@@ -164,7 +165,8 @@ class Journal:
         raise XenstoreError(errno.ENOSPC if problem.errno in _FULL else errno.EIO)
 
     def _open(self) -> int:
-        """The file's descriptor, with its lock; another may take the place of a locked one."""
+        """The file's descriptor, locked. It tries again if another file replaces the one that
+        it locked."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         while True:
             fd = os.open(self._path, flags, 0o600)
@@ -188,7 +190,7 @@ class Journal:
             os.close(fd)
 
     def _sweep(self) -> None:
-        """Remove what a kill left of _compact(); who has the lock is the only one to do that."""
+        """Remove what a killed _compact() left behind; only the holder of the lock may."""
         leftover = re.compile(re.escape(self._path.name) + r"\.new-[0-9a-f]{16}").fullmatch
         with suppress(OSError):
             for path in self._path.parent.iterdir():
@@ -196,7 +198,7 @@ class Journal:
                     path.unlink()
 
     def _fill(self, state: State) -> bool:
-        """Fill `state` from the file: whether entries may be added to it as it is."""
+        """Fill `state` from the file; return whether entries may be appended to it."""
         try:
             with open(self._fd, "rb", closefd=False) as file:
                 file.seek(0)
@@ -231,11 +233,11 @@ class Journal:
         try:
             return f"a copy of the rest is in {self._set_aside(rest)}; "
         except OSError:
-            # It is still where it is.
+            # The rest is still in the file itself.
             return ""
 
     def _set_aside(self, rest: bytes) -> Path:
-        """Keep what is behind the sound part of the file in one of its own, once."""
+        """Save the part behind the sound entries to a file of its own, once."""
         aside = self._path.with_name(f"{self._path.name}.damaged-{crc32(rest):08x}")
         if aside.is_file() and aside.read_bytes() == rest:
             return aside
@@ -259,7 +261,7 @@ class Journal:
         return True
 
     def _compact(self) -> None:
-        """Put a file with one entry, of all nodes, in place of this one."""
+        """Replace the file with a new one that has a single entry, of all nodes."""
         assert self._state is not None
         nodes = [encode(path, n.value, n.permissions) for path, n in _kept(self._state, ROOTS)]
         fresh = self._path.with_name(f"{self._path.name}.new-{os.urandom(8).hex()}")
@@ -285,7 +287,7 @@ class Journal:
 
 
 def _followed(path: Path) -> Path:
-    """Where the symbolic link `path` leads, if it is one: it is to stay one."""
+    """The target of `path` if it is a symbolic link, so that the link stays one."""
     for _ in range(_LINKS):
         if not path.is_symlink():
             break
@@ -294,12 +296,12 @@ def _followed(path: Path) -> Path:
 
 
 def _is_anew(path: str) -> bool:
-    """Whether a domain's next run would make the node itself."""
+    """Whether each run of a domain creates the node anew."""
     return path.startswith(_BELOW_ANEW) or path in _ANEW
 
 
 def _is_dom0_s(path: str, permissions: Permissions) -> bool:
-    """Whether a node is kept by its owner: the root and the special nodes are, whoever's."""
+    """Whether the node is kept by its owner: the root and the special nodes always are."""
     return permissions[0].domid == DOM0 or path == "/" or path[0] == "@"
 
 
@@ -316,7 +318,7 @@ def _kept(state: State, tops: Iterable[str]) -> Iterator[tuple[str, Node]]:
 
 
 def _write(fd: int, data: bytes, at: int) -> int:
-    """Write `data` at the offset `at`; its length."""
+    """Write `data` at the offset `at`; return its length."""
     rest = memoryview(data)
     while rest:
         done = os.pwrite(fd, rest, at)

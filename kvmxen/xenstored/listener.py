@@ -1,4 +1,4 @@
-"""The socket that clients connect to, and who they may be."""
+"""The socket that clients connect to, and the check of who they are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UCRED = struct.Struct("iII")
 def listen(path: Path) -> socket.socket:
     """A non-blocking socket that listens at `path`, whatever the path's length.
 
-    It is its owner's alone. Raises OSError.
+    Only its owner may use it. Raises OSError.
     """
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -32,7 +32,7 @@ def listen(path: Path) -> socket.socket:
 
 
 def connect(path: Path) -> socket.socket:
-    """A socket that is connected to the one that listens at `path`; raises OSError."""
+    """A socket connected to the one that listens at `path`; raises OSError."""
     connected = socket.socket(socket.AF_UNIX)
     try:
         with _short(path) as short:
@@ -44,7 +44,7 @@ def connect(path: Path) -> socket.socket:
 
 
 def may_connect(connected: socket.socket) -> bool:
-    """Whether the process at the other end is of our user or root's (SO_PEERCRED, unix(7))."""
+    """Whether the process at the other end is our user's or root's (SO_PEERCRED, unix(7))."""
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, uid, _ = _UCRED.unpack(credentials)
     return uid in (0, os.geteuid())
@@ -52,7 +52,7 @@ def may_connect(connected: socket.socket) -> bool:
 
 @contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """Another name of `path`: an address has room for 107 bytes."""
+    """A short name of `path`: a socket address has room for 107 bytes."""
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"

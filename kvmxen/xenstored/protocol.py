@@ -1,11 +1,11 @@
-"""What a store's server and its clients share."""
+"""The facts that a store's server and its clients share."""
 
 from __future__ import annotations
 
 from kvmxen.abi.xs_wire import Operation
 from kvmxen.xenstore.wire import Message
 
-# In a domain's folder.
+# The socket's name in a domain's folder.
 SOCKET = "xenstore.sock"
-# What a server says that can serve no more clients; all it says, before it was asked anything.
+# The greeting of a server that can take no more clients; it sends nothing else.
 BUSY = Message(Operation.ERROR, 0, 0, b"EBUSY\0")

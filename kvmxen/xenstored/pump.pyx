@@ -1,6 +1,6 @@
-"""Bytes from the clients' sockets to their connections and back: epoll(7), no step in Python.
+"""Moves bytes between the clients' sockets and connections: epoll(7), no step in Python.
 
-The GIL is held but for the wait: no call on a socket blocks.
+It holds the GIL except while waiting: no call on a socket blocks.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -38,9 +38,9 @@ cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t send(int fd, const void *buffer, size_t size, int flags)
 
 cdef enum:
-    # A reply may be 200 times its request, so requests are taken in small portions.
+    # A reply may be 200 times as long as its request, so requests are taken in small portions.
     PORTION = 4096
-    # From so many unread bytes on, no more requests are taken.
+    # With this many unread bytes, no more requests are taken.
     ENOUGH = 65536
     ALL = 1 << 30
     EVENTS = 64
@@ -49,8 +49,7 @@ cdef enum:
 cdef class Channel:
     """A client: the descriptor of its socket, and its connection to the store.
 
-    `lost` is set when there is no going on with it: it left, talked nonsense, or left more than
-    `limit` bytes unread.
+    `lost` is set if the client left, sent nonsense, or left more than `limit` bytes unread.
     """
 
     cdef readonly int descriptor
@@ -58,7 +57,7 @@ cdef class Channel:
     cdef Py_ssize_t _limit
     cdef uint32_t _interest
     cdef readonly Connection connection
-    # What is to be sent, but for the first `_sent` bytes.
+    # The bytes to send, of which the first `_sent` have been sent.
     cdef bytes _held
     cdef Py_ssize_t _sent
 
@@ -71,7 +70,7 @@ cdef class Channel:
         return PyBytes_GET_SIZE(self._held) - self._sent
 
     cdef int _receive(self) except -1:
-        """Do what the client asked for, as far as it has read what it was answered."""
+        """Execute the client's requests while it reads the replies."""
         cdef char[PORTION] buffer
         cdef Py_ssize_t got
         if self._unread() >= ENOUGH:
@@ -87,7 +86,7 @@ cdef class Channel:
         return 0
 
     cdef int _send(self) except -1:
-        """Hand the client what it takes of what waits for it."""
+        """Send the client as much of the waiting output as it takes."""
         cdef bytes more = self.connection.take(ALL)
         cdef Py_ssize_t sent
         if more:
@@ -109,13 +108,13 @@ cdef class Channel:
         return 0
 
     cdef uint32_t _wanted(self):
-        """What is to be waited for."""
+        """The events to wait for."""
         cdef Py_ssize_t unread = self._unread()
         return (EPOLLIN if unread < ENOUGH else 0) | (EPOLLOUT if unread else 0)
 
 
 cdef class Pump:
-    """Serves channels in the one thread that calls turn() and add(); wake() is for any."""
+    """Serves channels in the one thread that calls turn() and add(); any thread may call wake()."""
 
     cdef object _epoll
     cdef int _poll
@@ -133,22 +132,22 @@ cdef class Pump:
         self.watch(self._wakeup)
 
     def close(self):
-        """Close what was opened here; the channels' sockets are not ours."""
+        """Close what was opened here; the channels' sockets belong to the caller."""
         self._epoll.close()
         os.close(self._wakeup)
 
     def watch(self, int descriptor):
-        """Have turn() tell when `descriptor` is readable."""
+        """Have turn() report when `descriptor` is readable."""
         self._epoll.register(descriptor, EPOLLIN)
 
     def unwatch(self, int descriptor):
-        """No longer."""
+        """Stop watching `descriptor`."""
         self._epoll.unregister(descriptor)
 
     def add(self, int descriptor, connect, Py_ssize_t limit):
         """Serve a client at the socket `descriptor`, which may leave `limit` bytes unread.
 
-        `connect(wake)` gives the connection.
+        `connect(wake)` returns the connection.
         """
         cdef Channel channel = Channel(descriptor, limit)
         channel.connection = connect(partial(self._wake, channel))
@@ -164,14 +163,14 @@ cdef class Pump:
         self.unwatch(descriptor)
 
     def wake(self):
-        """From any thread: have turn() return soon."""
+        """Make turn() return soon; callable from any thread."""
         os.eventfd_write(self._wakeup, 1)
 
     def turn(self, int timeout):
-        """Wait, `timeout` ms at most or with -1 as long as it takes, and serve who is ready.
+        """Wait for at most `timeout` ms, or without limit if it is -1, and serve the clients.
 
-        Returns the descriptors that are to be looked at: those watched that are readable, and
-        those of clients that are lost, to be removed.
+        Returns the descriptors that need attention: watched ones that are readable, and those of
+        lost clients, to be removed.
         """
         cdef epoll_event[EVENTS] events
         cdef Channel channel
@@ -192,7 +191,7 @@ cdef class Pump:
                 os.eventfd_read(self._wakeup)
             else:
                 left[descriptor] = None
-        # All answers after all requests: a client that waits for several wakes up once.
+        # Send all replies after all requests: a client that waits for several wakes up once.
         while self._woken:
             served.append(self._woken.popleft())
         for channel in served:
@@ -205,13 +204,14 @@ cdef class Pump:
         return list(left)
 
     def _wake(self, Channel channel):
-        """From any thread, under the store's lock: there is something for `channel`."""
+        """Note that there is output for `channel`; called from any thread, under the store's
+        lock."""
         self._woken.append(channel)
         if PyThread_get_thread_ident() != self._thread:
             os.eventfd_write(self._wakeup, 1)
 
     cdef int _want(self, Channel channel) except -1:
-        """Wait for what the channel wants."""
+        """Wait for the events that the channel needs."""
         cdef epoll_event event
         event.events = channel._wanted()
         if event.events != channel._interest:

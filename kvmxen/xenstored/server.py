@@ -1,7 +1,7 @@
 """xenstore on a Unix socket, for host tools: privileged clients, in a thread of the server's own.
 
-The protocol is that of the guest's ring (xen/include/public/io/xs_wire.h), so that libxenstore's
-clients find with XENSTORED_PATH what they find on Xen.
+The protocol is that of the guest's ring (xen/include/public/io/xs_wire.h). If XENSTORED_PATH is
+set, libxenstore's clients find the same as on Xen.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from kvmxen.xenstored.protocol import BUSY
 from kvmxen.xenstored.pump import Pump
 
 HELD_BYTES = 4 << 20
-# Descriptors that clients leave to the domain, for its disks and what else may be attached; of
-# few there are, half.
+# Descriptors that clients leave to the domain, for its disks and other devices to attach; half of
+# them if there are few.
 _RESERVE = 128
-# What the kernel holds for a client beside that, whatever this host's default is.
+# The bytes that the kernel buffers for a client in addition, whatever this host's default.
 _KERNEL_BYTES = 128 << 10
 _RETRY_MS = 1000
 _FOREVER = -1
@@ -36,10 +36,10 @@ _FOREVER = -1
 class Server:
     """Serves `store` at the socket `path` within its context. Raises OSError.
 
-    Our own user's processes and root's may connect, as many as there are descriptors for. One
-    more is answered BUSY and let go; so is, without a word, one that leaves more than `held`
-    bytes unread. `failed(error)` is called in the server's thread for what is a fault of ours,
-    which ends it.
+    Processes of our own user and of root may connect, as many as there are descriptors for. The
+    server answers one more with BUSY and disconnects it; it silently disconnects a client that
+    leaves more than `held` bytes unread. On an error of ours it calls `failed(error)` in its
+    thread, and ends.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class Server:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:
-            # The domain has used up the reserve, most likely: who comes has to wait.
+            # Probably the domain has used up the reserve: new clients have to wait.
             self._closed_until = time.monotonic() + _RETRY_MS / 1000
             self._accept(False)
             return
         if not may_connect(connected):
             connected.close()
             return
-        # The lowest free number is the next one's, whoever has the others.
+        # A socket gets the lowest free number, whoever has the others.
         if connected.fileno() >= _descriptors():
             with connected, suppress(OSError):
                 connected.send(BUSY.encode())
@@ -134,6 +134,6 @@ class Server:
 
 
 def _descriptors() -> int:
-    """From which number on descriptors are no client's."""
+    """The lowest descriptor number that no client may have."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(_RESERVE, limit // 2)
