@@ -1,8 +1,8 @@
 """One direction of a shared ring of bytes: the console's and xenstore's rings are two each.
 
-Indices are free-running 32-bit byte counts; byte `i` of the stream lies at `i % size`. Each
-half keeps its own index to itself and only publishes it: what the guest does to the shared
-copy changes nothing here. The guest's index is loaded once an operation and checked before use
+Indices are free-running 32-bit byte counts; byte `i` of the stream lies at `i % size`. Each half
+keeps its own index private and only publishes it, so the guest's changes to the shared copy have
+no effect here. It loads the guest's index once per operation and checks it before use
 (xen/include/public/io/xs_wire.h, io/console.h; docs/misc/xenstore-ring.txt).
 """
 
@@ -31,11 +31,12 @@ cdef extern from *:
 
 
 class RingBroken(Exception):
-    """The guest's index says that there is more in the ring than the ring holds."""
+    """The guest's index claims that the ring holds more than fits."""
 
 
 cdef class RingHalf:
-    """What both directions share: where the bytes and the two indices lie, in guest memory."""
+    """The part that both directions share: the places of the bytes and of the two indices in
+    guest memory."""
 
     def __cinit__(self, GuestMemory memory, uint64_t data_gpa, uint32_t size,
                   uint64_t cons_gpa, uint64_t prod_gpa):
@@ -48,7 +49,8 @@ cdef class RingHalf:
         self.shared_prod = <uint32_t *>memory.at(prod_gpa, 4)
 
     def reset(self):
-        """Empty the ring: both indices 0. Only for a peer that waits for it (reconnection)."""
+        """Empty the ring: set both indices to 0. Only for a peer that waits for it
+        (reconnection)."""
         self.own = 0
         ring_publish(self.shared_cons, 0)
         ring_publish(self.shared_prod, 0)
@@ -57,9 +59,9 @@ cdef class RingHalf:
 cdef class RingReader(RingHalf):
     """The half that the guest produces and this process consumes.
 
-    `size` is in bytes, a power of two; the `*_gpa` are byte addresses, the indices' aligned
-    to 4. Starts at the consumer index that is in the ring. Raises GuestFault where an address
-    is not the guest's.
+    `size` is in bytes, a power of two; the `*_gpa` are byte addresses, those of the indices
+    aligned to 4. It starts at the consumer index in the ring. Raises GuestFault if an address is
+    not the guest's.
     """
 
     def __init__(self, memory, data_gpa, size, cons_gpa, prod_gpa):
@@ -77,7 +79,7 @@ cdef class RingReader(RingHalf):
         return self.available()
 
     def read(self, uint32_t limit):
-        """Take at most `limit` bytes out of the ring; raises RingBroken, and then takes none."""
+        """Take at most `limit` bytes out of the ring; on RingBroken it takes none."""
         cdef uint32_t count = min(<uint32_t>self.available(), limit)
         cdef uint32_t start = self.own & (self.size - 1)
         cdef uint32_t first = min(count, self.size - start)
@@ -92,9 +94,9 @@ cdef class RingReader(RingHalf):
 
 
 cdef class RingWriter(RingHalf):
-    """The half that this process produces and the guest consumes; arguments as RingReader's.
+    """The half that this process produces and the guest consumes; arguments as for RingReader.
 
-    Starts at the producer index that is in the ring.
+    It starts at the producer index in the ring.
     """
 
     def __init__(self, memory, data_gpa, size, cons_gpa, prod_gpa):
@@ -112,7 +114,7 @@ cdef class RingWriter(RingHalf):
         return self.room()
 
     def write(self, const uint8_t[::1] data):
-        """Put what fits of `data` into the ring and return its length in bytes.
+        """Put as much of `data` as fits into the ring and return the number of bytes.
 
         Raises RingBroken, and then writes nothing.
         """

@@ -1,4 +1,4 @@
-"""What wakes a backend's thread: an eventfd, for its poll(2) or its io_uring."""
+"""The eventfd that wakes a backend's thread, in its poll(2) or its io_uring."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from threading import Lock
 
 
 class Doorbell:
-    """`fd` is readable from the first ring on until it is read. KVM may ring it too."""
+    """`fd` is readable from the first ring until it is read. KVM may ring it too."""
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._unread = 0
-        # Whoever rings must not do so with a descriptor that is another's by then.
+        # Nobody may ring with a descriptor that has become another's.
         self._lock = Lock()
 
     @property
     def unread(self) -> int:
-        """How often it was rung since its `fd` was read, at its closing at the latest."""
+        """The number of rings since `fd` was last read, up to its closing."""
         with self._lock:
             if self.fd >= 0:
-                # To read it would keep it from its thread (proc_pid_fdinfo(5)).
-                # Out of descriptors, the figure is the one before.
+                # Reading it would take the rings from its thread (proc_pid_fdinfo(5)). If there
+                # are no descriptors left, the figure is the previous one.
                 with suppress(OSError):
                     shown = Path(f"/proc/self/fdinfo/{self.fd}").read_text()
                     found = re.search(r"eventfd-count:\s*([0-9a-f]+)", shown)
@@ -32,7 +32,7 @@ class Doorbell:
             return self._unread
 
     def ring(self) -> None:
-        """From any thread; nothing after `close`."""
+        """Ring; callable from any thread; does nothing after `close`."""
         with self._lock:
             if self.fd >= 0:
                 os.eventfd_write(self.fd, 1)

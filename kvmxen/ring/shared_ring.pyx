@@ -1,11 +1,10 @@
 """The backend's end of a ring of requests and responses (xen/include/public/io/ring.h).
 
-Indices are free-running 32-bit counts. This end keeps its own to itself and only publishes
-them; of the frontend's it loads each once an operation, and checks it before use. A request is
-copied out of shared memory once, and only the copy is looked at. A frontend whose index cannot
-be has broken the ring, for good.
+Indices are free-running 32-bit counts. This end keeps its own private and only publishes them; it
+loads each of the frontend's once per operation and checks it before use. It copies a request out
+of shared memory once, and examines only the copy. An impossible index breaks the ring permanently.
 
-Where the C names are without the GIL, one thread at a time uses a ring.
+Only one thread at a time may use the C methods of a ring, which run without the GIL.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -47,9 +46,9 @@ cdef extern from *:
 
 
 cdef class BackRing:
-    """The ring in `window`, whose entries have room for `request_size` and `response_size` bytes.
+    """The ring in `window`, with entries for `request_size` and `response_size` bytes.
 
-    Starts where the ring says that the last backend stopped (BACK_RING_ATTACH()).
+    It starts where the ring says that the last backend stopped (BACK_RING_ATTACH()).
     """
 
     def __cinit__(self, Window window, uint32_t request_size, uint32_t response_size):
@@ -66,9 +65,9 @@ cdef class BackRing:
         return self.shared + _ENTRIES + (index & (self.size - 1)) * self.entry_size
 
     cdef int waiting(self) noexcept nogil:
-        """The number of requests to take, at most `size`; RING_BROKEN."""
+        """The number of requests to take, at most `size`; or RING_BROKEN."""
         cdef uint32_t prod = index_load(self.shared, _REQ_PROD)
-        # What was taken and not answered still has its entry.
+        # A request that was taken and not answered still occupies its entry.
         if prod - self.rsp_prod > self.size or prod - self.req_cons > self.size:
             self.broken = True
         if self.broken:
@@ -76,7 +75,8 @@ cdef class BackRing:
         return <int>(prod - self.req_cons)
 
     cdef int take(self, void *request) noexcept nogil:
-        """Copy the next request's `request_size` bytes; RING_TAKEN, RING_EMPTY or RING_BROKEN."""
+        """Copy the next request's `request_size` bytes; return RING_TAKEN, RING_EMPTY or
+        RING_BROKEN."""
         cdef int count = self.waiting()
         if count <= 0:
             return count
@@ -85,7 +85,7 @@ cdef class BackRing:
         return RING_TAKEN
 
     cdef int more(self, uint32_t wanted=1) noexcept nogil:
-        """As `waiting`; where it is less than `wanted`, the frontend is asked for an event with its
+        """The same as `waiting`; if fewer than `wanted`, ask the frontend for an event with its
         next."""
         cdef int count = self.waiting()
         if count < 0 or <uint32_t>count >= wanted:
@@ -94,13 +94,13 @@ cdef class BackRing:
         return self.waiting()
 
     cdef void put(self, const void *response) noexcept nogil:
-        """Put `response_size` bytes in the place of the oldest request that was taken; there must
-        be one. The frontend sees it after `push`."""
+        """Put a response of `response_size` bytes in place of the oldest taken request, which
+        must exist. The frontend sees it after `push`."""
         memcpy(self.entry(self.rsp_prod), response, self.response_size)
         self.rsp_prod += 1
 
     cdef bint push(self) noexcept nogil:
-        """Publish what was put; whether the frontend wants an event for it."""
+        """Publish the responses; return whether the frontend wants an event."""
         cdef uint32_t old = self.rsp_pushed
         if old == self.rsp_prod:
             return False
@@ -112,17 +112,17 @@ cdef class BackRing:
 
     @property
     def pending(self):
-        """The number of requests whose responses the frontend does not see yet: from any thread.
-        """
+        """The number of requests whose responses the frontend does not see yet; callable from
+        any thread."""
         return <uint32_t>(index_load(self.shared, _REQ_PROD) - index_load(self.shared, _RSP_PROD))
 
     @property
     def unanswered(self):
-        """The number of requests that were taken and have no response."""
+        """The number of taken requests without a response."""
         return <uint32_t>(self.req_cons - self.rsp_prod)
 
     def request(self):
-        """A private copy of the next request, None where there is none; raises RingBroken."""
+        """A private copy of the next request, or None; raises RingBroken."""
         cdef bytes taken = PyBytes_FromStringAndSize(NULL, self.request_size)
         cdef int result = self.take(PyBytes_AS_STRING(taken))
         if result == RING_BROKEN:
@@ -130,14 +130,15 @@ cdef class BackRing:
         return taken if result == RING_TAKEN else None
 
     def final_check(self):
-        """Whether there is a request; where not, its event is asked for. Raises RingBroken."""
+        """Whether there is a request; if not, ask for an event with the next. Raises RingBroken."""
         cdef int result = self.more()
         if result == RING_BROKEN:
             raise RingBroken(f"more than {self.size} requests in a ring of {self.size}")
         return result > 0
 
     def respond(self, const uint8_t[::1] response):
-        """Answer one of the requests taken with `response_size` bytes; ValueError for others."""
+        """Answer a taken request with `response_size` bytes; raises ValueError for any other
+        length."""
         if <uint32_t>response.shape[0] != self.response_size:
             raise ValueError(f"a response has {self.response_size} bytes")
         if self.rsp_prod == self.req_cons:
@@ -145,5 +146,5 @@ cdef class BackRing:
         self.put(&response[0])
 
     def push_responses(self):
-        """Publish the responses; whether the frontend wants an event."""
+        """Publish the responses; return whether the frontend wants an event."""
         return self.push()
