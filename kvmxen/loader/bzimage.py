@@ -1,4 +1,4 @@
-"""bzImage: find the compressed kernel in it.
+"""Finds the compressed kernel in a bzImage.
 
 Source: Linux's Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
 """
@@ -25,12 +25,12 @@ SETUP_HEADER = Struct(
 
 
 def is_bzimage(image: bytes | bytearray) -> bool:
-    """Whether `image` bears the boot protocol's magic."""
+    """Whether `image` has the boot protocol's magic."""
     return image[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] == b"HdrS"
 
 
 def find_payload(image: bytes | bytearray) -> memoryview:
-    """The compressed payload of bzImage `image`, a view of it.
+    """A view of the compressed payload of the bzImage `image`.
 
     Raises KvmxenError, phrased to follow the file's name.
     """
@@ -43,7 +43,7 @@ def find_payload(image: bytes | bytearray) -> memoryview:
             f"is a bzImage of boot protocol {header.version >> 8}.{header.version & 0xFF:02}, "
             "too old to say where its kernel is; use the vmlinux that it was made from"
         )
-    # Zero stands for four sectors, and the boot sector comes before them.
+    # Zero means four sectors; the boot sector precedes them.
     start = ((header.setup_sects or 4) + 1) * _SECTOR + header.payload_offset
     if start + header.payload_length > len(image):
         raise KvmxenError(

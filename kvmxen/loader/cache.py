@@ -1,4 +1,4 @@
-"""What is known of kernels, kept between boots. Trouble with the cache never fails a boot."""
+"""Keeps what is known about kernels between boots. Trouble with the cache never fails a boot."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _IMAGE, _FACTS = ".vmlinux", ".facts"
-# Of each kind.
+# The number of files of each kind.
 _KEPT = 8
-# Of an ELF file with as many headers and bytes of notes as are allowed.
+# Enough for an ELF file with as many headers and bytes of notes as are allowed.
 _MAX_FACTS = 4 << 20
-# A file that changed less than this before it was read may have changed again since, and its times
-# do not show it: file systems' clocks are that coarse.
+# A file that changed less than this before it was read may have changed again since without a
+# change of its times: file systems' clocks are that coarse.
 _SETTLED_NS = 2_000_000_000
 
 
 class KernelCache:
-    """A private folder (mode 0700, ours) of facts and images, each named by the file that it was
-    made from: its place, its size and its times, of which the change time is the system's own.
+    """A private folder (mode 0700, ours) of facts and images. Each is named after its source: the
+    source's place, size and times, of which the change time is the system's own.
 
-    A file in it has its source's modification time. One that was cut short or altered has another,
-    and is not used.
+    A cached file has its source's modification time. If it was truncated or altered, its time
+    differs, and it is not used.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def facts(self, source: os.stat_result) -> Facts | None:
-        """What the file with status `source` says of itself, None if that is not at hand."""
+        """The facts about the file with status `source`, or None if they are not cached."""
         with suppress(OSError, ValueError):
             if file := self._open(source, _FACTS):
                 with file:
@@ -44,7 +44,7 @@ class KernelCache:
         return None
 
     def image(self, source: os.stat_result) -> mmap.mmap | None:
-        """The image that the file with status `source` unpacks to, None if it is not at hand."""
+        """The unpacked image of the file with status `source`, or None if it is not cached."""
         with suppress(OSError, ValueError):
             if file := self._open(source, _IMAGE):
                 with file:
@@ -52,10 +52,9 @@ class KernelCache:
         return None
 
     def store(self, source: os.stat_result, facts: Facts, image: Buffer | None) -> None:
-        """Keep `facts`, and `image` if it was unpacked, for the next time; only the latest few
-        are kept.
+        """Cache `facts`, and `image` if it was unpacked; only the latest few are kept.
 
-        `source` is the status that the file had before it was read.
+        `source` is the file's status before it was read.
         """
         if time.time_ns() - max(source.st_mtime_ns, source.st_ctime_ns) < _SETTLED_NS:
             return
@@ -69,7 +68,7 @@ class KernelCache:
             self._prune()
 
     def _open(self, source: os.stat_result, suffix: str) -> IO[bytes] | None:
-        """The file that was made from the one with status `source`, None if it is not that."""
+        """The cached file made from the one with status `source`, or None if there is none."""
         if not self._is_private():
             return None
         file = self._path(source, suffix).open("rb")
@@ -90,7 +89,7 @@ class KernelCache:
                 os.utime(handle, ns=(source.st_atime_ns, source.st_mtime_ns))
             Path(name).replace(self._path(source, suffix))
         except BaseException:
-            # A person who interrupts it leaves nothing either.
+            # An interruption by a person leaves nothing behind either.
             Path(name).unlink()
             raise
 
@@ -100,13 +99,13 @@ class KernelCache:
         return self._folder / f"{name}{suffix}"
 
     def _is_private(self) -> bool:
-        """Whether nobody else can put a kernel there."""
+        """Whether nobody else can put a kernel into the folder."""
         status = self._folder.stat()
         return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
     def _prune(self) -> None:
         files = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_ctime_ns)
-        # A file of neither kind was never finished: it counts as an image.
+        # A file of neither kind is unfinished: it counts as an image.
         facts = [path for path in files if path.suffix == _FACTS]
         images = [path for path in files if path.suffix != _FACTS]
         for path in (*facts[:-_KEPT], *images[:-_KEPT]):

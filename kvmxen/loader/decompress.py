@@ -1,4 +1,4 @@
-"""Decompression in small steps: the output is bounded, and looked at as soon as it begins."""
+"""Decompresses in small steps: the output is bounded, and checked as soon as it begins."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Protocol
 
 from kvmxen.errors import KvmxenError
 
-# Four times the largest of Debian's kernels.
+# Four times the size of the largest of Debian's kernels.
 MAX_OUTPUT = 256 << 20
-# How much of the output a check of its beginning sees: enough to know a bzImage.
+# How much of the output's beginning a check sees, in bytes: enough to recognize a bzImage.
 HEAD = 0x210
 _INPUT = 64 << 10
 _STEP = 1 << 20
 _LZ4_CHUNK = 8 << 20
-# What xz -9 takes, four times.
+# Four times what xz -9 needs.
 _LZMA_MEMORY = 256 << 20
 
-# However small a stream is, its beginning is copied. The tools that make many, pbzip2 and bgzip,
-# make 4,097 of the largest image at most.
+# The most streams in an image: each stream's beginning is copied, however small it is. The tools
+# that create many, pbzip2 and bgzip, create at most 4,097 from the largest image.
 _MAX_STREAMS = 8192
 
-# Raises KvmxenError if what begins so is not what was meant.
+# Raises KvmxenError if the output begins with something unexpected.
 Check = Callable[[bytearray], None]
 
 
 class _Corrupt(Exception):
-    """The stream is broken, whatever library says so."""
+    """The stream is broken, whichever library reports it."""
 
 
 class _Stream(Protocol):
-    """What the decompressor objects of bz2, lzma and lz4.frame have in common."""
+    """The common interface of the decompressor objects of bz2, lzma and lz4.frame."""
 
     @property
     def eof(self) -> bool: ...
@@ -43,7 +43,7 @@ class _Stream(Protocol):
 
 
 class _GzipStream:
-    """zlib's decompressor object with the manners of the others."""
+    """zlib's decompressor object with the interface of the others."""
 
     def __init__(self) -> None:
         import zlib
@@ -69,7 +69,7 @@ class _GzipStream:
 def _steps(
     data: memoryview, make: Callable[[], _Stream], *errors: type[Exception]
 ) -> Iterator[bytes]:
-    """Decompress one stream after the other, each by an object that `make` makes."""
+    """Decompress one stream after another, each with a new object from `make`."""
     at = streams = 0
     while at < len(data):
         streams += 1
@@ -120,12 +120,12 @@ def _lz4_frame(data: memoryview) -> Iterator[bytes]:
 def _lz4_legacy(data: memoryview) -> Iterator[bytes]:
     import lz4.block
 
-    # Linux's lib/decompress_unlz4.c: the magic, then chunks behind their size.
+    # Linux's lib/decompress_unlz4.c: the magic, then chunks, each after its size.
     at, whole = 4, True
     while at + 4 <= len(data):
         (size,) = struct.unpack_from("<I", data, at)
         chunk = data[at + 4 : at + 4 + size]
-        # Every chunk but the last is whole, and none is empty.
+        # Every chunk but the last is full, and none is empty.
         if len(chunk) < size or not whole:
             raise _Corrupt
         try:
@@ -161,7 +161,7 @@ _BY_MAGIC: dict[bytes, Callable[[memoryview], Iterator[bytes]]] = {
 
 
 def is_compressed(head: bytes | bytearray) -> bool:
-    """Whether what begins with `head` is a compressed stream of a kind that pieces() knows."""
+    """Whether data that begins with `head` is a compressed stream that pieces() knows."""
     return head.startswith(tuple(_BY_MAGIC))
 
 
@@ -176,10 +176,10 @@ def _format_of(data: memoryview) -> Callable[[memoryview], Iterator[bytes]]:
 
 
 def pieces(data: memoryview) -> Iterator[bytes]:
-    """What the compressed `data` unpacks to, in pieces of at most 8 MiB, some of them empty.
+    """Unpack the compressed `data` in pieces of at most 8 MiB, some of them empty.
 
-    A piece takes milliseconds, and signals are handled between two. Raises KvmxenError, phrased
-    to follow the file's name.
+    A piece takes milliseconds; signals are handled between pieces. Raises KvmxenError, phrased to
+    follow the file's name.
     """
     try:
         yield from _format_of(data)(data)
@@ -192,17 +192,17 @@ def _anything(_head: bytearray) -> None:
 
 
 def decompress(data: memoryview, check: Check = _anything) -> bytearray:
-    """What the compressed `data` unpacks to, at most MAX_OUTPUT bytes.
+    """Unpack the compressed `data`, to at most MAX_OUTPUT bytes.
 
-    It is held once, and beside it one piece. `check` sees its first HEAD bytes as soon as they
-    are there. Raises KvmxenError, phrased to follow the file's name.
+    The output is held once, with one piece beside it. `check` sees its first HEAD bytes as soon as
+    they exist. Raises KvmxenError, phrased to follow the file's name.
     """
     too_much = f"unpacks to more than {MAX_OUTPUT >> 20} MiB, too much for a kernel; it is corrupt"
     return _collect(data, check, MAX_OUTPUT, too_much)
 
 
 def decompress_payload(payload: memoryview, check: Check = _anything) -> bytearray:
-    """The same for the payload of a bzImage, which says how long its kernel is."""
+    """Unpack the payload of a bzImage, which states the size of its kernel."""
     size = announced_size(payload)
     body = payload if _format_of(payload) is _gzip else payload[:-4]
     if size > MAX_OUTPUT:
@@ -218,10 +218,10 @@ def decompress_payload(payload: memoryview, check: Check = _anything) -> bytearr
 
 
 def announced_size(payload: memoryview) -> int:
-    """The size in bytes that `payload` says it has when decompressed: its last le32.
+    """The size in bytes that `payload` claims for its decompressed data: its last le32.
 
-    Linux's build appends it to every format (scripts/Makefile.lib, size_append) but gzip,
-    which ends so by itself.
+    Linux's build appends it to every format (scripts/Makefile.lib, size_append) except gzip, which
+    ends with it anyway.
     """
     if len(payload) < 8:
         raise KvmxenError("holds an empty compressed payload; get it again")
@@ -229,7 +229,7 @@ def announced_size(payload: memoryview) -> int:
 
 
 def _collect(data: memoryview, check: Check, most: int, too_much: str) -> bytearray:
-    """All that `data` unpacks to; the sentence `too_much` is the error beyond `most` bytes."""
+    """Unpack all of `data`; beyond `most` bytes, raise an error with the sentence `too_much`."""
     image = bytearray()
     unchecked = True
     for piece in pieces(data):

@@ -1,4 +1,4 @@
-"""64-bit PV kernels: the bytes of an ELF file and what it says of itself, all of it checked.
+"""64-bit PV kernels: the bytes of an ELF file and its facts, all of them checked.
 
 Every KvmxenError is phrased to follow the kernel's name.
 """
@@ -35,7 +35,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class ElfKernel:
-    """A 64-bit PV kernel that passed every check, its segments by ascending `paddr`.
+    """A 64-bit PV kernel that passed every check; its segments are in ascending order of `paddr`.
 
     `image` is the file's bytes; `segments` are views of it.
     """
@@ -65,28 +65,29 @@ class ElfKernel:
         try:
             from kvmxen.loader.symbols import SymbolTable
         except (ImportError, OSError):
-            # kvmxen was replaced since, or may open no more files: there is a crash to report.
+            # kvmxen has been replaced since, or cannot open files any more; the crash must still
+            # be reported.
             return None
         return SymbolTable.of(self.image)
 
     def symbol(self, va: int) -> str | None:
-        """The code at `va` as "name+0x12/0x80", None if the file does not say.
+        """The code at `va` as "name+0x12/0x80", or None if the file does not say.
 
-        The symbols are read when it is first called.
+        The first call reads the symbols.
         """
         return self._symbols.find(va) if self._symbols else None
 
     @classmethod
     def parse(cls, file: Buffer) -> ElfKernel:
         """The kernel in the ELF file whose bytes are `file`; raises KvmxenError."""
-        # It imports pyelftools, which no boot needs whose kernel was seen before.
+        # Imported here: it imports pyelftools, which a boot of a known kernel does not need.
         from kvmxen.loader.elf_reader import read
 
         return cls.of(file, read(memoryview(file).cast("B")))
 
     @classmethod
     def of(cls, file: Buffer, facts: Facts) -> ElfKernel:
-        """The kernel of which `facts` say what is where in `file`; raises KvmxenError."""
+        """The kernel in `file`, whose parts `facts` locate; raises KvmxenError."""
         image = memoryview(file).cast("B")
         segments = _segments(image, facts.loads)
         notes = interpret(facts.notes, facts.entry)
@@ -95,18 +96,18 @@ class ElfKernel:
 
 
 def is_elf(head: bytes | bytearray | memoryview) -> bool:
-    """Whether what begins with `head` bears an ELF file's magic."""
+    """Whether data that begins with `head` has an ELF file's magic."""
     return head[: len(_MAGIC)] == _MAGIC
 
 
 def check_elf(head: bytes | bytearray | memoryview) -> None:
-    """Raise KvmxenError unless what begins with `head` bears an ELF file's magic."""
+    """Raise KvmxenError unless data that begins with `head` has an ELF file's magic."""
     if not is_elf(head):
         raise KvmxenError("holds no ELF kernel; give a bzImage or an ELF kernel")
 
 
 def contents(image: memoryview, offset: int, size: int) -> memoryview:
-    """The `size` bytes at `offset` of `image`; raises KvmxenError if it ends before them."""
+    """The `size` bytes at `offset` of `image`; raises KvmxenError if `image` is too short."""
     if offset + size > len(image):
         raise KvmxenError(
             f"is a truncated ELF file: it has {len(image)} of {offset + size} bytes; get it again"

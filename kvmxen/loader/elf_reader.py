@@ -1,9 +1,9 @@
-"""ELF files, read by pyelftools and checked for what it takes on trust.
+"""Reads ELF files with pyelftools, and checks what pyelftools trusts.
 
-A file may be hostile, and pyelftools believes it. So pyelftools sees the file through a stream that
-limits how much it reads, and is asked for tables, notes and names only: its objects for segments
-and sections read more, and some recurse without end. Source: elf(5). Every KvmxenError is phrased
-to follow the kernel's name.
+A file may be hostile, and pyelftools trusts it. So pyelftools sees the file through a stream that
+limits how much it reads, and serves only for tables, notes and names: its objects for segments and
+sections read more, and some recurse without end. Source: elf(5). Every KvmxenError is phrased to
+follow the kernel's name.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from kvmxen.loader.facts import Facts, Load
 MAX_HEADERS = 4096
 MAX_NOTES = 1024
 MAX_NOTE_BYTES = 1 << 20
-# More than the headers, notes and names take of a file that has as many as are allowed.
+# More than the headers, notes and names need in a file with as many as are allowed.
 _MOST_READS = 1 << 17
 _PF_RWX = 7
 
 
 class _Stream:
-    """An image for pyelftools to read: without a copy, at most a MiB at once, and not for ever."""
+    """An image for pyelftools to read: without a copy, at most a MiB at once, and a bounded
+    amount in all."""
 
     def __init__(self, image: memoryview) -> None:
         self._image = image
@@ -58,7 +59,7 @@ class _Stream:
 
 
 class ElfReader:
-    """The tables of an ELF file for an x86-64 kernel; raises KvmxenError if it is none."""
+    """The tables of an ELF file for an x86-64 kernel; raises KvmxenError if it is not one."""
 
     def __init__(self, image: memoryview) -> None:
         check_elf(image)
@@ -73,7 +74,7 @@ class ElfReader:
             raise _corrupt() from None
 
     def facts(self) -> Facts:
-        """What the file says of itself; raises KvmxenError if nothing of it is for Xen."""
+        """The file's facts; raises KvmxenError if it has nothing for Xen."""
         return Facts(self._elf["e_entry"], tuple(self._loads()), self._notes())
 
     def symbols(self) -> tuple[memoryview, memoryview]:
@@ -101,7 +102,7 @@ class ElfReader:
 
     def _loads(self) -> Iterator[Load]:
         for header in self._programs:
-            # As Xen's loader does: no access rights, not loaded.
+            # As in Xen's loader: a segment without access rights is not loaded.
             if header.p_type == "PT_LOAD" and header.p_flags & _PF_RWX and header.p_memsz:
                 yield Load(
                     paddr=header.p_paddr,
@@ -126,11 +127,12 @@ class ElfReader:
         return found
 
     def _collect(self, places: Iterator[tuple[int, int]]) -> dict[int, bytes]:
-        """The Xen notes at `places`, (offset, size): descriptors by type, the last one wins."""
+        """The Xen notes at `places`, (offset, size), as descriptors by type; the last one wins."""
         found: dict[int, bytes] = {}
         count = total = 0
         for offset, size in places:
-            # Some linkers leave the offset zero if they have no notes, as Xen's loader knows.
+            # Some linkers leave the offset zero if there are no notes; Xen's loader accepts that
+            # too.
             if not offset:
                 continue
             contents(self._image, offset, size)
@@ -148,7 +150,7 @@ class ElfReader:
         return found
 
     def _whole_notes(self, start: int, end: int) -> Iterator[Any]:
-        """The notes between the offsets `start` and `end`, none of which may reach further."""
+        """The notes between the offsets `start` and `end`; none may extend past `end`."""
         at = start
         try:
             for note in iter_notes(self._elf, start, end - start):
@@ -163,7 +165,7 @@ class ElfReader:
             raise _corrupt_notes()
 
     def _named(self, name: bytes) -> memoryview | None:
-        """What is in the section called `name`, None if there is none."""
+        """The contents of the section `name`, or None if there is none."""
         index = self._elf["e_shstrndx"]
         if index >= len(self._sections) or self._sections[index].sh_type != "SHT_STRTAB":
             return None
@@ -180,7 +182,7 @@ class ElfReader:
 
 
 def read(image: memoryview) -> Facts:
-    """What the ELF file `image` says of itself; raises KvmxenError if it is no kernel for Xen."""
+    """The facts of the ELF file `image`; raises KvmxenError if it is not a kernel for Xen."""
     return ElfReader(image).facts()
 
 

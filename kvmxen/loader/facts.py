@@ -1,4 +1,4 @@
-"""What an ELF file says of itself, as far as a boot needs it; how that is kept between boots."""
+"""The facts of an ELF file that a boot needs, and the form in which they are kept between boots."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 import zlib
 from dataclasses import dataclass
 
-# To be raised with each change of the contents or of the reader: kvmxen reads older kernels again.
+# Raise this with each change of the contents or of the reader; kvmxen then reads older kernels
+# again.
 _FORMAT = 1
 _WORD_END = 1 << 64
 
 
 @dataclass(frozen=True)
 class Load:
-    """A segment to load: its ELF addresses, its bytes in memory, and those that the file has."""
+    """A segment to load: its ELF addresses, its size in memory and in the file, in bytes."""
 
     paddr: int
     vaddr: int
@@ -24,7 +25,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the file says, which may be nonsense.
+    """The file's claims, which may be nonsense.
 
     `entry` is a virtual address, `notes` the descriptors of Xen's notes by type. All other numbers
     have 64 bits.
@@ -35,7 +36,7 @@ class Facts:
     notes: dict[int, bytes]
 
     def encode(self) -> bytes:
-        """The facts as a file keeps them: a line that vouches for the JSON behind it."""
+        """The facts in the form of a file: a line that vouches for the JSON after it."""
         loads = [[at.paddr, at.vaddr, at.memsz, at.offset, at.filesz] for at in self.loads]
         notes = {kind: descriptor.hex() for kind, descriptor in self.notes.items()}
         body = json.dumps({"entry": self.entry, "loads": loads, "notes": notes}).encode("ascii")
@@ -43,7 +44,7 @@ class Facts:
 
     @classmethod
     def decode(cls, content: bytes) -> Facts:
-        """The facts that were encoded as `content`; raises ValueError if none were."""
+        """The facts encoded as `content`; raises ValueError if it is anything else."""
         line, newline, body = content.partition(b"\n")
         if line + newline != _first_line(body):
             raise ValueError("another format, or damaged")

@@ -1,4 +1,4 @@
-"""Files that a person names, read whole: regular ones, of a bounded size, that stay as they are."""
+"""Reads whole files that a person names: regular files of a bounded size that do not change."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from types import TracebackType
 from kvmxen.config.sizes import MIB
 from kvmxen.errors import KvmxenError
 
-# A signal's handler runs between two steps.
+# Signal handlers run between two steps.
 _STEP = 4 * MIB
-# What opening a FIFO would wait for never comes, and no terminal becomes ours.
+# Opening must not wait for a FIFO's other end, nor make a terminal ours.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class RegularFile:
-    """The regular file `path`, open for reading while the context lasts.
+    """The regular file `path`, open for reading within the context.
 
-    `called` is what a sentence calls it. Whatever is wrong with it is a KvmxenError that begins
-    so. `status` is the file's from before it was read.
+    `called` is its name in sentences; every problem with it is a KvmxenError that begins with
+    that. `status` is the file's status before it was read.
     """
 
     def __init__(self, path: Path, called: str = "") -> None:
         self._called = called or str(path)
         try:
-            # A device is not even opened: some do something then.
+            # Do not even open a device: some act when opened.
             self._check(path.stat())
             self._fd = os.open(path, _FLAGS)
         except FileNotFoundError:
@@ -51,22 +51,22 @@ class RegularFile:
         os.close(self._fd)
 
     def error(self, what: str) -> KvmxenError:
-        """The error that says `what` of this file."""
+        """The error that says `what` about this file."""
         return KvmxenError(f"{self._called} {what}")
 
     def head(self, size: int) -> bytes:
-        """The first `size` bytes, or all where there are fewer."""
+        """The first `size` bytes, or all if there are fewer."""
         try:
             return os.pread(self._fd, size, 0)
         except OSError as error:
             raise self._unreadable(error) from None
 
     def read(self, most: int, too_large: str) -> bytearray:
-        """All of it, which is held once; a file of more than `most` bytes is not read.
+        """Read all of it, and hold it once; a file of more than `most` bytes is not read.
 
         `too_large` ends the sentence about such a file: "has 5 MiB, and ...".
         """
-        # Another file may have come there since it was looked at first.
+        # Another file may have replaced it since the first check.
         self._check(self.status)
         size = self.status.st_size
         if size > most:

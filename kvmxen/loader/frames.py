@@ -1,4 +1,4 @@
-"""Pseudo-physical frames in machine memory: the way through the layout's extents."""
+"""Maps pseudo-physical frames to machine memory through the layout's extents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def runs(layout: Layout, pfn: int, frames: int) -> Iterator[Extent]:
 
 
 def write(memory: GuestMemory, layout: Layout, address: int, data: Buffer) -> None:
-    """Copy `data` to the pseudo-physical byte `address` on, which must be RAM."""
+    """Copy `data` to the pseudo-physical address `address`, in bytes; the target must be RAM."""
     view = memoryview(data).cast("B")
     end = address + len(view)
     first = address >> PAGE_SHIFT
@@ -42,7 +42,7 @@ def write(memory: GuestMemory, layout: Layout, address: int, data: Buffer) -> No
 
 
 def fill_p2m(memory: GuestMemory, layout: Layout, pfn: int) -> None:
-    """Write the list of every pfn's mfn, 8 bytes each, to the frames from `pfn` on."""
+    """Write the mfn of every pfn, 8 bytes each, to the frames from `pfn` on."""
     per_frame = PAGE_SIZE // ENTRY_SIZE
     for run in runs(layout, pfn, frames_of(layout.nr_pages * ENTRY_SIZE)):
         first = (run.pfn - pfn) * per_frame
@@ -52,8 +52,8 @@ def fill_p2m(memory: GuestMemory, layout: Layout, pfn: int) -> None:
 
 
 def fill_m2p(memory: GuestMemory, layout: Layout) -> None:
-    """Write the machine-to-physical table: pfns of the RAM that the guest has at its start,
-    INVALID_P2M for all other frames."""
+    """Write the machine-to-physical table: the pfns of the RAM that the guest has at its start,
+    and INVALID_P2M for all other frames."""
     memory.fill_u64(layout.m2p_gpa, layout.max_mfn, INVALID_P2M, 0)
     for run in runs(layout, 0, layout.nr_pages):
         gpa = layout.m2p_gpa + run.mfn * ENTRY_SIZE

@@ -1,4 +1,4 @@
-"""The section __xen_guest, by which kernels told what they want before there were ELF notes.
+"""The section __xen_guest, with which kernels described themselves before there were ELF notes.
 
 It is text, "KEY=VALUE,KEY=VALUE". Meaning and defaults are those of Xen's own loader
 (elf_xen_parse_guest_info() in xen/common/libelf/libelf-dominfo.c).
@@ -30,16 +30,16 @@ _NUMBERS = {
     "ELF_PADDR_OFFSET": NoteType.PADDR_OFFSET,
     "HYPERCALL_PAGE": NoteType.HYPERCALL_PAGE,
 }
-# As C writes them: hexadecimal, octal, decimal.
+# Numbers as in C: hexadecimal, octal, decimal.
 _NUMBER = re.compile(r"0[xX]([0-9a-fA-F]{1,16})|(0[0-7]{0,22})|([1-9][0-9]{0,18})", re.ASCII)
 _WORD = (1 << 64) - 1
 
 
 def notes_of(section: bytes | memoryview) -> dict[int, bytes]:
-    """The notes that say what the text in `section` says: descriptors by type.
+    """The notes equivalent to the text in `section`: descriptors by type.
 
-    Keys that Xen's loader does not know count for nothing. Raises KvmxenError, phrased to follow
-    the kernel's name.
+    Keys unknown to Xen's loader are ignored. Raises KvmxenError, phrased to follow the kernel's
+    name.
     """
     text, _, _ = bytes(section[:MAX_BYTES]).partition(b"\0")
     pairs = [part.partition("=")[::2] for part in text.decode("ascii", "replace").split(",")]
@@ -47,10 +47,10 @@ def notes_of(section: bytes | memoryview) -> dict[int, bytes]:
     numbers = {_NUMBERS[key]: _number(key, value) for key, value in pairs if key in _NUMBERS}
     base = numbers.get(NoteType.VIRT_BASE)
     if base is not None:
-        # The kernels of that time have virtual addresses in p_paddr.
+        # Kernels of that time have virtual addresses in p_paddr.
         numbers.setdefault(NoteType.PADDR_OFFSET, base)
     if NoteType.HYPERCALL_PAGE in numbers:
-        # It is counted in pages, from the base on.
+        # The value counts pages from the base.
         page = numbers[NoteType.HYPERCALL_PAGE] << PAGE_SHIFT
         numbers[NoteType.HYPERCALL_PAGE] = (base or 0) + page & _WORD
     return notes | {int(kind): value.to_bytes(8, "little") for kind, value in numbers.items()}

@@ -1,6 +1,6 @@
-"""The hypercall page of a 64-bit PV guest: entry n, 32 bytes each, makes hypercall n.
+"""The hypercall page of a 64-bit PV guest: entry n, 32 bytes long, makes hypercall n.
 
-Source: xen/include/public/arch-x86/xen-x86_64.h for what an entry does to the registers,
+Source: xen/include/public/arch-x86/xen-x86_64.h for an entry's effect on the registers,
 pv_ring3_init_hypercall_page in xen/arch/x86/pv/hypercall.c for the instructions.
 """
 

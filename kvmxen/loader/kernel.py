@@ -1,4 +1,4 @@
-"""From a path to a kernel. Unpacking and reading one takes long, so the cache keeps the results."""
+"""Loads a kernel from a path. Unpacking and reading take long, so a cache keeps the results."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from kvmxen.loader.cache import KernelCache
 from kvmxen.loader.elf import ElfKernel, is_elf
 from kvmxen.loader.files import RegularFile
 
-# An ELF file that is not compressed can have all that a debugger wants.
+# An uncompressed ELF file may contain everything that a debugger wants.
 MAX_FILE = 1 << 30
 
 
 def load_kernel(path: Path, *, cache: Path | None) -> ElfKernel:
-    """The PV kernel in file `path`: an ELF file or a bzImage, or one of them compressed.
+    """The PV kernel in the file `path`: an ELF file or a bzImage, or either of them compressed.
 
-    Folder `cache`, if one is given, keeps the facts of a PV kernel, and its ELF file if that had to
-    be unpacked. Raises KvmxenError, a sentence that begins with the file's name.
+    The folder `cache`, if given, keeps a PV kernel's facts, and its ELF file if that had to be
+    unpacked. Raises KvmxenError, a sentence that begins with the file's name.
     """
     kept = KernelCache(cache) if cache else None
     with RegularFile(path) as file:
         packed = not is_elf(file.head(4))
-        # A kept file may be damaged: the kernel's own then shows what is wrong, if anything is.
+        # A cached file may be damaged; the original then shows what is wrong, if anything is.
         if kept:
             with suppress(KvmxenError):
                 if kernel := _load_kept(kept, file, packed):
@@ -42,7 +42,7 @@ def load_kernel(path: Path, *, cache: Path | None) -> ElfKernel:
 
 
 def _load_kept(kept: KernelCache, file: RegularFile, packed: bool) -> ElfKernel | None:
-    """The kernel in `file` without a look at its headers, None if that is not at hand."""
+    """The kernel in `file` without a look at its headers, or None if it is not cached."""
     facts = kept.facts(file.status)
     if facts is None:
         return None

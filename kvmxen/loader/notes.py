@@ -1,7 +1,7 @@
-"""Xen's ELF notes: what they mean, and which of them no PV guest can mean.
+"""Interprets Xen's ELF notes, and rejects those that no PV guest can have.
 
-Meaning and defaults are those of Xen's own loader (xen/common/libelf/libelf-dominfo.c).
-Every KvmxenError here is phrased to follow the kernel's name.
+Meaning and defaults are those of Xen's own loader (xen/common/libelf/libelf-dominfo.c). Every
+KvmxenError here is phrased to follow the kernel's name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from kvmxen.layout import PAGE_SIZE
 _LOWER_END = 1 << 47
 _VA_END = 1 << 64
 
-# What a kernel may ask for with a "!", by name (xen/include/public/features.h): Xen's loader
-# refuses other names, and dom0 is what no guest of ours can be.
+# The features that a kernel may require with "!", by name (xen/include/public/features.h). Xen's
+# loader refuses other names, and no guest of ours can be dom0.
 _REQUIRABLE = frozenset(
     {
         "writable_page_tables",
@@ -32,12 +32,12 @@ _REQUIRABLE = frozenset(
 
 @dataclass(frozen=True)
 class XenNotes:
-    """What a PV kernel asks of its loader; addresses are virtual where not said otherwise.
+    """A PV kernel's requests to its loader; addresses are virtual unless stated otherwise.
 
-    `paddr_offset` is subtracted from the ELF's p_paddr to give a pseudo-physical address,
-    which is mapped at `virt_base` on. `features` are the names that the kernel supports,
-    `required` those of them that it cannot do without, `supported_features` is a bitmap.
-    `l1_mfn_valid` holds the (mask, value) pairs, `phys32_entry` is a physical address.
+    Subtracting `paddr_offset` from the ELF's p_paddr gives a pseudo-physical address, which is
+    mapped from `virt_base` on. `features` are the names that the kernel supports, `required` those
+    that it cannot do without, `supported_features` is a bitmap. `l1_mfn_valid` holds the (mask,
+    value) pairs, `phys32_entry` is a physical address.
     """
 
     entry: int
@@ -61,14 +61,14 @@ class XenNotes:
 
     @property
     def virt_offset(self) -> int:
-        """What is added to an ELF p_paddr to give the virtual address it is mapped at."""
+        """The offset from an ELF p_paddr to the virtual address where it is mapped."""
         return self.virt_base - self.paddr_offset
 
 
 def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:
-    """What the notes `descs` mean; `e_entry` is the ELF header's entry, the default.
+    """The meaning of the notes `descs`; `e_entry` is the ELF header's entry, the default.
 
-    Raises KvmxenError where they are not those of a PV kernel.
+    Raises KvmxenError if they are not those of a PV kernel.
     """
 
     def number(kind: NoteType) -> int | None:
@@ -124,13 +124,13 @@ def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:
 
 
 def is_guest_range(start: int, end: int) -> bool:
-    """Whether virtual [start, end) is canonical, does not wrap and leaves Xen's slots alone."""
+    """Whether virtual [start, end) is canonical, does not wrap and avoids Xen's slots."""
     # Xen's slots are the first of the upper half.
     return 0 <= start < end <= _LOWER_END or xen.HYPERVISOR_VIRT_END <= start < end <= _VA_END
 
 
 def check(notes: XenNotes, start: int, end: int) -> None:
-    """Raise KvmxenError where `notes` ask for what a kernel at physical [start, end) cannot have.
+    """Raise KvmxenError if `notes` ask for what a kernel at physical [start, end) cannot have.
 
     `start` and `end` are ELF p_paddr values; `end` is the first past the kernel's last byte.
     """

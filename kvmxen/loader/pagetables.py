@@ -12,16 +12,16 @@ from kvmxen.loader.frames import runs
 if TYPE_CHECKING:
     from kvmxen.memory import GuestMemory
 
-# A PV kernel runs in ring 3, hence the user bit; the tables' own frames stay writable, where Xen
-# would emulate the guest's stores to them.
+# A PV kernel runs in ring 3, hence the user bit. The tables' own frames stay writable; Xen would
+# emulate the guest's stores to them instead.
 _FLAGS = x86.PTE_PRESENT | x86.PTE_WRITE | x86.PTE_USER | x86.PTE_ACCESSED | x86.PTE_DIRTY
 LEVELS = 4
 _BITS = 9
 _ENTRIES = 1 << _BITS
 _VA_MASK = (1 << 48) - 1
 
-# A table's level and its number among those of the level, counted through the address space:
-# level 4 has number 0 only, level 1 a number for each 2 MiB.
+# A table's level, and its number within that level, counted through the address space: level 4 has
+# only number 0, level 1 has a number for each 2 MiB.
 Table = tuple[int, int]
 
 
@@ -43,7 +43,7 @@ class Mapping:
         return self.va + self.frames * PAGE_SIZE
 
     def tables(self) -> list[Table]:
-        """The tables that it needs, upper levels first."""
+        """The tables that the mapping needs, upper levels first."""
         first = self.va & _VA_MASK
         last = (self.end - 1) & _VA_MASK
         return [
@@ -54,7 +54,8 @@ class Mapping:
 
 
 class PageTables:
-    """A tree of tables in guest memory that grows by mappings; the first frame is its root."""
+    """A tree of tables in guest memory that grows with each mapping; the first frame is its
+    root."""
 
     def __init__(self, memory: GuestMemory, layout: Layout) -> None:
         self._memory = memory
@@ -62,7 +63,7 @@ class PageTables:
         self._gpas: dict[Table, int] = {}
 
     def map(self, mapping: Mapping, table_pfn: int) -> None:
-        """Enter `mapping`; the tables it lacks take the (zeroed) frames from `table_pfn` on."""
+        """Add `mapping`; missing tables take the (zeroed) frames from `table_pfn` on."""
         missing = [table for table in mapping.tables() if table not in self._gpas]
         for pfn, table in enumerate(missing, table_pfn):
             self._add(*table, self._layout.mfn(pfn))

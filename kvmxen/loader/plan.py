@@ -1,6 +1,6 @@
-"""Which frames of a 64-bit PV guest hold what when it starts.
+"""The use of a 64-bit PV guest's frames at its start.
 
-The order is xen.h's "Start-of-day memory layout", and where that is silent libxc's
+The order is that of xen.h's "Start-of-day memory layout", and where that is silent libxc's
 (tools/libs/guest/xg_dom_core.c, xg_dom_x86.c). From virt_base, which is pfn 0, on:
 
     kernel, ramdisk, p2m list, start_info, xenstore ring, console ring,
@@ -27,10 +27,10 @@ _FRAMES_PER_MIB = (1 << 20) >> PAGE_SHIFT
 
 @dataclass(frozen=True)
 class PvPlan:
-    """Where the parts lie: `region` is the initial mapping, plain numbers are pfns.
+    """The places of the parts: `region` is the initial mapping, plain numbers are pfns.
 
-    `p2m_tables` is the number of page-table frames behind the p2m list where a mapping of its
-    own maps it, 0 where it lies in `region`.
+    `p2m_tables` is the number of page-table frames behind the p2m list if it has a mapping of its
+    own, 0 if it lies in `region`.
     """
 
     region: Mapping
@@ -45,7 +45,7 @@ class PvPlan:
     stack: int
 
     def va(self, pfn: int) -> int:
-        """The virtual address in `region` of frame `pfn`."""
+        """The virtual address of frame `pfn` in `region`."""
         return self.region.va + (pfn << PAGE_SHIFT)
 
 
@@ -57,7 +57,7 @@ class _Frames:
         self._total = total
 
     def take(self, frames: int, what: str) -> int:
-        """The first pfn of the next `frames`; raises KvmxenError where they are too many."""
+        """The first pfn of the next `frames`; raises KvmxenError if there are not that many."""
         if self.used + frames > self._total:
             raise KvmxenError(
                 f"{what} of {_mib(frames)} MiB does not fit: {_mib(self.used)} of the guest's "
@@ -68,7 +68,7 @@ class _Frames:
 
 
 def plan_pv(kernel: ElfKernel, nr_pages: int, ramdisk_bytes: int) -> PvPlan:
-    """Plan a guest of `nr_pages` frames; raises KvmxenError where the parts do not fit."""
+    """Plan a guest of `nr_pages` frames; raises KvmxenError if the parts do not fit."""
     notes = kernel.notes
     base = notes.virt_base
     ramdisk_frames = frames_of(ramdisk_bytes)

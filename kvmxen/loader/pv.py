@@ -1,4 +1,4 @@
-"""The domain builder for 64-bit PV: fills a domain's memory as its kernel is to find it."""
+"""The domain builder for 64-bit PV: fills a domain's memory with what its kernel expects."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PvStart:
-    """How the first vCPU starts, and the frames that host and guest share from the start.
+    """The first vCPU's initial state, and the frames that host and guest share from the start.
 
-    `entry` (RIP), `stack` (RSP), `start_info` (RSI) and `p2m` are virtual addresses, `cr3` is
-    the gpa of the top page table, `nr_pt_frames` the number of tables from there on.
+    `entry` (RIP), `stack` (RSP), `start_info` (RSI) and `p2m` are virtual addresses, `cr3` is the
+    gpa of the top page table, `nr_pt_frames` the number of tables from there on.
     """
 
     entry: int
@@ -54,8 +54,8 @@ def build(
     """Build a domain in `memory`, which must be fresh (all zero).
 
     The ports are the guest's ends of the console's and xenstore's event channels; `xen_caps`
-    becomes start_info's magic. Raises KvmxenError where the parts do not fit the guest's
-    memory, UsageError where `cmdline` does not fit start_info.
+    becomes start_info's magic. Raises KvmxenError if the parts do not fit the guest's memory, and
+    UsageError if `cmdline` does not fit start_info.
     """
     command = _command_line(cmdline)
     disk = memoryview(b"" if ramdisk is None else ramdisk).cast("B")
@@ -94,7 +94,7 @@ def build(
         mod_start,
         len(disk),
         command,
-        # Where the list of frames has a mapping of its own: its first frame, and their number.
+        # If the list of frames has a mapping of its own: its first frame, and their number.
         plan.p2m.pfn if plan.p2m_tables else 0,
         plan.p2m.frames + plan.p2m_tables if plan.p2m_tables else 0,
     )

@@ -9,14 +9,14 @@ from functools import cached_property
 from kvmxen.errors import KvmxenError
 from kvmxen.loader.elf_reader import ElfReader
 
-# Elf64_Sym: name, info, other, shndx, value, size. pyelftools, which finds the table, takes 60 us
-# for a symbol; a Linux kernel has 200,000.
+# Elf64_Sym: name, info, other, shndx, value, size. pyelftools finds the table, but takes 60 us for
+# a symbol, and a Linux kernel has 200,000.
 _SYMBOL = struct.Struct("<IBBHQQ")
 _STT_NOTYPE, _STT_FUNC = 0, 2
 _SHN_UNDEF, _SHN_LORESERVE = 0, 0xFF00
-# Ten times those of Linux with all of its drivers built in.
+# Ten times the number in a Linux with all of its drivers built in.
 MAX_SYMBOLS = 1 << 21
-# C++ and Rust make long names; a longer one is cut.
+# C++ and Rust create long names; a longer one is cut.
 _LONGEST = 4096
 
 
@@ -30,7 +30,7 @@ class SymbolTable:
 
     @classmethod
     def of(cls, image: memoryview) -> SymbolTable:
-        """The symbols of ELF file `image`, none if they cannot be read."""
+        """The symbols of the ELF file `image`; none if they cannot be read."""
         try:
             return cls(*ElfReader(image).symbols())
         except KvmxenError:
@@ -48,7 +48,7 @@ class SymbolTable:
         )
 
     def find(self, va: int) -> str | None:
-        """The code at `va` as "name+0x12/0x80", None where no symbol covers it.
+        """The code at `va` as "name+0x12/0x80", or None if no symbol covers it.
 
         A symbol without a size reaches to the next one.
         """

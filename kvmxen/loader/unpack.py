@@ -1,4 +1,4 @@
-"""The ELF file in a kernel's file that is compressed: a bzImage, or any kernel as a whole."""
+"""Extracts the ELF file from a compressed kernel: a bzImage, or any kernel compressed whole."""
 
 from __future__ import annotations
 
