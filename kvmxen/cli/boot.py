@@ -1,4 +1,4 @@
-"""kvmxen boot: the command line becomes a Config."""
+"""kvmxen boot: turns the command line into a Config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import parse_size
 from kvmxen.errors import UsageError
 
-# What the command line calls the fields of a Config.
+# The command line's names of a Config's fields.
 FIELDS = {
     "kernel": "KERNEL",
     "ramdisk": "--ramdisk",

@@ -1,4 +1,4 @@
-"""A domain in the foreground: a person at its console, and its end as an exit status."""
+"""A domain in the foreground: a person at its console; its end becomes an exit status."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _STATUSES = {End.POWEROFF: 0, End.CRASH: EXIT_CRASHED, End.REBOOT: 5}
 
 
 def boot(config: Config, *, timeout: float | None = None, stats: Stats | None = None) -> int:
-    """Boot what `config` says, and again after each reboot: the exit status, once it has ended.
+    """Boot what `config` describes, again after each reboot; return the exit status of its end.
 
-    `timeout` is in seconds, from now on. For the main thread. Raises KvmxenError for what a person
-    can mend.
+    `timeout` is in seconds, from now on. Call it in the main thread. Raises KvmxenError for what a
+    person can fix.
     """
     person = Person()
     try:

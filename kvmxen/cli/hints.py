@@ -1,4 +1,4 @@
-"""What people mean who type an option of another tool: QEMU's, xl's, virt-install's."""
+"""Explains options of other tools that people type: QEMU's, xl's, virt-install's."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _HINTS |= dict.fromkeys(("kernel", "k", "linux", "vmlinuz"), _KERNEL)
 
 
 def explained(error: click.NoSuchOption, words: Sequence[str]) -> click.UsageError:
-    """`error`, with what is meant if the word of `words` that caused it is another tool's."""
+    """`error`, explained if the word of `words` that caused it is another tool's option."""
     for word in words:
         option = word.partition("=")[0]
         if option == "--":
             break
         hint = _HINTS.get(option.lstrip("-"))
-        # click takes -kernel for -k, -e and so on.
+        # click reads -kernel as -k, -e and so on.
         typed = option[:2] != "--" and error.option_name[1:] in option
         if option.startswith("-") and hint and (typed or option == error.option_name):
             return click.UsageError(f"no such option '{option}': {hint}", error.ctx)

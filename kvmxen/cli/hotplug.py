@@ -1,4 +1,4 @@
-"""kvmxen block-attach, block-resize and their like: devices of a running domain."""
+"""kvmxen block-attach, block-resize and the like: devices of a running domain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FORCE = click.option(
 
 
 def _ask(name: str, request: Request) -> Any:
-    # --help waits for none of this.
+    # Imported here: --help should not pay for it.
     from kvmxen.control.client import ask
     from kvmxen.rundir import runtime_root
 

@@ -1,4 +1,4 @@
-"""The kvmxen command: its subcommands, and what becomes of their errors."""
+"""The kvmxen command: its subcommands, and the reports of their errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MODULES = {
 
 
 class _Commands(Mapping[str, click.Command]):
-    """The commands by name, each imported when it is asked for: a boot needs one of them."""
+    """The commands by name, each imported on demand: a boot needs only one of them."""
 
     def __getitem__(self, name: str) -> click.Command:
         module = import_module(f"kvmxen.cli.{_MODULES[name]}")
@@ -80,7 +80,7 @@ def _run(arguments: Sequence[str] | None, debug: bool) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output left, and knows.
+        # The reader of our output has left, and knows it.
         return FAILED
     except Exception as error:
         if debug:

@@ -1,8 +1,8 @@
-"""The person's side of a domain: signals, the escape key, the timeout, from the first moment on.
+"""The person's side of a domain, from the first moment on: signals, the escape key, the timeout.
 
-While the domain is built, what ends it is an exception in the main thread, which may be blocked in
-a system call. From then on the first wish asks the guest to shut down, the second destroys it, and
-the third leaves a device that does not close.
+While the domain is built, a request to end it is an exception in the main thread, which may be
+blocked in a system call. From then on the first request asks the guest to shut down, the second
+destroys it, and the third abandons a device that does not close.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from kvmxen.streams import say
 EXIT_TIMEOUT = 4
 EXIT_INTERRUPTED = 130
 
-# In seconds; setitimer(2) takes no more than a time_t holds, and no domain runs so long.
+# In seconds; setitimer(2) takes no more than a time_t holds, and no domain runs that long.
 _LONGEST = 1e9
 
 
 class Guest(Protocol):
-    """The part of a domain that a person ends it by."""
+    """The part of a domain with which a person ends it."""
 
     def shutdown(self) -> bool: ...
     def destroy(self) -> None: ...
 
 
 class Person:
-    """What a person wants of a domain that is built and runs.
+    """A person's requests to a domain that is built and runs.
 
-    If it is a person or the timeout that ended it, `status` is the exit status for that.
-    `leaving()` is what must be done even if the process ends at once.
+    If a person or the timeout ended it, `status` is the exit status for that. `leaving()` is the
+    cleanup that must happen even if the process ends at once.
     """
 
     def __init__(self) -> None:
@@ -48,10 +48,10 @@ class Person:
 
     @contextmanager
     def signals(self, timeout: float | None) -> Iterator[None]:
-        """For the time of the context SIGINT, SIGTERM and SIGHUP interrupt, and so does the end of
+        """Within the context, SIGINT, SIGTERM and SIGHUP interrupt, and so does the end of
         `timeout` seconds."""
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGALRM]
-        # nohup(1) has it ignored.
+        # nohup(1) makes us ignore it.
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         if timeout is None:
@@ -69,11 +69,11 @@ class Person:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within the context, in the main thread, what a person wants raises Interrupted anywhere,
-        also if it was wanted before.
+        """Within the context, a person's request raises Interrupted anywhere in the main thread,
+        even if it came earlier.
 
-        Elsewhere it waits for the next such context or for `watch`, so that nothing is freed by
-        half.
+        Outside it, a request waits for the next such context or for `watch`, so that no cleanup is
+        left half done.
         """
         try:
             self._interruptible = True
@@ -83,15 +83,15 @@ class Person:
             self._interruptible = False
 
     def watch(self, guest: Guest) -> None:
-        """From now on it is `guest` that a person ends.
+        """A person's requests end `guest` from now on.
 
-        Raises Interrupted if a person wanted it to end before.
+        Raises Interrupted if a person has asked for the end before.
         """
         self._guest = guest
         self._check()
 
     def interrupt(self) -> None:
-        """The person wants it to end."""
+        """Record the person's request to end it."""
         guest = self._guest
         if guest is None:
             return
@@ -132,6 +132,6 @@ class Person:
 
     def _check(self) -> None:
         if self._pending is not None:
-            # Once: what is freed on the way out is freed whole.
+            # Only once, so that the cleanup on the way out is complete.
             self._interruptible = False
             raise self._pending

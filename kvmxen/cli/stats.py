@@ -1,4 +1,4 @@
-"""--stats: what a run cost, as a table or as JSON, on stderr or in a file."""
+"""--stats: the costs of a run, as a table or as JSON, on stderr or in a file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Kind = Literal["text", "json"]
 class Stats:
     """Reports the figures of a domain's runs: as a table, as a line of JSON each, or not at all.
 
-    JSON goes to the file `path`, if one is given, else to stderr. Within its context it has that
-    file open, which is emptied; KvmxenError if it cannot be opened.
+    JSON goes to the file `path`, if given, else to stderr. Entering the context opens that file
+    and empties it; raises KvmxenError if it cannot be opened.
     """
 
     def __init__(self, kind: Kind | None = None, path: Path | None = None) -> None:
@@ -41,7 +41,7 @@ class Stats:
                 self._file.close()
 
     def report(self, figures: dict[str, object]) -> None:
-        """Write `figures` where that was asked for: as JSON in one line."""
+        """Write `figures` as requested; as JSON in one line."""
         if self._kind == "text":
             tell(_table(figures))
         elif self._kind == "json":

@@ -1,4 +1,4 @@
-"""kvmxen top: what the devices of a running domain do, second by second."""
+"""kvmxen top: the activity of a running domain's devices, second by second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Figures = dict[str, dict[str, int]]
 
 
 class Row(NamedTuple):
-    """A line of the table; `rate` is a second's."""
+    """A line of the table; `rate` is per second."""
 
     device: str
     what: str
@@ -59,7 +59,7 @@ def _watch(ask: Callable[[], Figures], before: Figures) -> None:
     console = Console()
 
     def shown(figures: Figures, seconds: float) -> Table:
-        # The heads and the line below are not the devices'; the size may change at any time.
+        # The headers and the line below take rows too; the size may change at any time.
         return _table(rows(figures, before, seconds), console.height - 3)
 
     with Live(shown(before, 1.0), console=console, auto_refresh=False) as live:
@@ -72,9 +72,9 @@ def _watch(ask: Callable[[], Figures], before: Figures) -> None:
 
 
 def rows(figures: Figures, before: Figures, seconds: float) -> list[Row]:
-    """What there is to show of `figures`: nothing of what never happened.
+    """The rows to show of `figures`, without those of what never happened.
 
-    `before` are those of `seconds` ago.
+    `before` are the figures of `seconds` ago.
     """
     return [
         Row(device, what, count, (count - before.get(device, {}).get(what, count)) / seconds)
@@ -85,7 +85,7 @@ def rows(figures: Figures, before: Figures, seconds: float) -> list[Row]:
 
 
 def fitting(rows: list[Row], most: int) -> list[Row]:
-    """At most `most` of `rows`, in their order: those that happen now before the others."""
+    """At most `most` of `rows`, in their order; active ones take precedence."""
     busiest = sorted(range(len(rows)), key=lambda n: not rows[n].rate)
     return [rows[n] for n in sorted(busiest[: max(most, 1)])]
 

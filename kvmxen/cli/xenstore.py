@@ -1,4 +1,4 @@
-"""kvmxen xenstore: the nodes of a running domain, to read, change and watch."""
+"""kvmxen xenstore: reads, changes and watches the nodes of a running domain."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def rm(name: str, path: tuple[str, ...]) -> None:
         def change() -> None:
             for node in map(_absolute, path):
                 with _explained(node):
-                    # It is no error to the store if there is nothing to remove.
+                    # The store reports no error if there is nothing to remove.
                     client.read(node)
                     client.rm(node)
 
@@ -134,7 +134,7 @@ def _connected(name: str) -> Iterator[Client]:
 
 @contextmanager
 def _explained(node: str) -> Iterator[None]:
-    """A refusal that concerns `node` in words."""
+    """Turn the store's refusal of `node` into words."""
     from kvmxen.xenstore.errors import XenstoreError
 
     try:
@@ -156,7 +156,7 @@ def _explained(node: str) -> Iterator[None]:
 
 
 def _as_one(client: Client, change: Callable[[], None]) -> None:
-    """Do `change` in a transaction, again if others' changes came in between."""
+    """Do `change` in a transaction; repeat it if others' changes came in between."""
     from kvmxen.xenstore.errors import XenstoreError
 
     for _ in range(_ATTEMPTS):
@@ -182,14 +182,14 @@ def _absolute(path: str) -> str:
 def _print_below(client: Client, top: str, names: list[str]) -> None:
     from kvmxen.xenstore.errors import XenstoreError
 
-    # Not by recursion: a path may have more names than Python takes calls.
+    # Not by recursion: a path may have more names than Python allows nested calls.
     waiting = [(f"{top.rstrip('/')}/{name}", 0) for name in reversed(names)]
     while waiting:
         node, depth = waiting.pop()
         try:
             value, below = client.read(node), client.directory(node)
         except XenstoreError as error:
-            # It may be gone by now.
+            # The node may be gone by now.
             if error.errno != errno.ENOENT:
                 raise _Refused(f"the store refuses {node}: {os.strerror(error.errno)}") from None
             continue
@@ -198,7 +198,7 @@ def _print_below(client: Client, top: str, names: list[str]) -> None:
 
 
 def _printable(value: bytes) -> str:
-    """As xenstore-read and xenstore-ls print it, so that no value talks to the terminal."""
+    """`value` as xenstore-read and xenstore-ls print it, so that no value controls the terminal."""
     names = {0x5C: "\\\\", 0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
     return "".join(
         names.get(byte)

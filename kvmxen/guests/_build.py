@@ -1,4 +1,4 @@
-"""Builds a freestanding PV guest: its sources and the runtime in lib/, with a compiler only."""
+"""Builds a freestanding PV guest from its sources and lib/, the runtime, with only a compiler."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from kvmxen.errors import KvmxenError
 
 RUNTIME = Path(__file__).parent / "lib"
-# Its abi/ has the numbers that guests share with all the rest.
+# Its abi/ has the numbers that guests share with the rest of kvmxen.
 PACKAGE = Path(__file__).parents[1]
 
-# The runtime's kernel mode is ring 3 with no FPU state of its own: general registers only.
+# The runtime's kernel runs in ring 3 without FPU state of its own: general registers only.
 # fmt: off
 FLAGS = [
     "-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror",
@@ -28,14 +28,14 @@ FLAGS = [
 
 
 def tool(variable: str, default: str) -> list[str]:
-    """The command that the environment's `variable` (CC, LD) has, as make(1) reads it."""
+    """The command in the environment's `variable` (CC, LD), split as make(1) does."""
     return shlex.split(os.environ.get(variable) or default)
 
 
 def compile_guest(sources: Sequence[Path], out: Path) -> None:
-    """Compile and link `sources` (.c, .S) with the runtime to the ELF kernel `out`.
+    """Compile `sources` (.c, .S) and link them with the runtime to the ELF kernel `out`.
 
-    Raises KvmxenError, which names the command that failed, or a compiler that is not there.
+    Raises KvmxenError, which names the command that failed or the missing compiler.
     """
     runtime = sorted(path for path in RUNTIME.iterdir() if path.suffix in {".c", ".S"})
     command = [
