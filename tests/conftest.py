@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 
 from tests import packages, resources
 
-# The machine may be busy: an example that takes long is no failure. Each run has the same examples;
-# HYPOTHESIS_PROFILE=others has new ones each time.
+# The machine may be busy, so a slow example is no failure. Each run has the same examples;
+# HYPOTHESIS_PROFILE=others generates new ones each time.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", UNHURRIED, derandomize=True)
 settings.register_profile("others", UNHURRIED)
@@ -24,15 +24,15 @@ FAILED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers that say what a test needs."""
-    # Under nohup it would be ignored, and what tests start would not hear it either.
+    """Register the markers that state a test's needs."""
+    # Under nohup, SIGHUP would be ignored, also by the processes that tests start.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name, what in resources.NEEDS.items():
         config.addinivalue_line("markers", f"{name}: needs {what}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that needs what this machine lacks."""
+    """Skip a test that needs something that this machine lacks."""
     for name, what in resources.NEEDS.items():
         if item.get_closest_marker(name) and name not in resources.found():
             pytest.skip(f"needs {what}")
@@ -42,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Have `item.stash[FAILED]` say, to its fixtures' ends, whether the test failed."""
+    """Record in `item.stash[FAILED]` whether the test failed, for the end of its fixtures."""
     report = yield
     item.stash[FAILED] = report.failed
     return report

@@ -1,8 +1,7 @@
 """Debian packages as test material: guest kernels, PV GRUB, busybox.
 
-They come with apt-get, as any user, through an apt configuration of our own: the host's Debian
-sources with the suite replaced, the host's proxies and keys. What was once fetched is used
-again, without the network.
+apt-get fetches them, as any user, with an apt configuration of our own: the host's Debian sources
+with another suite, the host's proxies and keys. Fetched packages are reused without the network.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ _ONE_LINE = re.compile(r"deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+([^#]*)")
 
 
 class Unavailable(Exception):
-    """A package that cannot be had here; str() says which and why."""
+    """A package that is not available here; str() says which and why."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """An archive of the host's: its URI, and which part of a release ("", "-security", ...)."""
+    """One of the host's archives: its URI, and which part of a release ("", "-security", ...)."""
 
     uri: str
     pocket: str
@@ -57,7 +56,7 @@ def _debian(uri: str, suites: list[str], components: list[str]) -> Iterator[Sour
 
 
 def host_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
-    """The Debian archives that this host's apt uses; Unavailable where there is none."""
+    """The Debian archives that this host's apt uses; raises Unavailable if there is none."""
     files = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
     texts = [f.read_text() for f in files if f.suffix in (".list", ".sources") and f.is_file()]
     sources = dict.fromkeys(source for text in texts for source in read_sources(text))
@@ -82,11 +81,11 @@ class Suite:
         self.folder = cache / name
 
     def package(self, package: str, member: str) -> Path:
-        """The file whose path in `package` matches the glob `member` (with no leading slash).
+        """The file whose path in `package` matches the glob `member` (without a leading slash).
 
-        The package is fetched unless it is in the cache; where it is a metapackage, the one of
-        its dependencies that extends its own name is meant (linux-image-amd64 depends on
-        linux-image-6.1.0-42-amd64). Raises Unavailable.
+        The package is fetched unless it is in the cache. For a metapackage, the dependency that
+        extends its name is used (linux-image-amd64 depends on linux-image-6.1.0-42-amd64). Raises
+        Unavailable.
         """
         unpacked = self.folder / package
         with _locked(self.folder):
@@ -98,9 +97,9 @@ class Suite:
         return found[0]
 
     def tree(self, package: str) -> Path:
-        """The folder with all the files of `package` and of what it depends on, unpacked.
+        """The folder with all the files of `package` and of its dependencies, unpacked.
 
-        It needs nothing of this host's, not even its C library. Raises Unavailable.
+        It needs nothing of this host, not even its C library. Raises Unavailable.
         """
         whole = self.folder / "trees" / package
         with _locked(self.folder):
@@ -120,7 +119,7 @@ class Suite:
         return whole
 
     def _deb(self, package: str) -> Path:
-        """The package file, fetched if need be."""
+        """The package file, fetched if necessary."""
         debs = self.folder / "debs" / package
         if not list(debs.glob("*.deb")):
             self._update()
@@ -135,7 +134,7 @@ class Suite:
         match = re.search(rf"Depends: ({re.escape(stem)}-[0-9]\S*-{re.escape(tail)})$", needs, re.M)
         if not match:
             return package
-        # From Linux 6.19 on the image is in a package of its own.
+        # From Linux 6.19 on, the image has a package of its own.
         binary = match[1].replace("linux-image-", "linux-binary-")
         needs = self._apt("apt-cache", "depends", "--important", match[1])
         return binary if f"Depends: {binary}\n" in needs else match[1]
@@ -175,7 +174,7 @@ class Suite:
             "Dir::State::Status": self.folder / "status",
             "Dir::Cache": self.folder / "cache",
             "APT::Architecture": "amd64",
-            # Root's apt would fetch as a user who cannot see this folder.
+            # apt as root would fetch as a user who cannot see this folder.
             "APT::Sandbox::User": "",
         }
         flags = [flag for key, value in options.items() for flag in ("-o", f"{key}={value}")]
@@ -200,7 +199,7 @@ class Suite:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a tree's files one by one, so that each is there whole or not at all."""
+    """Move a tree's files one by one, so that each is there completely or not at all."""
     shutil.copytree(source, target, symlinks=True, copy_function=os.rename, dirs_exist_ok=True)
 
 
@@ -222,30 +221,30 @@ def debian_kernel(version: str) -> Path:
 
 
 def oldest_kernel() -> Path:
-    """The bzImage of a Debian 11 kernel that calls Xen by the hypercall page."""
+    """The bzImage of a Debian 11 kernel, which calls Xen through the hypercall page."""
     return Suite("bullseye").package("linux-image-5.10.0-30-amd64", "boot/vmlinuz-*")
 
 
 def newest_kernel() -> Path:
-    """The bzImage of the kernel that Debian's unstable release has."""
+    """The bzImage of the kernel in Debian's unstable release."""
     return Suite("sid").package("linux-image-amd64", "usr/lib/modules/*/vmlinuz")
 
 
 def debian_module(version: str, name: str) -> Path:
-    """The module `name` of that kernel, with `_` for `-`; xz-compressed where it ends in .xz."""
+    """The module `name` of that kernel, with `_` for `-`; xz-compressed if its name ends in .xz."""
     file = name.replace("_", "[-_]")
     return _kernel_file(version, f"{_MODULES[version]}/*/**/{file}.ko*")
 
 
 def builtin_modules(version: str) -> set[str]:
-    """The names, with `_` for `-`, of what that kernel has built in, of what could be modules."""
+    """The names, with `_` for `-`, of that kernel's built-in parts that could be modules."""
     paths = _kernel_file(version, f"{_MODULES[version]}/*/modules.builtin").read_text().split()
     return {Path(path).stem.replace("-", "_") for path in paths}
 
 
 def modules(version: str, names: Iterable[str]) -> Path:
-    """The folder of that kernel's unpacked package, with the modules `names` and the lists of all
-    modules in it."""
+    """The folder of that kernel's unpacked package, with the modules `names` and the lists of
+    all its modules."""
     for name in names:
         debian_module(version, name)
     order = _kernel_file(version, f"{_MODULES[version]}/*/modules.order")
@@ -279,7 +278,7 @@ def busybox() -> Path:
 
 
 def fetch_all() -> None:
-    """Have all that tests of guests need in the cache. Raises Unavailable."""
+    """Fetch everything that tests of guests need into the cache. Raises Unavailable."""
     for version in _KERNELS:
         debian_kernel(version)
         modules(version, ("xen_netfront", "xen_blkfront"))

@@ -1,4 +1,4 @@
-"""What a test needs of the machine it runs on: markers, and what is found by trying."""
+"""A test's needs of its machine: the markers, and the checks, which try things out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kvmxen.layout import Layout
 from kvmxen.machine import Machine
 from kvmxen.programs import look_at_programs
 
-# Each is a marker of pytest's; a test that has it is skipped where the machine lacks this.
+# Each is a pytest marker; a marked test is skipped if the machine lacks it.
 NEEDS = {
     "needs_ring0": "a /dev/kvm in which SYSCALL enters ring 0",
     "needs_kvm_xen": "a /dev/kvm with KVM_XEN (CONFIG_KVM_XEN)",
@@ -26,7 +26,7 @@ def has_kvm() -> bool:
 
 @functools.cache
 def found() -> frozenset[str]:
-    """Those of NEEDS that this machine has."""
+    """The NEEDS that this machine has."""
     return frozenset(name for name, has in _probe().items() if has) if has_kvm() else frozenset()
 
 

@@ -1,4 +1,4 @@
-"""Debian 12's tools of Xen as test material: xenstore-utils, and the daemons for comparison."""
+"""Debian 12's Xen tools as test material: xenstore-utils, and the daemons for comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.packages import Suite
 
-# They are all built from one source, and need nothing else that Debian's dpkg does not.
+# All are built from one source, and need only packages that Debian's dpkg needs too.
 _LIBRARIES = (
     "libxencall1",
     "libxendevicemodel1",
@@ -21,7 +21,7 @@ _LIBRARIES = (
     "libxentoolcore1",
     "libxentoollog1",
 )
-# The first has links to a script in place of what the second has.
+# The first has links to a script in place of the programs in the second.
 _PROGRAMS = {"xenstore-utils": "usr/bin", "xen-utils-4.17": "usr/lib/xen-4.17/bin"}
 
 
@@ -33,7 +33,7 @@ class Programs:
     libraries: tuple[Path, ...]
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What to run one of them in."""
+        """The environment for running one of them."""
         return os.environ | {"LD_LIBRARY_PATH": ":".join(map(str, self.libraries)), **more}
 
 
@@ -50,12 +50,12 @@ def xen_programs() -> Programs:
 
 
 def oxenstored_configuration() -> Path:
-    """The configuration that Debian gives oxenstored. Raises packages.Unavailable."""
+    """The configuration that Debian ships for oxenstored. Raises packages.Unavailable."""
     return Suite("bookworm").package("xen-utils-common", "etc/xen/oxenstored.conf")
 
 
 def utils_libraries() -> list[Path]:
-    """All that a guest with nothing else needs for xenstore-utils. Raises packages.Unavailable."""
+    """All files that xenstore-utils need in an empty guest. Raises packages.Unavailable."""
     suite = Suite("bookworm")
     return [
         suite.package(package, f"{folder}/{name}")

@@ -17,7 +17,7 @@ from tests.lab.rotation import HALF_VARIABLE
 from tests.packages import Unavailable
 
 ROOT = Path(__file__).parents[2]
-# Where the arguments name no other tests: what depends on the kind of KVM.
+# The tests by default: those that depend on the kind of KVM.
 SUITE = (
     "tests/lab/test_inside.py",
     "tests/unit/test_features.py::test_this_host",
@@ -30,8 +30,8 @@ SUITE = (
     "tests/e2e/test_disks.py::test_a_file_system",
     "tests/e2e/test_network.py::test_tap",
 )
-# Unless -k says otherwise: one of the two kernels, a few tests of what is one thing everywhere, and
-# one of a kind. A kernel in ring 3 cannot scribble over a dispatcher in ring 0.
+# Unless -k says otherwise: one of the two kernels, a few of the tests that are the same
+# everywhere, and one of each kind. A kernel in ring 3 cannot overwrite a dispatcher in ring 0.
 LEFT_OUT = (
     "6.12 or workload or reboot or sizes and not 2-1024 or escape or wall_clock"
     " or scribble and not 1-0 or sequence and (1-2 or 1-3) or hostile and (2 or 3)"
@@ -45,11 +45,11 @@ VALUES = {
     "KVMXEN_HOSTILE_ROUNDS": "2000",
     "KVMXEN_SLOWNESS": "10",
 }
-# See docs/lab.md: what a test says that one of them ended.
+# The output of a test that such an error ended; see docs/lab.md.
 EMULATORS_FAULTS = ("triple fault", "from pytest-timeout")
 KEEPER = "python -m tests.lab.keep_kvm_in_use"
 TEST_LIMIT = 400
-# The lab hangs: it takes a quarter of that on two idle CPUs.
+# After this long the lab hangs: it takes a quarter of that on two idle CPUs.
 LIMIT = 60 * 60
 
 
@@ -63,7 +63,7 @@ def main() -> int:
         size = shutil.get_terminal_size()
         inside, limit = f"stty cols {size.columns} rows {size.lines}\nexec bash -i", None
     else:
-        # Inside, its output is a terminal always.
+        # Inside, the output is always a terminal.
         color = "yes" if sys.stdout.isatty() else "no"
         pytest = ["pytest", f"--color={color}", "-p", "no:cacheprovider"]
         pytest += ["-o", f"timeout={TEST_LIMIT}"]
@@ -77,7 +77,7 @@ def main() -> int:
         pytest += arguments
         inside, limit = f"stty -onlcr\nexec {shlex.join(pytest)}", LIMIT
     try:
-        # There is no network in the lab.
+        # The lab has no network.
         packages.fetch_all()
         script = f"{environment(options.kernel)}{KEEPER} &\n{inside}\n"
         return run(options.kernel, script, limit=limit)
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def environment(version: str) -> str:
-    """Shell lines: the environment of this process's Python, in the repository's folder."""
+    """Shell lines that set up this process's Python environment, in the repository's folder."""
     values = VALUES | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "TERM": os.environ.get("TERM", "dumb"),

@@ -1,10 +1,10 @@
-"""Keeps a virtual machine open for as long as it runs.
+"""Keeps a virtual machine open as long as it runs.
 
-Linux patches its own code when the first virtual machine comes and the last one goes, and when no
-vCPU is left whose LAPIC is disabled by software (static keys: preempt_notifier_inc in
-virt/kvm/kvm_main.c, apic_sw_disabled in arch/x86/kvm/lapic.c). QEMU's multi-threaded emulation now
-and then goes on with what it translated in the middle of that, an int3 that is long gone, and the
-lab hangs.
+Linux patches its own code when the first virtual machine starts and the last one ends, and when
+the last vCPU goes whose LAPIC software has disabled (static keys: preempt_notifier_inc in
+virt/kvm/kvm_main.c, apic_sw_disabled in arch/x86/kvm/lapic.c). QEMU's multi-threaded emulation
+sometimes goes on with code that it translated in the middle of the patching, with an int3 that is
+long gone, and the lab hangs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kvmxen.kvm.vm import Vm
 def main() -> None:
     system = System()
     vm = Vm(system)
-    # With it a vCPU has a LAPIC, which is disabled by software until the guest says otherwise.
+    # This gives a vCPU a LAPIC, which stays disabled by software until the guest enables it.
     vm.enable_cap(Cap.SPLIT_IRQCHIP, 0)
     vcpu = VcpuFd(system, vm, 0)
     signal.pause()

@@ -1,4 +1,4 @@
-"""A Debian kernel and those of its modules that the lab needs, in the order of their loading."""
+"""A Debian kernel and the modules that the lab needs, in the order of loading."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests import packages
 
 @dataclass(frozen=True)
 class Module:
-    """A module: its file's name without a compression's suffix, and the file as it is loaded."""
+    """A module: its file's name without the suffix of a compression, and the file to load."""
 
     name: str
     image: bytes

@@ -20,25 +20,27 @@ _INIT = Path(__file__).with_name("init.sh")
 _FILE = 0o100644
 _TAIL = 3000
 _CONSOLE = Entry("dev/console", 0o020600, device=(5, 1))
-# The host's files, a layer above them to write to, KVM, and tap devices on a bridge.
+# The host's files, a writable layer above them, KVM, and tap devices on a bridge.
 WANTED = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "kvm_amd", "tun", "bridge")
 _CPUS = 2
-# Room for the largest guest of the tests; the host gives what is used.
+# Room for the largest guest of the tests; the host provides only what is used.
 _MEMORY = "8G"
-# QEMU 7.2 does iretq in ring 3 wrong where the CPU has SMAP.
+# QEMU 7.2 emulates iretq in ring 3 wrongly if the CPU has SMAP.
 _CPU = "max,+svm,+npt,-smap"
-# Emulation is too slow for the kernel's check that the CPUs' counters agree, which they do; it
-# would then take a clock that costs an exit, and KVM would not let its guests read the counter.
+# Emulation is too slow for the kernel's check that the CPUs' counters agree, although they do. The
+# kernel would then choose a clock that costs an exit, and KVM would not let its guests read the
+# counter.
 _CMDLINE = "console=ttyS1 quiet panic=-1 mitigations=off tsc=reliable"
 
 
 def run(version: str, command: str, *, limit: float | None = None) -> int:
-    """Run `command`, a shell script, in the lab on Debian's kernel `version`: its exit status.
+    """Run `command`, a shell script, in the lab on Debian's kernel `version`; return its exit
+    status.
 
-    It sees this machine's files where they are, as they were when first read; what it writes
-    is gone afterwards. Its terminal is this process's standard streams. Ends after `limit`
-    seconds. Raises KvmxenError where the lab cannot run or did not end by itself, Unavailable
-    where a package is missing.
+    It sees this machine's files at their paths, as they were when first read; its writes are
+    discarded. Its terminal is this process's standard streams. It ends after `limit` seconds.
+    Raises KvmxenError if the lab cannot run or did not end by itself, Unavailable if a package is
+    missing.
     """
     if not shutil.which(_QEMU):
         raise KvmxenError("the lab needs QEMU: apt-get install qemu-system-x86")
@@ -57,7 +59,7 @@ def run(version: str, command: str, *, limit: float | None = None) -> int:
 
 
 def initramfs(version: str, command: str) -> bytes:
-    """What the lab boots into: busybox, modules, and `command` for its init to run."""
+    """The lab's initial ramdisk: busybox, modules, and `command` for its init to run."""
     loaded = modules(version, WANTED)
     names = "".join(f"{module.name}\n" for module in loaded)
     return build_cpio(

@@ -1,7 +1,7 @@
-"""Half of the lab's tests: one half on even days, the other on odd ones.
+"""Runs half of the lab's tests: one half on even days, the other on odd ones.
 
-A plugin for pytest (-p tests.lab.rotation). All of them take an hour. Those of tests/lab say what
-the lab's KVM is, and run always.
+A plugin for pytest (-p tests.lab.rotation). All of the tests take an hour. Those in tests/lab show
+what the lab's KVM is, and always run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the lab is for: the KVM in it is as the manuals have it, which the suite then runs on."""
+"""The KVM inside the lab behaves as in the manuals; the suite then runs on it."""
 
 from __future__ import annotations
 

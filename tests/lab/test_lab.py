@@ -1,4 +1,4 @@
-"""How the lab is put together; the lab itself runs by `make lab`."""
+"""How the lab is assembled; `make lab` runs the lab itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEEDS = {"virtio_pci": ["virtio_ring"], "kvm_amd": ["kvm", "ccp"], "kvm": ["irqb
 
 @pytest.fixture
 def forged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Modules that hold no more than their names, KVM's compressed."""
+    """Modules that contain only their names; KVM's are compressed."""
 
     def module(version: str, name: str) -> Path:
         if name.startswith("kvm"):
