@@ -1,1 +1,1 @@
-"""What kvmxen costs. `make bench` runs all of it and writes the tables of docs/performance.md."""
+"""Measures kvmxen's costs. `make bench` runs everything and writes docs/performance.md's tables."""

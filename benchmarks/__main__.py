@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME]...`: run the benchmarks of those names, all by default.
+"""`python -m benchmarks [NAME]...`: runs the benchmarks of those names, by default all.
 
 Each rewrites its sections of docs/performance.md and the summary there. Nothing else should run
 meanwhile.
@@ -29,7 +29,7 @@ _BENCHMARKS: dict[str, Callable[[], dict[str, str]]] = {
 
 
 def main(names: list[str]) -> int:
-    """Run the benchmarks called `names`; the exit status."""
+    """Run the benchmarks called `names`; return the exit status."""
     if unknown := set(names) - set(_BENCHMARKS):
         print(f"no benchmark {', '.join(unknown)}; there are {', '.join(_BENCHMARKS)}")
         return 2

@@ -1,5 +1,6 @@
-"""The balloon: the CPU time of the process while a Debian guest gives a GiB of its memory back,
-and takes it again, idle and with many processes, whose page tables must not make it dearer."""
+"""Measures ballooning: the process's CPU time while a Debian guest returns a GiB of its memory and
+takes it back, idle and with many processes, whose page tables must not raise the cost.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ _MEMORY_KIB = 1536 << 10
 _LESS_KIB = 512 << 10
 _PROCESSES = {"idle": 0, "150 processes": 150}
 ROWS = {"give": "a GiB is given back, s", "take": "it is taken again, s"}
-# Says how much memory it has, whenever that is another.
+# Reports the amount of memory whenever it changes.
 _INIT = """#!/bin/busybox sh
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t proc proc /proc
@@ -47,7 +48,7 @@ def cpu_seconds(stat: str) -> float:
 
 
 def _run(ramdisk: Path, folder: Path, processes: int) -> dict[str, float]:
-    """CPU seconds of both ways."""
+    """The CPU seconds for each direction."""
     environment = os.environ | {"KVMXEN_RUNTIME_DIR": str(folder)}
     kvmxen = sys.executable, "-m", "kvmxen"
     options = ("--memory", f"{_MEMORY_KIB}K", "--ramdisk", str(ramdisk), "--name", _NAME)
@@ -61,7 +62,7 @@ def _run(ramdisk: Path, folder: Path, processes: int) -> dict[str, float]:
         assert domain.stdout
 
         def wait_for(kib: int) -> float:
-            """Until the guest has so much memory: the CPU seconds that were used by then."""
+            """Wait until the guest has that much memory; return the CPU seconds used so far."""
             assert domain.stdout
             for line in domain.stdout:
                 if re.search(rf"it has {kib} KiB", line):

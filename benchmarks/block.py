@@ -1,5 +1,6 @@
-"""A disk's requests over its ring, driven by a frontend in this process, without a VM, against fio
-with io_uring on the same file, both past the page cache."""
+"""Measures a disk's requests over its ring, from a frontend in this process without a VM, against
+fio with io_uring on the same file; both bypass the page cache.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +30,13 @@ from kvmxen.ring.shared_ring import BackRing
 from tests.unit.backends.fake_domain import FakeDomain
 
 SIZE = 256 << 20
-# Past the page cache.
+# Bypasses the page cache.
 _CACHE = "none"
 _PAGES = 8
 _PAIRS, _SPARE = 7, 14
 _PAGE = 4096
 PLOT = Path("docs/block.svg")
-# What is counted for each request.
+# The counts for each request.
 COUNTS = ("kicks", "notifications", "syscalls", "bytes_copied")
 
 
@@ -64,7 +65,7 @@ JOBS = (
 
 @dataclass(frozen=True)
 class Result:
-    """A job's seconds over the ring and by fio, and what the ring took for each request."""
+    """A job's seconds over the ring and with fio, and the ring's counts for each request."""
 
     job: Job
     times: Pair
@@ -74,11 +75,11 @@ class Result:
     copied: float
 
     def rates(self, seconds: Sample) -> Sample:
-        """Requests a second."""
+        """Requests per second."""
         return Sample.of([self.job.total / value for value in seconds.values])
 
     def row(self) -> list[str]:
-        """For the page's table; the ratio is of requests a second, more is better."""
+        """A row of the page's table; the ratio compares requests per second, more is better."""
         rates = self.rates(self.times.first)
         ratio = Sample.of([1 / value for value in self.times.ratio.values])
         return [
@@ -126,7 +127,7 @@ class Bench:
             os.fsync(file.fileno())
 
     def ring(self, job: Job, counts: dict[str, int]) -> float:
-        """Seconds of `job` over a ring; adds to `counts` what it took."""
+        """The seconds that `job` takes over a ring; adds its counts to `counts`."""
         domain = FakeDomain(64 << 20)
         frames = [domain.page() for _ in range(_PAGES)]
         window = Window(domain.memory, frames)
@@ -193,7 +194,7 @@ class Bench:
 
     @staticmethod
     def _segments(domain: FakeDomain, job: Job, refs: array[int], slot: int) -> int:
-        """The grant of a page with the segments of the requests of `slot`."""
+        """The grant of the page that holds the segments of the requests of `slot`."""
         page = domain.page()
         mine = refs[slot * job.pages : (slot + 1) * job.pages]
         parts = [SEGMENT.build({"gref": ref, "first_sect": 0, "last_sect": 7}) for ref in mine]
@@ -201,7 +202,7 @@ class Bench:
         return domain.grant(page)
 
     def fio(self, job: Job) -> float:
-        """Seconds of as many requests by fio."""
+        """The seconds that fio takes for as many requests."""
         command = fio_command(job, str(self.file))
         return fio_seconds(
             job, subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -209,7 +210,7 @@ class Bench:
 
 
 def fio_command(job: Job, file: str) -> list[str]:
-    """fio, doing what `job` says to `file`."""
+    """The fio command for `job` on `file`."""
     kind = ("" if job.sequential else "rand") + ("write" if job.write else "read")
     return [
         "fio",
@@ -230,7 +231,7 @@ def fio_command(job: Job, file: str) -> list[str]:
 
 
 def fio_seconds(job: Job, output: str) -> float:
-    """Seconds of `job`, from what fio printed."""
+    """The seconds of `job` in fio's output."""
     rate = output.split(";")[48 if job.write else 7]
     return job.total / float(rate)
 
@@ -242,7 +243,7 @@ def rows(results: list[Result]) -> str:
 
 
 def measure() -> str:
-    """Measure all jobs; KvmxenError where there is no fio."""
+    """Measure all jobs; raises KvmxenError if there is no fio."""
     if not shutil.which("fio"):
         raise KvmxenError("this benchmark needs fio: install Debian's package fio")
     results = []

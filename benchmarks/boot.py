@@ -1,4 +1,6 @@
-"""Boots of the demo guest and of Debian's kernels: time by stages, exits, hypercalls, memory."""
+"""Measures boots of the demo guest and of Debian's kernels: time by stage, exits, hypercalls,
+memory.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from tests import packages
 
 KERNELS = ("6.1", "6.12")
 _BOOTS = 5
-# Python keeps what it compiled, whatever the environment says: an installed kvmxen is compiled.
+# Python stores compiled modules, whatever the environment says: an installed kvmxen is compiled.
 _COMPILED = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "build/bench"}
 _INIT = """#!/bin/busybox sh
 /bin/busybox echo the init runs
@@ -48,12 +50,12 @@ class Boot:
 
     @property
     def to_init(self) -> float:
-        """Seconds from the command to the end of the stage "init"."""
+        """The seconds from the command to the end of the stage "init"."""
         return sum(self.stages.values()) - self.stages["end"]
 
 
 def durations(ends: dict[str, int]) -> dict[str, float]:
-    """Seconds of each stage, from the ns at which each ended since the process was started."""
+    """The seconds of each stage, from the ns of its end since the process was started."""
     times = [0, *(ends[stage] for stage in STAGES)]
     return {
         stage: (end - begin) / 1e9
@@ -62,7 +64,7 @@ def durations(ends: dict[str, int]) -> dict[str, float]:
 
 
 def _boot(kernel: Path, cache: Path, marker: bytes, *options: str) -> Boot:
-    """Boot `kernel` and take the time at which its console shows `marker`."""
+    """Boot `kernel`, and record the time when its console shows `marker`."""
     arguments = [str(kernel), "--timeout", "120", "--stats=json", *options]
     spawned = time.monotonic_ns()
     with subprocess.Popen(
@@ -126,7 +128,7 @@ def times(columns: dict[str, list[Boot]]) -> str:
 
 
 def counts(columns: dict[str, list[Boot]]) -> str:
-    """The table of exits and hypercalls: the medians of those of more than a hundred."""
+    """The table of exits and hypercalls: the medians of those above a hundred."""
     rows = [["**exits**", *(_median(boots, "exits_total") for boots in columns.values())]]
     for kind, prefix in {"exits": "", "hypercalls": "hypercall "}.items():
         rows += [

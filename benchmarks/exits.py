@@ -1,4 +1,6 @@
-"""Exits per second: kvmxen's loop against loop.c, on the same vCPU with the same guest code."""
+"""Measures exits per second: kvmxen's loop against loop.c, on the same vCPU with the same guest
+code.
+"""
 
 from __future__ import annotations
 
@@ -58,14 +60,14 @@ class Bench:
         machine = Machine(layout, ended=lambda _: over.set(), dispatcher=False)
         try:
             load_code(machine, self._code, _EXITS)
-            # The loops in C load no page tables.
+            # The C loops load no page tables.
             machine.cpus[0].vcpu.flush()
             yield machine, over
         finally:
             machine.close()
 
     def lists(self) -> float:
-        """Lists of the gate, by PvVcpu.flush."""
+        """Measures work lists of the gate, through PvVcpu.flush."""
         with self._machine() as (machine, _):
             vcpu = machine.cpus[0].vcpu
 
@@ -77,7 +79,7 @@ class Bench:
             return _timed(run)
 
     def traps(self) -> float:
-        """Hypercalls that PvVcpu.run brings, with no answer."""
+        """Measures hypercalls that PvVcpu.run returns, without an answer."""
         with self._machine() as (machine, _):
             vcpu = machine.cpus[0].vcpu
 
@@ -88,7 +90,7 @@ class Bench:
             return _timed(run)
 
     def hypercalls(self) -> float:
-        """Hypercalls answered in Python, by a whole machine with its thread."""
+        """Measures hypercalls answered in Python, by a whole machine with its thread."""
         with self._machine() as (machine, over):
 
             def run() -> None:
@@ -162,7 +164,7 @@ def measure() -> str:
 
 
 def report(pairs: dict[str, tuple[Pair, float]]) -> str:
-    """The table of `pairs`, each with the ratio that is its goal."""
+    """The table of `pairs`, each with its target ratio."""
     return table(
         ["exit", "kvmxen, exits/s", "C, exits/s", "kvmxen, us", "C, us", "time ratio", "goal"],
         [

@@ -1,4 +1,4 @@
-"""What a guest pays: the loops of tests/guests/bench, timed by the guest's own clock."""
+"""Measures a guest's costs: the loops of tests/guests/bench, timed by the guest's own clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPERATIONS = {
 
 
 def parse(output: str) -> dict[str, int]:
-    """The lines "BENCH name ns" of a guest's output; ValueError where one is not so."""
+    """Parse the lines "BENCH name ns" of a guest's output; raises ValueError for any other."""
     found = {}
     for line in output.splitlines():
         if line.startswith("BENCH "):
@@ -42,7 +42,7 @@ def parse(output: str) -> dict[str, int]:
 
 
 def boot(kernel: Path, shim: str, *options: str) -> str:
-    """What a guest prints until it powers off; RuntimeError where it does not."""
+    """A guest's output until it powers off; raises RuntimeError if it does not."""
     command = [sys.executable, "-m", "kvmxen", "boot", str(kernel), "--timeout", "120"]
     result = subprocess.run(
         [*command, "--shim", shim, *options],
@@ -56,7 +56,7 @@ def boot(kernel: Path, shim: str, *options: str) -> str:
 def both_ways(
     run: Callable[[str], Mapping[str, float]],
 ) -> list[tuple[Mapping[str, float], Mapping[str, float]]]:
-    """What `run(shim)` measures with the dispatcher and without, in turn."""
+    """The results of `run(shim)` with the dispatcher and without, in turn."""
     return [(run("dispatch"), run("exits")) for _ in range(_RUNS)]
 
 
@@ -78,7 +78,7 @@ def measure() -> str:
 def report(
     operations: Mapping[str, str], runs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]
 ) -> str:
-    """The table of the runs' results, ns of each operation with the dispatcher and without."""
+    """The table of the runs' results: ns of each operation with the dispatcher and without."""
     rows = []
     for name, words in operations.items():
         both = Pair(*(Sample.of([run[way][name] / 1e3 for run in runs]) for way in (0, 1)))

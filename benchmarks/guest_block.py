@@ -1,4 +1,6 @@
-"""A disk in a Debian guest, driven by its own blkfront, against the host: fio on the same file."""
+"""Measures a disk in a Debian guest with its own blkfront, against fio on the host on the same
+file.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,15 @@ _END = "poweroff -f\n"
 
 @dataclass(frozen=True)
 class Result:
-    """A job's seconds in the guest and on the host, and what all its boots took for a request."""
+    """A job's seconds in the guest and on the host, and the counts of all its boots for each
+    request."""
 
     job: Job
     times: Pair
     each: dict[str, float]
 
     def row(self) -> list[str]:
-        """For the page's table; the ratio is of requests a second, more is better."""
+        """A row of the page's table; the ratio compares requests per second, more is better."""
         rates = Sample.of([self.job.total / seconds for seconds in self.times.first.values])
         ratio = Sample.of([1 / value for value in self.times.ratio.values])
         shown = [f"{self.each[name]:.3f}" for name in ("exits", "kicks", "notifications")]
@@ -63,7 +66,7 @@ class Guest:
         self.idle = self._boot(_END)[1]
 
     def _boot(self, script: str) -> tuple[str, Counter[str]]:
-        """What `script` printed, and what the boot took."""
+        """The output of `script`, and the counts of the boot."""
         ramdisk = make_ramdisk(self._folder / "ramdisk", _VERSION, script, self._fio)
         command = [sys.executable, "-m", "kvmxen", "boot", str(self._kernel), "--ramdisk",
                    str(ramdisk), "--disk", f"{self._file},cache=none", "--cmdline", "quiet",
@@ -75,7 +78,7 @@ class Guest:
         return ended.stdout, figures(json.loads(ended.stderr.splitlines()[-1]))
 
     def run(self, job: Job, total: Counter[str]) -> float:
-        """Seconds of `job`, by fio; adds to `total` what it took."""
+        """The seconds that fio takes for `job`; adds its counts to `total`."""
         printed, taken = self._boot(f"{shlex.join(fio_command(job, '/dev/xvda'))}\n{_END}")
         total.update(taken)
         total.subtract(self.idle)
@@ -86,7 +89,7 @@ class Guest:
 
 
 def figures(stats: dict[str, Any]) -> Counter[str]:
-    """What is counted, of a boot's --stats=json."""
+    """The counts in a boot's --stats=json."""
     (disk,) = (each for name, each in stats.items() if name.startswith("vbd/"))
     counts = {name: disk[name] for name in COUNTS}
     return Counter(
@@ -95,7 +98,7 @@ def figures(stats: dict[str, Any]) -> Counter[str]:
 
 
 def measure() -> str:
-    """The table; KvmxenError where there is no fio, Unavailable without Debian's kernel."""
+    """The table; raises KvmxenError if there is no fio, Unavailable without Debian's kernel."""
     fio = shutil.which("fio")
     if not fio:
         raise KvmxenError("this benchmark needs fio: install Debian's package fio")

@@ -1,4 +1,6 @@
-"""What programs pay under Debian 12's kernel: the loops of benchmarks/lab/guest.c, by its clock."""
+"""Measures programs' costs under Debian 12's kernel: the loops of benchmarks/lab/guest.c, by its
+clock.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ _TIMED = re.compile(r"BENCH (\w+) (\d+) (\d+)")
 
 
 def _run(ramdisk: Path, shim: str) -> dict[str, float]:
-    """ns of one of each operation."""
+    """The ns of each operation."""
     kernel = packages.debian_kernel(image.GUEST_KERNEL)
     options = ("--ramdisk", str(ramdisk), "--memory", "256M", "--cmdline", "console=hvc0 quiet")
     output = guest.boot(kernel, shim, *options)

@@ -1,4 +1,4 @@
-"""A process's resident memory: the guest's, and its own."""
+"""A process's resident memory: the guest's part, and its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _SIZE = re.compile(r"(\w+): +(\d+) kB")
 
 
 def resident(smaps: str) -> dict[str, int]:
-    """KiB from the text of /proc/PID/smaps (proc(5)): the guest's memory, and the rest: `own`,
-    of which no other process shares `private`."""
+    """The KiB in the text of /proc/PID/smaps (proc(5)): the guest's memory, and the rest:
+    `own`, of which no other process shares `private`."""
     found = {"guest": 0, "own": 0, "private": 0}
     guest = False
     for line in smaps.splitlines():

@@ -1,5 +1,6 @@
-"""Packets over a network interface's rings, driven by a frontend in this process, without a VM,
-against the same bytes copied through a socket pair."""
+"""Measures packets over a network interface's rings, from a frontend in this process without a VM,
+against the same bytes copied through a socket pair.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +24,10 @@ from kvmxen.ring.doorbell import Doorbell
 from tests.unit.backends.fake_domain import FakeDomain
 from tests.unit.backends.net.frontend import SIZE, Ring
 
-# A frame of TCP without data and of Ethernet's most, a jumbo frame, and as much as a packet has.
+# A TCP frame without data, Ethernet's largest frame, a jumbo frame, and the largest packet.
 LENGTHS = (60, 1514, 9014, 65_226)
 _PAIRS, _SPARE = 9, 9
-# About as many bytes in each measurement, and no fewer packets than are worth it.
+# Each measurement has about the same number of bytes, and at least a useful number of packets.
 _BYTES, _LEAST = 64 << 20, 20_000
 _BUFFER = 1 << 20
 PLOT = Path("docs/net.svg")
@@ -34,9 +35,9 @@ PLOT = Path("docs/net.svg")
 
 @dataclass(frozen=True)
 class Result:
-    """One direction and length: seconds of `packets` packets over the ring and by the socket pair,
-    and what the ring took of kicks (of the guest's), notifications (to it), system calls and bytes
-    copied."""
+    """One direction and length: seconds for `packets` packets over the ring and through the
+    socket pair, and the ring's counts of kicks (from the guest), notifications (to it), system
+    calls and bytes copied."""
 
     direction: str
     length: int
@@ -48,12 +49,12 @@ class Result:
     copied: int
 
     def speeds(self, seconds: Sample) -> Sample:
-        """MB (10^6 bytes) a second."""
+        """MB (10^6 bytes) per second."""
         return Sample.of([self.packets * self.length / value / 1e6 for value in seconds.values])
 
 
 class _Drain:
-    """Takes what comes out of a socket, in a thread; `wait(n)` until it was `n` bytes in all."""
+    """Reads from a socket in a thread; `wait(n)` waits until it has read `n` bytes in all."""
 
     def __init__(self, source: socket.socket) -> None:
         self._source = source
@@ -129,7 +130,7 @@ class Bench:
         )
 
     def fill(self, ring: Ring, which: str) -> None:
-        """A batch of requests, and one event when all of them are answered."""
+        """A batch of requests, with one event when all of them are answered."""
         requests = self._requests[which]
         first = (SIZE - ring.req_prod % SIZE) * ring.entry_size
         self._domain.memory.write(ring.entry(ring.req_prod), requests[:first])
@@ -140,7 +141,7 @@ class Bench:
         self._doorbell.ring()
 
     def wait(self, which: str) -> None:
-        """Until the batch is answered."""
+        """Wait until the batch is answered."""
         self._done[which].acquire()
 
     def close(self) -> None:
@@ -232,7 +233,7 @@ def measure() -> str:
 
 
 def draw(results: list[Result], path: Path = PLOT) -> None:
-    """Draw the bytes a second of both sides, with their spread, into the SVG file `path`."""
+    """Draw the bytes per second of both sides, with their spread, into the SVG file `path`."""
     directions = list(dict.fromkeys(result.direction for result in results))
     with plot.figure(path, len(directions), (7.5, 2.8)) as panels:
         for axes, direction in zip(panels, directions, strict=True):

@@ -1,4 +1,4 @@
-"""What the plots have in common: SVG files, and bars with their spread."""
+"""The common parts of the plots: SVG files, and bars with their spread."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ _ROOM = 0.8
 
 @contextmanager
 def figure(path: Path, panels: int, size: tuple[float, float]) -> Iterator[Sequence[Any]]:
-    """Axes side by side, to draw into; then they are the SVG file `path`. `size` is in inches.
+    """Axes side by side, to draw into; on exit they become the SVG file `path`. `size` is in
+    inches.
 
-    Raises ImportError where there is no matplotlib.
+    Raises ImportError if there is no matplotlib.
     """
     import matplotlib as mpl
 
     mpl.use("svg")
-    # Text as text, and the same file from the same numbers.
+    # Text stays text, and the same numbers give the same file.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "kvmxen", "font.size": 9})
     from matplotlib import pyplot
 
@@ -34,7 +35,7 @@ def figure(path: Path, panels: int, size: tuple[float, float]) -> Iterator[Seque
 
 
 def bars(axes: Any, names: Sequence[str], series: dict[str, list[Sample]]) -> None:
-    """A group of bars for each of `names`, one for each of `series`: medians and spreads."""
+    """A group of bars for each of `names`, with one for each of `series`: medians and spreads."""
     width = _ROOM / len(series)
     for place, (label, samples) in enumerate(series.items()):
         medians = [sample.median for sample in samples]

@@ -15,7 +15,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Sample:
-    """The values of one quantity, in the order they were taken; at least one."""
+    """The values of one quantity, in the order of measurement; at least one."""
 
     values: tuple[float, ...]
 
@@ -26,25 +26,25 @@ class Sample:
 
     @property
     def median(self) -> float:
-        """The value in the middle."""
+        """The median."""
         return median(self.values)
 
     def show(self, form: str) -> str:
-        """The median and, in brackets, the least and the greatest, each by the format `form`."""
+        """The median and, in brackets, the minimum and maximum, each formatted by `form`."""
         shown = (format(v, form) for v in (self.median, min(self.values), max(self.values)))
         return "{} ({}-{})".format(*shown)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two quantities that were measured in turn, so that what disturbs one disturbs the other."""
+    """Two quantities measured in turn, so that a disturbance affects both."""
 
     first: Sample
     second: Sample
 
     @property
     def ratio(self) -> Sample:
-        """The first by the second, of each pair."""
+        """The first divided by the second, for each pair."""
         return Sample.of(
             [a / b for a, b in zip(self.first.values, self.second.values, strict=True)]
         )
@@ -53,10 +53,10 @@ class Pair:
 def in_turn(
     first: Callable[[], float], second: Callable[[], float], pairs: int, spare: int = 0
 ) -> Pair:
-    """Measure A B A B ..., after one of each that does not count.
+    """Measure A B A B ..., after a first one of each that does not count.
 
-    With `spare` that many pairs more are taken, and as many left out: those during which other
-    processes used the CPUs most.
+    `spare` adds that many pairs; as many are then dropped: those during which other processes used
+    the CPUs most.
     """
     first(), second()
     taken, disturbed = [], []
@@ -70,7 +70,7 @@ def in_turn(
 
 
 def _others() -> float:
-    """Seconds of CPU time in user mode, of all processes but this and its children that ended."""
+    """The seconds of user-mode CPU time of all processes but this one and its ended children."""
     user, nice = Path("/proc/stat").read_text().split(maxsplit=3)[1:3]
     ours = sum(
         resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

@@ -1,8 +1,8 @@
 """`python -m benchmarks.staged SPAWNED ARGUMENT...`: kvmxen, with the ends of a boot's stages.
 
-SPAWNED is the monotonic clock, in ns, when this process was started; the arguments are those of
-`kvmxen`, with --stats=json, whose object gets two members more: `stages_ns`, from SPAWNED to the
-end of each stage, and `memory_kib`, what the process holds when the guest is over.
+SPAWNED is the monotonic clock, in ns, at the start of this process. The arguments are those of
+`kvmxen`, with --stats=json, whose object gets two more members: `stages_ns`, from SPAWNED to the
+end of each stage, and `memory_kib`, the process's memory after the guest has ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The first table of the page: what a person wants to know first, taken from its other tables."""
+"""The page's first table, with the figures that a person wants first, from its other tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUMMARY = "summary"
 
 
 class _Figure(NamedTuple):
-    """A cell of `section`'s table, and the one beside it that it is compared with, if any."""
+    """A cell of `section`'s table, and the neighbouring one that it is compared with, if any."""
 
     what: str
     section: str
@@ -49,7 +49,7 @@ _FIGURES = (
 
 
 def summarised(page: str) -> str:
-    """`page` with its summary made anew; ValueError if a table lacks a figure of it."""
+    """`page` with an updated summary; raises ValueError if a table lacks one of its figures."""
     rows = []
     for figure in _FIGURES:
         cells = _row(section(page, figure.section), figure.row)
@@ -59,7 +59,7 @@ def summarised(page: str) -> str:
 
 
 def _row(text: str, label: str) -> dict[str, str]:
-    """The cells of the row that begins with `label`, by the heads of their columns."""
+    """The cells of the row that begins with `label`, by the headings of their columns."""
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     for cells in lines:
         if cells[0] == label:
@@ -68,5 +68,5 @@ def _row(text: str, label: str) -> dict[str, str]:
 
 
 def _median(cell: str) -> str:
-    """The cell without its least and greatest value."""
+    """The cell without its minimum and maximum."""
     return re.sub(r" \(.*\)$", "", cell)

@@ -1,1 +1,1 @@
-"""Counts instead of times: a lab whose clock is the number of instructions that it executed."""
+"""Counts instead of times: a lab whose clock is the number of executed instructions."""

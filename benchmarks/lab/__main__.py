@@ -1,8 +1,9 @@
-"""`python -m benchmarks.lab [JOB]...`: count what boots and operations cost; see `make bench-lab`.
+"""`python -m benchmarks.lab [JOB]...`: counts the costs of boots and operations; see `make
+bench-lab`.
 
-Rewrites the lab's sections of docs/performance.md and its plots. With names of jobs
+It rewrites the lab's sections of docs/performance.md and its plots. With names of jobs
 (benchmarks/lab/jobs.py) it runs only these, and takes the others' results from the last run: they
-are counts, which do not depend on when they were made.
+are counts, so they do not depend on when they were taken.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _CACHE = Path(__file__).parents[2] / ".cache" / "lab"
 
 
 def main(names: list[str]) -> int:
-    """Run the jobs `names`, all of them where there is none; the exit status."""
+    """Run the jobs `names`, or all if there are none; return the exit status."""
     kept = _CACHE / "results.json"
     results = json.loads(kept.read_text()) if names and kept.exists() else {}
     try:

@@ -1,7 +1,7 @@
-"""A disk and a network interface, the same for every monitor, and what a guest does with them.
+"""A disk and a network interface, the same for every monitor, and the guest's work on them.
 
-The disk is a block device in the machine's memory, past the page cache on both sides, so that a
-request costs what its way there costs. The network is a tap device with an address.
+The disk is a block device in the machine's memory and bypasses the page cache on both sides, so a
+request costs only its way there. The network is a tap device with an address.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ GUEST_MODULES = ("xen_blkfront", "xen_netfront")
 _DISK = "/dev/ram0"
 _TAP, _HOST, _GUEST = "tap0", "10.9.0.1", "10.9.0.2"
 RAMDISK = "/guest/devices"
-# Under the pv-shim in the lab's machine a signal's frame with XSAVE's state cannot be restored.
+# Under the pv-shim in the lab's machine, a signal frame with XSAVE state cannot be restored.
 CMDLINE = "console=hvc0 quiet noxsave"
 
-# What disk.c and net.c measure.
+# The measurements of disk.c and net.c.
 REQUESTS = {
     "read_4k_1": "4 KiB random read, depth 1",
     "read_4k_32": "4 KiB random read, depth 32",
@@ -36,7 +36,7 @@ QEMU = (
     *("-device", "xen-net-device,netdev=net"),
 )
 
-# The machine's end of both; the disk has all its memory before it is measured.
+# The machine's end of both; the disk's memory is allocated before the measurement.
 HOST_SETUP = f"""
 dd if=/dev/zero of={_DISK} bs=1M 2>/dev/null
 tunctl -t {_TAP} >/dev/null

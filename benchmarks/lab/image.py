@@ -40,7 +40,7 @@ _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
 def build(folder_: Path) -> Path:
-    """The ramdisk's file, in `folder_`; the one that is there where nothing changed."""
+    """The ramdisk's file, in `folder_`; the existing one if nothing changed."""
     entries = list(_entries())
     digest = hashlib.sha256()
     for entry in entries:
@@ -76,7 +76,7 @@ def _entries() -> Iterator[Entry]:
 
 
 def _guest() -> Iterator[Entry]:
-    """Guest's kernel, as its package has it and unpacked, and ramdisks."""
+    """The guest's kernel, as packaged and unpacked, and ramdisks."""
     kernel = packages.debian_kernel(GUEST_KERNEL)
     yield Entry("guest/vmlinuz", _FILE, kernel.read_bytes())
     vmlinux = decompress_payload(find_payload(kernel.read_bytes()))
@@ -96,17 +96,17 @@ def _guest() -> Iterator[Entry]:
 
 
 def operations() -> bytes:
-    """A ramdisk whose init does each operation of guest.c."""
+    """A ramdisk whose init performs each operation of guest.c."""
     return _ramdisk(_INIT, [_program("guest")])
 
 
 def _ramdisk(init: str, contents: Iterable[Entry]) -> bytes:
-    # A kernel unpacks archives one after the other.
+    # A kernel unpacks archives one after another.
     return system(packages.busybox(), init) + build_cpio(contents)
 
 
 def _program(name: str) -> Entry:
-    """The program of the source file `name`.c, which needs no library."""
+    """The program from the source file `name`.c, which needs no library."""
     with TemporaryDirectory() as temp:
         binary = Path(temp, name)
         flags = ("-O2", "-static", "-Wall", "-Wextra", "-Werror")
@@ -125,7 +125,7 @@ def _qemu() -> Iterator[Entry]:
 
 
 def _needed(tree: Path, binaries: list[Path]) -> list[Path]:
-    """The libraries of `tree` that the `binaries` load, as its own loader finds them."""
+    """The libraries of `tree` that the `binaries` load, as found by the tree's own loader."""
     found = set()
     for binary in binaries:
         command: list[str | Path] = [
@@ -141,7 +141,7 @@ def _needed(tree: Path, binaries: list[Path]) -> list[Path]:
 
 
 def _with_folders(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """`entries` with paths as a cpio archive has them, each folder before what is in it."""
+    """`entries` with the paths of a cpio archive, each folder before its contents."""
     made = set()
     for name in ("cache", "dev", "proc", "run", "sys", "tmp"):
         made.add(Path(name))

@@ -1,6 +1,7 @@
-"""Runs in the lab's machine: boots the guest under each monitor, prints what each took.
+"""Runs in the lab's machine: boots the guest under each monitor, and prints the counts.
 
-One line of JSON a boot on the second serial port; a clock's nanosecond is an instruction here.
+Each boot gives one line of JSON on the second serial port; a nanosecond of the clock is one
+instruction here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MARKER = b"the init runs"
-# Of the Linux guest, and of kvmxen's own.
+# The size of the Linux guest, and of kvmxen's own.
 ENDS = (b"the end", b"SUCCESS")
 _TRACING = Path("/sys/kernel/tracing")
 _TRIGGER = _TRACING / "events/kvm/kvm_userspace_exit/trigger"
@@ -25,19 +26,20 @@ _REASON = re.compile(r"\{ reason:\s*(\d+).*?\} hitcount:\s*(\d+)")
 
 
 def exits() -> dict[str, int]:
-    """Exits to userspace since the count began, by KVM_EXIT_*; "all", with the kernel's own."""
+    """The exits to userspace since the count began, by KVM_EXIT_*; "all" includes the kernel's
+    own."""
     found = {r: int(n) for r, n in _REASON.findall(_HISTOGRAM.read_text())}
     return found | {"all": int(_VM_EXITS.read_text())}
 
 
 def counts() -> dict[str, int]:
-    """What the machine has executed, in instructions, with the exits."""
+    """The machine's executed instructions and exits."""
     return {"instructions": time.monotonic_ns() - idle_ns()} | exits()
 
 
 def idle_ns() -> int:
-    """How long the machine's CPU had nothing to do: the clock jumps over that."""
-    # A ring of io_uring that waits makes it waiting for I/O.
+    """How long the machine's CPU was idle: the clock jumps over that."""
+    # A waiting io_uring makes it idle for I/O.
     found = re.findall(r"\.(?:idle|iowait)_sleeptime\s*:\s*(\d+) nsecs", _TIMERS.read_text())
     return sum(map(int, found))
 
@@ -47,8 +49,8 @@ def _less(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
 
 
 def measure(name: str, command: list[str]) -> dict[str, Any]:
-    """Run `command` until its guest says that it is at its end."""
-    # A trigger that is written anew counts from nothing.
+    """Run `command` until its guest reports its end."""
+    # Rewriting a trigger restarts its count.
     _TRIGGER.write_text("hist:keys=reason\n")
     result: dict[str, Any] = {"name": name, "operations": {}}
     output = b""
@@ -56,7 +58,7 @@ def measure(name: str, command: list[str]) -> dict[str, Any]:
     before: dict[str, int] = {}
     idle = idle_ns()
     start = time.monotonic_ns()
-    # What wants to know when it was started says so.
+    # A command that needs its start time has a placeholder for it.
     command = [str(start) if word == "@now" else word for word in command]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -75,7 +77,8 @@ def measure(name: str, command: list[str]) -> dict[str, Any]:
                 taken = _less(after, before)
                 operation: dict[str, Any] = {"ns": int(match[3]), "exits": taken}
                 operation["instructions"] = taken.pop("instructions")
-                # kvmxen's own guest says the time of one, and its rounds follow each other.
+                # kvmxen's own guest reports the time of one operation, and its rounds follow each
+                # other.
                 operation |= {"rounds": int(match[2])} if match[2] else {}
                 result["operations"][match[1].decode()] = operation
                 before = after
@@ -97,7 +100,7 @@ def measure(name: str, command: list[str]) -> dict[str, Any]:
 
 
 def main(names: list[str]) -> int:
-    """Run the jobs called `names`, all of them where there is none."""
+    """Run the jobs called `names`, or all if there are none."""
     for name, command in json.loads(Path("/lab/jobs").read_text()):
         if names and name not in names:
             continue

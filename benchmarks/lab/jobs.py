@@ -1,4 +1,4 @@
-"""What is measured: the commands that boot the same guest, and what each is called."""
+"""The jobs: the commands that boot the same guest, and their names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def commands() -> dict[str, list[str]]:
     quick = _kvmxen("/guest/initrd", f"{_HVC} quick")
     staged = [*quick[:2], "benchmarks.staged", "@now", *quick[3:], "--stats=json"]
     return {
-        # Also fills the cache of kernels for those that follow.
+        # Also fills the cache of kernels for the following jobs.
         "first": kvmxen,
         "kvmxen": kvmxen,
         "staged": staged,

@@ -1,4 +1,4 @@
-"""The measured machine: one emulated CPU whose clock counts what it executes."""
+"""The measured machine: one emulated CPU whose clock counts executed instructions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from kvmxen.errors import KvmxenError
 from tests import packages
 
 _QEMU = "qemu-system-x86_64"
-# Seconds; it takes a fifth of that on an idle CPU.
+# In seconds; an idle CPU needs a fifth of that.
 _LIMIT = 3600
 _CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable nokaslr"
 
 
 def run(ramdisk: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Boot `ramdisk`; what its jobs called `names`, or all, say of themselves, by name.
+    """Boot `ramdisk`; return the results of its jobs called `names`, or of all, by name.
 
-    Raises KvmxenError where the machine does not run.
+    Raises KvmxenError if the machine does not run.
     """
     if not shutil.which(_QEMU):
         raise KvmxenError("the lab needs QEMU: apt-get install qemu-system-x86")
@@ -31,18 +31,18 @@ def run(ramdisk: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         results = Path(temp, "results")
         options = {
             "accel": "tcg,thread=single",
-            # One instruction is one nanosecond, and where nothing runs the clock jumps.
+            # One instruction is one nanosecond; the clock jumps while the CPU is idle.
             "icount": "shift=0,sleep=off",
             "seed": "1",
             "rtc": "base=2026-01-01T00:00:00,clock=vm",
             "machine": "q35",
-            # QEMU 7.2 does iretq in ring 3 wrong where the CPU has SMAP.
+            # QEMU 7.2 emulates iretq in ring 3 wrongly if the CPU has SMAP.
             "cpu": "max,+svm,+npt,-smap",
             "smp": "1",
             "m": "4G",
             "kernel": str(packages.debian_kernel(image.HOST_KERNEL)),
             "initrd": str(ramdisk),
-            # What the kernel does not know goes to its init's environment.
+            # Parameters unknown to the kernel become its init's environment.
             "append": f"{_CMDLINE} jobs={','.join(names)}",
             "display": "none",
         }

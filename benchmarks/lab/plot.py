@@ -1,4 +1,4 @@
-"""The plots of the lab's counts: boots, kvmxen's in parts, and requests to devices."""
+"""The plots of the lab's counts: boots, the parts of kvmxen's boot, and requests to devices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw_boots(results: report.Results, path: Path = BOOTS) -> None:
 
 
 def draw_devices(results: report.Results, path: Path = DEVICES) -> None:
-    """Draw points, for each request's instructions, likewise."""
+    """Draw a point for each request's instructions into the SVG file `path`."""
     with plot.figure(path, 1, (7.5, 3)) as (axes,):
         words = list(REQUESTS.values())
         for job, head in report.DEVICES.items():

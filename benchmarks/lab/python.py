@@ -1,4 +1,4 @@
-"""The files of this process's Python with kvmxen and its dependencies installed, and no more."""
+"""The files of this process's Python with kvmxen and its dependencies installed, and no others."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ INTERPRETER = VENV / "bin/python3"
 ROOT = Path(__file__).parents[2]
 _SITE = VENV / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 _PROGRAM, _FILE, _LINK = 0o100755, 0o100644, 0o120777
-# What a program does not import, and what is not installed.
+# Files that no program imports, or that are not installed.
 _UNUSED = re.compile(
     r"__pycache__|config-.*|(dist|site)-packages|ensurepip|idlelib|lib2to3|pydoc_data|tests?|"
     r"tkinter|turtledemo|_test.*\.so|.*\.(a|c|o|pyx|S)"
 )
-# A .pyc that is right whatever its source's time (PEP 552): bit 0, hashed; bit 1, to be checked.
+# A .pyc that is valid whatever its source's time (PEP 552): bit 0, hashed; bit 1, to be checked.
 _UNCHECKED = (1).to_bytes(4, "little") + bytes(8)
 
 
 def environment() -> Iterator[Entry]:
-    """The interpreter where it is on this host, its standard library, and an environment for it
-    with kvmxen, as this working tree has it, and what that depends on."""
+    """The interpreter at its place on this host, its standard library, and an environment with
+    kvmxen from this working tree and its dependencies."""
     binary = Path(sys.executable).resolve()
     library = Path(sysconfig.get_path("stdlib"))
     entries = [Entry(str(binary), _PROGRAM, binary.read_bytes()), *files(library, library)]
@@ -45,7 +45,8 @@ def environment() -> Iterator[Entry]:
 
 
 def dependencies(name: str) -> list[Path]:
-    """The packages (folders) that the distribution `name` needs to run, and those that they do."""
+    """The packages (folders) that the distribution `name` needs to run, with their own
+    dependencies."""
     seen = {name}
     waiting = [name]
     folders = []
@@ -63,7 +64,7 @@ def dependencies(name: str) -> list[Path]:
 
 
 def files(folder: Path, target: Path) -> Iterator[Entry]:
-    """What is to be installed of `folder`, as `target`, each source with its compiled form."""
+    """The files of `folder` to install as `target`, each source with its compiled form."""
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if not path.is_file() or any(_UNUSED.fullmatch(part) for part in inside.parts):
@@ -76,7 +77,7 @@ def files(folder: Path, target: Path) -> Iterator[Entry]:
 
 
 def compiled(path: Path, source: bytes, name: str) -> bytes:
-    """The .pyc for `name`, whose source is that of `path`: the one beside it where that is good."""
+    """The .pyc for `name`, whose source is that of `path`: the one beside it if it is valid."""
     magic = importlib.util.MAGIC_NUMBER
     kept = Path(importlib.util.cache_from_source(str(path)))
     if str(path) == name and kept.is_file():

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md that the lab's counts make."""
+"""The tables of docs/performance.md that come from the lab's counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.page import table
 
 Results = dict[str, dict[str, Any]]
 
-# The jobs of each table's columns, with their heads.
+# The jobs of each table's columns, with their headings.
 KVMXEN = {"kvmxen": "kvmxen", "exits": "kvmxen, `--shim exits`"}
 PEERS = {
     "pv-shim": "QEMU + pv-shim",
@@ -39,17 +39,17 @@ REASONS = {"2": "port I/O", "6": "MMIO", "7": "interrupt window", "10": "signal"
 
 
 def exits(counts: dict[str, int]) -> int:
-    """The exits to userspace of `counts`, whatever their reason."""
+    """The exits to userspace in `counts`, for whatever reason."""
     return sum(count for reason, count in counts.items() if reason != "all")
 
 
 def instructions(boot: dict[str, Any]) -> int:
-    """What a boot took up to its init: where nothing ran the clock jumped."""
+    """The instructions of a boot up to its init; the clock jumped while the CPU was idle."""
     return int(boot["ns"] - boot["idle_ns"])
 
 
 def boot(results: Results) -> str:
-    """Boots to the init, in instructions and exits, of every monitor."""
+    """Boots to the init, in instructions and exits, for every monitor."""
     jobs = KVMXEN | PEERS | FIRST
     boots = {name: results[name]["boot"] for name in jobs}
     rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
@@ -62,7 +62,7 @@ def boot(results: Results) -> str:
 
 
 def operations(results: Results) -> str:
-    """What a guest's operations take: instructions, and exits to userspace in brackets."""
+    """The costs of a guest's operations: instructions, and exits to userspace in brackets."""
     jobs = KVMXEN | PEERS
     rows = [
         [words, *(_operation(results[job]["operations"][name]) for job in jobs)]
@@ -81,7 +81,8 @@ def _operation(operation: dict[str, Any]) -> str:
 
 
 def stages(result: dict[str, Any]) -> dict[str, float]:
-    """Millions of instructions of each part of kvmxen's boot up to the guest's end, in order."""
+    """The millions of instructions of each part of kvmxen's boot up to the guest's end, in
+    order."""
     ends = result["stats"]["stages_ns"]
     times = [0, *ends.values()]
     parts = {
@@ -96,7 +97,7 @@ def stages(result: dict[str, Any]) -> dict[str, float]:
 
 
 def breakdown(results: Results) -> str:
-    """What kvmxen's boot is made of, in millions of instructions."""
+    """The parts of kvmxen's boot, in millions of instructions."""
     columns = [stages(results[job]) for job in STAGED]
     rows = [[name, *(f"{column[name]:,.0f}" for column in columns)] for name in columns[0]]
     rows.append(["**all**", *(f"{sum(column.values()):,.0f}" for column in columns)])
@@ -104,7 +105,7 @@ def breakdown(results: Results) -> str:
 
 
 def reasons(results: Results) -> str:
-    """What kvmxen's exits are for: the ten most frequent traps and hypercalls that came out."""
+    """The causes of kvmxen's exits: the ten most frequent traps and hypercalls that exited."""
     stats = [results[job]["stats"] for job in STAGED]
     rows = []
     for kind, prefix in {"exits": "", "hypercalls": "hypercall "}.items():
@@ -119,8 +120,8 @@ def _most(counts: Sequence[dict[str, int]]) -> list[str]:
 
 
 def request(result: dict[str, Any], name: str) -> tuple[float, float, float]:
-    """A request's instructions, exits to userspace and exits of the VM, without what a guest that
-    does nothing takes."""
+    """A request's instructions, exits to userspace and exits of the VM, less those of an idle
+    guest."""
     taken, nothing = (result["operations"][each] for each in (name, "nothing"))
     counts = (
         (operation["instructions"], exits(operation["exits"]), operation["exits"]["all"])
@@ -131,14 +132,14 @@ def request(result: dict[str, Any], name: str) -> tuple[float, float, float]:
 
 
 def devices(results: Results) -> str:
-    """What a guest's requests to a disk and a network interface take."""
+    """The costs of a guest's requests to a disk and a network interface."""
     rows = []
     for name, words in REQUESTS.items():
         columns = [request(results[job], name) for job in DEVICES]
         instructions, out, every = zip(*columns, strict=True)
         shown = [f"{count:,.0f}" for count in instructions]
         shown += [f"{instructions[0] / instructions[1]:.2f}"]
-        # A little less than with nothing is nothing.
+        # A result slightly below that of an idle guest counts as nothing.
         shown += [" / ".join(f"{max(count, 0):.2f}" for count in counts) for counts in (out, every)]
         rows.append([words, *shown])
     heads = [*(f"{head}, instructions" for head in DEVICES.values()), "ratio"]

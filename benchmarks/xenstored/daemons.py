@@ -23,12 +23,12 @@ _PATIENCE_SECONDS = 60.0
 def running(name: str, folder: Path) -> Iterator[Path]:
     """The socket of the daemon `name`, which runs with its files in the empty `folder`.
 
-    Raises Unavailable where it cannot be had, built for, or does not start.
+    Raises Unavailable if it is not available, cannot be prepared, or does not start.
     """
     programs = xen_programs()
     options = ["-N"]
     if name == "oxenstored":
-        # The file that it finds by itself is the system's.
+        # By itself it would find the system's file.
         options = ["--no-fork", "--config-file", str(oxenstored_configuration())]
     for each in _FOLDERS:
         (folder / each).mkdir(parents=True)
@@ -66,7 +66,7 @@ def _build(folder: Path) -> Path:
 
 
 def _wait(process: subprocess.Popen[bytes], path: Path, output: Path) -> None:
-    """Until somebody accepts connections at `path`."""
+    """Wait until somebody accepts connections at `path`."""
     end = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < end and process.poll() is None:
         with socket.socket(socket.AF_UNIX) as probe:

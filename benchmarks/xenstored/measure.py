@@ -1,4 +1,4 @@
-"""Our xenstore on its socket against Debian's own daemons, by the same client, in turn."""
+"""Compares our xenstore on its socket with Debian's own daemons: the same client, in turn."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _START_LIMIT = 10.0
 _UCRED = Struct("iII")
 _HERE = Path(__file__).parent
 _PATIENCE_SECONDS = 60.0
-# Another checkout, with its own environment built in it, to compare with.
+# Another checkout to compare with, built in an environment of its own.
 _BASELINE = "KVMXEN_BASELINE"
 
-# A server in an empty folder: its socket.
+# Starts a server in an empty folder; gives its socket.
 Server = Callable[[Path], AbstractContextManager[Path]]
 
 
@@ -57,20 +57,20 @@ class Client:
         return cls(program)
 
     def fill(self, path: Path, nodes: range) -> None:
-        """Make the nodes with those numbers."""
+        """Create the nodes with those numbers."""
         self._run(path, "fill", nodes.start, nodes.stop)
 
     def rate(self, path: Path, operation: str, nodes: int, clients: int) -> tuple[float, float]:
-        """Operations a second, and the us of a CPU that the server took for each."""
+        """The operations per second, and the us of CPU that the server used for each."""
         server = _listener(path)
         before = _cpu_ns(server)
         rate, count = self._run(path, operation, nodes, clients, _SECONDS)
         return float(rate), (_cpu_ns(server) - before) / 1000 / int(count)
 
     def start(self, path: Path) -> tuple[float, int]:
-        """Seconds until DOMAINS have started at once, and transactions that had to be made again.
+        """The seconds until DOMAINS have started at once, and the number of repeated transactions.
 
-        More than _START_LIMIT seconds are infinitely many.
+        More than _START_LIMIT seconds count as infinitely many.
         """
         try:
             seconds, again = self._run(path, "start", DOMAINS, timeout=_START_LIMIT)
@@ -107,7 +107,7 @@ def ours(folder: Path, checkout: Path | None = None) -> Iterator[Path]:
 
 
 def measure() -> dict[str, str]:
-    """The sections of operations a second, by clients, and of starts; and the plot."""
+    """The sections of operations per second, by clients, and of starts; and the plot."""
     with TemporaryDirectory() as name:
         client = Client.build(Path(name))
         rates = _rates(client, {"kvmxen": ours, **_debians()})
@@ -119,7 +119,7 @@ def measure() -> dict[str, str]:
 
 
 def compare() -> dict[str, str]:
-    """Print operations a second against a baseline, if one is named: they are on no page."""
+    """Print operations per second against a baseline, if one is named; no page has them."""
     checkout = os.environ.get(_BASELINE)
     if not checkout:
         return {}
@@ -142,7 +142,7 @@ def _debians() -> dict[str, Server]:
 
 
 def _listens(path: Path) -> bool:
-    """Whether somebody does: the socket's file is there a little earlier."""
+    """Whether somebody accepts: the socket's file exists a little earlier."""
     try:
         connect(path).close()
     except OSError:
@@ -165,18 +165,18 @@ def _cpu_ns(process: int) -> int:
 
 @dataclass(frozen=True)
 class Taken:
-    """What was measured of one server: operations a second, and us of its CPU for each."""
+    """The measurements of one server: operations per second, and us of its CPU for each."""
 
     rate: Sample
     cost: Sample
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, float]]) -> Taken:
-        """From pairs of both."""
+        """Create it from pairs of both values."""
         return cls(*map(Sample.of, zip(*pairs, strict=True)))
 
 
-# By operation, nodes, clients: each server's, taken in turn.
+# By operation, nodes and clients: the samples of each server, taken in turn.
 Rates = dict[tuple[str, int, int], dict[str, Taken]]
 
 
@@ -206,7 +206,7 @@ def _started(stack: ExitStack, server: Server) -> Path:
 
 
 def rate_table(rates: Rates, clients: int, others: list[str]) -> str:
-    """The table of thousands of operations a second, and of our ratios to the others'."""
+    """The table of thousands of operations per second, and of our ratios to the others'."""
     names = ("kvmxen", *others)
     rows = []
     for operation in OPERATIONS:

@@ -1,4 +1,4 @@
-"""The plot of what the xenstores do in a second."""
+"""The plot of the xenstores' operations per second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ PLOT = Path("docs/xenstore.svg")
 
 
 def draw(rates: Rates, nodes: int, path: Path = PLOT) -> None:
-    """Draw bars, with the spread, of the `rates` with so many `nodes` into the SVG file `path`."""
+    """Draw bars, with the spread, of the `rates` with that many `nodes` into the SVG file
+    `path`."""
     operations = list(dict.fromkeys(operation for operation, _, _ in rates))
     clients = list(dict.fromkeys(count for _, _, count in rates))
     with plot.figure(path, len(clients), (7.5, 2.8)) as panels:

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.xenstored.serve SOCKET`: a store of ours, with no guest, until killed."""
+"""`python -m benchmarks.xenstored.serve SOCKET`: serves a store of ours, with no guest, until
+killed.
+"""
 
 from __future__ import annotations
 
