@@ -1,1 +1,1 @@
-"""A domain from its birth to its end: the recipe, the object that all front ends use, its parts."""
+"""A domain from start to end: the recipe, the object that all front ends use, its parts."""

@@ -1,4 +1,4 @@
-"""Domain: a guest, whoever holds it: the command line, another program, a client of its socket."""
+"""Domain: a guest as the command line, another program, or a client of its socket uses it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ from kvmxen.rundir import RunDirectory
 
 
 class Domain:
-    """A guest of `config`, built and not started; it lives on when its guest reboots.
+    """A guest of `config`, built and not started; the object survives a reboot of its guest.
 
     Any thread may call any method. Leaving it as a context destroys the guest, if it has not
-    ended, and frees all that it has of the host. `terminal` is where the console goes, instead of
-    where `config` says. `step()` is a context for each step of the building that may take long.
-    Raises KvmxenError.
+    ended, and frees all its host resources. `terminal` overrides the console of `config`.
+    `step()` is a context for each step of the build that may take long. Raises KvmxenError.
 
-    The signal SIGUSR1 is kvmxen's, unless the program has a handler of its own for it.
+    kvmxen uses the signal SIGUSR1, unless the program has a handler of its own for it.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Domain:
             self._lasting = Lasting(
                 self.uuid, folder.path, self._loop, terminal, journal, kernel, ramdisk
             )
-            # None while the guest reboots, and at the end.
+            # None while the guest reboots, and after the end.
             self._run: Run | None = build_pv(config, self._lasting, self._ended, step)
             undo.callback(self._run.abandon)
             undo.enter_context(ControlServer(folder.path, partial(perform, self)))
@@ -85,23 +84,23 @@ class Domain:
     ) -> None:
         self.close()
 
-    # Its life.
+    # Life cycle.
 
     @property
     def state(self) -> State:
-        """What it does at the moment."""
+        """What the domain does at the moment."""
         if self._done:
             return State.ENDED
         return State.PAUSED if self._paused or self._thread is None else State.RUNNING
 
     def start(self) -> None:
-        """Have the guest run, from its first instruction."""
+        """Start the guest at its first instruction."""
         if not self._begin():
             raise KvmxenError(f"the domain {self.config.name} has already been started")
         self._tell(Event.STARTED)
 
     def pause(self) -> None:
-        """Stop every vCPU where it is; time goes on. Returns when none is in the guest."""
+        """Stop every vCPU where it is, but not time. Returns when all have left the guest."""
         with self._changed:
             self._paused = True
             if self._run is not None:
@@ -117,23 +116,23 @@ class Domain:
         self._tell(Event.UNPAUSED)
 
     def shutdown(self) -> bool:
-        """Ask the guest to power off: whether there is one to ask. It may take its time."""
+        """Ask the guest to power off; returns at once, whether there is a guest to ask."""
         return self._ask("poweroff")
 
     def reboot(self) -> bool:
-        """Ask the guest to reboot, as shutdown() asks."""
+        """Ask the guest to reboot; see shutdown()."""
         return self._ask("reboot")
 
     def destroy(self) -> None:
-        """End the guest where it is; does not wait."""
+        """End the guest at once; does not wait."""
         self._destroyed = True
         self._ended(End.DESTROYED)
         self._begin()
 
     def wait(self, timeout: float | None = None) -> Ending | None:
-        """Wait until it has ended: how, or None if that takes longer than `timeout` seconds.
+        """Wait for the end; returns it, or None if it takes longer than `timeout` seconds.
 
-        Raises KvmxenError if the guest could not be booted again, and what met a fault of ours.
+        Raises KvmxenError if the guest could not be booted again, and any internal error.
         """
         return self._wait(lambda: self._done, timeout)
 
@@ -147,21 +146,21 @@ class Domain:
         return self._ending
 
     def close(self) -> None:
-        """Destroy it, wait, and free all that it has of the host; nothing if that is done."""
+        """Destroy the guest, wait, and free all host resources; does nothing the second time."""
         self.destroy()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def listen(self, told: Callable[[Event], None]) -> None:
-        """Have `told` called for all that happens from now on, in the thread that did it."""
+        """Call `told` for each event from now on, in the thread that caused it."""
         self._listeners.append(told)
 
-    # What it has.
+    # Console, figures, devices.
 
     @property
     def console(self) -> ConsoleStream:
-        """The console, of a domain whose configuration leaves it to the program."""
+        """The console, if the configuration leaves it to the program."""
         stream = self._lasting.terminal.stream
         if stream is None:
             raise KvmxenError(
@@ -172,45 +171,45 @@ class Domain:
 
     @property
     def console_path(self) -> str:
-        """The terminal at which the console can be opened, empty if there is none."""
+        """The path of the console's terminal, empty if it has none."""
         return self._lasting.terminal.path
 
     def stats(self) -> dict[str, object]:
-        """What the run in progress did, or the last: counts, times in ns, sizes in KiB."""
+        """The figures of the current run, or the last: counts, times in ns, sizes in KiB."""
         with self._changed:
             return self._figures if self._run is None else self._run.figures()
 
     def attach_disk(self, spec: DiskSpec) -> str:
-        """Give the guest one more disk: its name in the guest."""
+        """Attach a disk; returns its name in the guest."""
         return self._devices().attach_disk(spec)
 
     def detach_disk(self, device: str, *, force: bool = False) -> bool:
-        """Take the disk `device`, as xvdb: whether the guest has given it up in ten seconds.
+        """Detach the disk `device` (such as xvdb); returns whether the guest gave it up in 10 s.
 
-        With `force` it is not asked.
+        With `force` the guest is not asked.
         """
         return self._devices().detach_disk(device, force=force)
 
     def resize_disk(self, device: str) -> None:
-        """Show the guest the size that the file of the disk `device` has now."""
+        """Show the guest the current size of the file of the disk `device`."""
         self._devices().resize_disk(device)
 
     def attach_net(self, spec: NetSpec) -> int:
-        """Give the guest one more network interface: its number."""
+        """Attach a network interface; returns its number."""
         return self._devices().attach_net(spec)
 
     def detach_net(self, number: int, *, force: bool = False) -> bool:
-        """Take the network interface `number`, as detach_disk takes a disk."""
+        """Detach the network interface `number`; see detach_disk."""
         return self._devices().detach_net(number, force=force)
 
     def device_figures(self) -> dict[str, dict[str, int]]:
-        """What each device has done so far, by its kind and number, as "vbd/51712"."""
+        """The counters of each device, by its kind and number, such as "vbd/51712"."""
         return self._devices().device_figures()
 
-    # For its clients.
+    # For clients of the control socket.
 
     def describe(self) -> dict[str, str]:
-        """What control/requests.py says of Describe."""
+        """The answer to Describe (control/requests.py)."""
         return {
             "uuid": str(self.uuid),
             "state": self.state.value,
@@ -218,7 +217,7 @@ class Domain:
         }
 
     def wait_for_clients(self, timeout: float | None) -> dict[str, object] | None:
-        """As wait(), but told as soon as the end is known, while the socket is still there."""
+        """Like wait(), but returns as soon as the end is known, while the socket still exists."""
         ending = self._wait(lambda: bool(self._ending or self._failure), timeout)
         return None if ending is None else vars(ending) | {"end": ending.end.name}
 
@@ -228,10 +227,10 @@ class Domain:
                 return self._run.devices
         raise KvmxenError(f"the guest of {self.config.name} is rebooting or has ended: try again")
 
-    # Behind that.
+    # Internals.
 
     def _begin(self) -> bool:
-        """Start the thread that the domain lives in; False if it was started before."""
+        """Start the domain's thread; returns False if it was started before."""
         with self._changed:
             if self._thread is not None:
                 return False
@@ -247,7 +246,7 @@ class Domain:
             return True
 
     def _ended(self, end: End) -> None:
-        """From any thread: the guest's run is over."""
+        """From any thread: note that the guest's run is over."""
         self._over = self._over or end
         self._loop.post(self._loop.stop)
 
@@ -268,7 +267,7 @@ class Domain:
             self._finish()
 
     def _one_run(self) -> bool:
-        """Run the guest to its end: whether it is to be booted again."""
+        """Run the guest to its end; returns whether to boot it again."""
         run = self._run
         assert run is not None
         if not self._destroyed:

@@ -9,10 +9,10 @@ from kvmxen.machine import End
 
 @dataclass(frozen=True)
 class Ending:
-    """Why and when a run was over.
+    """Why and when a run ended.
 
-    `reason` says more of a crash in a few words, `report` in several lines; both are empty for
-    every other end. `at` is the time, in seconds as time.time() has it.
+    `reason` describes a crash in a few words, `report` in several lines; both are empty for
+    every other end. `at` is the time, in seconds, from time.time().
     """
 
     end: End

@@ -1,4 +1,4 @@
-"""What a run cost: counts, times, sizes."""
+"""The figures of a run: counts, times, sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def figures(
     build_ns: int,
     run_ns: int,
 ) -> dict[str, object]:
-    """What `machine` and its `devices` did. Counts, times in ns, memory in KiB."""
+    """The figures of `machine` and its `devices`: counts, times in ns, memory in KiB."""
     traps: Counter[str] = Counter()
     hypercalls: Counter[str] = Counter()
     dispatched: Counter[str] = Counter()

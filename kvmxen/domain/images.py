@@ -28,7 +28,7 @@ def read_kernel(config: Config) -> ElfKernel:
 
 
 def default_cmdline(config: Config) -> str:
-    """What makes a Linux kernel speak on the Xen console; nothing for the demo guest."""
+    """The option that makes Linux use the Xen console; empty for the demo guest."""
     return "console=hvc0" if config.kernel else ""
 
 
@@ -50,9 +50,9 @@ def read_ramdisk(config: Config, kernel: ElfKernel) -> bytes | bytearray | None:
 
 
 def find_drivers(config: Config, kernel: ElfKernel) -> list[Module]:
-    """The modules for the shell of a guest with `kernel`, none if this host does not have them.
+    """The modules for the shell of a guest with `kernel`; none if this host lacks them.
 
-    Raises KvmxenError if `config` names a folder, and it does not have them either.
+    Raises KvmxenError if `config` names a folder that lacks them.
     """
     from kvmxen.modules import drivers
 

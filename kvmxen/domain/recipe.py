@@ -33,13 +33,13 @@ from kvmxen.xenstored.server import Server
 if TYPE_CHECKING:
     from kvmxen.xenstored.journal import Journal
 
-# A context for what may take long, which a person may interrupt there.
+# A context for a step that may take long, in which a person may interrupt it.
 Step = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class Lasting:
-    """What a domain keeps from one run to the next, when its guest reboots."""
+    """The objects that a domain keeps when its guest reboots."""
 
     uuid: UUID
     folder: Path
@@ -53,7 +53,7 @@ class Lasting:
 def build_pv(
     config: Config, lasting: Lasting, ended: Callable[[End], None], step: Step = nullcontext
 ) -> Run:
-    """A run of a 64-bit PV domain, whose guest has not executed an instruction yet.
+    """Build a run of a 64-bit PV domain; its guest has not executed an instruction yet.
 
     `ended(end)` is called once, from any thread, when the guest's run is over. Raises KvmxenError.
     """

@@ -1,4 +1,4 @@
-"""A domain of another process, by its control socket."""
+"""A domain of another process, used through its control socket."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from kvmxen.errors import KvmxenError
 from kvmxen.machine import End
 from kvmxen.rundir import runtime_root
 
-# A process whose guest has ended has to close its devices.
+# How long, in s, a process whose guest has ended may take to close its devices.
 _CLOSING_S = 60.0
 _LOOK_EVERY_S = 0.01
 
 
 def connect(name: str) -> RemoteDomain:
-    """The domain of that name that another process of this user runs; KvmxenError if none does."""
+    """The domain `name` in another process of this user; raises KvmxenError if there is none."""
     return RemoteDomain(name)
 
 
 class RemoteDomain:
-    """What Domain is, of another process: its methods are the same and do the same there.
+    """A Domain in another process, with the same methods.
 
     Each raises KvmxenError if the domain has ended.
     """
@@ -43,20 +43,20 @@ class RemoteDomain:
 
     @property
     def state(self) -> State:
-        """What it does at the moment."""
+        """What the domain does at the moment."""
         return State(self._ask(requests.Describe())["state"])
 
     @property
     def console_path(self) -> str:
-        """The terminal at which the console can be opened, empty if there is none."""
+        """The path of the console's terminal, empty if it has none."""
         return str(self._ask(requests.Describe())["console"])
 
     def start(self) -> None:
-        """Have the guest run, from its first instruction."""
+        """Start the guest at its first instruction."""
         self._ask(requests.Start())
 
     def pause(self) -> None:
-        """Stop every vCPU where it is; time goes on. Returns when none is in the guest."""
+        """Stop every vCPU where it is, but not time. Returns when all have left the guest."""
         self._ask(requests.Pause())
 
     def unpause(self) -> None:
@@ -64,20 +64,20 @@ class RemoteDomain:
         self._ask(requests.Unpause())
 
     def shutdown(self) -> bool:
-        """Ask the guest to power off: whether there is one to ask. It may take its time."""
+        """Ask the guest to power off; returns at once, whether there is a guest to ask."""
         return bool(self._ask(requests.Shutdown()))
 
     def reboot(self) -> bool:
-        """Ask the guest to reboot, as shutdown() asks."""
+        """Ask the guest to reboot; see shutdown()."""
         return bool(self._ask(requests.Reboot()))
 
     def destroy(self) -> None:
-        """End the guest where it is; does not wait."""
+        """End the guest at once; does not wait."""
         self._ask(requests.Destroy())
 
     def wait(self, timeout: float | None = None) -> Ending | None:
-        """Wait until it has ended, and its name is free: how, or None if that takes longer than
-        `timeout` seconds."""
+        """Wait until the domain has ended and its name is free; returns the end, or None if that
+        takes longer than `timeout` seconds."""
         told = self._ask(requests.Wait(timeout))
         if told is None:
             return None
@@ -91,34 +91,34 @@ class RemoteDomain:
         return Ending(End[told["end"]], told["at"], told["reason"], told["report"])
 
     def stats(self) -> dict[str, object]:
-        """What the run in progress did, or the last: counts, times in ns, sizes in KiB."""
+        """The figures of the current run, or the last: counts, times in ns, sizes in KiB."""
         figures: dict[str, object] = self._ask(requests.Stats())
         return figures
 
     def attach_disk(self, spec: DiskSpec) -> str:
-        """Give the guest one more disk: its name in the guest."""
+        """Attach a disk; returns its name in the guest."""
         return str(self._ask(requests.BlockAttach(spec)))
 
     def detach_disk(self, device: str, *, force: bool = False) -> bool:
-        """Take the disk `device`, as xvdb: whether the guest has given it up in ten seconds.
+        """Detach the disk `device` (such as xvdb); returns whether the guest gave it up in 10 s.
 
-        With `force` it is not asked.
+        With `force` the guest is not asked.
         """
         return bool(self._ask(requests.BlockDetach(device, force)))
 
     def resize_disk(self, device: str) -> None:
-        """Show the guest the size that the file of the disk `device` has now."""
+        """Show the guest the current size of the file of the disk `device`."""
         self._ask(requests.BlockResize(device))
 
     def attach_net(self, spec: NetSpec) -> int:
-        """Give the guest one more network interface: its number."""
+        """Attach a network interface; returns its number."""
         return int(self._ask(requests.NetworkAttach(spec)))
 
     def detach_net(self, number: int, *, force: bool = False) -> bool:
-        """Take the network interface `number`, as detach_disk takes a disk."""
+        """Detach the network interface `number`; see detach_disk."""
         return bool(self._ask(requests.NetworkDetach(number, force)))
 
     def device_figures(self) -> dict[str, dict[str, int]]:
-        """What each device has done so far, by its kind and number, as "vbd/51712"."""
+        """The counters of each device, by its kind and number, such as "vbd/51712"."""
         figures: dict[str, dict[str, int]] = self._ask(requests.Figures())
         return figures

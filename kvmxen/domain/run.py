@@ -16,9 +16,9 @@ from kvmxen.report import crash_report
 
 
 class Run:
-    """The machine of a guest and what serves it, as recipe.py makes it: it has not started.
+    """A guest's machine and its services, as recipe.py builds them, not started yet.
 
-    `serving` ends what serves the guest, `undo` that and the machine.
+    `serving` ends the services, `undo` the services and the machine.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Run:
         self.machine.start()
 
     def abandon(self) -> None:
-        """Free everything, of a run that may not have been finished."""
+        """Free everything, even if the run was not finished."""
         self._undo.close()
 
     def request(self, how: str) -> None:
@@ -57,7 +57,7 @@ class Run:
         self._xenstore.request_shutdown(how)
 
     def figures(self) -> dict[str, object]:
-        """Counts of what was done so far, times in ns, memory in KiB."""
+        """The figures so far: counts, times in ns, memory in KiB."""
         return figures(
             self.machine,
             self.devices.device_figures(),
@@ -66,10 +66,10 @@ class Run:
         )
 
     def finish(self, end: End) -> tuple[Ending, dict[str, object]]:
-        """End everything: how it ended, and the last figures.
+        """End everything; returns how the run ended, and the last figures.
 
-        A device that is slow to close makes this take long. Raises what a thread of the run met
-        that is a fault of ours.
+        This takes long if a device is slow to close. Raises the internal error, if any, that
+        stopped a thread of the run.
         """
         machine = self.machine
         with self._undo:

@@ -1,4 +1,4 @@
-"""What a domain does, and what happens to it."""
+"""A domain's states and events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What happens to a domain, as its listeners are told."""
+    """What happens to a domain, for its listeners."""
 
     STARTED = "started"
     PAUSED = "paused"
