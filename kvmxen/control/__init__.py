@@ -1,1 +1,1 @@
-"""What other processes ask of a running domain: its control socket, both ends of it."""
+"""The control socket, both ends: other processes' requests to a running domain."""

@@ -1,4 +1,4 @@
-"""The side of whoever asks something of a running domain."""
+"""The client's side of a domain's control socket."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kvmxen.xenstored.listener import connect
 
 
 def ask(root: Path, name: str, request: Request) -> Any:
-    """Have the domain `name`, whose run directory is in `root`, do `request`: what it answers.
+    """Send `request` to the domain `name`, whose run directory is in `root`; returns its answer.
 
-    Raises KvmxenError if there is no such domain, or it could not do it.
+    Raises KvmxenError if there is no such domain, or if the request failed.
     """
     try:
         connected = connect(root / name / SOCKET)

@@ -1,4 +1,4 @@
-"""What a domain does for each request."""
+"""Performs each request on a domain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kvmxen.control.requests import Request
 
 
 class Devices(Protocol):
-    """The part of a domain that has its devices."""
+    """The part of a domain that manages devices."""
 
     def attach_disk(self, spec: DiskSpec) -> str: ...
     def detach_disk(self, device: str, *, force: bool = False) -> bool: ...
@@ -22,7 +22,7 @@ class Devices(Protocol):
 
 
 class Target(Devices, Protocol):
-    """The part of a domain that its clients may use; the last three as JSON has them."""
+    """The part of a domain that its clients may use; the last three return JSON values."""
 
     def start(self) -> None: ...
     def pause(self) -> None: ...
@@ -36,7 +36,7 @@ class Target(Devices, Protocol):
 
 
 def perform(target: Target, request: Request) -> object:
-    """Do what a client asks for: the answer, as JSON has it; raises KvmxenError."""
+    """Perform a client's request; returns the answer as a JSON value; raises KvmxenError."""
     match request:
         case ask.Start():
             target.start()
@@ -72,7 +72,7 @@ DeviceRequest = (
 
 
 def perform_on_devices(target: Devices, request: DeviceRequest) -> object:
-    """The part of `perform` that concerns devices."""
+    """The part of `perform` for devices."""
     match request:
         case ask.BlockAttach(disk):
             return target.attach_disk(disk)

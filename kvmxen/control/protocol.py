@@ -1,7 +1,7 @@
 """The control socket's protocol: one line of JSON there, one back, and the connection ends.
 
-A request is as requests.py says; a reply is {"done": VALUE}, or {"error": SENTENCE} with what a
-person is to be told.
+requests.py has the form of a request; a reply is {"done": VALUE}, or {"error": SENTENCE} with a
+message for the user.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 from kvmxen.errors import KvmxenError
 
 SOCKET = "control.sock"
-# Bytes of a line, its end included. A path has at most 4,096, percent-encoded thrice as many; a
-# reply has every device's figures in it.
+# Bytes of a line, including its end. A path has at most 4,096 bytes, three times that if
+# percent-encoded; a reply may contain every device's figures.
 MAX_REQUEST = 64 << 10
 MAX_REPLY = 1 << 20
 
 
 class ProtocolError(Exception):
-    """What came is not a line of this protocol."""
+    """The received bytes are not a line of this protocol."""
 
 
 def read_line(connected: socket.socket, most: int) -> bytes:
-    """The line that comes, without its end; raises ProtocolError, and OSError as recv(2) does."""
+    """Receive a line, without its end; raises ProtocolError, and OSError as recv(2) does."""
     line = b""
     while not line.endswith(b"\n"):
         if len(line) >= most:
@@ -42,7 +42,7 @@ def write_line(connected: socket.socket, value: dict[str, Any]) -> None:
 
 
 def parse(line: bytes) -> Any:
-    """The value that a line is; raises ProtocolError."""
+    """The JSON value in a line; raises ProtocolError."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -50,7 +50,7 @@ def parse(line: bytes) -> Any:
 
 
 def parse_reply(line: bytes) -> Any:
-    """What was done; raises KvmxenError for what could not be, and ProtocolError."""
+    """The result in a reply; raises KvmxenError if the request failed, and ProtocolError."""
     match parse(line):
         case {"done": value, **rest} if not rest:
             return value

@@ -1,8 +1,8 @@
-"""What may be asked of a running domain, each request typed, and its form on the wire.
+"""The requests to a running domain, as types, and their form on the wire.
 
-A request travels as {"command": NAME, "arguments": {FIELD: VALUE, ...}}, each field as JSON has
-it; a nested dataclass is an object of its fields. A path is absolute and percent-encoded as in a
-file: URI, since a file's name need not be UTF-8.
+A request travels as {"command": NAME, "arguments": {FIELD: VALUE, ...}}, each field as a JSON
+value; a nested dataclass is an object of its fields. A path is absolute and percent-encoded as in
+a file: URI, since a file's name need not be UTF-8.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from kvmxen.errors import UsageError
 
 
 class RequestError(Exception):
-    """A message that is no request of this version: str() says what is wrong with it."""
+    """A message is not a request of this version; str() says why."""
 
 
 @dataclass(frozen=True)
 class BlockAttach:
-    """Give the guest a disk: the answer is its name in the guest."""
+    """Attach a disk; the answer is its name in the guest."""
 
     disk: DiskSpec
 
 
 @dataclass(frozen=True)
 class BlockDetach:
-    """Take the disk `device` (xvdb, say): the answer is whether the guest has given it up.
+    """Detach the disk `device` (such as xvdb); the answer is whether the guest has given it up.
 
     With `force` the guest is not asked.
     """
@@ -42,21 +42,21 @@ class BlockDetach:
 
 @dataclass(frozen=True)
 class BlockResize:
-    """Show the guest the size that the file of the disk `device` has now."""
+    """Show the guest the current size of the file of the disk `device`."""
 
     device: str
 
 
 @dataclass(frozen=True)
 class NetworkAttach:
-    """Give the guest a network interface: the answer is its number."""
+    """Attach a network interface; the answer is its number."""
 
     net: NetSpec
 
 
 @dataclass(frozen=True)
 class NetworkDetach:
-    """Take the network interface `number`, as BlockDetach takes a disk."""
+    """Detach the network interface `number`; see BlockDetach."""
 
     number: int
     force: bool = False
@@ -64,12 +64,12 @@ class NetworkDetach:
 
 @dataclass(frozen=True)
 class Figures:
-    """What each device has done so far: {"vbd/51712": {"requests": 12, ...}, ...}."""
+    """Get the counters of each device: {"vbd/51712": {"requests": 12, ...}, ...}."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Have a guest run that was built and not started."""
+    """Start a guest that was built and not started."""
 
 
 @dataclass(frozen=True)
@@ -84,22 +84,22 @@ class Unpause:
 
 @dataclass(frozen=True)
 class Shutdown:
-    """Ask the guest to power off: the answer is whether there was one to ask."""
+    """Ask the guest to power off; the answer is whether there was a guest to ask."""
 
 
 @dataclass(frozen=True)
 class Reboot:
-    """Ask the guest to reboot, as Shutdown asks."""
+    """Ask the guest to reboot; see Shutdown."""
 
 
 @dataclass(frozen=True)
 class Destroy:
-    """End the guest where it is."""
+    """End the guest at once."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait for the end: the answer is how it ended, or null after `seconds`.
+    """Wait for the end; the answer is how the domain ended, or null after `seconds`.
 
     An end is {"end": NAME, "at": SECONDS, "reason": TEXT, "report": TEXT}.
     """
@@ -107,19 +107,19 @@ class Wait:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        # Not "negative", so that what is no number is refused as well.
+        # The test is not "negative", so that it refuses NaN too.
         if self.seconds is not None and not self.seconds >= 0:
             raise UsageError(f"wait 0 seconds or more, not {self.seconds!r:.100}")
 
 
 @dataclass(frozen=True)
 class Describe:
-    """What the domain is: {"uuid": TEXT, "state": TEXT, "console": PATH or ""}."""
+    """Describe the domain: {"uuid": TEXT, "state": TEXT, "console": PATH or ""}."""
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What the guest's run did so far: `kvmxen boot --stats=json` has the same."""
+    """Get the figures of the guest's run, the same as `kvmxen boot --stats=json`."""
 
 
 Request = (
@@ -161,14 +161,14 @@ _NAMES = {kind: name for name, kind in COMMANDS.items()}
 
 
 def pack(request: Request) -> dict[str, Any]:
-    """`request` as JSON has it; relative paths become absolute ones of this process."""
+    """`request` as a JSON value; paths relative to this process become absolute."""
     return {"command": _NAMES[type(request)], "arguments": _encode(request)}
 
 
 def unpack(message: object) -> Request:
-    """The request that `message` is.
+    """The request in `message`.
 
-    Raises RequestError for what is no request, and UsageError for one whose values cannot be.
+    Raises RequestError if it is not a request, and UsageError if its values are invalid.
     """
     match message:
         case {"command": str(command), "arguments": arguments, **rest} if not rest:
@@ -192,7 +192,7 @@ def _encode(value: object) -> Any:
 
 
 def _decode(kind: Any, value: object, where: str) -> Any:
-    """`value` as a `kind`, which is the type of a field; nothing is converted silently."""
+    """`value` as a `kind`, the type of a field; nothing is converted silently."""
     origin = get_origin(kind)
     if is_dataclass(kind) and isinstance(kind, type):
         return kind(**_fields(kind, value, where))
@@ -201,7 +201,7 @@ def _decode(kind: Any, value: object, where: str) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(_decode(get_args(kind)[0], item, where) for item in value)
     if origin is Literal:
-        # True == 1: the type counts as well.
+        # True == 1, so compare the types too.
         known = [(type(item), item) for item in get_args(kind)]
         if isinstance(value, str | int) and (type(value), value) in known:
             return value
@@ -214,7 +214,7 @@ def _decode(kind: Any, value: object, where: str) -> Any:
     elif type(value) is kind:
         return value
     elif kind is float and type(value) is int:
-        # JSON has one kind of number, and so has Python where it wants a float.
+        # JSON has one kind of number, and Python takes an int for a float.
         return value
     raise RequestError(f"{where} cannot be {value!r:.100}")
 

@@ -1,4 +1,4 @@
-"""The domain's side of its control socket: a thread that listens, one for each who asks."""
+"""The domain's side of its control socket: a thread that listens, and one for each client."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from kvmxen.errors import KvmxenError, shortage
 from kvmxen.streams import say
 from kvmxen.xenstored.listener import listen, may_connect
 
-# Who connects and then says nothing keeps one of these for so long.
+# How long a silent client keeps one of the _AT_ONCE places, in s.
 _PATIENCE_S = 10.0
 _AT_ONCE = 64
 _RETRY_S = 1.0
-# For how long answers may be on their way when the domain ends.
+# How long answers may still take when the domain ends, in s.
 _LAST_S = 1.0
 
 
 class ControlServer:
     """Serves requests in `folder` for the time of the context, by `do(request)`.
 
-    `do` is called in several threads at once. Whatever it raises goes to the client, and an error
-    of ours to stderr as well: no request ends the domain.
+    Several threads call `do` at once. Its exceptions go to the client, internal errors to stderr
+    too: no request ends the domain.
     """
 
     def __init__(self, folder: Path, do: Callable[[Request], object]) -> None:
@@ -60,7 +60,7 @@ class ControlServer:
     def __exit__(self, *_: object) -> None:
         os.eventfd_write(self._stop, 1)
         self._thread.join()
-        # A client that waited for the end is to hear of it.
+        # A client that waits for the end must receive it.
         end = time.monotonic() + _LAST_S
         for answering in list(self._answering):
             answering.join(max(0.0, end - time.monotonic()))
@@ -78,7 +78,7 @@ class ControlServer:
             except (BlockingIOError, ConnectionAbortedError):
                 continue
             except OSError:
-                # Too many open files, most likely: who comes has to wait.
+                # Too many open files, most likely: clients have to wait.
                 select.select([self._stop], [], [], _RETRY_S)
                 continue
             if not may_connect(connected) or not self._busy.acquire(blocking=False):
@@ -89,7 +89,7 @@ class ControlServer:
                 self._answering.add(answering)
                 answering.start()
             except RuntimeError:
-                # The host has no thread for it.
+                # The host has no thread for this client.
                 self._answering.discard(answering)
                 self._busy.release()
                 connected.close()
@@ -104,7 +104,7 @@ class ControlServer:
             self._busy.release()
 
     def _reply(self, connected: socket.socket) -> dict[str, Any]:
-        """What becomes of the request that comes; raises OSError as recv(2) does."""
+        """Receive and perform a request; returns the reply; raises OSError as recv(2) does."""
         try:
             request = unpack(parse(read_line(connected, MAX_REQUEST)))
         except (KvmxenError, ProtocolError, RequestError) as error:
