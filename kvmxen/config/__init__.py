@@ -1,4 +1,4 @@
-"""What a person asked for, validated."""
+"""The user's configuration, validated."""
 
 from __future__ import annotations
 

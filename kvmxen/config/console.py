@@ -1,4 +1,4 @@
-"""Where a domain's console goes."""
+"""The place of a domain's console."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ConsoleKind = Literal["stdio", "pty", "file", "none", "program"]
 class ConsoleSpec:
     """A console's kind; `path` is set for "file" only.
 
-    A "program" console is for the program that holds the domain: Domain.console.
+    A "program" console is for the program that has the Domain: Domain.console.
     """
 
     kind: ConsoleKind
@@ -23,7 +23,7 @@ class ConsoleSpec:
 
     @classmethod
     def parse(cls, text: str) -> ConsoleSpec:
-        """Read "stdio", "pty", "file:PATH" or "none"; UsageError for anything else."""
+        """Parse "stdio", "pty", "file:PATH" or "none"; raises UsageError for anything else."""
         match text.partition(":"):
             case ("stdio" | "pty" | "none") as kind, "", "":
                 return cls(kind)

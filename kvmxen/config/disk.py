@@ -1,4 +1,4 @@
-"""One disk of a domain, as --disk and xl's configuration files write it."""
+"""One disk of a domain, in the syntax of --disk and of xl's configuration files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OLD_PREFIX = re.compile(r"(?:file|phy|tap2?:aio|aio|raw):(?=/)")
 def device_number(name: str) -> int:
     """The number of the virtual device `name` (docs/misc/vbd-interface.txt in Xen).
 
-    xvda, xvdb1, d0p1, hda and sda are such names; UsageError for others.
+    xvda, xvdb1, d0p1, hda and sda are such names; raises UsageError for others.
     """
     match = _VDEV.fullmatch(name)
     if match is None:
@@ -61,12 +61,12 @@ def _name(disk: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DiskSpec:
-    """What is behind a disk and how the guest sees it.
+    """The file of a disk, and how the guest sees it.
 
-    `target` is the device's name in the guest, empty for the first that is free. `sector_size` is
-    in bytes. `backing` are the files to be used behind a qcow2 image, the nearest first; with
-    `follows_backing` it is those that the images name. `key` has the passphrase of an encrypted
-    image.
+    `target` is the device's name in the guest, empty for the first free one. `sector_size` is in
+    bytes. `backing` lists the backing files of a qcow2 image, the nearest first; with
+    `follows_backing` they are those that the images name. `key` is the file with the passphrase
+    of an encrypted image.
     """
 
     path: Path
@@ -102,10 +102,10 @@ class DiskSpec:
 
     @classmethod
     def parse(cls, text: str) -> DiskSpec:
-        """Read `FILE[,format][,vdev][,access][,key=value]...`; raises UsageError.
+        """Parse `FILE[,format][,vdev][,access][,key=value]...`; raises UsageError.
 
-        Positions may be empty, and what stands in them is told by what it is; keys are xl's
-        (vdev, format, access, devtype) and our own. FILE can also come last, as target=FILE.
+        Positions may be empty, and each value tells which field it is; keys are xl's (vdev, format,
+        access, devtype) and our own. FILE can also come last, as target=FILE.
         """
         fields: dict[str, object] = {}
         first, _, rest = text.partition(",")
@@ -115,7 +115,7 @@ class DiskSpec:
             fields["path"] = Path(_OLD_PREFIX.sub("", first))
         while rest:
             if not first and rest.startswith("target="):
-                # xl's way: to the end, commas and all.
+                # Like xl, take the rest of the text, including commas.
                 fields["path"] = Path(rest.removeprefix("target="))
                 break
             part, _, rest = rest.partition(",")
@@ -139,7 +139,7 @@ def _apply(fields: dict[str, object], part: str, text: str) -> None:
     if key == "backing" and value == "allow":
         fields["follows_backing"] = True
     elif key == "backing":
-        # Each time one more, behind the one before.
+        # Each occurrence adds one more value.
         fields.setdefault(name, ())
         fields[name] += (convert(value, text),)  # type: ignore[operator]
     else:
@@ -147,7 +147,7 @@ def _apply(fields: dict[str, object], part: str, text: str) -> None:
 
 
 def _position(part: str, text: str) -> tuple[str, str]:
-    """The key and the value of what came without an `=`."""
+    """The key and the value of a part without an `=`."""
     if part in _ACCESS:
         return "access", part
     if part in FORMATS or part in ("qcow", "qed"):
@@ -204,9 +204,9 @@ _KEYS: dict[str, tuple[str, Callable[[str, str], object]]] = {
 
 
 def with_targets(disks: Iterable[DiskSpec], taken: Iterable[int] = ()) -> list[DiskSpec]:
-    """`disks`, each with its target: those without get the first that is free.
+    """`disks`, each with a target: those without one get the first that is free.
 
-    `taken` are device numbers that are in use; raises UsageError for one that is used twice.
+    `taken` are the device numbers in use; raises UsageError if one is used twice.
     """
     disks = list(disks)
     used = set(taken)

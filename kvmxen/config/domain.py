@@ -16,11 +16,11 @@ from kvmxen.errors import FieldError
 from kvmxen.layout import MAX_VCPUS, PAGE_SIZE
 
 MIN_MEMORY = 32 * MIB
-# struct start_info has 1024 bytes for it, a NUL included (xen/include/public/xen.h).
+# struct start_info has 1024 bytes for it, including a NUL (xen/include/public/xen.h).
 MAX_CMDLINE = 1023
-# A folder is named after the domain: no separators, neither "." nor "..".
+# The domain's name is also its folder's: no separators, neither "." nor "..".
 _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,63}", re.ASCII)
-# What Python makes of a byte that is no UTF-8 (PEP 383).
+# Python's stand-in for a byte that is not UTF-8 (PEP 383).
 _NO_CHARACTER = re.compile("[\udc80-\udcff]")
 
 OnReboot = Literal["restart", "destroy"]
@@ -28,12 +28,12 @@ Shim = Literal["dispatch", "exits"]
 
 
 def is_name(text: str) -> bool:
-    """Whether a domain may be called `text`."""
+    """Whether `text` is a valid domain name."""
     return _NAME.fullmatch(text) is not None
 
 
 def _is_line(text: str) -> bool:
-    """Whether `text` is a command line that fits; bytes that are no characters are as good."""
+    """Whether `text` is a command line that fits; bytes that are not UTF-8 are allowed."""
     try:
         size = len(os.fsencode(text))
     except UnicodeEncodeError:
@@ -43,11 +43,11 @@ def _is_line(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to boot, and how; making one raises FieldError if it makes no sense.
+    """What to boot, and how; the constructor raises FieldError for invalid values.
 
-    With no `kernel` it is the embedded demo guest. `memory` is in bytes. The guest may grow to
-    `max_memory` and `max_vcpus`, by default what it starts with. Each of `disks` has a target once
-    it is here.
+    `kernel` defaults to the embedded demo guest. `memory` is in bytes. The guest may grow to
+    `max_memory` and `max_vcpus`, by default the amounts that it starts with. The constructor gives
+    each of `disks` a target.
     """
 
     kernel: Path | None = None

@@ -1,4 +1,4 @@
-"""A network interface as a person asks for it: --net."""
+"""A network interface in the syntax of --net."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Literal
 from kvmxen.errors import UsageError
 
 NetKind = Literal["user", "tap"]
-# IFNAMSIZ (linux/if.h), and what ip(8) takes for a name.
+# IFNAMSIZ (linux/if.h), and the names that ip(8) accepts.
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _RATE = re.compile(r"([0-9]{1,12})([KMGkmg]?)([bB])/s(?:@([0-9]{1,9})(s|ms|us))?", re.ASCII)
 _USEC = {"s": 1_000_000, "ms": 1000, "us": 1}
-# In microseconds, as xl has it (XLU__RATE_INTERVAL...).
+# In microseconds, xl's default (XLU__RATE_INTERVAL...).
 _INTERVAL = 50_000
 _FORWARD = re.compile(
     r"(tcp|udp):(?:([0-9.]{7,15}):|\[([0-9A-Fa-f:.]{2,45})\]:)?([0-9]{1,5}):([0-9]{1,5})", re.ASCII
@@ -40,7 +40,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """Read a rate as xl writes it: 10Mb/s, 250KB/s, 1GB/s@20ms (xl-network-configuration)."""
+        """Parse a rate in xl's syntax: 10Mb/s, 250KB/s, 1GB/s@20ms (xl-network-configuration)."""
         match = _RATE.fullmatch(text)
         if match is None:
             raise UsageError(
@@ -55,7 +55,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Forward:
-    """A port of the host's, at its `address`, that leads to the guest's `port`."""
+    """A port of the host, at its `address`, that leads to the guest's `port`."""
 
     protocol: Literal["tcp", "udp"]
     address: str
@@ -75,9 +75,9 @@ class Forward:
 
     @classmethod
     def parse(cls, text: str) -> Forward:
-        """Read PROTOCOL:[ADDRESS:]PORT:PORT, an IPv6 address in brackets; raises UsageError.
+        """Parse PROTOCOL:[ADDRESS:]PORT:PORT, an IPv6 address in brackets; raises UsageError.
 
-        Without an address only the host itself reaches the guest.
+        Without an address only the host itself can reach the guest.
         """
         match = _FORWARD.fullmatch(text)
         if match is None:
@@ -96,9 +96,9 @@ class Forward:
 
 @dataclass(frozen=True)
 class NetSpec:
-    """An interface: by passt ("user") or a tap device, whose `name` the host chooses if empty.
+    """An interface, by passt ("user") or a tap device; if `name` is empty, the host chooses one.
 
-    With `host_loopback`, 10.0.2.2 is the host's 127.0.0.1 to the guest of a "user" interface.
+    With `host_loopback`, the guest of a "user" interface reaches the host's 127.0.0.1 as 10.0.2.2.
     """
 
     kind: NetKind
@@ -126,7 +126,7 @@ class NetSpec:
 
     @classmethod
     def parse(cls, text: str) -> NetSpec | None:
-        """Read --net's argument, None for "none"; raises UsageError."""
+        """Parse --net's argument, None for "none"; raises UsageError."""
         first, *rest = text.split(",")
         kind, given, name = first.partition("=")
         if first == "none" and not rest:
@@ -162,12 +162,12 @@ _KEYS: dict[str, tuple[str, Callable[[str], object]]] = {
 
 
 def _is_mac(text: str) -> bool:
-    """Whether `text` is a station's address: neither a group's nor nobody's."""
+    """Whether `text` is the MAC address of one station: not a group's, not all zeros."""
     return bool(_MAC.fullmatch(text)) and not int(text[:2], 16) & 1 and text.strip("0:") != ""
 
 
 def generate_mac(domain: str, index: int) -> str:
-    """The address of a domain's interface `index`, always the same: of Xen's OUI 00:16:3e."""
+    """The MAC address of a domain's interface `index`: always the same, with Xen's OUI 00:16:3e."""
     import hashlib
 
     tail = hashlib.sha256(f"{domain}/{index}".encode()).digest()[:3]

@@ -1,4 +1,4 @@
-"""Amounts of memory: as people write them, as the host has them."""
+"""Amounts of memory: in the user's syntax, and the host's total."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNIT = {"": MIB, "K": 1 << 10, "M": MIB, "G": 1 << 30}
 
 
 def parse_size(text: str) -> int:
-    """Bytes in `text`: a number with the suffix K, M or G; a plain one is in MiB, as with xl."""
+    """Parse a size into bytes: a number with suffix K, M or G; without one in MiB, as with xl."""
     match = re.fullmatch(r"([0-9]{1,12})([KMG]?)", text.strip().upper(), re.ASCII)
     if match is None:
         raise UsageError(f"{text!r} is not a memory size: give a number such as 512M or 2G")
@@ -20,7 +20,7 @@ def parse_size(text: str) -> int:
 
 
 def host_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes of memory that this host has (MemTotal of proc_meminfo(5))."""
+    """This host's memory in bytes (MemTotal of proc_meminfo(5))."""
     match = re.search(r"^MemTotal:\s+([0-9]+) kB$", meminfo.read_text(), re.MULTILINE)
     if match is None:
         raise UsageError(f"{meminfo} does not tell how much memory this host has")
