@@ -1,6 +1,6 @@
-"""Whether a person may use /dev/kvm, and what to do if not.
+"""Checks whether the user may use /dev/kvm, and says what to do if not.
 
-`python3 -m kvmxen.kvm.access` says it before anything is built, as nothing here needs more than
+`python3 -m kvmxen.kvm.access` works before anything is built, because this module needs only
 Python.
 """
 
@@ -22,7 +22,7 @@ DEVICE = Path("/dev/kvm")
 
 
 def open_device(device: Path = DEVICE) -> int:
-    """A descriptor of `device`; KvmxenError, with a way out, if there is none for this user."""
+    """Open `device`; on failure raises KvmxenError, which says what to do."""
     try:
         return os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -35,7 +35,7 @@ def open_device(device: Path = DEVICE) -> int:
 
 
 def missing(device: Path, cpuinfo: str) -> str:
-    """What to do where there is no `device`; `cpuinfo` is the text of /proc/cpuinfo."""
+    """What to do if there is no `device`; `cpuinfo` is the text of /proc/cpuinfo."""
     flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
     for flag, module in {"vmx": "kvm_intel", "svm": "kvm_amd"}.items():
         if flags and flag in flags[1].split():
@@ -50,7 +50,7 @@ def missing(device: Path, cpuinfo: str) -> str:
 
 
 def no_permission(device: Path, status: os.stat_result, uid: int) -> str:
-    """What user `uid` can do who may not open `device`, which has `status`."""
+    """What user `uid` can do if they may not open `device`, which has `status`."""
     if uid == 0:
         return f"root may not open {device}: pass the device to this container (--device {device})"
     user, group = _name_of_user(uid), _name_of_group(status.st_gid)

@@ -28,7 +28,7 @@ def io(nr: int) -> int:
 
 
 def iow(nr: int, size: int) -> int:
-    """The number of an ioctl that hands `size` bytes to the kernel."""
+    """The number of an ioctl that passes `size` bytes to the kernel."""
     return 1 << 30 | size << 16 | _KVMIO << 8 | nr
 
 
@@ -45,7 +45,7 @@ def iowr(nr: int, size: int) -> int:
 def call(fd: int, name: str, number: int, argument: ctypes.Structure | int = 0) -> int:
     """Run the ioctl; returns its non-negative result, raises KvmError."""
     try:
-        # fcntl copies small buffers and holds larger ones: both write the result back.
+        # fcntl copies small buffers and passes larger ones directly; both ways return the result.
         return fcntl.ioctl(fd, number, argument)
     except OSError as error:
         raise KvmError(name, error.errno or 0) from None

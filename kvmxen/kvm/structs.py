@@ -217,7 +217,7 @@ class IoEventFd(Structure):
 
 
 class ClockData(Structure):
-    """kvm_clock_data: nanoseconds since the VM's clock began."""
+    """kvm_clock_data: nanoseconds since the VM's clock started."""
 
     _fields_ = (
         ("clock", c_uint64),

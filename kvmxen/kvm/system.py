@@ -18,7 +18,7 @@ _GET_API_VERSION = io(0x00)
 _CREATE_VM = io(0x01)
 _CHECK_EXTENSION = io(0x03)
 _GET_VCPU_MMAP_SIZE = io(0x04)
-# kvm_cpuid2's size in the ioctl number is that of its header alone.
+# The ioctl number contains the size of kvm_cpuid2's header alone.
 _GET_SUPPORTED_CPUID = iowr(0x05, 8)
 
 
@@ -43,7 +43,7 @@ class Cap(IntEnum):
 
 
 class System:
-    """An open /dev/kvm. Raises KvmxenError with a way out where it cannot be opened."""
+    """An open /dev/kvm. Raises KvmxenError, which says what to do, if it cannot be opened."""
 
     def __init__(self, path: Path = DEVICE) -> None:
         self.fd = open_device(path)
@@ -57,11 +57,11 @@ class System:
             raise KvmxenError(f"{path} offers KVM API {version}, but kvmxen needs {API_VERSION}")
 
     def close(self) -> None:
-        """Close the fd; its VMs live on."""
+        """Close the fd; its VMs stay."""
         os.close(self.fd)
 
     def check_extension(self, cap: Cap) -> int:
-        """KVM_CHECK_EXTENSION: 0 where the host lacks it."""
+        """KVM_CHECK_EXTENSION: 0 if the host lacks it."""
         return call(self.fd, "KVM_CHECK_EXTENSION", _CHECK_EXTENSION, int(cap))
 
     def vcpu_mmap_size(self) -> int:

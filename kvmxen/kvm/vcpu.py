@@ -1,4 +1,4 @@
-"""A vCPU's fd: every ioctl but KVM_RUN, which is kvmxen/vcpu.pyx's."""
+"""A vCPU's fd: every ioctl except KVM_RUN, which is in kvmxen/vcpu.pyx."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class VcpuFd:
         call(self.fd, "KVM_SET_SREGS", _SET_SREGS, sregs)
 
     def get_msr(self, index: int) -> int:
-        """KVM_GET_MSRS of one MSR; raises KvmError where KVM does not know it."""
+        """KVM_GET_MSRS of one MSR; raises KvmError if KVM does not know it."""
         request = OneMsr(nmsrs=1)
         request.entry.index = index
         if call(self.fd, f"KVM_GET_MSRS({index:#x})", _GET_MSRS, request) != 1:
@@ -79,7 +79,7 @@ class VcpuFd:
         return int(request.entry.data)
 
     def set_msr(self, index: int, value: int) -> None:
-        """KVM_SET_MSRS of one MSR; raises KvmError where KVM refuses it."""
+        """KVM_SET_MSRS of one MSR; raises KvmError if KVM refuses it."""
         request = OneMsr(nmsrs=1)
         request.entry.index = index
         request.entry.data = value
@@ -95,7 +95,7 @@ class VcpuFd:
         call(self.fd, "KVM_SET_CPUID2", _SET_CPUID2, table)
 
     def set_runnable(self) -> None:
-        """KVM_SET_MP_STATE: do not wait for the INIT and SIPI that start a further vCPU."""
+        """KVM_SET_MP_STATE: do not wait for the INIT and SIPI that start an additional vCPU."""
         call(self.fd, "KVM_SET_MP_STATE", _SET_MP_STATE, MpState(mp_state=_MP_STATE_RUNNABLE))
 
     def get_debugregs(self) -> Debugregs:

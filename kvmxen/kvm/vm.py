@@ -28,7 +28,7 @@ class Vm:
         self.fd = system.create_vm()
 
     def close(self) -> None:
-        """Close the fd; the VM goes once its vCPUs are closed too."""
+        """Close the fd; the VM ends once its vCPUs are closed too."""
         os.close(self.fd)
 
     def enable_cap(self, cap: Cap, argument: int) -> None:
@@ -52,14 +52,14 @@ class Vm:
         call(self.fd, "KVM_SIGNAL_MSI", _SIGNAL_MSI, message)
 
     def listen(self, port: int, value: int, eventfd: int, on: bool) -> None:
-        """KVM_IOEVENTFD: have the 32-bit `value` that is written to the I/O port `port` ring
-        `eventfd`, without an exit, or, not `on`, no longer."""
+        """KVM_IOEVENTFD: make a write of the 32-bit `value` to the I/O port `port` ring `eventfd`
+        without an exit; if `on` is false, undo that."""
         flags = _IOEVENTFD_DATAMATCH | _IOEVENTFD_PIO | (0 if on else _IOEVENTFD_DEASSIGN)
         request = IoEventFd(value, port, 4, eventfd, flags)
         call(self.fd, "KVM_IOEVENTFD", _IOEVENTFD, request)
 
     def clock(self) -> int:
-        """KVM_GET_CLOCK: ns since the VM's clock began; what pvclock shows the guest."""
+        """KVM_GET_CLOCK: ns since the VM's clock started; pvclock shows the guest the same."""
         data = ClockData()
         call(self.fd, "KVM_GET_CLOCK", _GET_CLOCK, data)
         return int(data.clock)
