@@ -1,7 +1,7 @@
 """The block device's protocol. Source: xen/include/public/io/blkif.h.
 
-Sectors are of 512 bytes, whatever the device's own. A 32-bit frontend's requests and responses
-are those of a 64-bit one without the padding that aligns 64-bit fields.
+A sector has 512 bytes, whatever the device's own size. The requests and responses of a 32-bit
+frontend lack the padding that aligns 64-bit fields.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class BlkifStatus(IntEnum):
     EOPNOTSUPP = -2
 
 
-# BLKIF_DISCARD_SECURE, of a discard's flag.
+# BLKIF_DISCARD_SECURE, in a discard's flag.
 DISCARD_SECURE = 1
-# VDISK_*, of the node "info".
+# VDISK_*, in the node "info".
 VDISK_CDROM = 1
 VDISK_READONLY = 4
 
@@ -44,7 +44,7 @@ SEGMENT = Struct("gref" / Int32ul, "first_sect" / Int8ul, "last_sect" / Int8ul, 
 
 
 def _layouts(padding: int) -> dict[str, Struct]:
-    """The structures with `padding` bytes of it where a 64-bit field comes after 32 bits."""
+    """The structures with `padding` bytes before a 64-bit field that follows a 32-bit one."""
     return {
         "request": Struct(
             "operation" / Int8ul,
@@ -86,6 +86,6 @@ def _layouts(padding: int) -> dict[str, Struct]:
     }
 
 
-# By the node "protocol" (io/protocols.h).
+# The layouts by the value of the node "protocol" (io/protocols.h).
 PROTOCOLS = {"x86_64-abi": _layouts(4), "x86_32-abi": _layouts(0)}
 NATIVE = "x86_64-abi"

@@ -1,4 +1,4 @@
-"""The ELF notes by which a kernel tells how it wants to be loaded.
+"""The ELF notes in which a kernel says how to load it.
 
 Source: xen/include/public/elfnote.h.
 """

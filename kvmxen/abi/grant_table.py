@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from kvmxen.abi import xen
 
-# Entries that a domain builder fills, and that a change of version keeps.
+# The entries that a domain builder fills and a change of version keeps.
 RESERVED_ENTRIES = xen.GNTTAB_NR_RESERVED_ENTRIES
 RESERVED_CONSOLE = xen.GNTTAB_RESERVED_CONSOLE
 RESERVED_XENSTORE = xen.GNTTAB_RESERVED_XENSTORE

@@ -28,13 +28,13 @@ GSO_NONE = 0
 GSO_TCPV4 = 1
 GSO_TCPV6 = 2
 
-# NETIF_RSP_*: a status; of a packet received, its length in bytes is one too.
+# NETIF_RSP_*: a status. A received packet's status is its length in bytes.
 RSP_NULL = 1
 RSP_OKAY = 0
 RSP_ERROR = -1
 RSP_DROPPED = -2
 
-# A transmit request's size is 16 bits.
+# A transmit request's size has 16 bits.
 MAX_PACKET = 0xFFFF
 
 TX_REQUEST = Struct(

@@ -27,7 +27,7 @@ ENTRIES = 64
 def ring_size(length: int, entry_size: int) -> int:
     """How many entries of `entry_size` bytes a ring of `length` bytes has: a power of two.
 
-    ValueError where there is no room for one (__RING_SIZE()).
+    Raises ValueError if there is no room for one (__RING_SIZE()).
     """
     room = (length - ENTRIES) // entry_size
     if room < 1:

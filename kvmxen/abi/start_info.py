@@ -1,4 +1,4 @@
-"""start_info: what a PV guest finds in RSI when it starts.
+"""start_info: the structure whose address a PV guest finds in RSI when it starts.
 
 Source: struct start_info in xen/include/public/xen.h, as a 64-bit guest sees it.
 """
@@ -21,5 +21,5 @@ class StartInfoFlags(IntFlag):
     VIRT_P2M_4TOOLS = 1 << 4
 
 
-# struct start_info, all of it in its order, less the padding after its 32-bit fields.
+# All fields of struct start_info, in order; 4x is the padding after 32-bit fields.
 START_INFO = struct.Struct(f"<32sQQI4xQI4xQI4xQQQQQ{MAX_GUEST_CMDLINE}sQQ")

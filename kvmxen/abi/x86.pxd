@@ -1,4 +1,4 @@
-"""x86.h, as far as Cython modules use it."""
+"""The part of x86.h that Cython modules use."""
 
 from libc.stdint cimport uint32_t, uint64_t
 

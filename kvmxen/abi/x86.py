@@ -1,4 +1,4 @@
-"""x86-64 as its manuals have it: the numbers of x86.h, each under its name there."""
+"""x86-64 numbers from x86.h, each under its name there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     def __getattr__(name: str) -> int: ...
 
 
-# The general registers, as instructions number them.
+# The general registers, in the order of their numbers in instructions.
 REGISTERS = (
     "rax",
     "rcx",

@@ -1,4 +1,4 @@
-"""xen.h, as far as Cython modules use it."""
+"""The part of xen.h that Cython modules use."""
 
 from libc.stdint cimport uint64_t
 

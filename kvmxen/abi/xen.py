@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     def __getattr__(name: str) -> int: ...
 
 
-# The only domain that there is, but for dom0, which is this process.
+# The only domain besides dom0, which is this process.
 DOMID_GUEST = 1
 
 
@@ -85,5 +85,5 @@ class Virq(IntEnum):
     XENPMU = _NUMBERS["VIRQ_XENPMU"]
 
 
-# Those that each vCPU has of its own (xen/common/event_channel.c, get_virq_type).
+# The virqs that each vCPU has separately (xen/common/event_channel.c, get_virq_type).
 PER_VCPU_VIRQS = frozenset({Virq.TIMER, Virq.DEBUG, Virq.XENOPROF, Virq.XENPMU})

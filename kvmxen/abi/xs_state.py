@@ -1,4 +1,4 @@
-"""A xenstore's whole state as a stream of records, version 2.
+"""The whole state of a xenstore as a stream of records, version 2.
 
 Source: docs/designs/xenstore-migration.md and tools/xenstored/xenstore_state.h. The header is
 big-endian, the rest little-endian as its flags say. A body is padded with zeros to a multiple
@@ -37,7 +37,7 @@ class ConnectionType(IntEnum):
 
 
 class Access(IntFlag):
-    """XS_STATE_NODE_TA_*: what a transaction did to a node; nothing is a deletion."""
+    """XS_STATE_NODE_TA_*: how a transaction accessed a node; 0 is a deletion."""
 
     DELETED = 0
     READ = 1

@@ -52,14 +52,14 @@ class Feature(IntFlag):
 
 
 class ConnectionState(IntEnum):
-    """The page's `connection` field: the guest asks to reconnect, the server says when done."""
+    """The page's `connection` field: the guest asks to reconnect, the server confirms it."""
 
     CONNECTED = 0
     RECONNECT = 1
 
 
 class RingError(IntEnum):
-    """The page's `error` field: why the server stopped talking."""
+    """The page's `error` field: why the server stopped answering."""
 
     NONE = 0
     COMM = 1
@@ -67,7 +67,7 @@ class RingError(IntEnum):
     PROTO = 3
 
 
-# Errors travel by name; these are the names that there are (xsd_errors).
+# Errors travel by name; these are all the names (xsd_errors).
 ERROR_NAMES = {
     code: errno.errorcode[code].encode()
     for code in (

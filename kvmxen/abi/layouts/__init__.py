@@ -1,4 +1,4 @@
-"""The structures of the ABI as construct layouts, which tests hold the rest to.
+"""The structures of the ABI as construct layouts; tests check the other definitions by them.
 
-They have modules of their own, for construct takes long to import and no boot needs them.
+They have modules of their own, because construct is slow to import and no boot needs it.
 """

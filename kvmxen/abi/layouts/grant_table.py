@@ -9,7 +9,7 @@ ENTRY_V1 = Struct("flags" / Int16ul, "domid" / Int16ul, "frame" / Int32ul)
 ENTRY_V2 = Struct(
     "flags" / Int16ul,
     "domid" / Int16ul,
-    # Only where flags has SUB_PAGE.
+    # Valid only if flags has SUB_PAGE.
     "page_off" / Int16ul,
     "length" / Int16ul,
     "frame" / Int64ul,
