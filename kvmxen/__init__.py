@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Each is imported when it is first asked for.
+# Each name is imported at its first use.
 _PLACES = {
     "Config": "config.domain",
     "ConsoleSpec": "config.console",

@@ -10,7 +10,7 @@ from kvmxen.streams import open_missing, say
 
 def main() -> int:
     """Run the command line; returns the exit status."""
-    # Before anything opens a file.
+    # This must precede every open of a file.
     open_missing()
     try:
         from kvmxen.cli import main as command_line

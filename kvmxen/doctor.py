@@ -1,4 +1,4 @@
-"""kvmxen doctor: what this host's KVM does with a guest, and what that means for a person."""
+"""kvmxen doctor: reports what this host's KVM does with a guest, and what follows for the user."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _FIRST_PFN = 4
 _SYSCALL_LOOP = bytes.fromhex("0f05ebfc")
 _BATCHES, _BATCH = 5, 400
 _SMALLEST = 32 << 20
-# A Debian 6.1 kernel with one vCPU, from its first instruction to its init and its end (--stats):
-# by --shim dispatch and by --shim exits.
+# Exits of a Debian 6.1 kernel with one vCPU, from its first instruction through its init to its end
+# (--stats): with --shim dispatch and with --shim exits.
 EXITS_OF_A_BOOT, EXITS_WITHOUT_DISPATCHER = 1_500, 90_000
 
 _OPTIONAL = {
@@ -47,7 +47,7 @@ _CPUID_MEANS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the report: what was looked at, what was found, what that means, if anything."""
+    """A line of the report: the subject, the finding, and what follows from it, if anything."""
 
     what: str
     found: str
@@ -56,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`obstacle` is a sentence that says what to do, None where a PV guest can run."""
+    """`obstacle` is a sentence that says what to do, None if a PV guest can run."""
 
     findings: list[Finding]
     obstacle: str | None
@@ -71,7 +71,7 @@ def examine(device: Path = DEVICE) -> Diagnosis:
         for finding in _device(device):
             findings.append(finding)
     except KvmxenError as error:
-        # Errors of the device point to this report.
+        # The device's errors refer to this report.
         obstacle = re.sub("; see 'kvmxen doctor'$", "", str(error))
     verdict = Finding("64-bit PV guests", "no" if obstacle else "run")
     return Diagnosis([*findings, verdict], obstacle)
@@ -145,7 +145,7 @@ def _behaviour() -> Iterator[Finding]:
 
 
 def probed(probe: Probe) -> Iterator[Finding]:
-    """What the probe that each boot makes found."""
+    """The findings of the probe that each boot makes."""
     if probe.sees_host_stores:
         yield Finding("page tables", "by the hardware", "the CPU sees the host's updates at once")
     else:
@@ -173,7 +173,7 @@ def probed(probe: Probe) -> Iterator[Finding]:
 
 
 def used_by_programs(programs: Programs) -> Iterator[Finding]:
-    """What of the CPU a guest's programs can use or lack."""
+    """The CPU features that a guest's programs can use or lack."""
     if programs.breakpoints:
         yield Finding("hardware breakpoints", "work", "debuggers in a guest can use them")
     else:
@@ -194,7 +194,7 @@ def used_by_programs(programs: Programs) -> Iterator[Finding]:
 
 
 def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
-    """Make `code` (at most a page) what vCPU 0 begins with, in ring 3, with a stack of a page.
+    """Make vCPU 0 start at `code` (at most a page), in ring 3, with a stack of one page.
 
     %rsi is `argument`. The code and its page tables take the first frames, which must be zero.
     """
@@ -207,13 +207,13 @@ def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
         start_info=argument,
         cr3=layout.mfn(0) << PAGE_SHIFT,
     )
-    # It may run without its thread, on a CPU that still has the tables of what was tried on it.
+    # The vCPU may run without its thread, and still have the tables of an earlier trial loaded.
     machine.cpus[0].run_deferred()
     machine.cpus[0].vcpu.flush_tlb()
 
 
 def _exit_ns(machine: Machine) -> float:
-    """What a SYSCALL of ring 3 costs that comes out to us and goes back: the best batch's."""
+    """The ns that a SYSCALL of ring 3 takes, with an exit to us and back: the best batch's mean."""
     load_code(machine, _SYSCALL_LOOP)
     vcpu = machine.cpus[0].vcpu
     best = float("inf")

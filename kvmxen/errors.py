@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 
 def printable(text: str) -> str:
-    """`text` on one line, and what would do something to a terminal as an escape sequence."""
+    """`text` on one line, with characters that control a terminal escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 class KvmxenError(Exception):
-    """A person's mistake or a host's lack: str() is one clear sentence that says what to do."""
+    """A person made a mistake or the host lacks something: str() is one sentence on what to do."""
 
     exit_status = 1
 
@@ -26,9 +26,9 @@ class UsageError(KvmxenError):
 
 
 class FieldError(UsageError):
-    """A configuration is wrong: `text` has the names of its fields between backquotes.
+    """A configuration is wrong: `text` names its fields between backquotes.
 
-    str() says them as they are.
+    str() names them without.
     """
 
     def __init__(self, text: str) -> None:
@@ -36,12 +36,12 @@ class FieldError(UsageError):
         self._text = text
 
     def worded(self, words: Mapping[str, str]) -> str:
-        """The sentence with `words` for the fields' names, for people who know them by others."""
+        """The sentence with `words` in place of the fields' names."""
         return re.sub("`([a-z_]+)`", lambda match: words.get(match[1], match[1]), self._text)
 
 
 class HypercallError(Exception):
-    """What a guest got wrong: becomes the negative errno that the hypercall returns.
+    """A guest made a mistake: the hypercall returns the negative errno.
 
     Linux's and Xen's errno values agree (xen/include/public/errno.h).
     """
@@ -60,14 +60,14 @@ class GuestFault(HypercallError):
 
 
 class GuestCrash(Exception):
-    """The guest cannot go on: str() is the reason that the crash report gives."""
+    """The guest cannot continue: str() is the reason in the crash report."""
 
 
 class Interrupted(BaseException):
     """A person or the timeout ends the command before a guest runs: str() says which.
 
-    No Exception, as KeyboardInterrupt is none: who deals with errors lets it pass, and who made
-    something lets go of it on the way.
+    Like KeyboardInterrupt it is no Exception: error handlers let it pass, and cleanup runs on the
+    way.
     """
 
     def __init__(self, text: str, exit_status: int) -> None:
@@ -88,8 +88,8 @@ _SHORTAGES = {
 
 
 def shortage(error: BaseException) -> str | None:
-    """What this process or its host has no more of, if `error` is of that kind: a sentence that
-    says what to do."""
+    """A sentence that says what to do, if `error` means that this process or its host ran out of
+    something; else None."""
     if isinstance(error, ImportError):
         return (
             f"a part of kvmxen cannot be loaded ({error}): raise the limits on files and memory "
@@ -97,7 +97,7 @@ def shortage(error: BaseException) -> str | None:
         )
     if isinstance(error, MemoryError):
         return _SHORTAGES[errno.ENOMEM]
-    # So says threading.Thread.start.
+    # This is threading.Thread.start's message.
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return _SHORTAGES[errno.EAGAIN]
     return _SHORTAGES.get(error.errno or 0) if isinstance(error, OSError) else None

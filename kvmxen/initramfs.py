@@ -20,7 +20,7 @@ _PATHS = ("/bin/busybox", "/usr/bin/busybox", "/usr/lib/initramfs-tools/bin/busy
 _INSTALL = "install a static one (Debian's package busybox-static)"
 _FOLDERS = ("bin", "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin")
 
-# setsid -c makes hvc0 the controlling terminal: without one a shell has no job control.
+# setsid -c makes hvc0 the controlling terminal; a shell without one has no job control.
 INIT = """\
 #!/bin/busybox sh
 export PATH=/sbin:/usr/sbin:/bin:/usr/bin HOME=/root TERM=linux
@@ -64,7 +64,7 @@ setsid -c sh -l </dev/hvc0 >/dev/hvc0 2>&1
 poweroff -f
 """
 
-# What udhcpc calls for what it was told (busybox's examples/udhcp/simple.script says how).
+# udhcpc calls this script with each event (see busybox's examples/udhcp/simple.script).
 DHCP = """\
 #!/bin/sh
 case $1 in
@@ -87,9 +87,9 @@ esac
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of an archive: its path with no leading slash, its st_mode, what is in it.
+    """A file of an archive: its path with no leading slash, its st_mode, its content.
 
-    `content` is a symbolic link's target for one of those; `device` is (major, minor).
+    The `content` of a symbolic link is its target; `device` is (major, minor).
     """
 
     path: str
@@ -109,10 +109,10 @@ def program(path: str, content: bytes) -> Entry:
 
 
 def build_cpio(entries: Iterable[Entry]) -> bytes:
-    """The cpio archive of `entries`, all root's, as an initial ramdisk, not compressed.
+    """The cpio archive of `entries`, all owned by root, as an uncompressed initial ramdisk.
 
     The format is "newc": Linux's Documentation/driver-api/early-userspace/buffer-format.rst.
-    A kernel makes no folder that is not in the archive before what is in it.
+    Each folder must precede its contents, because a kernel does not create missing ones.
     """
     archive = bytearray()
     for inode, entry in enumerate(entries, 1):
@@ -141,7 +141,7 @@ def system(busybox: Path, init: str, *more: Entry) -> bytes:
     return build_cpio(
         [
             *map(folder, ("usr", *_FOLDERS)),
-            # What the kernel opens as init's standard streams, before there is a devtmpfs.
+            # The kernel opens it as init's standard streams, before there is a devtmpfs.
             Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
             program("bin/busybox", _read_static(busybox)),
             program("init", init.encode()),
@@ -157,9 +157,9 @@ def shell_initramfs(
 ) -> bytes:
     """An initial ramdisk with an interactive shell on hvc0; leaving it powers off.
 
-    Without `busybox` the host's is taken. It loads `modules` in their order, and asks for an
-    address for each network card. hvc0 is told the `size` of the terminal that shows it.
-    KvmxenError if there is no busybox, or no static one.
+    `busybox` defaults to the host's. The ramdisk loads `modules` in their order, asks for an
+    address for each network card, and sets hvc0 to the `size` of the terminal that shows it.
+    Raises KvmxenError if there is no busybox, or no static one.
     """
     drivers = [
         program(f"lib/modules/{number:03}-{module.name}.ko", bytes(module.image))
@@ -177,7 +177,7 @@ def _winsize(size: os.terminal_size) -> Entry:
 
 
 def find_busybox() -> Path:
-    """The host's busybox, a static one where it has both; KvmxenError where it has none."""
+    """The host's busybox, a static one if it has both; raises KvmxenError if it has none."""
     on_path = shutil.which("busybox")
     candidates = [Path(path) for path in (on_path, *_PATHS) if path and Path(path).is_file()]
     if not candidates:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kvmxen.loader.elf import ElfKernel
 
 DRIVERS = ("xen_netfront", "xen_blkfront")
-# Where a running system has them, and where an unpacked package does.
+# The folders of modules in a running system, and in an unpacked package.
 _FOLDERS = ("", "lib/modules", "usr/lib/modules")
 _LARGEST = 64 << 20
 # linux_banner in Linux's init/version-timestamp.c; what follows is who built it.
@@ -33,7 +33,7 @@ class Module:
 
 
 def kernel_version(kernel: ElfKernel) -> str:
-    """What `uname -r` prints in a guest with `kernel`; KvmxenError if that is no Linux."""
+    """The `uname -r` of a guest with `kernel`; raises KvmxenError if that is not Linux."""
     for segment in kernel.segments:
         if match := _BANNER.search(segment.data):
             return match[1].decode("ascii")
@@ -41,11 +41,10 @@ def kernel_version(kernel: ElfKernel) -> str:
 
 
 def drivers(kernel: ElfKernel, root: Path) -> list[Module]:
-    """The modules that `kernel` needs for Xen's devices, in the order of their loading.
+    """The modules that `kernel` needs for Xen's devices, in loading order, except built-in ones.
 
-    `root` is a folder of modules by version, as /lib/modules is, or one with such a folder in it,
-    as / is and an unpacked package. What the kernel has built in is not among them. Raises
-    KvmxenError if something is missing.
+    `root` is a folder of modules by version, such as /lib/modules, or one that contains such a
+    folder, such as / or an unpacked package. Raises KvmxenError if something is missing.
     """
     version = kernel_version(kernel)
     folder = _folder(root, version)
@@ -87,7 +86,7 @@ def _folder(root: Path, version: str) -> Path:
 
 
 def _listed(path: Path) -> Iterator[tuple[str, str]]:
-    """The modules listed in the file `path`: each one's name and its place in the folder."""
+    """The modules listed in the file `path`: each module's name and its path in the folder."""
     with RegularFile(path) as file:
         lines = file.read(_LARGEST, "that is not a list of modules").decode("utf-8", "replace")
     for line in lines.split():
@@ -95,7 +94,7 @@ def _listed(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read(path: Path) -> bytearray:
-    """The module that was built as `path`, whatever it was compressed by since."""
+    """The decompressed module that was built as `path`, whatever format compresses it now."""
     files = sorted(path.parent.glob(f"{path.name}*"))
     with RegularFile(files[0] if files else path) as file:
         image = file.read(_LARGEST, "that is not a module")

@@ -1,5 +1,5 @@
-"""What of the CPU a guest's programs can use on this host that no boot depends on: for a person and
-for tests."""
+"""The CPU features that a guest's programs can use on this host, but that no boot depends on: for
+the user's information and for tests."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _READ_GS = bytes.fromhex("8ce9")
 # DR7: the first breakpoint enabled, for writes of eight bytes.
 _DR7_WRITE = x86.DR7_FIXED | 1 | 1 << 16 | 2 << 18
 _LDT_SELECTOR = 7
-# A data segment of ring 3, all that lies above its base.
+# A data segment of ring 3 that covers everything above its base.
 _BASE = 0x1000
 _SEGMENT = 0x00CFF3000000FFFF | _BASE << 16
 
 
 @dataclass(frozen=True)
 class Programs:
-    """`breakpoints`: a data breakpoint of the debug registers fires. `segments`: ring 3 has the
-    segments that it loads, of the GDT and the LDT, as 32-bit code needs them, and keeps them
-    through a trap."""
+    """`breakpoints`: a data breakpoint of the debug registers fires. `segments`: ring 3 can use the
+    segments that it loads from the GDT and the LDT, as 32-bit code must, and keeps them through a
+    trap."""
 
     breakpoints: bool
     segments: bool
 
 
 def look_at_programs(machine: Machine) -> Programs:
-    """Try it on vCPU 0 of `machine`, which has no dispatcher and has not run a guest.
+    """Try the features on vCPU 0 of `machine`, which has no dispatcher and has not run a guest.
 
-    Raises GuestCrash if that ends it.
+    Raises GuestCrash if the trial ends the vCPU.
     """
     ring3 = Ring3(machine.memory, machine.image, machine.cpus[0].fd, xcr0=machine.cpuid.xcr0)
     return Programs(_breakpoints(ring3), _segments(ring3, machine))

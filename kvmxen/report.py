@@ -23,7 +23,7 @@ _MASK64 = (1 << 64) - 1
 
 
 def crash_report(machine: Machine, symbol: Callable[[int], str | None], console_tail: bytes) -> str:
-    """Why, where, the registers, and the last lines of the console."""
+    """The reason, the place, the registers, and the last lines of the console."""
     cpu = machine.crashed_cpu
     lines = [f"kvmxen: the guest crashed: {machine.crash_reason}"]
     if cpu is not None:
@@ -50,7 +50,7 @@ def _row(vcpu: PvVcpu, names: tuple[str, ...]) -> str:
 
 
 def _stack(machine: Machine, vcpu: PvVcpu, symbol: Callable[[int], str | None]) -> list[str]:
-    """The code addresses among the first words of the stack, where the kernel has symbols."""
+    """The code addresses among the first words of the stack, if the kernel has symbols."""
     found = []
     for index in range(_STACK_WORDS * 8):
         try:

@@ -1,4 +1,4 @@
-"""Folders of the host: one a running domain, and the user's cache."""
+"""Folders of the host: one for each running domain, and the user's cache."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from types import TracebackType
 
 from kvmxen.errors import KvmxenError
 
-# Only a folder with this file in it is a domain's, to be taken over or removed.
+# Only a folder that contains this file is a domain's, and may be taken over or removed.
 _LOCK = "kvmxen.pid"
 
 
 def cache_directory() -> Path | None:
-    """$XDG_CACHE_HOME/kvmxen, else ~/.cache/kvmxen, None for a user without a home.
+    """$XDG_CACHE_HOME/kvmxen, else ~/.cache/kvmxen, or None for a user without a home.
 
     It need not exist. A relative path in the variable is ignored, as the XDG base directory
     specification asks.
@@ -34,14 +34,14 @@ def cache_directory() -> Path | None:
 
 
 def runtime_root() -> Path:
-    """The folder that holds the domains' folders, made if need be.
+    """The folder that holds the domains' folders; it is created if it does not exist.
 
     $KVMXEN_RUNTIME_DIR, else $XDG_RUNTIME_DIR/kvmxen, else /run/kvmxen, else one of the user's
-    own under the temporary directory. KvmxenError where the first or the last is unusable.
+    own under the temporary directory. Raises KvmxenError if the first or the last is unusable.
     """
     if given := os.environ.get("KVMXEN_RUNTIME_DIR"):
         return _usable(Path(given).absolute())
-    # XDG_RUNTIME_DIR may be another user's: su keeps it.
+    # XDG_RUNTIME_DIR may belong to another user, because su keeps it.
     xdg = os.environ.get("XDG_RUNTIME_DIR")
     for parent in (xdg, "/run"):
         if parent and os.access(parent, os.W_OK) and _owned(Path(parent)):
@@ -56,7 +56,7 @@ def _owned(path: Path) -> bool:
 
 
 def _usable(root: Path) -> Path:
-    """Make `root`, with its parents, for its owner alone, and check that it is nobody else's."""
+    """Create `root`, with its parents, for its owner alone; check that nobody else owns it."""
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = root.lstat()
@@ -75,10 +75,10 @@ def _usable(root: Path) -> Path:
 
 
 class RunDirectory:
-    """The folder of the domain `name`, from entering to leaving the context.
+    """The folder of the domain `name`, for the time of the context.
 
-    It is locked, so that two domains of one name cannot run at once; the folders of processes
-    that died without removing theirs are unlocked, and whoever comes next removes them.
+    It is locked, so that two domains of one name cannot run at once. A process that dies without
+    removing its folder leaves it unlocked, and the next process removes it.
     """
 
     def __init__(self, name: str, root: Path | None = None) -> None:
@@ -92,7 +92,7 @@ class RunDirectory:
         try:
             with _held(self.root):
                 self._sweep()
-                # What a process leaves that ends before it has its lock.
+                # A process that ended before it had its lock may have left an empty folder.
                 with suppress(OSError):
                     self.path.rmdir()
                 self._make()
@@ -117,7 +117,7 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Remove the folder; nothing where that is done already, or in a forked child."""
+        """Remove the folder; does nothing if it is removed already, or in a forked child."""
         if self._lock is None or os.getpid() != self._owner:
             return
         with _held(self.root):
@@ -127,9 +127,9 @@ class RunDirectory:
         atexit.unregister(self.close)
 
     def _make(self) -> None:
-        """Make the folder and lock it; what ends that amid it leaves nothing.
+        """Create the folder and lock it; an interruption leaves nothing behind.
 
-        FileExistsError if it is there.
+        Raises FileExistsError if it exists.
         """
         if os.path.lexists(self.path):
             raise FileExistsError
@@ -137,7 +137,7 @@ class RunDirectory:
             self.path.mkdir(mode=0o700)
             self._lock = _lock_file(self.path)
         except BaseException:
-            # A signal's exception can come before either call has its result.
+            # A signal handler's exception can arrive before either result is stored.
             with suppress(OSError):
                 (self.path / _LOCK).unlink(missing_ok=True)
                 self.path.rmdir()
@@ -166,7 +166,7 @@ class RunDirectory:
 
 @contextmanager
 def _held(root: Path) -> Iterator[None]:
-    """Hold the lock of the root: folders come and go under it, so that no one locks a dead one."""
+    """Hold the root's lock, which guards creation and removal: nobody locks a removed folder."""
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -176,7 +176,7 @@ def _held(root: Path) -> Iterator[None]:
 
 
 def _lock_file(folder: Path) -> int | None:
-    """A descriptor of the folder's pid file, locked; None where another process holds it."""
+    """A locked descriptor of the folder's pid file, or None if another process holds the lock."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     descriptor = os.open(folder / _LOCK, flags, 0o600)
     try:

@@ -1,7 +1,7 @@
-"""The process's standard streams: there from the first moment, and what kvmxen says on stderr.
+"""The process's standard streams: opens missing ones, and prints kvmxen's messages on stderr.
 
-They may be terminals, files on a full disk, pipes that nobody reads any more, or closed: what is
-said there never ends a domain.
+They may be terminals, files on a full disk, pipes that nobody reads any more, or closed: a failed
+write never ends a domain.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from contextlib import contextmanager, suppress
 
 
 def open_missing() -> None:
-    """Open /dev/null for each standard stream that is closed, or the next file that is opened
-    would be the one that is read and written there."""
+    """Open /dev/null for each closed standard stream; otherwise the next file that is opened would
+    take its place."""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
-            # The lowest number that is free is this one.
+            # open() takes the lowest free number, which is this one.
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(fd, True)
         if getattr(sys, name) is None:
-            # As Python has it for a stream that was closed when it began.
+            # sys has None for a stream that was closed when Python started.
             mode, errors = "w" if fd else "r", "backslashreplace"
             setattr(sys, name, open(fd, mode, errors=errors, closefd=False))  # noqa: SIM115
 
 
 def settle() -> None:
-    """Write what is still to be written; what cannot be is dropped.
+    """Flush stdout and stderr; drop what cannot be written.
 
-    Else Python tries it once more as it exits, complains, and changes the exit status to 120.
+    Otherwise Python tries again as it exits, complains, and changes the exit status to 120.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -45,14 +45,14 @@ def settle() -> None:
 
 def say(text: str) -> None:
     """Print "kvmxen: `text`" on stderr, for a person; from any thread."""
-    # A guest's output may have left the cursor amid a line.
+    # A guest's output may have left the cursor in the middle of a line.
     start = "\r" if sys.stderr.isatty() else ""
     tell(f"{start}kvmxen: {text}")
 
 
 def tell(text: str) -> None:
     """Print `text`, one line or more, on stderr; from any thread."""
-    # It is a RuntimeError in a signal's handler, while the thread writes another line.
+    # A signal handler gets a RuntimeError if its thread is writing another line.
     with suppress(OSError, RuntimeError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
@@ -60,8 +60,8 @@ def tell(text: str) -> None:
 
 @contextmanager
 def ends_lines_for_raw() -> Iterator[None]:
-    """For the time of the context, lines on a stderr that is a terminal begin at its left, though
-    the terminal is raw."""
+    """End stderr's lines with CR LF for the time of the context, if it is a terminal: a raw one
+    needs both."""
     if not sys.stderr.isatty() or not isinstance(sys.stderr, io.TextIOWrapper):
         yield
         return

@@ -40,7 +40,7 @@ EXCEPTIONS = {
 
 
 def trap_name(trap: int) -> str:
-    """What a trap number of PvVcpu.run is called."""
+    """The name of a trap number of PvVcpu.run."""
     names = {
         value: name.removeprefix("STUB_").removeprefix("TRAP_").lower()
         for name, value in constants().items()
@@ -55,7 +55,7 @@ def hypercall_name(number: int) -> str:
 
 
 class Trace:
-    """Writes to `out`, one line an event."""
+    """Writes one line for each event to `out`."""
 
     def __init__(self, out: TextIO = sys.stderr) -> None:
         self._out = out
@@ -63,7 +63,7 @@ class Trace:
     def hypercall(
         self, cpu: Cpu, number: int, arguments: Sequence[int], result: int | None
     ) -> None:
-        """A hypercall that returned."""
+        """Write a line for a hypercall that returned."""
         shown = ", ".join(f"{argument:#x}" for argument in arguments[:4])
         if result is None:
             outcome = ""
@@ -74,7 +74,7 @@ class Trace:
         self._line(cpu, f"{hypercall_name(number)}({shown}){outcome}")
 
     def trap(self, cpu: Cpu, trap: int) -> None:
-        """A trap other than a hypercall."""
+        """Write a line for a trap other than a hypercall."""
         vcpu = cpu.vcpu
         if trap == constants()["TRAP_SYSCALL"] and vcpu.kernel_mode:
             return
@@ -84,7 +84,7 @@ class Trace:
         self._line(cpu, f"{trap_name(trap)} in {mode} at {vcpu.rip:#x}{detail}")
 
     def grants(self, grants: GrantTable) -> None:
-        """The grants in use."""
+        """Write a line for each grant in use."""
         for reference, (readers, writers) in grants.pinned().items():
             self._print(
                 f"grant {reference}: pinned {readers} times for reading, {writers} for writing"
@@ -94,6 +94,6 @@ class Trace:
         self._print(f"vcpu{cpu.index}: {text}")
 
     def _print(self, line: str) -> None:
-        # A full disk is no reason for the guest to end.
+        # A full disk must not end the guest.
         with suppress(OSError):
             print(line, file=self._out)
