@@ -194,7 +194,7 @@ class Cpu:
                 self.vcpu.in_ring3 = False
                 enter_ring0(self.fd)
             if self.vcpu.waiting:
-                # The dispatcher was about to block; the host blocks instead.
+                # The guest waits for an event: the dispatcher left the wait to the host.
                 self.vcpu.waiting = False
                 self.block()
             if self._trace:
@@ -291,7 +291,7 @@ class Cpu:
     def step_in_ring0(self) -> int:
         """Execute the guest kernel's next instruction in ring 0. Returns the trap that ended it:
         1 (#DB) if the instruction completed; the CPU's DR6 then shows the single step."""
-        # The trap comes through a dispatcher in ring 3, which could be interrupted.
+        # The trap may come through a dispatcher in ring 3, which an interrupt could meet.
         self.fd.set_msr(x86.MSR_X2APIC_TPR, _NO_INTERRUPTS)
         try:
             return int(self.vcpu.step_in_ring0())

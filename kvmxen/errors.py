@@ -14,7 +14,7 @@ def printable(text: str) -> str:
 
 
 class KvmxenError(Exception):
-    """A person made a mistake or the host lacks something: str() is one sentence on what to do."""
+    """A person's mistake, or a lack of the host: str() is one clear sentence on what to do."""
 
     exit_status = 1
 

@@ -57,6 +57,6 @@ class Ring3:
         return int(self.vcpu.run())
 
     def move_data(self, frame: int) -> None:
-        """Point the data page's entry to `frame`, by a store of the host."""
+        """Point the data page's entry at `frame`, by a store of the host."""
         self._memory.write_u64(self._l1 + 8, frame | _ENTRY)
         self.vcpu.flush_tlb()

@@ -100,7 +100,7 @@ class Domain:
         self._tell(Event.STARTED)
 
     def pause(self) -> None:
-        """Stop every vCPU where it is, but not time. Returns when all have left the guest."""
+        """Stop every vCPU where it is; time continues. Returns when all have left the guest."""
         with self._changed:
             self._paused = True
             if self._run is not None:
@@ -116,7 +116,7 @@ class Domain:
         self._tell(Event.UNPAUSED)
 
     def shutdown(self) -> bool:
-        """Ask the guest to power off; returns at once, whether there is a guest to ask."""
+        """Ask the guest to power off, without waiting; returns whether there is a guest to ask."""
         return self._ask("poweroff")
 
     def reboot(self) -> bool:

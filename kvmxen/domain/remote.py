@@ -56,7 +56,7 @@ class RemoteDomain:
         self._ask(requests.Start())
 
     def pause(self) -> None:
-        """Stop every vCPU where it is, but not time. Returns when all have left the guest."""
+        """Stop every vCPU where it is; time continues. Returns when all have left the guest."""
         self._ask(requests.Pause())
 
     def unpause(self) -> None:
@@ -64,7 +64,7 @@ class RemoteDomain:
         self._ask(requests.Unpause())
 
     def shutdown(self) -> bool:
-        """Ask the guest to power off; returns at once, whether there is a guest to ask."""
+        """Ask the guest to power off, without waiting; returns whether there is a guest to ask."""
         return bool(self._ask(requests.Shutdown()))
 
     def reboot(self) -> bool:

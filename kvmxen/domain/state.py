@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """What a domain does. It is paused until it is started."""
+    """A domain's state; it is paused until it is started."""
 
     RUNNING = "running"
     PAUSED = "paused"

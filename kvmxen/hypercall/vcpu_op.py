@@ -88,7 +88,7 @@ def vcpu_op(cpu: Cpu, command: int, index: int, argument: int) -> int:
 
 
 def _change(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
-    """Perform an operation that several vCPUs may try at once on `target`, under the lock."""
+    """Perform an operation that several vCPUs may try on `target` at once; needs the lock."""
     match command:
         case VcpuOp.INITIALISE:
             _initialise(cpu, target, argument)
