@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MARKER = b"the init runs"
-# The size of the Linux guest, and of kvmxen's own.
+# The end marker of the Linux guest, and of kvmxen's own.
 ENDS = (b"the end", b"SUCCESS")
 _TRACING = Path("/sys/kernel/tracing")
 _TRIGGER = _TRACING / "events/kvm/kvm_userspace_exit/trigger"

@@ -18,7 +18,7 @@ from tests.resources import has_kvm
 
 PROGRAMS = Path(__file__).parent / "programs"
 
-# hvc0 is /dev/console; a signal from /sbin/poweroff, as the kernel runs it, ends the guest.
+# hvc0 is /dev/console. The kernel runs /sbin/poweroff to shut down; its signal ends the guest.
 PRELUDE = """\
 #!/bin/busybox sh
 export PATH=/sbin:/bin
@@ -32,7 +32,7 @@ trap 'poweroff -f' USR2
 
 @pytest.fixture(scope="session")
 def kvm() -> None:
-    """Skips where a guest cannot run here."""
+    """Skips if no guest can run here."""
     if not has_kvm():
         pytest.skip("needs /dev/kvm, readable and writable")
 
@@ -71,7 +71,8 @@ def boot(
 
         yield start
     if request.node.stash[FAILED]:
-        # Its domain was killed. The test may be run again, which a failure here would prevent.
+        # The test failed and its domain was killed. It may be run again, which a failure here
+        # would prevent.
         return
     left = list((tmp_path / "run").glob("*/*"))
     assert not left, f"a domain left {left}"
@@ -79,7 +80,7 @@ def boot(
 
 @pytest.fixture(scope="session")
 def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The static program that puts a guest to work."""
+    """The static program that stresses a guest."""
     out = tmp_path_factory.mktemp("programs") / "workload"
     flags = ("-O2", "-static", "-Wall", "-Wextra", "-Werror")
     command = ["gcc", *flags, "-o", str(out), *map(str, PROGRAMS.glob("*.c"))]

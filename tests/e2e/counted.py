@@ -1,5 +1,5 @@
-"""Boots a guest and compares, once it is over, what is counted of page tables with what they are:
-python -m tests.e2e.counted OPTIONS of kvmxen boot. Exits with the boot's status.
+"""Boots a guest, and after its end compares the counts of page-table references with the
+tables: python -m tests.e2e.counted OPTIONS of kvmxen boot. Exits with the boot's status.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _words(machine: Machine, gpa: int, size: int) -> array[int]:
 
 
 def types(machine: Machine) -> dict[int, int]:
-    """The type of every frame that has one, as it is counted."""
+    """The counted type of every frame that has one."""
     found: dict[int, int] = {}
     for extent in machine.layout.ram:
         words = _words(machine, machine.layout.types_gpa + extent.mfn * 8, extent.frames * 8)
@@ -35,8 +35,8 @@ def types(machine: Machine) -> dict[int, int]:
 
 
 def expected(machine: Machine, pins: dict[int, int]) -> dict[int, int]:
-    """What has to be counted where the frames `pins` are pinned, each at its level: what the base
-    pointers lead to, and what all tables hold."""
+    """The counts required if the frames `pins` are pinned, each at its level: the references of
+    the base pointers and of all tables."""
     bases = [base for cpu in machine.cpus for base in (cpu.vcpu.kernel_cr3, cpu.vcpu.user_cr3)]
     counts = Counter((base >> PAGE_SHIFT, 4) for base in bases if base)
     seen = {*counts, *pins.items()}
@@ -62,7 +62,7 @@ def expected(machine: Machine, pins: dict[int, int]) -> dict[int, int]:
 
 
 def check(machine: Machine) -> None:
-    """Say how many tables there are; AssertionError for one that is counted wrongly."""
+    """Print the number of tables; raise AssertionError if one is counted wrongly."""
     counted = types(machine)
     pins = {mfn: (word >> _PIN_SHIFT).bit_length() for mfn, word in counted.items()}
     right = expected(machine, {mfn: level for mfn, level in pins.items() if level})

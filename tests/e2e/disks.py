@@ -1,4 +1,4 @@
-"""Disks for whole domains: file systems made and examined on the host, and who writes to them."""
+"""Disks for whole domains: file systems made and examined on the host, and the guest's programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FOLDERS = ("bin", "dev", "proc", "sbin", "sys", "tmp", "usr", "usr/bin", "usr/s
 
 
 def tool(name: str) -> str:
-    """The path of one of e2fsprogs' or qemu's programs; skips where there is none."""
+    """The path of one of e2fsprogs' or qemu's programs; skips if there is none."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if found is None:
         pytest.skip(f"needs {name}")
@@ -31,7 +31,7 @@ def tool(name: str) -> str:
 
 
 def run(name: str, *arguments: str | Path, statuses: tuple[int, ...] = (0,)) -> str:
-    """What such a program printed; its exit status must be one of `statuses`."""
+    """The output of such a program, whose exit status must be one of `statuses`."""
     command = [tool(name), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode in statuses, f"{command}: {result.stdout}{result.stderr}"
@@ -39,26 +39,26 @@ def run(name: str, *arguments: str | Path, statuses: tuple[int, ...] = (0,)) -> 
 
 
 def empty_image(path: Path, mib: int) -> Path:
-    """A raw image of zeros, which takes no room."""
+    """A sparse raw image of zeros."""
     path.touch()
     os.truncate(path, mib << 20)
     return path
 
 
 def make_file_system(path: Path, mib: int, tree: Path | None = None) -> Path:
-    """An image with an ext4 file system, with what is in the folder `tree`."""
+    """An image with an ext4 file system that contains the folder `tree`."""
     empty_image(path, mib)
     run("mke2fs", "-q", "-t", "ext4", "-F", *(("-d", tree) if tree else ()), path)
     return path
 
 
 def assert_clean(image: Path) -> None:
-    """That e2fsck finds nothing to mend, and no journal to replay."""
+    """Check that e2fsck finds nothing to repair, and no journal to replay."""
     run("e2fsck", "-fn", image)
 
 
 def replay(image: Path) -> None:
-    """Replay the journal, as the guest's next mount does; e2fsck may mend more than that."""
+    """Replay the journal, as the guest's next mount does; e2fsck may repair more than that."""
     run("e2fsck", "-fy", image, statuses=(0, 1))
 
 
@@ -70,7 +70,8 @@ def dump(image: Path, where: str, into: Path) -> Path:
 
 
 def check_sums(folder: Path) -> int:
-    """How many files below `folder` have the checksum that its file SUMS says; all must."""
+    """The number of files below `folder` whose checksum is that in its file SUMS; all must
+    match."""
     lines = (folder / "SUMS").read_text().splitlines()
     for line in lines:
         digest, name = line.split(maxsplit=1)
@@ -79,7 +80,8 @@ def check_sums(folder: Path) -> int:
 
 
 def libraries(path: str | Path) -> dict[str, Path]:
-    """What a program of the host's loads, by its path in an initial ramdisk: nothing, if static."""
+    """The libraries that a program of the host loads, by path in an initial ramdisk; none if
+    static."""
     listing = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
     return {found[1:]: Path(found) for found in re.findall(r"(/\S+) \(0x", listing)}
 
@@ -92,7 +94,7 @@ def compile_diskload(folder: Path) -> Path:
     return out
 
 
-# disk_ramdisk(script, *programs): one whose init loads the disks' modules and runs `script`.
+# disk_ramdisk(script, *programs): a ramdisk whose init loads the disks' modules and runs `script`.
 DiskRamdisk = Callable[..., Path]
 
 
@@ -104,7 +106,7 @@ def make_ramdisk(out: Path, version: str, script: str, *programs: Path) -> Path:
     mke2fs = tool("mke2fs")
     files = {
         "bin/busybox": packages.busybox(),
-        # busybox has its own mke2fs, which makes ext2.
+        # busybox's own mke2fs makes ext2.
         "bin/mkfs.ext4": Path(mke2fs),
         **libraries(mke2fs),
         **{f"bin/{path.name}": path for path in programs},

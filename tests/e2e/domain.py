@@ -14,30 +14,29 @@ from pathlib import Path
 from types import TracebackType
 
 ROOT = Path(__file__).parents[2]
-# The machine may be busy with other tests; what takes seconds gets minutes.
+# The machine may be busy with other tests; seconds of work get minutes.
 PATIENCE = 120.0
-# For --timeout: a guest that takes that long hangs.
+# For --timeout: a guest that takes this long hangs.
 LIMIT = 280
-# How many times as long all that is waited for may take here: for a machine that is emulated.
+# The factor by which waits may take longer here, for an emulated machine.
 SLOWNESS = int(os.environ.get("KVMXEN_SLOWNESS", "1"))
 _TAIL = 3000
-# A crash report has the console's last lines in it, and says at its beginning what happened.
+# A crash report contains the console's last lines, and says at its beginning what happened.
 _REPORT = 20_000
 
 
 def _slowed(arguments: Sequence[str | Path | float]) -> Iterator[str]:
-    """The words of a command line, with the time that --timeout sets made long enough here."""
+    """The words of a command line, with a longer --timeout if this machine is slow."""
     for before, word in zip(("", *arguments), arguments, strict=False):
         yield str(float(str(word)) * SLOWNESS if before == "--timeout" else word)
 
 
 class Domain:
-    """A running `kvmxen boot`; leaving the context kills it if need be.
+    """A running `kvmxen boot`; leaving the context kills it if necessary.
 
     Its standard input and output are a terminal if `tty`, of `size` rows and columns, else pipes;
-    `environment` is the process's whole one. What follows "--timeout" is for a machine of ordinary
-    speed.
-    `terminal` is the terminal's descriptor at the process's side.
+    `environment` is the process's whole environment. The value of "--timeout" is for a machine of
+    ordinary speed. `terminal` is the terminal's descriptor on the process's side.
     """
 
     def __init__(
@@ -95,12 +94,12 @@ class Domain:
 
     @property
     def output(self) -> str:
-        """All that the guest wrote so far and that was read."""
+        """Everything that the guest wrote and that has been read so far."""
         return self._text(self._screen)
 
     @property
     def stderr(self) -> str:
-        """The same of kvmxen itself."""
+        """The same for kvmxen itself."""
         return self._text(self._stderr)
 
     def _text(self, stream: int) -> str:
@@ -117,11 +116,11 @@ class Domain:
         self.process.stdout.close()
 
     def expect(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
-        """Wait until the guest has written, after what was expected last, `pattern`."""
+        """Wait until the guest has written `pattern` after the last expected match."""
         return self._expect(self._screen, pattern, timeout)
 
     def expect_stderr(self, pattern: str, timeout: float = PATIENCE) -> re.Match[str]:
-        """The same of what kvmxen itself writes."""
+        """The same for kvmxen's own output."""
         return self._expect(self._stderr, pattern, timeout)
 
     def _expect(self, stream: int, pattern: str, timeout: float) -> re.Match[str]:
@@ -134,7 +133,7 @@ class Domain:
         return match
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Wait for the end: the exit status."""
+        """Wait for the end; return the exit status."""
         end = time.monotonic() + timeout * SLOWNESS
         while self._wait(end):
             pass
@@ -148,7 +147,7 @@ class Domain:
             raise AssertionError(self._story(f"it did not end with {status}"))
 
     def _wait(self, end: float) -> bool:
-        """Take what comes; False at the process's end and when the time is over."""
+        """Take arriving output; return False at the process's end and when the time is over."""
         left = max(0.0, end - time.monotonic())
         ready, _, _ = select.select([*self._open, self._pidfd], [], [], left)
         for stream in self._open.intersection(ready):
@@ -157,7 +156,7 @@ class Domain:
             if not data:
                 self._open.remove(stream)
         if ready == [self._pidfd]:
-            # Its last words may have come after its streams were looked at.
+            # Its last output may have arrived after the check of its streams.
             if any(select.select(self._open, [], [], 0)):
                 return True
             self.process.wait()
@@ -171,9 +170,9 @@ class Domain:
         )
 
 
-# The fixture that starts one: Domain's arguments but for the environment.
+# The fixture that starts a domain; takes Domain's arguments except the environment.
 Boot = Callable[..., Domain]
-# The fixture that makes an initial ramdisk: the script that its init runs, programs for /bin.
+# The fixture that makes an initial ramdisk; takes its init's script and the programs for /bin.
 Ramdisk = Callable[..., Path]
 
 
@@ -183,12 +182,12 @@ class Shell:
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         domain.expect(r"\n(?:~|/\S*) # ")
-        # What the kernel says on its own must not come amid an answer.
+        # The kernel's own messages must not interrupt an answer.
         self.run("dmesg -n 1")
 
     def run(self, command: str) -> str:
-        """Type `command`, which must succeed; what it printed."""
-        # The echo of what is typed must not look like the answer.
+        """Type `command`, which must succeed; return its output."""
+        # The echo of the typed command must not look like the answer.
         self.domain.send(f'echo "[fr""om]"; {command}; echo "[to $?]"\n')
         answer = self.domain.expect(r"\[from\]\n(.*)\[to (\d+)\]\n")
         assert answer[2] == "0", answer[0]

@@ -1,4 +1,4 @@
-"""A file system with little room, in a mount namespace of its own that ends with the test."""
+"""A file system with little room, in its own mount namespace, which ends with the test."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SCRIPT = 'mount -t tmpfs -o size="$2" small "$1" && echo mounted && exec cat'
 
 
 class Unavailable(Exception):
-    """It cannot be had here; str() says why."""
+    """It is not available here; str() says why."""
 
 
 @contextmanager
 def small_file_system(where: Path, mib: int) -> Iterator[Path]:
-    """A tmpfs of `mib` MiB on the folder `where`, for the time of the context.
+    """A tmpfs of `mib` MiB on the folder `where`, within the context.
 
     Yields the path by which this process and others see it. Raises Unavailable.
     """
@@ -27,7 +27,7 @@ def small_file_system(where: Path, mib: int) -> Iterator[Path]:
         raise Unavailable("unshare")
     as_user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     command = [unshare, *as_user, "--mount", "sh", "-c", _SCRIPT, "sh", where, f"{mib}M"]
-    # It ends when its standard input does, with the context.
+    # The process ends when its standard input does, with the context.
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as holder:

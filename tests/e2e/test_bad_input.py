@@ -1,4 +1,4 @@
-"""What a person gets wrong: one clear sentence, exit status 1 or 2, and neither trace nor hang."""
+"""A person's mistake gives one clear sentence and exit status 1 or 2, no traceback and no hang."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.unit.loader.images import (
 
 KVMXEN = [sys.executable, "-m", "kvmxen"]
 NOBODY = 65534
-# Far more than any of it takes; a hang is what takes longer.
+# Far more than any of it needs; anything slower hangs.
 TIMEOUT = 120
 
 
@@ -53,7 +53,7 @@ def run(*command: str | Path, environment: dict[str, str]) -> tuple[int, str]:
 
 
 def assert_sentence(stderr: str) -> None:
-    """That `stderr` is one line, for a person."""
+    """Check that `stderr` is one line, for a person."""
     assert re.fullmatch(r"kvmxen: [^\n]{20,400}\n", stderr), stderr
     assert "Traceback" not in stderr
     assert "internal error" not in stderr
@@ -77,7 +77,7 @@ def refused(environment: dict[str, str], tmp_path: Path) -> Iterator[Refused]:
 
 
 def bomb() -> bytes:
-    """A GiB and more of zeros after the beginning of an ELF file, which says that it is a page."""
+    """Over a GiB of zeros after the beginning of an ELF file; it claims the size of a page."""
     zeros = bytes(64 << 20)
     stream = zstandard.ZstdCompressor().compressobj()
     parts = [stream.compress(elf()[:64])]
@@ -86,7 +86,7 @@ def bomb() -> bytes:
 
 
 def announced_bomb() -> bytes:
-    """The same, honest about its size."""
+    """The same with its true size."""
     return bomb()[:-4] + struct.pack("<I", 17 * 64 << 20)
 
 
@@ -100,7 +100,7 @@ def spoiled(payload: bytes) -> bytes:
 
 
 def noise(size: int) -> bytes:
-    """What does not compress, so that spoiling it tells."""
+    """Incompressible data, so that damage to it shows."""
     return b"".join(struct.pack("<I", n * 2654435761 & 0xFFFFFFFF) for n in range(size // 4))
 
 
@@ -164,7 +164,7 @@ def test_directory(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_special_file(refused: Refused, tmp_path: Path) -> None:
-    # Neither is to be waited for.
+    # Neither of them must be waited for.
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/zero")):
         assert refused(path)[0] == 1
@@ -172,7 +172,7 @@ def test_special_file(refused: Refused, tmp_path: Path) -> None:
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Path:
-    """A kernel that would be loaded."""
+    """A kernel that kvmxen would load."""
     path = tmp_path / "kernel"
     path.write_bytes(elf())
     return path
@@ -255,7 +255,7 @@ def test_usage(refused: Refused, arguments: str, message: str) -> None:
 def test_too_few_files(kvm: None, environment: dict[str, str], limit: int) -> None:
     shell = ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh")
     status, stderr = run(*shell, *KVMXEN, "boot", "--console", "none", environment=environment)
-    # So few that the interpreter needs more; that from which on it is enough is not ours to say.
+    # With so few the interpreter itself fails; the number that suffices is not ours to state.
     assert limit > 5 or status == 1
     if status != 0:
         assert status == 1
@@ -282,7 +282,7 @@ def test_two_domains_of_one_name(
         first.kill()
     assert status == 1
     assert "twin" in sentence
-    # The first left its folder, which is nobody's now: the name is free again.
+    # The first domain left its folder, which nobody owns now: the name is free again.
     assert run_ok("--name", "twin", "--console", "none", environment=environment) == 0
 
 
@@ -290,11 +290,12 @@ def run_ok(*arguments: str, environment: dict[str, str]) -> int:
     return run(*KVMXEN, "boot", *arguments, environment=environment)[0]
 
 
-# What this process may not do itself, another in a private mount namespace does.
+# Mounts that this process may not make are made by another in a private mount namespace.
 
 
 def in_namespace(prepare: str, environment: dict[str, str], *before: str) -> tuple[int, str]:
-    """kvmxen boot by the command `before`, with the mounts that the script `prepare` makes."""
+    """Run kvmxen boot through the command `before`, with the mounts that the script `prepare`
+    makes."""
     unshare = shutil.which("unshare")
     if not unshare:
         pytest.skip("needs unshare (Debian's util-linux)")

@@ -1,4 +1,4 @@
-"""Many boots in one process: each leaves it as it was."""
+"""Many boots in one process: each leaves the process as it was."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from kvmxen.config import Config, ConsoleSpec
 from tests.e2e.domain import LIMIT, Ramdisk
 from tests.unit.backends.fake_domain import wait_until
 
-# A library's first use may leave a mapping, a file or a thread once.
+# The first use of a library may leave a mapping, a file or a thread, once.
 WARM_UP = 2
 
 
 class Resources:
-    """What this process holds, and what is in the folders that a domain may write to."""
+    """The resources of this process, and the contents of the folders that a domain may write to."""
 
     def __init__(self, *folders: Path) -> None:
-        # A machine's parts refer to each other.
+        # The parts of a machine refer to each other.
         gc.collect()
         self.fds = sorted(map(target, Path("/proc/self/fd").iterdir()))
         self.threads = {thread.name for thread in threading.enumerate()}
@@ -35,7 +35,7 @@ class Resources:
 
 
 def target(fd: Path) -> str:
-    """What an open descriptor is of."""
+    """The object of an open descriptor."""
     try:
         return str(fd.readlink())
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def target(fd: Path) -> str:
 
 
 def tasks() -> int:
-    """The host's threads of this process; one that was joined may still be on its way out."""
+    """The host's threads of this process; a joined thread may still be ending."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 

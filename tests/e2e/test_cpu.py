@@ -1,5 +1,6 @@
-"""What a guest's programs have of the CPU: hardware breakpoints and steps, local descriptor tables,
-32-bit code."""
+"""A guest's programs can use hardware breakpoints and steps, local descriptor tables, 32-bit
+code.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pytest
 from tests.e2e.domain import LIMIT, Boot, Domain, Ramdisk
 
 FOLDER = Path(__file__).parent / "cpu"
-# Nothing of a C library, which need not be there for 32-bit code.
+# No C library, which may be missing for 32-bit code.
 FLAGS = {
     ".c": ("-O2", "-static", "-Wall", "-Wextra", "-Werror"),
     ".S": ("-m32", "-nostdlib", "-static", "-no-pie"),
@@ -50,7 +51,7 @@ def run(
     programs: list[Path],
     shim: str,
 ) -> Run:
-    """run(*commands): each ends with status 0 in a Debian guest, which is none the worse."""
+    """run(*commands): each must end with status 0 in a Debian guest, which must stay healthy."""
 
     def start(*commands: str) -> Domain:
         lines = [f"{command}; echo [$?]\n" for command in commands]

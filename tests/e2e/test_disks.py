@@ -1,4 +1,4 @@
-"""Disks: Debian's kernel and its own blkfront, file systems that the host looks at afterwards."""
+"""Disks: Debian's kernel with its own blkfront; the host examines the file systems afterwards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERSION = "6.1"
 QUIET = ("--cmdline", "console=hvc0 quiet", "--timeout", LIMIT)
 WAIT = 240.0
 Kvmxen = Callable[..., str]
-# Each takes a boot.
+# Each kill needs a boot.
 KILLS = int(os.environ.get("KVMXEN_TEST_KILLS", "2"))
 
 
@@ -54,14 +54,14 @@ def disk_ramdisk(tmp_path: Path, diskload: Path) -> DiskRamdisk:
 
 @pytest.fixture
 def kvmxen(environment: dict[str, str]) -> Kvmxen:
-    """kvmxen(*arguments): what the command prints."""
+    """kvmxen(*arguments): the output of the command."""
 
     def call(*arguments: str) -> str:
         command = [sys.executable, "-m", "kvmxen", *arguments]
         result = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=WAIT
         )
-        # A guest may take longer to let go of a disk than the command waits for that.
+        # A guest may take longer to release a disk than the command waits.
         assert result.returncode == 0 or "the guest still uses" in result.stderr, result.stderr
         return result.stdout
 
@@ -88,8 +88,8 @@ poweroff -f
 
 
 def test_a_file_system(boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, tmp_path: Path) -> None:
-    """mkfs in the guest, 5,000 files with checksums, on the host clean and as they were; and a
-    second disk, which cannot be written."""
+    """mkfs in the guest and 5,000 files with checksums: the host finds them clean and
+    unchanged; and a second, read-only disk."""
     image = disks.empty_image(tmp_path / "image", 128)
     other = tmp_path / "other"
     other.write_bytes(b"only to be read\n" * 4096)
@@ -126,7 +126,7 @@ poweroff -f
 def test_a_root_file_system(
     boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, busybox: Path, tmp_path: Path
 ) -> None:
-    """ext4 made by mke2fs -d on the host: the guest's root, up to its init."""
+    """ext4 made by mke2fs -d on the host is the guest's root, up to its init."""
     tree = tmp_path / "root"
     for name in ("bin", "dev", "etc", "proc"):
         (tree / name).mkdir(parents=True)
@@ -156,13 +156,13 @@ mount /dev/xvda /mnt && diskload syncs /mnt/records
 def test_what_was_synced_survives_a_kill(
     boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, tmp_path: Path, round_: int
 ) -> None:
-    """SIGKILL amid writes: every record whose fsync returned in the guest is on the disk."""
+    """After SIGKILL amid writes, every record whose fsync returned in the guest is on the disk."""
     image = disks.make_file_system(tmp_path / "image", 64)
     domain = boot(kernel, "--ramdisk", disk_ramdisk(SYNCS), "--disk", image, *QUIET)
     domain.expect(rf"\[synced {20 + 7 * round_}\]", WAIT)
     domain.process.send_signal(signal.SIGKILL)
     assert domain.wait() == -signal.SIGKILL
-    # What a killed process leaves, the next one would remove.
+    # The next process would remove what a killed one leaves.
     shutil.rmtree(tmp_path / "run")
     synced = [int(number) for number in re.findall(r"\[synced (\d+)\]", domain.output)]
     disks.replay(image)
@@ -186,7 +186,7 @@ poweroff -f
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """The folder of a file system with 24 MiB of room, 16 MiB of them taken by "ballast"."""
+    """The folder of a file system with room for 24 MiB, of which "ballast" takes 16 MiB."""
     where = tmp_path / "small"
     where.mkdir()
     try:
@@ -201,8 +201,8 @@ def small(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_host(
     boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, small: Path, tmp_path: Path, form: str
 ) -> None:
-    """Where the host has no room a write is an error in the guest, which goes on, and loses nothing
-    that was written; once there is room the same write succeeds."""
+    """If the host has no room, a write is an error in the guest, which continues and loses
+    nothing that was written; once there is room, the same write succeeds."""
     image, raw = small / "image", tmp_path / "raw"
     disks.run("qemu-img", "create", "-q", "-f", form, image, str(RECORDS << 12))
     options = ("--ramdisk", disk_ramdisk(FILL), "--disk", f"{image},format={form}")
@@ -222,8 +222,8 @@ def test_a_full_host(
         assert record == expected + bytes([ord("a") + n % 26]) * (4096 - len(expected))
 
 
-# A disk's folder in /sys is there before its node, and that before the disk can be opened. What
-# the kernel says of I/O errors must not come amid another vCPU's lines.
+# A disk's folder in /sys appears before its node, and the node before the disk can be opened. The
+# kernel's messages about I/O errors must not interrupt another vCPU's lines.
 PLUG = f"""
 dmesg -n 1
 readable() {{ dd if=/dev/$1 of=/dev/null count=1 2>/dev/null; }}
@@ -257,8 +257,8 @@ poweroff -f
 def test_disks_that_come_and_go(
     boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, tmp_path: Path, kvmxen: Kvmxen
 ) -> None:
-    """4 vCPUs and 4 queues; qcow2 over a backing file, and discard that shrinks it; plugged,
-    unplugged, that under load too; and a driver that is loaded again."""
+    """4 vCPUs and 4 queues; qcow2 over a backing file, which discard shrinks; plugging and
+    unplugging, also under load; and a driver that is loaded again."""
     images = [disks.empty_image(tmp_path / f"image{n}", 64) for n in range(3)]
     base = images[1].rename(tmp_path / "base")
     disks.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, images[1])
@@ -282,10 +282,10 @@ def test_disks_that_come_and_go(
     assert figures["vbd/51744"]["bytes_read"] >= images[2].stat().st_size
     assert kvmxen("block-detach", "plug", "xvdc") == ""
     domain.expect(r"\[unplugged\]", WAIT)
-    # Under load: every process of it gets an error, and the rest goes on.
+    # Under load: every process using the disk gets an error, and the rest continues.
     assert kvmxen("block-detach", "plug", "xvda") == ""
     domain.expect(r"(?:\[ended after \d+: [^\]]*\].*){4}", WAIT)
-    # Linux's blkfront does not itself take up again a device that it let go of.
+    # Linux's blkfront does not reconnect by itself to a device that it has released.
     domain.expect(r"\[loaded\]", WAIT)
     assert kvmxen("block-detach", "plug", "xvdb") == ""
     wait_until(lambda: "vbd/51728" not in json.loads(kvmxen("top", "plug", "--json")))
@@ -316,7 +316,7 @@ poweroff -f
 def test_a_disk_that_grows(
     boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, tmp_path: Path, kvmxen: Kvmxen
 ) -> None:
-    """Whether block-resize is said or not, the guest's kernel sees it."""
+    """The guest's kernel sees the new size, with block-resize or without."""
     image = disks.empty_image(tmp_path / "image", 64)
     options = ("--ramdisk", disk_ramdisk(GROWS), "--name", "grows", "--disk", image)
     domain = boot(kernel, *options, *QUIET)
@@ -391,8 +391,8 @@ poweroff -f
 def test_grub_boots_what_is_on_a_disk(
     boot: Boot, kernel: Path, disk_ramdisk: DiskRamdisk, pv_grub: Path, tmp_path: Path
 ) -> None:
-    """PV GRUB reads its configuration, a kernel and a ramdisk, by its own blkfront; then the
-    kernel takes the disk over."""
+    """PV GRUB reads its configuration, a kernel and a ramdisk through its own blkfront; then
+    the kernel takes over the disk."""
     tree = tmp_path / "root" / "boot"
     (tree / "grub").mkdir(parents=True)
     shutil.copy(kernel, tree / "vmlinuz")

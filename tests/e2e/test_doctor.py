@@ -1,4 +1,4 @@
-"""What doctor foretells is what happens."""
+"""doctor's predictions come true."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.e2e.domain import LIMIT, Boot, Ramdisk
 def test_the_exits_of_a_boot(
     boot: Boot, debian_kernel: Callable[[str], Path], ramdisk: Ramdisk, shim: str, foretold: int
 ) -> None:
-    """About as many: a slow or busy host has more ticks of the guest's timer in the same boot."""
+    """Nearly equal: on a slow or busy host the same boot has more ticks of the guest's timer."""
     options = ("--shim", shim, "--stats=json", "--timeout", LIMIT)
     domain = boot(debian_kernel("6.1"), "--ramdisk", ramdisk("poweroff -f"), *options)
     domain.ends(0)

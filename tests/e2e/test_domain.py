@@ -1,4 +1,4 @@
-"""Domain: a guest from Python, in threads of its own, one after the other and at once."""
+"""Domain: guests started from Python, in threads of their own, one after another and at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kvmxen.rundir import runtime_root
 from tests.e2e.domain import PATIENCE, ROOT, SLOWNESS
 
 WAIT = PATIENCE * SLOWNESS
-# Methods of Domain for the server of its control socket alone.
+# Methods of Domain only for the server of its control socket.
 FOR_ITS_CLIENTS = {"describe", "wait_for_clients"}
 
 
@@ -34,7 +34,7 @@ def folders(kvm: None, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def grub(pv_grub: Path) -> Config:
-    """A guest that waits at a prompt, for ever."""
+    """A guest that waits at a prompt forever."""
     return Config(name="grub", kernel=pv_grub, console=ConsoleSpec("program"))
 
 
@@ -236,7 +236,7 @@ def test_a_guest_that_cannot_be_booted_again(grub: Config, tmp_path: Path) -> No
 
 
 def test_from_another_process(grub: Config, tmp_path: Path) -> None:
-    """Here it is this one: all goes by the socket."""
+    """This process stands in for another: everything goes through the socket."""
     disk = tmp_path / "disk.img"
     disk.touch()
     os.truncate(disk, 1 << 20)

@@ -40,7 +40,7 @@ def test_grub_reaches_its_prompt(boot: Boot, pv_grub: Path) -> None:
 
 
 def test_second_sigterm_destroys(boot: Boot, pv_grub: Path) -> None:
-    # GRUB looks at no request to shut down.
+    # GRUB ignores requests to shut down.
     domain = boot(pv_grub, "--timeout", LIMIT)
     domain.expect("grub> ")
     domain.process.terminate()

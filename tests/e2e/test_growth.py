@@ -1,4 +1,4 @@
-"""A guest that grows to what --maxmem and --maxvcpus allow, as the host asks it to."""
+"""A guest that grows to its --maxmem and --maxvcpus at the host's request."""
 
 from __future__ import annotations
 

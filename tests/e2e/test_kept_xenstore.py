@@ -1,4 +1,4 @@
-"""What host tools write to a domain's xenstore is there again after the domain was killed."""
+"""Nodes that host tools write to a domain's xenstore survive the killing of the domain."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.e2e.domain import LIMIT, Boot, Ramdisk, Shell
 KERNELS = ("6.1", "6.12")
 MIB = 1 << 20
 UPTIME = r"([0-9.]+) [0-9.]+\n"
-# What a healthy kernel does not say.
+# Messages that a healthy kernel does not print.
 TROUBLE = re.compile(
     r"WARNING:|BUG:|Oops|Call Trace|stack guard|hung task|soft lockup|rcu.*stall|"
     r"unchecked MSR access|Disabled fast string operations"
@@ -35,15 +35,15 @@ def kernel(version: str, debian_kernel: Callable[[str], Path]) -> Path:
 
 
 def assert_healthy(log: str) -> None:
-    """That `log`, a kernel's, is whole and tells of no trouble."""
+    """Check that `log`, a kernel's, is complete and reports no trouble."""
     assert "Linux version" in log
     lines = log.splitlines()
     assert not [line for line in lines if TROUBLE.search(line) and not NOTICE.search(line)]
 
 
 def uptime_rates(shell: Shell, seconds: float) -> tuple[float, float]:
-    """Guest seconds a host second, over at least `seconds` of the host's: the least and the most
-    that it can have been, as the guest looked at its clock somewhen between question and answer."""
+    """Guest seconds per host second, over at least `seconds` of the host's: the minimum and
+    maximum possible, as the guest read its clock at some time between question and answer."""
 
     def sample() -> tuple[float, float, float]:
         asked = time.monotonic()
@@ -90,7 +90,7 @@ def test_wall_clock(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> None:
 
 @pytest.mark.parametrize(("vcpus", "memory"), [(1, 128), (2, 1024), (4, 6144)])
 def test_sizes(boot: Boot, kernel: Path, ramdisk: Ramdisk, vcpus: int, memory: int) -> None:
-    # All vCPUs count at once, each held to its own, and one must not stop another.
+    # All vCPUs count at once, each process pinned to its own; none must stop another.
     script = """
         echo "CPUS=$(nproc)."
         grep MemTotal /proc/meminfo
@@ -107,7 +107,7 @@ def test_sizes(boot: Boot, kernel: Path, ramdisk: Ramdisk, vcpus: int, memory: i
     domain = boot(kernel, "--ramdisk", ramdisk(script), "--cmdline", "console=hvc0 quiet", *options)
     assert int(domain.expect(r"CPUS=(\d+)\.")[1]) == vcpus
     total = int(domain.expect(r"MemTotal: +(\d+) kB")[1]) << 10
-    # The rest is the kernel's own and what describes the memory.
+    # The rest is the kernel itself and its description of the memory.
     assert memory * MIB - max(100 * MIB, memory * MIB // 20) < total < memory * MIB
     for _ in range(vcpus):
         domain.expect(r"busy=20000\.")
@@ -144,7 +144,7 @@ def test_reboot_that_destroys(boot: Boot, kernel: Path, ramdisk: Ramdisk) -> Non
     assert domain.output.count("Linux version") == 1
 
 
-# In seconds; the kernel waits twice the first of these before it complains of a CPU.
+# In seconds; the kernel complains of a CPU after twice the first of these.
 STOPPED_S = 15
 STOPPED = """\
 echo 3 >/proc/sys/kernel/watchdog_thresh

@@ -15,7 +15,7 @@ from kvmxen.shim.abi import constants
 from tests.e2e.domain import PATIENCE, SLOWNESS
 
 C = constants()
-# Of rflags and of DR6: a step.
+# The single-step bits of rflags and DR6.
 TF, BS = 0x100, 0x4000
 # 1: syscall; jmp 1b - and: 1: jmp 1b
 HYPERCALLS = bytes.fromhex("0f05ebfc")
@@ -91,13 +91,14 @@ def test_a_paused_machine_stops(machine: Machine) -> None:
 
 
 def test_a_debug_exception_in_the_shim_is_dropped(machine: Machine) -> None:
-    """What user code holds back by `mov ss` comes wherever ring 0 is entered (CVE-2018-8897)."""
+    """A debug exception that user code holds back by `mov ss` may arrive at any entry to ring 0
+    (CVE-2018-8897)."""
     load_code(machine, HYPERCALLS)
     cpu = machine.cpus[0]
     cpu.vcpu.attention = False
     assert cpu.vcpu.run() == C["TRAP_SYSCALL"]
     rip = cpu.vcpu.rip
-    # Ring 0 has something to do before it returns, and is stopped there.
+    # Ring 0 has an operation to do before it returns, and is stopped there.
     cpu.vcpu.invlpg(rip)
     cpu.vcpu.interrupt()
     assert cpu.vcpu.run() == C["INTERRUPTED"]

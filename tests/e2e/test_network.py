@@ -28,7 +28,7 @@ CONNECTIONS = (10_000 if FULL else 300) // SLOWNESS
 TIMEOUT = 1200 if FULL else 300
 SOURCE = Path(__file__).parent / "network" / "client.c"
 
-# What udhcpc runs: busybox has no other.
+# The script that udhcpc runs; busybox has no other.
 DHCP = """\
 #!/bin/sh
 [ "$1" = bound ] || exit 0
@@ -37,7 +37,7 @@ ip link set $interface mtu $mtu
 ip route add default via $router
 echo "[dhcp $ip/$mask $router mtu $mtu]"
 """
-# No address is another guest's.
+# No other guest has the same address.
 START = """
 echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
 insmod /bin/xen_netfront.ko
@@ -89,7 +89,7 @@ def bridged() -> Iterator[namespace.Namespace]:
 
 
 def kvmxen(environment: dict[str, str], *arguments: str) -> str:
-    """What a command says; a guest may take its time to let go of a device."""
+    """The output of a command; a guest may take time to release a device."""
     command = [sys.executable, "-m", "kvmxen", *arguments]
     result = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
@@ -99,7 +99,7 @@ def kvmxen(environment: dict[str, str], *arguments: str) -> str:
 
 
 def figures(domain: Domain) -> dict[str, int]:
-    """What the interface counted, once the guest has powered off."""
+    """The interface's counts, after the guest has powered off."""
     domain.ends(0, TIMEOUT)
     counted: dict[str, int] = json.loads(domain.stderr.splitlines()[-1])["vif/0"]
     assert counted["tx_errors"] == counted["rx_errors"] == counted["tx_dropped"] == 0
@@ -107,7 +107,7 @@ def figures(domain: Domain) -> dict[str, int]:
 
 
 def assert_moved(domain: Domain, served: Servers) -> int:
-    """That both ends saw the same bytes, whatever the direction; TCP's segment size."""
+    """Check that both ends saw the same bytes in either direction; return TCP's segment size."""
     match = domain.expect(r"(sent|received) (\d+) crc ([0-9a-f]{8})\n", TIMEOUT)
     what, size, total, segment = served.done.get(timeout=TIMEOUT)
     assert what == {"sent": "sink", "received": "source"}[match[1]]
@@ -123,7 +123,7 @@ def test_passt(
     programs: list[Path],
     environment: dict[str, str],
 ) -> None:
-    """DHCP, a name, data both ways, many connections, the driver's coming back; one card more."""
+    """DHCP, a name, data both ways, many connections, reloading the driver; one more card."""
     if lack := passt.why_not():
         pytest.skip(f"needs {lack}")
     has_six = has_ipv6()
@@ -164,7 +164,7 @@ def test_passt(
             kernel, "--ramdisk", ramdisk(script, *programs), "--cmdline", "console=hvc0 quiet",
             "--net", "user", "--name", "wired", "--stats=json", "--timeout", TIMEOUT,
         )  # fmt: skip
-        # The largest that IPv4 and passt have.
+        # The largest MTU that IPv4 and passt support.
         assert int(domain.expect(lease)[1]) == 65520
         domain.expect(rf"Name:\s+{servers.NAME}\s+Address: {servers.ADDRESS}\s")
         assert assert_moved(domain, served) > 0
@@ -182,7 +182,7 @@ def test_passt(
         kvmxen(environment, "network-detach", "wired", "1")
         domain.expect(r"\[one again\]")
         counted = figures(domain)
-    # Large packets of the guest's, cut by us.
+    # Large packets from the guest, which we cut.
     assert counted["tx_gso"] > 0
     assert counted["segments"] > counted["tx_gso"]
     assert counted["rx_bytes"] > SIZE
@@ -192,7 +192,7 @@ def test_passt(
 def test_what_passt_opens_and_closes(
     boot: Boot, kernel: Path, ramdisk: Ramdisk, programs: list[Path]
 ) -> None:
-    """A port of the host's leads to the guest, which does not reach the host's loopback."""
+    """A port of the host leads to the guest, which cannot reach the host's loopback."""
     if lack := passt.why_not():
         pytest.skip(f"needs {lack}")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -259,12 +259,12 @@ def test_tap(
         domain.expect(r"\[queues: 2\]")
         domain.expect(r"1 packets transmitted, 1 packets received, 0% packet loss", TIMEOUT)
         for headers in (20, 20, 40, 40):
-            # A frame's, less those of IP and TCP, and TCP's timestamps.
+            # The size of a frame, less the headers of IP and TCP, and TCP's timestamps.
             assert assert_moved(domain, served) == namespace.MTU - headers - 20 - 12
         for _ in range(2):
             domain.expect(rf"connected {CONNECTIONS} times\n", TIMEOUT)
         counted = figures(domain)
     assert counted["tx_gso"] > 0
     assert counted["rx_gso"] > 0
-    # Both went on whole, and were not cut here.
+    # Both were passed on whole, and not cut here.
     assert counted["segments"] == 0

@@ -44,9 +44,9 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The sdist's folder, in which make has built all of it, and what make printed.
+    """The sdist's folder after make has built everything in it, and make's output.
 
-    Its environment is what make would install there, but borrows our dependencies.
+    Its environment is the one that make would install there, but borrows our dependencies.
     """
     out = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
@@ -66,7 +66,7 @@ def unpacked(built: tuple[Path, str]) -> Path:
 
 
 def borrow(environment: Path) -> Path:
-    """Make a virtual environment with our dependencies in it: its folder for packages."""
+    """Create a virtual environment with our dependencies; return its folder for packages."""
     venv.create(environment, with_pip=False, symlinks=True)
     site = Path(run(environment / "bin/python", "-c", WHERE, cwd=environment).strip())
     (site / "dependencies.pth").write_text(f"{Path(click.__file__).parents[1]}\n")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.domain import LIMIT, Boot, Ramdisk
 
-# Of XCR0: x87, SSE, AVX and AVX-512's three. A PV guest's kernel has no others to save.
+# The bits of XCR0 for x87, SSE, AVX and AVX-512's three. A PV kernel saves no others.
 STATES = 0xE7
 SCRIPT = 'workload vectors && echo "[right]"; dmesg | grep x86/fpu:; echo "[end]"; poweroff -f\n'
 

@@ -1,4 +1,4 @@
-"""What a boot imports if its kernel was booted before: what it needs, and nothing else."""
+"""A boot of a known kernel imports only what it needs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 
 from tests.e2e.domain import LIMIT, ROOT, SLOWNESS, Ramdisk
 
-# From outside kvmxen; what these import in their turn is allowed.
+# Modules from outside kvmxen; whatever they import in turn is allowed.
 NEEDED = {
     "atexit", "click", "ctypes", "dataclasses", "fcntl", "grp", "heapq", "json", "math", "mmap",
     "pwd", "queue", "resource", "select", "selectors", "shutil", "signal", "socket", "struct",
     "termios", "threading", "tty", "typing", "uuid", "weakref", "zlib",
-    # By gettext, when click translates its first message.
+    # gettext imports it when click translates its first message.
     "locale",
 }  # fmt: skip
-# Of kvmxen: what only a kernel's first boot needs, a crash's symbols, or what nobody asked for.
+# Modules of kvmxen that only a kernel's first boot needs, or a crash's symbols, or unused options.
 NOT_NEEDED = {
     "kvmxen.abi.xs_state",
     "kvmxen.abi.layouts",
@@ -62,7 +62,7 @@ Imported = Callable[..., set[str]]
 
 @pytest.fixture
 def imported(kvm: None, environment: dict[str, str], tmp_path: Path) -> Imported:
-    """imported(*arguments): boots by `kvmxen boot ARGUMENTS`; the modules that it imported."""
+    """imported(*arguments): the modules that `kvmxen boot ARGUMENTS` imports."""
 
     def boot(*arguments: str | Path) -> set[str]:
         names = tmp_path / "modules"
@@ -75,7 +75,7 @@ def imported(kvm: None, environment: dict[str, str], tmp_path: Path) -> Imported
 
 
 def allowed() -> set[str]:
-    """What this Python imports for the modules that are needed."""
+    """The modules that this Python imports for the needed ones."""
     program = f"import sys, {', '.join(sorted(NEEDED))}; print(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -85,7 +85,7 @@ def allowed() -> set[str]:
 
 def check(modules: set[str]) -> None:
     assert "kvmxen.machine" in modules
-    # Cython's own are no files.
+    # Cython's own modules have no files.
     public = {name for name in modules if not name.startswith("_")} - {"cython_runtime"}
     ours = {name for name in public if name.partition(".")[0] == "kvmxen"}
     assert public - ours - allowed() == set()
@@ -111,7 +111,7 @@ def test_debian(imported: Imported, debian_kernel: Callable[[str], Path], ramdis
 def test_the_first_boot_is_another(
     imported: Imported, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """So it is the cache that makes the difference."""
+    """Without the cache they are imported: the cache makes the difference."""
     environment["XDG_CACHE_HOME"] = str(tmp_path / "nothing yet")
     assert {"elftools", "kvmxen.loader.elf_reader"} <= imported()
 

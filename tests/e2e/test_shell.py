@@ -1,4 +1,4 @@
-"""README's tour with Debian's kernels: a shell that has disks and a network."""
+"""README's tour with Debian's kernels: a shell with disks and a network."""
 
 from __future__ import annotations
 

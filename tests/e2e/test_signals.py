@@ -1,4 +1,4 @@
-"""Signals and the timeout: from the first moment on, while something is waited for."""
+"""Signals and the timeout work from the first moment on, while kvmxen waits for something."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEMO = Path(guests.__file__).parent / "demo.elf"
 
 
 def runs(*command: str) -> bool:
-    """Whether there is a process with that command line."""
+    """Whether a process with that command line exists."""
     wanted = "".join(f"{word}\0" for word in command).encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -30,9 +30,9 @@ def runs(*command: str) -> bool:
 
 @pytest.fixture
 def server(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """Puts a qemu-nbd in the path that never serves; server() waits until it runs. At the end none
-    must be left."""
-    # It may write nothing, and is known by a number of its own.
+    """Puts a qemu-nbd that never serves into the path; server() waits until it runs. None must
+    be left at the end."""
+    # It may not write files; a number in its command line identifies it.
     sleep = ("sleep", str(1_000_000 + os.getpid()))
     program = tmp_path / "bin" / "qemu-nbd"
     program.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Standard input, output and error that are closed, full, or gone half-way."""
+"""Standard input, output and error that are closed, full, or disappear midway."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kvmxen = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def kvmxen(environment: dict[str, str]) -> Kvmxen:
-    """kvmxen(redirections, *arguments) runs it by a shell that has these redirections."""
+    """kvmxen(redirections, *arguments) runs it from a shell with these redirections."""
 
     def run(redirections: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

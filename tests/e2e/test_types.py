@@ -1,4 +1,4 @@
-"""What is counted of page tables is what they are, once real kernels have worked with them."""
+"""The counts of page-table references match the tables after real kernels have used them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.e2e.domain import LIMIT, ROOT, SLOWNESS, Ramdisk
     [
         ("6.1", 1, "dispatch", "workload"),
         ("6.12", 4, "dispatch", "workload"),
-        # Every trap an exit: less is enough.
+        # Every trap is an exit, so less work is enough.
         ("6.1", 2, "exits", "for i in $(seq 100); do ls / > /tmp/$i & done; wait"),
     ],
 )

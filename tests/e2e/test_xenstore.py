@@ -1,7 +1,7 @@
 """A Debian guest's /dev/xen/xenbus and the host's side of the same store, in one boot.
 
-In the guest run Debian's xenstore-utils, with the libraries that they need; on the host
-`kvmxen xenstore`, and the same tools by the socket.
+The guest runs Debian's xenstore-utils, with the libraries that they need; the host runs `kvmxen
+xenstore`, and the same tools through the socket.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tests.xen_tools import Programs, utils_libraries, xen_programs
 
 TOOLS = ("chmod", "exists", "list", "ls", "read", "rm", "watch", "write")
 
-# `ask OPERATION ID`, on the connection that is descriptor 3: sends what is in /tmp/payload in
-# the transaction of that id, and prints the reply's payload, with a dot for each NUL. Numbers
-# are those of xen/include/public/io/xs_wire.h. `heard` waits for the host's word.
+# `ask OPERATION ID` sends /tmp/payload in the transaction of that id on the connection that is
+# descriptor 3, and prints the reply's payload, with a dot for each NUL. Numbers are those of
+# xen/include/public/io/xs_wire.h. `heard` waits for a line from the host.
 SCRIPT = r"""
 mkdir -p /lib64
 ln -s /bin/ld-linux-x86-64.so.2 /lib64/
@@ -110,7 +110,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(environment: dict[str, str], *arguments: str) -> str:
-    """What `kvmxen xenstore` prints; it must succeed."""
+    """The output of `kvmxen xenstore`, which must succeed."""
     done = subprocess.run(
         command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True,
         timeout=PATIENCE,

@@ -1,7 +1,7 @@
-"""Debian's xenstore-utils against our socket say what they say to Debian's own daemons.
+"""Debian's xenstore-utils print the same with our socket as with Debian's own daemons.
 
-SESSION has commands and their output, which is the same for all. For what oxenstored does not
-know, directories in parts and paths of more than 1,024 bytes, LARGE is tried against xenstored.
+SESSION contains commands and their output, which is the same for all. LARGE, for xenstored only,
+has what oxenstored does not know: directories in parts and paths of more than 1,024 bytes.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ $ ls /test
 
 
 class Session:
-    """The tools at work on the socket at `path`; `transcript` is all that was said."""
+    """Runs the tools on the socket at `path`; `transcript` holds everything that was exchanged."""
 
     def __init__(self, programs: Programs, path: Path) -> None:
         self._programs = programs
         self._folder = path.parent
-        # A relative path, as an address has room for 107 bytes.
+        # A relative path, as a socket address has room for 107 bytes.
         self._environment = programs.environment(XENSTORED_PATH=path.name, LC_ALL="C")
         self._watch: subprocess.Popen[bytes] | None = None
         self.transcript = ""
 
     def run(self, session: str) -> str:
-        """Do what stands after a `$` in `session`, and return that with the output.
+        """Run the commands after each `$` in `session`; return them with their output.
 
-        `& COMMAND` starts a watch and waits for its first line, which it prints at once;
-        `wait` waits for its end, when it has printed as many lines as it was told.
+        `& COMMAND` starts a watch and waits for its first line, which it prints at once; `wait`
+        waits for its end, when it has printed the requested number of lines.
         """
         for line in session.splitlines():
             if not line.startswith("$ "):
@@ -82,7 +82,7 @@ class Session:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # What comes after a line that was read must not be lost in a buffer.
+            # Bytes after the line that was read must not be lost in a buffer.
             bufsize=0,
         )
 

@@ -1,8 +1,8 @@
-"""What our store answers to random requests is what Debian's own xenstored answers.
+"""Our store answers random requests as Debian's own xenstored does.
 
-Privileged clients of each. The two differ on when a transaction first looks at a node, so of
-transactions with others in between the daemon is asked only what ours committed, in the order
-of the commits and each by itself: that is what a transaction promises.
+The clients are privileged. The two differ on when a transaction first looks at a node. So of
+transactions with others in between, the daemon gets only those that ours committed, in the order
+of the commits and one by one: that is what a transaction promises.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OPERATIONS = [
 
 
 CLIENTS = 4
-# What several make below a directory that was not there.
+# Nodes that several clients create below a directory that did not exist.
 SHARED = [b"/t/n/%d/%d%s" % (i, j, end) for i in range(3) for j in range(3) for end in (b"", b"/x")]
 
 
@@ -47,7 +47,7 @@ class Theirs:
         self._parser = Parser()
 
     def ask(self, request: Message) -> list[Message]:
-        """All that comes, up to the answer to `request`."""
+        """All messages up to the answer to `request`."""
         self._socket.sendall(request.encode())
         found: list[Message] = []
         while not any(message.req_id == request.req_id for message in found):
@@ -78,7 +78,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     before = Path.cwd()
     try:
         with running("xenstored", folder) as path:
-            # An address has room for 107 bytes.
+            # A socket address has room for 107 bytes.
             os.chdir(path.parent)
             yield path.name
     except Unavailable as problem:
@@ -89,7 +89,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def request(random: Random, number: int, tx: int) -> Message:
     operation = random.choice(OPERATIONS)
-    # What is not a path UNWATCH calls EINVAL in the Xen that we follow, as all others do.
+    # For an invalid path, UNWATCH returns EINVAL in the Xen that we follow, as all others do.
     body = random.choice(PATHS[operation == Op.UNWATCH :]) + b"\0"
     match operation:
         case Op.WRITE:
@@ -104,7 +104,7 @@ def request(random: Random, number: int, tx: int) -> Message:
 
 
 def node_request(random: Random, number: int, tx: int) -> Message:
-    """A request that a transaction has to do with."""
+    """A request that concerns a transaction."""
     asked = request(random, number, tx)
     while asked.type in (Op.WATCH, Op.UNWATCH):
         asked = request(random, number, tx)
@@ -114,7 +114,8 @@ def node_request(random: Random, number: int, tx: int) -> Message:
 
 
 def comparable(messages: list[Message]) -> list[tuple[int, int, int, list[bytes]]]:
-    """Without what each version chooses for itself: generations, and the order of children.
+    """The messages without what each version chooses for itself: generations, the order of
+    children.
 
     Events, whose order follows from that, come first.
     """
@@ -130,20 +131,20 @@ def comparable(messages: list[Message]) -> list[tuple[int, int, int, list[bytes]
 
 
 def answer(messages: list[Message]) -> Message:
-    """The one that is no event."""
+    """The only message that is not an event."""
     (found,) = [message for message in messages if message.type != Op.WATCH_EVENT]
     return found
 
 
 class Pair:
-    """Clients of both, of which the daemon's are asked what ours were."""
+    """Clients of both stores; the daemon's repeat the requests of ours."""
 
     def __init__(self, daemon: str, clients: int) -> None:
         store = Store()
         self.ours = [Ours(store) for _ in range(clients)]
         self.theirs = [Theirs(daemon) for _ in range(clients)]
         self.log: list[Message] = []
-        # The daemon is one for all seeds.
+        # One daemon serves all seeds.
         for path in (b"/t\0", b"/local\0"):
             self.ask(0, Message(Op.RM, 1, 0, path))
 
@@ -152,14 +153,14 @@ class Pair:
             client.close()
 
     def ask(self, who: int, asked: Message) -> Message:
-        """Our answer, which is theirs too, as are everybody's events."""
+        """Our answer, which must equal theirs, as must everybody's events."""
         self.log.append(asked)
         found = self.ours[who].ask(asked)
         self.compare(found, self.theirs[who].ask(asked))
         return answer(found)
 
     def repeat(self, who: int, done: list[tuple[Message, list[Message]]]) -> None:
-        """Have a client of the daemon make the requests of a transaction of ours."""
+        """Have a client of the daemon make the requests of one of our transactions."""
         self.log += [asked for asked, _ in done]
         (start, started), *rest = done
         ours = int(answer(started).payload[:-1])
@@ -172,7 +173,7 @@ class Pair:
         self.compare(found, [m._replace(tx_id=ours if m.tx_id else 0) for m in expected])
 
     def compare(self, found: list[Message], expected: list[Message]) -> None:
-        # An event comes after the answer where the answer is a watch's.
+        # An event follows the answer if the answer is that of a watch.
         fence = Message(Op.GET_DOMAIN_PATH, 1_000_000, 0, b"0\0")
         for ours, theirs in zip(self.ours, self.theirs, strict=True):
             found, expected = found + ours.ask(fence), expected + theirs.ask(fence)

@@ -1,6 +1,6 @@
 """Kernels from hell: whatever a file asks for, it is loaded or refused with one sentence.
 
-Numbers come from the edges of what is allowed, where a random one would hardly ever fall.
+Numbers come from the edges of the allowed ranges, which random ones would hardly ever hit.
 """
 
 from __future__ import annotations
@@ -81,5 +81,5 @@ def test_numbers(changes: dict[N, int | None], loads: list[Load], ramdisk: int) 
     except KvmxenError:
         return
     assert layout.pfn(start.cr3 // PAGE_SIZE) is not None
-    # Nothing below RAM is the guest's to write.
+    # The guest cannot write anything below RAM.
     assert not memory.read(0, layout.m2p_gpa + layout.m2p_bytes).strip(b"\0")

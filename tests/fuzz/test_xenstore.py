@@ -1,7 +1,7 @@
-"""Guests from hell at xenstore's wire and ring: what they send hurts nobody but themselves.
+"""Guests from hell at xenstore's wire and ring: whatever they send harms only themselves.
 
-In CI a fixed number of rounds; KVMXEN_FUZZ_SECONDS goes on for that long, from another seed
-each time. A failure names its seed, which KVMXEN_SEED repeats.
+CI runs a fixed number of rounds. KVMXEN_FUZZ_SECONDS runs for that long, from another seed each
+time. A failure names its seed, which KVMXEN_SEED repeats.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ OPERATIONS = [*Op, *[Op.WRITE, Op.MKDIR, Op.WATCH] * 4, *[Op.TRANSACTION_START, 
 
 
 def seeds() -> Iterator[int]:
-    """The rounds' seeds."""
+    """The seeds of the rounds."""
     if chosen := os.environ.get("KVMXEN_SEED"):
         yield int(chosen)
     elif SECONDS:
@@ -62,7 +62,7 @@ def seeds() -> Iterator[int]:
 
 
 def make_store(random: Random) -> Store:
-    """Domains 1 and 2 with a place of their own each, and a secret of dom0's."""
+    """Domains 1 and 2, each with a place of its own, and a secret of dom0's."""
     quota = Quota() if random.random() < 0.5 else TIGHT
     store = Store(quota)
     store.write("/secret/key", b"hidden")
@@ -76,7 +76,7 @@ def make_store(random: Random) -> Store:
 
 
 def payload(random: Random) -> bytes:
-    """Words that mean something, in any order, with some damage."""
+    """Meaningful words in any order, with some damage."""
     words = [*WORDS, b"data/%d" % random.randrange(60), b"%d" % random.randrange(60)]
     parts = [random.choice(words) for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3, 8)))]
     body = b"".join(part + b"\0" for part in parts)
@@ -100,7 +100,7 @@ def request(random: Random, number: int, transactions: list[int]) -> Message:
 
 
 def check(store: Store) -> None:
-    """What must hold whatever domain 1 did."""
+    """The invariants that must hold whatever domain 1 did."""
     assert inconsistencies(store) == []
     assert store.read("/secret/key") == b"hidden"
     assert store.read("/local/domain/2/data/own") == b"mine"
@@ -108,7 +108,7 @@ def check(store: Store) -> None:
     assert domain.nodes <= domain.quota.nodes
     assert domain.watches <= domain.quota.watches
     assert domain.transactions <= domain.quota.transactions
-    # Replies are not refused for lack of memory; how many wait is bounded.
+    # Replies are not refused for lack of memory; the number that wait is bounded.
     assert domain.memory <= domain.quota.memory + 40 * (PAYLOAD_MAX + HEADER.size)
     store.write("/alive", b"yes")
     assert store.read("/alive") == b"yes"
@@ -218,7 +218,7 @@ def attack_ring(random: Random) -> None:
     check_neighbour(neighbour)
     check(store)
     assert memory.read(GPA - 4096, 4096) == memory.read(GPA + 4096, 4096) == b"\xaa" * 4096
-    # Having had its fun, the guest reconnects.
+    # Afterwards the guest reconnects.
     memory.write(GPA, bytes(4096))
     memory.write_u32(GPA + ring.CONNECTION, 1)
     transport.pump()

@@ -1,4 +1,4 @@
-"""Fixtures for guests of our own: compiled, and booted by the command line."""
+"""Fixtures for guests of our own: compiled, and booted from the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """guest("smp"): the ELF kernel made of the sources in the folder of that name."""
+    """guest("smp"): the ELF kernel from the sources in the folder of that name."""
     if not shutil.which("gcc"):
         pytest.skip("needs gcc")
     out = tmp_path_factory.mktemp("guests")

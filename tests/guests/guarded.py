@@ -1,8 +1,8 @@
 """Boots a guest between guards: python -m tests.guests.guarded ELF COMMAND_LINE VCPUS
 
-A GiB on each side of the guest's memory is this process's but may not be touched, so that an
-access of the host's that leaves the guest's memory, a read too, kills the process. Exits with
-the boot's status, and says at the end by how much the process grew and what the guest left in it.
+This process reserves a GiB on each side of the guest's memory that nobody may touch. So an access
+of the host outside the guest's memory, even a read, kills the process. Exits with the boot's
+status, and prints at the end how much the process grew and what the guest left in it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 def guarded(size: int) -> GuestMemory:
     """Guest memory of `size` bytes (whole pages) with the guards around it."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    # Those that fell into other gaps, held so that the next does not.
+    # Mappings that fell into other gaps, held so that the next does not.
     misplaced = []
     for _ in range(_TRIES):
         low = _libc.mmap(None, size + 2 * GUARD, _PROT_NONE, flags, -1, 0)
@@ -47,13 +47,13 @@ def guarded(size: int) -> GuestMemory:
 
 
 def anonymous() -> int:
-    """KiB of this process's own memory, in which the guest's is not (RssAnon, proc(5))."""
+    """The KiB of this process's own memory, without the guest's (RssAnon, proc(5))."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0])
 
 
 class Peak(threading.Thread):
-    """How much own memory the process had at most, from its start until `stop`."""
+    """The highest own memory of the process from its start until `stop`."""
 
     def __init__(self) -> None:
         super().__init__(name="peak", daemon=True)
@@ -65,7 +65,7 @@ class Peak(threading.Thread):
             self.most = max(self.most, anonymous())
 
     def stop(self) -> int:
-        """By how many KiB it grew."""
+        """The growth in KiB."""
         self._over.set()
         self.join()
         return self.most - self.first

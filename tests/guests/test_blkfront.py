@@ -1,4 +1,4 @@
-"""A guest whose block frontend lies: an error for it, and its host goes on."""
+"""A guest whose block frontend lies gets an error, and its host goes on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.resources import found
 
 SIZE = 4 << 20
 FILL = b"\xaa"
-# The one page that the guest's honest writes change.
+# The only page that the guest's honest writes change.
 SCRATCH = SIZE - 4096
-# For each race.
+# The requests of each race.
 REQUESTS = 20_000 // SLOWNESS
 
 
@@ -28,7 +28,7 @@ def test_blkfront(boot: Boot, guest: Callable[[str], Path], tmp_path: Path) -> N
     counted = figures["vbd/51712"]
     assert counted["errors"] > 100
     assert counted["kicks"] > 100
-    # Where the dispatcher is in ring 0, they are no exits.
+    # If the dispatcher is in ring 0, they are not exits.
     dispatched = figures["dispatched_in_guest"].get("event_channel_op", 0)
     assert (dispatched > 100) == ("needs_ring0" in found())
     content = image.read_bytes()

@@ -1,4 +1,4 @@
-"""What a guest does most costs no exit: told by twice as much of it, wherever the dispatcher is."""
+"""A guest's most frequent operations cost no exit: twice as many of them cost no more."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from tests.e2e.domain import LIMIT, Boot
 
 ROUNDS = 2000
-# Exits that have nothing to do with it: the console's events, a signal.
+# Exits for other reasons: the console's events, a signal.
 OTHERS = 200
-# What two vCPUs do to each other.
+# Operations between two vCPUs.
 TWO = ("ipis", "flushes")
 
 
@@ -31,7 +31,7 @@ def exits(boot: Boot, kernel: Path, what: str, rounds: int, shim: str) -> int:
 
 
 def more(boot: Boot, kernel: Path, what: str, shim: str) -> int:
-    """The exits of ROUNDS times `what`."""
+    """The exits that ROUNDS times `what` adds."""
     once, twice = (exits(boot, kernel, what, ROUNDS * n, shim) for n in (1, 2))
     return twice - once
 
@@ -52,11 +52,11 @@ def more(boot: Boot, kernel: Path, what: str, shim: str) -> int:
 )
 def test_counts(boot: Boot, guest: Callable[[str], Path], what: str, most: int) -> None:
     assert more(boot, guest("counts"), what, "dispatch") <= most * ROUNDS + OTHERS
-    # As a check of the check.
+    # This checks the check.
     assert more(boot, guest("counts"), what, "exits") >= ROUNDS
 
 
 @pytest.mark.parametrize(("shim", "most"), [("dispatch", 0), ("exits", 1)])
 def test_reads_of_the_m2p(boot: Boot, guest: Callable[[str], Path], shim: str, most: int) -> None:
-    """Where guests that do not ask look for it: on some hosts out of ring 3's reach."""
+    """The default place of the table, which on some hosts ring 3 cannot reach."""
     assert more(boot, guest("counts"), "reads", shim) <= most * ROUNDS + OTHERS

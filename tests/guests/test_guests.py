@@ -1,4 +1,4 @@
-"""Each guest of our own proves what the head of its main.c says: it prints SUCCESS, or fails."""
+"""Each guest of our own proves the claim at the head of its main.c: it prints SUCCESS, or fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvmxen.loader.cache import _SETTLED_NS
 from tests.e2e.domain import LIMIT, Boot
 
 FOLDER = Path(__file__).parent
-# These take more than a boot: see their own tests.
+# These need more than a boot: see their own tests.
 OTHERS = {
     "bench",
     "blkfront",
@@ -36,7 +36,7 @@ OTHERS = {
     "sequence",
     "smp",
 }
-# What the host has to do as the dispatcher does it.
+# Operations that host and dispatcher must perform alike.
 BOTH_WAYS = ("boundary", "compat", "iopl", "m2p")
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/main.c"))
 
@@ -110,12 +110,12 @@ def test_smp_says_that_it_needs_more(boot: Boot, guest: Guest) -> None:
 def test_a_crash_is_reported_with_symbols(
     boot: Boot, guest: Guest, environment: dict[str, str], tmp_path: Path, packed: bool
 ) -> None:
-    """By a later boot too, which reads them from the file or from its image in the cache."""
+    """A later boot finds them too, in the file or in its image in the cache."""
     environment["XDG_CACHE_HOME"] = str(tmp_path)
     image = guest("smp").read_bytes()
     path = tmp_path / "smp"
     path.write_bytes(gzip.compress(image) if packed else image)
-    # The cache keeps nothing of a file that has just been written.
+    # The cache does not keep a file that has just been written.
     time.sleep(_SETTLED_NS / 1e9)
     for _ in range(2):
         domain = boot(path, "--timeout", LIMIT)
@@ -134,7 +134,7 @@ def test_memory_of_all_sizes(boot: Boot, guest: Guest, memory: str) -> None:
 
 
 def test_a_guest_from_before_the_notes(boot: Boot, guest: Guest, tmp_path: Path) -> None:
-    """What its notes say, in a section __xen_guest."""
+    """The contents of its notes, in a section __xen_guest."""
     objcopy = shutil.which("objcopy")
     if not objcopy:
         pytest.skip("needs objcopy (Debian's binutils)")
@@ -151,7 +151,8 @@ def test_a_guest_from_before_the_notes(boot: Boot, guest: Guest, tmp_path: Path)
 
 
 def test_a_command_line_of_bytes(boot: Boot) -> None:
-    """The demo guest prints its own, with a question mark for each byte that is not ASCII."""
+    """The demo guest prints its command line, with a question mark for each byte that is not
+    ASCII."""
     domain = boot("--cmdline", os.fsdecode(b"caf\xe9 \xc3\xa9"), "--timeout", LIMIT)
     domain.ends(0)
     assert re.search(r"command line +\| caf\? \?\? ", domain.output)
@@ -171,7 +172,7 @@ def test_an_event_loop_is_broken(boot: Boot, guest: Guest, shim: str) -> None:
 
 @pytest.mark.parametrize("shim", ["dispatch", "exits"])
 def test_an_event_loop_is_told_of(boot: Boot, guest: Guest, shim: str) -> None:
-    """And it stays one, as on Xen: the guest is destroyed by the second signal."""
+    """It stays one, as on Xen: the second signal destroys the guest."""
     domain = boot(guest("eventloop"), "--shim", shim, "--timeout", LIMIT)
     domain.expect_stderr("no progress, nor would it on Xen; use --break-event-loops")
     domain.process.terminate()
@@ -200,7 +201,7 @@ def test_bench(boot: Boot, guest: Guest) -> None:
 def test_console(boot: Boot, guest: Guest, tty: bool) -> None:
     domain = boot(guest("console"), "--timeout", LIMIT, tty=tty)
     domain.expect("console ready\n")
-    # More than a ring of input in all, a line of it at a time.
+    # More than a ring of input in all, one line at a time.
     for number in range(200):
         line = f"{number} " + "x" * 100
         domain.send(f"{line}\n")

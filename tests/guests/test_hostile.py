@@ -1,7 +1,7 @@
 """The hostile guest does its host no harm.
 
-KVMXEN_HOSTILE_ROUNDS sets the number of its calls, for each seed: a million is what it is for,
-fewer keep the ordinary run short.
+KVMXEN_HOSTILE_ROUNDS sets the number of calls for each seed: the guest is meant for a million; the
+ordinary run has fewer, to be short.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import pytest
 from tests.e2e.domain import ROOT, SLOWNESS
 
 ROUNDS = int(os.environ.get("KVMXEN_HOSTILE_ROUNDS", "50000"))
-# What it may take of the host's memory, in KiB: grants mapped, xenstore nodes, what Python keeps.
+# The host memory that it may use, in KiB: mapped grants, xenstore nodes, Python's own.
 GROWTH = 64 << 10
-# What the guest may need on a busy machine, in seconds: to begin and end, and for a call.
+# The time that the guest may need on a busy machine, in seconds: to start and end, and for a call.
 ONCE = 60 * SLOWNESS
 CALL = 0.002 * SLOWNESS
 
@@ -40,7 +40,7 @@ def test_hostile(
         text=True,
         timeout=ONCE + ROUNDS * CALL,
     )
-    # It may crash itself; a signal would be ours.
+    # It may crash itself; a signal would be our fault.
     assert result.returncode in (0, 3), result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     assert ("SUCCESS" in result.stdout) == (result.returncode == 0)

@@ -1,4 +1,4 @@
-"""A guest whose network frontend lies: an error for it, and its host goes on."""
+"""A guest whose network frontend lies gets an error, and its host goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.e2e.domain import LIMIT, Boot
 
-# In passt's place: takes all that comes, until its socket is closed.
+# Stands in for passt: reads everything until its socket is closed.
 SINK = f"""\
 #!{sys.executable}
 import os, sys

@@ -24,6 +24,6 @@ def test_scribble(boot: Boot, guest: Callable[[str], Path], vcpus: int, seed: in
         *("--memory", f"{MEMORY}M", "--vcpus", vcpus, "--timeout", 10),
         *("--cmdline", f"parts={parts} seed={seed}"),
     )
-    # It may crash or hang itself; a traceback or a signal would be ours.
+    # It may crash or hang itself; a traceback or a signal would be our fault.
     assert domain.wait() in (0, 3, 4), domain.stderr + domain.output
     assert "Traceback" not in domain.stderr

@@ -1,8 +1,8 @@
-"""The dispatcher and the way in which every trap is an exit leave the same guest behind.
+"""The dispatcher and the mode where every trap is an exit leave the same guest behind.
 
 KVMXEN_SEQUENCE_SEEDS sets how many sequences, each from its seed, are compared, and
-KVMXEN_SEQUENCE_VCPUS ("1,2") with how many vCPUs, of which one does it all. To find what
-differs, boot tests/guests/sequence with `seed=N verbose=1` both ways and compare the outputs.
+KVMXEN_SEQUENCE_VCPUS ("1,2") with how many vCPUs, of which one does everything. To find a
+difference, boot tests/guests/sequence with `seed=N verbose=1` both ways and compare the outputs.
 """
 
 from __future__ import annotations

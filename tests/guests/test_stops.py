@@ -1,4 +1,4 @@
-"""Whatever a guest asks for, its domain can be ended at any time."""
+"""A domain can be ended at any time, whatever its guest does."""
 
 from __future__ import annotations
 

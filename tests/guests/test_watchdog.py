@@ -1,4 +1,4 @@
-"""A guest that does not set its watchdog again ends as a crash, whatever it does meanwhile."""
+"""A guest that does not reset its watchdog ends as a crash, whatever else it does."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the network tests need on the host's side, and the guest's client."""
+"""The host's side of the network tests, and the guest's client."""

@@ -1,4 +1,4 @@
-"""A network namespace of a test's own, with a bridge in it; it goes when nothing uses it."""
+"""A network namespace for a test, with a bridge in it; it ends with its last user."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _T = TypeVar("_T")
 
 
 class Unavailable(Exception):
-    """There can be none here: str() says why."""
+    """It is not available here; str() says why."""
 
 
 class Namespace:
-    """A thread in a namespace: what it opens, and the processes that it starts, are in there."""
+    """A thread in a namespace; whatever it opens or starts is in there."""
 
     def __init__(self) -> None:
         if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
@@ -47,7 +47,7 @@ class Namespace:
         self._thread.shutdown()
 
     def run(self, what: Callable[[], _T]) -> _T:
-        """Do it in the namespace."""
+        """Run `what` in the namespace."""
         return self._thread.submit(what).result()
 
 
@@ -64,5 +64,5 @@ def _set_up() -> None:
         ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
         ip.link("set", index=index, mtu=MTU, state="up")
         ip.addr("add", index=index, address=ADDRESS, prefixlen=24)
-        # No address is another's in here: it need not be looked whether one is.
+        # There are no duplicate addresses in here, so detection is off.
         ip.addr("add", index=index, address=ADDRESS6, prefixlen=64, flags=0x02)

@@ -1,4 +1,4 @@
-"""Whether passt runs on this machine: it keeps itself in namespaces of its own, or ends."""
+"""Whether passt runs on this machine: it confines itself to namespaces of its own, or ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PATIENCE = 120.0
 
 
 def why_not() -> str | None:
-    """What it lacks, None where a passt of ours answers."""
+    """The missing requirement, or None if a passt of ours answers."""
     try:
         passt = Passt("probe", NetSpec("user"))
     except KvmxenError as error:
@@ -25,7 +25,7 @@ def why_not() -> str | None:
 
 
 def _answers(fd: int) -> bool:
-    """Whether there is an answer to an ARP request for the gateway (RFC 826)."""
+    """Whether an ARP request for the gateway (RFC 826) gets an answer."""
     sender, nobody = bytes.fromhex("00163e000001"), bytes(6)
     addresses = sender + socket.inet_aton(ADDRESS) + nobody + socket.inet_aton(GATEWAY)
     frame = b"\xff" * 6 + sender + bytes.fromhex("08060001080006040001") + addresses

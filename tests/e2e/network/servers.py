@@ -1,5 +1,6 @@
-"""Servers for guests: bulk data with its CRC-32, short connections, names. No traffic of theirs
-leaves the machine: they listen on the loopback, or in a namespace of the test's."""
+"""Servers for guests: bulk data with its CRC-32, short connections, names. Their traffic never
+leaves the machine: they listen on the loopback, or in a namespace of the test.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ from queue import SimpleQueue
 from types import TracebackType
 
 _BLOCK = 1 << 20
-# What a guest asks for, and the answer: an address for documentation (RFC 5737).
+# The name that a guest asks for, and the answer: an address for documentation (RFC 5737).
 NAME, ADDRESS = "guest.test", "198.51.100.7"
 
 
 class Servers:
-    """All of them, at `address` (IPv4) and, if given, `address6`; ports by name in `ports`.
+    """All servers, at `address` (IPv4) and, if given, `address6`; ports by name in `ports`.
 
-    What each transfer was comes from `done`: (what, bytes, CRC-32, the connection's segment size).
+    `done` yields each transfer: (what, bytes, CRC-32, the connection's segment size).
     """
 
     def __init__(self, address: str, address6: str | None, size: int) -> None:
@@ -81,7 +82,7 @@ class Servers:
             try:
                 what()
             except OSError:
-                # Closed: by the test's end, or the guest's.
+                # Closed by the end of the test or of the guest.
                 return
 
         threading.Thread(target=run, daemon=True).start()
@@ -91,12 +92,12 @@ class Servers:
         while data := connection.recv(_BLOCK):
             size += len(data)
             total = zlib.crc32(data, total)
-        # A connection that the client gave up is no transfer.
+        # A connection that the client abandoned is not a transfer.
         if size:
             self.done.put(("sink", size, total, _segment_size(connection)))
 
     def _source(self, connection: socket.socket) -> None:
-        # Nor is one on which it asked for nothing.
+        # Nor is one without a request.
         if not connection.recv(1):
             return
         total, block = 0, os.urandom(_BLOCK)
@@ -113,7 +114,7 @@ class Servers:
 
     @staticmethod
     def _answer(server: socket.socket) -> None:
-        """DNS (RFC 1035): NAME has ADDRESS, and nothing else is."""
+        """DNS (RFC 1035): NAME has ADDRESS, and no other name exists."""
         while True:
             query, client = server.recvfrom(512)
             end = query.index(b"\0", 12) + 5
