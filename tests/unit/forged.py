@@ -1,7 +1,7 @@
-"""A whole machine without /dev/kvm: everything is real but for the descriptors of KVM.
+"""A whole machine without /dev/kvm: everything is real but KVM's descriptors.
 
 Its memory is mapped for the guest's kernel at `va(pfn)`, and SCRATCH is a page of it for
-arguments. Nothing can run: KVM_RUN of descriptor -1 fails.
+arguments. Nothing can run: KVM_RUN fails on descriptor -1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kvmxen.probe import Probe
 
 MEMORY = 8 << 20
 NR_PAGES = MEMORY >> PAGE_SHIFT
-# The guest's kernel sees its memory here, where Linux has it too.
+# The guest's kernel sees its memory here, as in Linux.
 BASE = 0xFFFF888000000000
 # The last page of the address space is mapped too.
 TOP = 0xFFFFFFFFFFFFF000
@@ -36,12 +36,12 @@ TABLE = PRESENT | WRITE | USER
 
 
 def va(pfn: int, offset: int = 0) -> int:
-    """Where the guest's kernel has byte `offset` of its frame `pfn`."""
+    """The address at which the guest's kernel sees byte `offset` of its frame `pfn`."""
     return BASE + (pfn << PAGE_SHIFT) + offset
 
 
 class System:
-    """/dev/kvm of a host that has everything."""
+    """/dev/kvm of a host that supports everything."""
 
     def close(self) -> None: ...
 
@@ -134,7 +134,7 @@ class VcpuFd:
         return self.xcr0
 
     def set_xcr0(self, value: int) -> None:
-        # As KVM has it: x87 always, AVX needs SSE, and AVX-512's components each other and AVX.
+        # As in KVM: x87 always, AVX needs SSE, and AVX-512's components need each other and AVX.
         if not value & 1 or value & 6 == 4 or (value & 0xE0 and value & 0xE7 != 0xE7):
             raise KvmError("KVM_SET_XCRS", 22)
         self.xcr0 = value
@@ -144,8 +144,8 @@ class VcpuFd:
 
 
 class Domain:
-    """A machine of `vcpus` vCPUs on a host with `features`; `ends` and `output` are what it told
-    its owner."""
+    """A machine of `vcpus` vCPUs on a host with `features`; `ends` and `output` record its
+    reports to its owner."""
 
     def __init__(self, vcpus: int = 1, features: Features | None = None) -> None:
         features = features or Features(Filter.WHOLE, True, tuple(System().supported_cpuid()))
@@ -173,20 +173,20 @@ class Domain:
         return self.layout.mfn(pfn) << PAGE_SHIFT
 
     def hypercall(self, number: int, *arguments: int) -> int | None:
-        """A hypercall of vCPU 0."""
+        """Make a hypercall from vCPU 0."""
         return self.cpu.hypercall(number, [*arguments, *(0,) * (6 - len(arguments))])
 
     def put(self, data: bytes, offset: int = 0) -> int:
-        """Store `data` in the scratch page; its guest address."""
+        """Store `data` in the scratch page; return its guest address."""
         self.memory.write(self.gpa(SCRATCH_PFN) + offset, data)
         return SCRATCH + offset
 
     def get(self, length: int, offset: int = 0) -> bytes:
-        """What stands in the scratch page."""
+        """The contents of the scratch page."""
         return self.memory.read(self.gpa(SCRATCH_PFN) + offset, length)
 
     def entry(self, level: int, address: int) -> int:
-        """The gpa of the entry of `address` in its table of `level`."""
+        """The gpa of the entry for `address` in its table of `level`."""
         table = self.cr3
         for at in range(4, level, -1):
             table = self.memory.read_u64(table + (address >> 12 + 9 * (at - 1) & 511) * 8)
@@ -194,7 +194,7 @@ class Domain:
         return table + (address >> 12 + 9 * (level - 1) & 511) * 8
 
     def _map(self) -> int:
-        """Page tables in the guest's first frames: all of its memory at BASE."""
+        """Build page tables in the guest's first frames: all of its memory at BASE."""
         l4, l3, l2, top_l3, top_l2, top_l1 = map(self.gpa, range(6))
         put = self.memory.write_u64
         put(l4 + (BASE >> 39 & 511) * 8, l3 | TABLE)

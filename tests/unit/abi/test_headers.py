@@ -1,5 +1,6 @@
-"""The headers whose numbers C, Cython and Python share: all of them are read, and none is written
-down a second time."""
+"""The headers of numbers shared by C, Cython and Python: all are read, and no number stands
+twice.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ _LITERAL = re.compile(r"(?<![\w.])0x[0-9a-fA-F_]{7,}(?=\b|[uUlL])")
 
 
 def value_of(expression: str) -> int | None:
-    """What a constant expression of numbers, shifts and ors comes to."""
+    """The value of a constant expression of numbers, shifts and ors."""
     try:
         tree = ast.parse(re.sub(r"(?<=[0-9a-f])[uUlL]+\b", "", expression).strip(), mode="eval")
         return int(eval(compile(tree, "", "eval"), {"__builtins__": {}}))
@@ -46,13 +47,13 @@ def value_of(expression: str) -> int | None:
 
 
 def definitions(text: str) -> Iterator[tuple[str, int]]:
-    """The names that `text` (C, Cython or Python) gives to numbers that stand there."""
+    """The names that `text` (C, Cython or Python) defines as literal numbers."""
     code = _COMMENT.sub("", _STRING.sub("", text))
     for match in _DEFINITION.finditer(code):
         value = value_of(match[2] or match[4])
         if value is not None:
             yield match[1] or match[3], value
-    # Of several at once: a, b = 1, 2
+    # Several at once: a, b = 1, 2
     for match in re.finditer(
         rf"^(\w+(?:, \w+)+) = ({_EXPRESSION}(?:, {_EXPRESSION})+)$", code, re.M
     ):
@@ -61,8 +62,8 @@ def definitions(text: str) -> Iterator[tuple[str, int]]:
 
 
 def second_homes(text: str, numbers: dict[str, int]) -> list[str]:
-    """What of `numbers` the source `text` writes down itself: by name; by what is left of a name
-    without its first word, if it does so with several; or by a literal that means nothing else."""
+    """The `numbers` that the source `text` defines again: by name; by the name without its
+    first word, if it does so with several; or by a literal that means nothing else."""
     named = {name.lower(): value for name, value in numbers.items()}
     short = {name.partition("_")[2]: value for name, value in named.items()}
     found, doubtful = [], []
@@ -73,7 +74,7 @@ def second_homes(text: str, numbers: dict[str, int]) -> list[str]:
         elif value in (short.get(bare), short.get(bare.partition("_")[2])):
             doubtful.append(name)
     found += doubtful if len(doubtful) > 1 else []
-    # A power of two may be anything.
+    # A power of two may mean anything.
     large = {value for value in numbers.values() if value & value - 1}
     code = _COMMENT.sub("", text)
     return found + [match[0] for match in _LITERAL.finditer(code) if int(match[0], 16) in large]
@@ -93,7 +94,7 @@ def test_a_module_has_the_numbers_of_its_header(module: ModuleType) -> None:
 
 
 def names_asked_for(code: str) -> Iterator[tuple[ModuleType, str]]:
-    """Each attribute that `code` takes of a module with a header's numbers."""
+    """Each attribute that `code` uses of a module with a header's numbers."""
     tree = ast.parse(code)
     imported = {
         alias.asname or alias.name: SHARED[alias.name]
@@ -110,7 +111,7 @@ def names_asked_for(code: str) -> Iterator[tuple[ModuleType, str]]:
 
 
 def test_every_name_that_is_asked_for_is_in_its_header() -> None:
-    """mypy takes any name for one of a header's."""
+    """mypy accepts any name as one of a header's."""
     asked = {
         (module, name)
         for path in SOURCES

@@ -1,4 +1,4 @@
-"""The offsets for the paths that touch single fields are those of the layouts."""
+"""The offsets of directly accessed fields are those of the layouts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def offset_of(layout: construct.Struct, path: Sequence[str | int]) -> int:
         (ring.SRING, ["req_event"], ring.REQ_EVENT),
         (ring.SRING, ["rsp_prod"], ring.RSP_PROD),
         (ring.SRING, ["rsp_event"], ring.RSP_EVENT),
-        # As the headers have them.
+        # As in the headers.
         (START_INFO, ["nr_pages"], 32),
         (START_INFO, ["store_mfn"], 56),
         (START_INFO, ["console_mfn"], 72),

@@ -1,4 +1,4 @@
-"""A domain without a virtual machine: what a backend and an in-process frontend need of one."""
+"""A domain without a virtual machine, for a backend and an in-process frontend."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.permissions import DOM0, READ, Permission
 from kvmxen.xenstore.store import Store
 
-# The machine may be busy: what takes a moment gets minutes.
+# The machine may be busy: moments of work get minutes.
 PATIENCE = 120.0
 
 
 class FakeDomain:
-    """A domain of `memory` bytes; `guest` is what its backends use of it."""
+    """A domain of `memory` bytes; `guest` is the part that its backends use."""
 
     def __init__(self, memory: int = 16 << 20) -> None:
         self.layout = Layout.plan(memory, 1)
@@ -49,24 +49,24 @@ class FakeDomain:
         self.grants.grow(64)
         self._pages = iter(range(64, self.layout.nr_pages))
         self._refs = count(8)
-        # None of them is a page's with one of its bytes changed.
+        # None of these equals a page's reference with one byte changed.
         self._ring_refs = count(0x5500)
 
-    # Memory and grants, as a guest's kernel has them.
+    # Memory and grants as a guest's kernel uses them.
 
     def page(self) -> int:
         """A fresh page's gpa."""
         return self.layout.mfn(next(self._pages)) << PAGE_SHIFT
 
     def grant(self, gpa: int, *, flags: int = PERMIT_ACCESS, ref: int | None = None) -> int:
-        """Grant the page at `gpa` to dom0: the reference."""
+        """Grant the page at `gpa` to dom0; return the reference."""
         ref = next(self._refs) if ref is None else ref
         entry = (self.layout.xenheap_mfn + 1 << PAGE_SHIFT) + ref * 8
         self.memory.write_u64(entry, gpa >> PAGE_SHIFT << 32 | flags)
         return ref
 
     def grant_ring(self, gpa: int) -> int:
-        """The same, of a ring's page."""
+        """The same for a page of a ring."""
         return self.grant(gpa, ref=next(self._ring_refs))
 
     def grant_readonly(self, gpa: int) -> int:
@@ -74,13 +74,13 @@ class FakeDomain:
         return self.grant(gpa, flags=PERMIT_ACCESS | READONLY)
 
     def is_pending(self, port: int) -> bool:
-        """Whether `port`'s event waits; it does not any more."""
+        """Whether `port` has a pending event; clears it."""
         return self.memory.clear_bit(self.shared_info + SHARED_INFO_EVTCHN_PENDING, port)
 
     # The store.
 
     def read(self, path: str) -> str | None:
-        """The value at `path`, None where there is none."""
+        """The value at `path`, or None."""
         try:
             return self.store.read(path).decode()
         except XenstoreError:
@@ -96,7 +96,7 @@ class FakeDomain:
 
 
 def wait_until(what: Callable[[], bool]) -> None:
-    """Wait for a condition that another thread brings about."""
+    """Wait for a condition that another thread fulfils."""
     end = time.monotonic() + PATIENCE
     while not what():
         assert time.monotonic() < end, "it did not come about"

@@ -1,4 +1,4 @@
-"""The console backend between a guest's rings and a terminal, with a loop that waits for us."""
+"""The console backend between a guest's rings and a terminal, with a loop under our control."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAGE = 0x1000
 
 
 class FakeLoop:
-    """Remembers who watches what; `posted` waits until it is run."""
+    """Records the watches; `posted` waits until it is run."""
 
     def __init__(self) -> None:
         self.watched: dict[int, tuple[bool, Callable[[], None]]] = {}
@@ -61,7 +61,7 @@ class Guest:
         return self.memory.read_u32(PAGE + offset)
 
     def write(self, data: bytes) -> int:
-        """Put what fits of `data` in the output ring."""
+        """Put as much of `data` as fits into the output ring."""
         prod = self.index(OUT_PROD)
         data = data[: OUTPUT_SIZE - (prod - self.index(OUT_CONS))]
         for at, byte in enumerate(data, prod):
@@ -70,7 +70,7 @@ class Guest:
         return len(data)
 
     def read(self) -> bytes:
-        """Take all of the input ring."""
+        """Read all of the input ring."""
         cons, prod = self.index(IN_CONS), self.index(IN_PROD)
         self.memory.write_u32(PAGE + IN_CONS, prod)
         return bytes(
@@ -148,7 +148,7 @@ def test_input_that_does_not_fit_waits(bench: Bench) -> None:
     text = bytes(range(256)) * 5
     bench.type(text)
     bench.loop.ready(bench.typed_to)
-    # Both the ring and the backend's own store are full: no more is read.
+    # Both the ring and the backend's own buffer are full: it reads no more.
     got = bench.guest.read()
     assert len(got) == INPUT_SIZE
     bench.console.pump()
@@ -223,7 +223,7 @@ def test_a_terminal_nobody_reads_loses_output() -> None:
 def test_a_pty_that_takes_nothing_though_poll_said_it_would(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its one descriptor is watched for input already."""
+    """Its only descriptor is already watched for input."""
     keyboard = bench.typed_to
     terminal = PlainTerminal(keyboard, keyboard)
     terminal.lossy = True
@@ -258,7 +258,7 @@ def test_a_full_disk_is_said_once_and_writing_resumes(
     assert capsys.readouterr().err == (
         "kvmxen: console output is lost until it can be written again: No space left on device\n"
     )
-    # The guest goes on meanwhile.
+    # The guest continues meanwhile.
     assert bench.guest.index(OUT_CONS) == 8
     bench.guest.write(b"there")
     bench.console.pump()
@@ -371,7 +371,7 @@ def test_a_broken_ring_is_left_alone(bench: Bench, offset: int, value: int) -> N
     bench.console.pump()
     assert bench.shown() == b""
     after = bytearray(bench.guest.memory.read(0, 2 * PAGE))
-    # Only the guest wrote since.
+    # Only the guest has written since.
     assert after[:PAGE] == before[:PAGE]
     assert bench.guest.index(OUT_CONS) == bench.guest.index(IN_PROD) == 0
     bench.console.close()
@@ -428,7 +428,7 @@ def test_the_escape_key_works_whatever_the_guest_reads(bench: Bench, broken: boo
     assert terminal.escapes == 1
     if broken:
         return
-    # And what was typed before is not lost.
+    # Earlier input is not lost.
     got = b""
     while part := bench.guest.read():
         got += part
@@ -446,7 +446,7 @@ def test_what_is_typed_ahead_is_bounded(bench: Bench, monkeypatch: pytest.Monkey
     while part := bench.guest.read():
         got += part
         console.pump()
-    # What the ring took at once comes on top.
+    # The bytes that the ring took at once come on top.
     assert 3000 <= len(got) <= 3000 + INPUT_SIZE
 
 

@@ -1,5 +1,5 @@
-"""What every device must do, whatever it is: be offered, connected, disconnected, closed, in any
-order that the bus may choose, and leave nothing behind.
+"""The lifecycle of every device: it can be offered, connected, disconnected and closed in any
+order that the bus may choose, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tests.unit.backends.net.frontend import NetFrontend
 from tests.unit.backends.net.test_vif import MAC, Pair
 
 FRONT = "/local/domain/1/device/it"
-# Neither a grant reference nor a port.
+# Valid neither as a grant reference nor as a port.
 NONSENSE = "4000000000"
 
 
 def descriptors() -> int:
-    """How many this process has open, but for those of what nobody refers to any more."""
+    """The number of open descriptors, without those of unreachable objects."""
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 class Bench:
-    """A domain, one device, and a frontend that may connect to it as often as it likes."""
+    """A domain, one device, and a frontend that may connect to it any number of times."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.domain = FakeDomain()
@@ -74,7 +74,7 @@ class Bench:
         return vif, nodes
 
     def connect(self, **wrong: object) -> None:
-        """Write what a frontend writes, and connect; what is `wrong` takes its nodes' place."""
+        """Write a frontend's nodes, and connect; `wrong` replaces some of the nodes."""
         nodes = self._nodes()
         for key, value in (nodes | wrong).items():
             self.domain.set(f"{FRONT}/{key}", value)

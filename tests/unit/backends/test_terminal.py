@@ -1,4 +1,4 @@
-"""The terminals: each as its guest needs it, and afterwards as it was."""
+"""The terminals: each is as its guest needs it, and afterwards as before."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def test_raw_until_the_end(pty: tuple[int, int]) -> None:
     before = termios.tcgetattr(slave)
     with _raw(slave):
         now = termios.tcgetattr(slave)
-        # No echo, no lines, Ctrl-C is the guest's, and its own "\r\n" stays what it is.
+        # No echo, no line editing, Ctrl-C goes to the guest, and the guest's own "\r\n" is
+        # unchanged.
         assert not now[LFLAG] & (termios.ECHO | termios.ICANON | termios.ISIG)
         assert not now[OFLAG] & termios.OPOST
     assert termios.tcgetattr(slave) == before
@@ -67,7 +68,7 @@ def test_what_is_no_terminal_is_left_alone() -> None:
 
 
 def test_a_pty_for_another_program(capsys: pytest.CaptureFixture[str]) -> None:
-    # What other tests left to the collector would close meanwhile.
+    # The collector would otherwise close other tests' garbage meanwhile.
     gc.collect()
     fds = set(Path("/proc/self/fd").iterdir())
     with open_terminal(ConsoleSpec("pty"), lambda: None) as terminal:
@@ -78,11 +79,11 @@ def test_a_pty_for_another_program(capsys: pytest.CaptureFixture[str]) -> None:
         os.write(terminal.output_fd, b"# ")
         assert os.read(user, 16) == b"# "
         os.write(user, b"ls\r")
-        # The kernel passes it on at a time of its own.
+        # The kernel passes it on at its own time.
         select.select([terminal.output_fd], [], [], 60)
         assert os.read(terminal.output_fd, 16) == b"ls\r"
         os.close(user)
-        # Between two users it does not hang up.
+        # It does not hang up between two users.
         with pytest.raises(BlockingIOError):
             os.read(terminal.output_fd, 16)
     assert set(Path("/proc/self/fd").iterdir()) == fds
@@ -160,7 +161,7 @@ def open_stdio() -> AbstractContextManager[PlainTerminal]:
 
 @contextmanager
 def _stdin(fd: int) -> Iterator[None]:
-    """Has `fd` be this process's standard input; closes it."""
+    """Make `fd` this process's standard input; closes it."""
     kept = os.dup(0)
     os.dup2(fd, 0)
     os.close(fd)
@@ -202,7 +203,7 @@ def test_no_size_without_a_terminal() -> None:
         assert terminal_size(ConsoleSpec("stdio")) is None
 
 
-# A program at a terminal that controls it, as a shell starts it.
+# A program at its controlling terminal, as a shell starts it.
 STOPPED = """
 import os, sys
 from kvmxen.backends.terminal import _raw
@@ -225,7 +226,7 @@ def test_a_shell_that_stops_the_process(number: signal.Signals) -> None:
     os.waitpid(child, os.WUNTRACED)
     if number == signal.SIGTSTP:
         assert termios.tcgetattr(master) == before
-    # What a shell does as it takes the terminal, and gives it back.
+    # What a shell does when it takes the terminal, and returns it.
     termios.tcsetattr(master, termios.TCSANOW, before)
     os.kill(child, signal.SIGCONT)
     while termios.tcgetattr(master) != raw:
@@ -245,7 +246,7 @@ def test_a_terminal_that_hangs_up() -> None:
     os.close(slave)
 
 
-# A domain's process whose guest stops as soon as it is asked to.
+# A domain's process whose guest stops at the first request.
 HUNG_UP = """
 import os, threading
 from kvmxen.backends.terminal import open_terminal

@@ -1,4 +1,4 @@
-"""The bus: which state follows which, what is done on the way, and what a frontend gets wrong."""
+"""The bus: the sequence of states, the work between them, and the mistakes of frontends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ERROR = "/local/domain/0/error/backend/vtest/1/3/error"
 
 
 class Recorder(Device):
-    """Notes what the bus does with it."""
+    """Records the bus's calls."""
 
     kind = "vtest"
 
@@ -71,7 +71,7 @@ def bus(domain: FakeDomain) -> Iterator[Xenbus]:
 
 
 def become(domain: FakeDomain, theirs: State, ours: State) -> None:
-    """The frontend's state becomes `theirs`; wait for the backend's."""
+    """Set the frontend's state to `theirs`; wait until the backend's is `ours`."""
     domain.set(f"{FRONT}/state", int(theirs))
     wait_until(lambda: domain.state(BACK) is ours)
 
@@ -174,12 +174,12 @@ def test_a_frontend_that_breaks_while_it_is_served(domain: FakeDomain, bus: Xenb
     wait_until(lambda: domain.state(BACK) is State.CLOSING)
     assert domain.read(ERROR) == "-5 index"
     assert device.log[-1] == "disconnect"
-    # Until it begins anew it is not served.
+    # It is not served until it starts anew.
     become(domain, State.CONNECTED, State.CLOSING)
 
 
 class Slow(Recorder):
-    """Lets go of the guest's memory when it is told to."""
+    """Releases the guest's memory only when told to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ def test_however_often_a_guest_calls_the_bus_has_one_look_to_take(
         device.broken(FrontendError(errno.EIO, "index"))
     assert bus._work.qsize() == 1
     device.go.set()
-    # And that one sees what there is to see; what broke was the connection that is gone.
+    # The queued check sees the current state; the failure belonged to the previous connection.
     wait_until(lambda: domain.state(BACK) is State.INIT_WAIT)
     assert domain.read(ERROR) is None
 
@@ -255,7 +255,7 @@ def test_the_bus_has_ended(domain: FakeDomain) -> None:
         bus.attach(Recorder())
 
 
-# What a frontend names.
+# The rings and ports that a frontend names.
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""xenstore as the machine has it: the guest's nodes, its ring, and a request to shut down."""
+"""xenstore as in the machine: the guest's nodes, its ring, and a request to shut down."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NODES: dict[str, object] = {
 
 
 class Guest:
-    """A started domain's end of its xenstore."""
+    """The guest's end of the xenstore of a started domain."""
 
     def __init__(self) -> None:
         self.memory = GuestMemory(2 * PAGE)

@@ -15,12 +15,13 @@ from kvmxen.config import Config, ConsoleSpec
 from kvmxen.errors import KvmxenError
 
 KVMXEN = [sys.executable, "-m", "kvmxen"]
-# Each costs tens of milliseconds to import, or opens what --help has no business with.
+# Each takes tens of milliseconds to import, or opens things that --help does not need.
 HEAVY = {"construct", "elftools", "rich", "ctypes", "lz4", "zstandard", "asyncio", "kvmxen.kvm"}
 
 
 class Booted:
-    """Stands in for kvmxen.cli.foreground: keeps the configurations, does what `outcome` says."""
+    """Stands in for kvmxen.cli.foreground: records the configurations, and does what `outcome`
+    says."""
 
     def __init__(self) -> None:
         self.configs: list[Config] = []

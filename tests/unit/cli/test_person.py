@@ -1,4 +1,4 @@
-"""What a person wants of a domain: while it is built, while it runs, and in between."""
+"""A person's requests to a domain: while it is built, while it runs, and in between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 class Guest:
-    """Stands in for a domain: what a person did to it. `asks()` runs when it is asked."""
+    """Stands in for a domain: records a person's requests. `asks()` runs at each."""
 
     def __init__(self, asks: Callable[[], bool] = lambda: True) -> None:
         self._asks = asks
@@ -34,7 +34,7 @@ class Guest:
 
 @pytest.fixture
 def timer(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Stands in for the process's one timer, which is the test's own: what it was set to."""
+    """Stands in for the process's only timer; records its settings."""
     seconds: list[float] = []
     monkeypatch.setattr(signal, "setitimer", lambda _which, value: seconds.append(value))
     return seconds
@@ -44,7 +44,7 @@ def timer(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_signal_ends_a_blocking_call(number: signal.Signals) -> None:
     person = Person()
     reader, writer = os.pipe()
-    # Whether it comes before the call or in it does not matter.
+    # It does not matter whether it arrives before the call or in it.
     other = threading.Thread(target=os.kill, args=(os.getpid(), number))
 
     def step() -> None:
@@ -62,7 +62,7 @@ def test_a_signal_ends_a_blocking_call(number: signal.Signals) -> None:
 
 def test_the_timeout_counts_while_it_is_built(timer: list[float]) -> None:
     person = Person()
-    # pytest's own.
+    # pytest's own setting.
     timer.clear()
     with person.signals(2.5):
         assert timer == [2.5]
@@ -93,7 +93,7 @@ def test_what_is_let_go_of_is_let_go_of_whole() -> None:
             signal.raise_signal(signal.SIGTERM)
             done.append("inside")
 
-    # A second signal on the way out, and one outside of such a context.
+    # A second signal on the way out, and one outside such a context.
     with person.signals(None):
         with pytest.raises(Interrupted), person.interruptible():
             step()

@@ -42,7 +42,7 @@ def report(domain: Domain, kind: Literal["text", "json"] | None) -> None:
 def test_json(domain: Domain, capsys: pytest.CaptureFixture[str]) -> None:
     report(domain, "json")
     figures = json.loads(capsys.readouterr().err)
-    # The most frequent first, all vCPUs together.
+    # The most frequent first, over all vCPUs.
     assert next(iter(figures["hypercalls"].items())) == ("xen_version", 4)
     assert figures["hypercalls"]["sched_op"] == 1
     assert sum(figures["hypercalls"].values()) == 6

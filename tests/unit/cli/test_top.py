@@ -1,4 +1,4 @@
-"""kvmxen top: what is shown of which device, and that it fits."""
+"""kvmxen top: what it shows of each device, and that the table fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kvmxen xenstore: what it prints, and the exit status for each mistake."""
+"""kvmxen xenstore: its output, and the exit status for each mistake."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 
 class Ran:
-    """kvmxen with arguments: `status`, `out`, `err`."""
+    """The result of kvmxen with arguments: `status`, `out`, `err`."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
         self.status = main(["xenstore", *arguments])

@@ -1,4 +1,4 @@
-"""--disk: our way and xl's way to write it, and what is wrong."""
+"""--disk: our notation and xl's, and the mistakes in it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_ways_to_say_it(text: str, fields: dict[str, Any]) -> None:
 )
 def test_what_is_wrong(text: str, complaint: str) -> None:
     if text == "ro=1":
-        # A file may be called that.
+        # A file may have that name.
         assert DiskSpec.parse(text).path == Path("ro=1")
         return
     with pytest.raises(UsageError, match=complaint):

@@ -1,4 +1,4 @@
-"""The control socket: both ends, the commands behind it, and those who do not keep to the rules."""
+"""The control socket: both ends, the commands behind it, and clients that break the rules."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def asked() -> list[Request]:
 
 @pytest.fixture
 def folder(tmp_path: Path, asked: list[Request]) -> Iterator[Path]:
-    """The run directory of the domain "one", which does one thing, refuses one, and errs in one."""
+    """The run directory of the domain "one", whose server performs one request, refuses one,
+    and fails in one."""
 
     def do(request: Request) -> object:
         asked.append(request)
@@ -87,7 +88,7 @@ def folder(tmp_path: Path, asked: list[Request]) -> Iterator[Path]:
 
 
 def send(folder: Path, data: bytes) -> dict[str, Any] | None:
-    """What comes back for `data` and its end."""
+    """The reply to `data` followed by its end."""
     with connect(folder / SOCKET) as connected:
         connected.settimeout(120)
         connected.sendall(data)
@@ -138,7 +139,7 @@ def test_a_client_waits_for_a_descriptor(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("kvmxen.control.server._RETRY_S", 0.0)
     monkeypatch.setattr(select, "select", lambda *_: events.append("pause"))
     assert ask(folder.parent, "one", Figures()) == "done"
-    # It does not ask again and again meanwhile.
+    # It does not retry continuously meanwhile.
     assert events == ["accept", "pause", "accept", "pause", "accept"]
 
 
@@ -221,7 +222,8 @@ def test_what_is_no_request(folder: Path, asked: list[Request], data: bytes) -> 
 def test_a_request_of_any_depth_is_refused(
     folder: Path, asked: list[Request], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A little less than what JSON's reader refuses may be too deep for what reads its value."""
+    """Nesting just below the limit of JSON's reader may be too deep for the code that uses the
+    value."""
     for depth in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit()):
         disk = '{"path":' * depth + "1" + "}" * depth
         data = f'{{"command": "block-attach", "arguments": {{"disk": {disk}}}}}\n'.encode()
@@ -234,7 +236,7 @@ def test_a_request_of_any_depth_is_refused(
 
 
 def test_a_request_that_is_one(folder: Path, asked: list[Request]) -> None:
-    """What the lines above differ from."""
+    """A valid request, for comparison with the lines above."""
     data = line("network-attach", {"net": {"kind": "tap", "rate": {"size": 9, "usec": 1}}})
     assert send(folder, data) == {"done": "done"}
     assert asked == [NetworkAttach(NetSpec("tap", rate=Rate(9, 1)))]
@@ -316,7 +318,7 @@ def test_any_bytes(data: bytes) -> None:
 
 @given(st.sampled_from(sorted(COMMANDS)), st.data())
 def test_any_arguments(command: str, data: st.DataObject) -> None:
-    """Of the right names and of any kind: an answer, never another exception."""
+    """Arguments with the right names and of any kind: an answer, never another exception."""
     names = [field.name for field in fields(COMMANDS[command])]
     within = [field.name for kind in (DiskSpec, NetSpec, Rate) for field in fields(kind)]
     nested = JSON | st.dictionaries(st.sampled_from(within), JSON | st.just("/a"))
@@ -366,7 +368,7 @@ def test_a_disk_comes_and_goes(domain: FakeDomain, plug: Devices, tmp_path: Path
         perform_on_devices(plug, attach(tmp_path / "first"))
     with pytest.raises(KvmxenError, match="two disks are xvda"):
         perform_on_devices(plug, attach(tmp_path / "second", ",ro,target=xvda"))
-    # The frontend lets go when it sees that it should.
+    # The frontend releases the device when it sees the request.
     back = "/local/domain/0/backend/vbd/1/51728"
 
     def let_go(_path: str) -> None:
@@ -389,7 +391,7 @@ def test_a_disk_that_is_used(
     assert perform_on_devices(plug, BlockDetach("xvda", force=True)) is True
     with pytest.raises(KvmxenError, match="the guest has no disk xvda"):
         perform_on_devices(plug, BlockDetach("xvda"))
-    # It is unlocked.
+    # The file is unlocked.
     assert perform_on_devices(plug, attach(tmp_path / "first")) == "xvda"
 
 

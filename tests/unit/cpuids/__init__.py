@@ -1,4 +1,4 @@
-"""CPUID as it was read on machines of both vendors, for tests that need no such machine."""
+"""CPUID recorded on machines of both vendors, for tests that need no such machine."""
 
 from __future__ import annotations
 

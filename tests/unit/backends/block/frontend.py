@@ -35,7 +35,7 @@ class Seg:
 
 @dataclass
 class Queue:
-    """One ring of `pages`, as the guest's driver has it."""
+    """One ring of `pages`, as the guest's driver sees it."""
 
     domain: FakeDomain
     protocol: str
@@ -69,16 +69,16 @@ class Queue:
         return int(ENTRIES + index % self.size * self.entry_size)
 
     def put(self, request: bytes) -> None:
-        """Put a request into the ring; it is the backend's after `push`."""
+        """Put a request into the ring; the backend sees it after `push`."""
         where = self.entry(self.req_prod)
         self.view[where : where + self.entry_size] = request.ljust(self.entry_size, b"\xee")
         self.req_prod = (self.req_prod + 1) % WRAP
 
     def push(self) -> None:
-        """Publish, and send an event where the backend wants one."""
+        """Publish, and send an event if the backend wants one."""
         old = self.words[REQ_PROD // 4]
         self.words[REQ_PROD // 4] = self.req_prod
-        # Seen before the event's index is looked at: a lock is a barrier.
+        # The index must be visible before the event's is read: a lock is a barrier.
         with _BARRIER:
             pass
         event = self.words[REQ_EVENT // 4]
@@ -86,7 +86,7 @@ class Queue:
             self.domain.events.send(self.port)
 
     def responses(self) -> Iterator[tuple[int, int, BlkifStatus]]:
-        """(id, operation, status) of the responses that are there."""
+        """(id, operation, status) of the available responses."""
         layout = self.layouts["response"]
         while self.rsp_cons != self.words[RSP_PROD // 4]:
             where = self.entry(self.rsp_cons)
@@ -98,11 +98,11 @@ class Queue:
             yield int(found.id), int(found.operation), BlkifStatus(found.status)
 
     def wait_taken(self) -> None:
-        """Wait until the backend has begun all that was pushed, and wants to hear of the next."""
+        """Wait until the backend has started everything pushed, and wants an event for the next."""
         wait_until(lambda: self.words[REQ_EVENT // 4] == (self.req_prod + 1) % WRAP)
 
     def drain(self) -> None:
-        """Wait for all responses, and look at none."""
+        """Wait for all responses, and discard them."""
         wait_until(lambda: self.words[RSP_PROD // 4] == self.req_prod)
         self.rsp_cons = self.req_prod
         self.words[RSP_EVENT // 4] = (self.rsp_cons + 1) % WRAP
@@ -128,7 +128,7 @@ class Queue:
     def rw(
         self, operation: int, sector: int, segs: Sequence[Seg], *, nr_segments: int | None = None
     ) -> int:
-        """Put a read, a write, a barrier or a flush: its id."""
+        """Put a read, a write, a barrier or a flush; return its id."""
         id_ = self.next_id()
         fields = [seg.fields() for seg in segs]
         fields += [Seg(0, 0, 0).fields()] * (11 - len(fields))
@@ -153,7 +153,7 @@ class Queue:
         nr_segments: int | None = None,
         ref: int | None = None,
     ) -> int:
-        """Put an indirect request, whose segments lie in the page at `page`: its id."""
+        """Put an indirect request, whose segments lie in the page at `page`; return its id."""
         id_ = self.next_id()
         page = self.domain.page() if page is None else page
         data = b"".join(SEGMENT.build(seg.fields()) for seg in segs)
@@ -170,7 +170,7 @@ class Queue:
         return id_
 
     def discard(self, sector: int, count: int, flag: int = 0) -> int:
-        """Put a discard: its id."""
+        """Put a discard; return its id."""
         id_ = self.next_id()
         request = {
             "flag": flag,
@@ -183,7 +183,7 @@ class Queue:
         return id_
 
     def do(self, operation: int, sector: int, *segs: Seg) -> BlkifStatus:
-        """Put one request, and wait for what becomes of it."""
+        """Put one request, and wait for its result."""
         id_ = self.rw(operation, sector, segs)
         self.push()
         return self.wait()[id_]
@@ -194,7 +194,7 @@ class Queue:
 
 
 class Disk:
-    """A disk, in a domain of its own or in that of `beside`, and the frontend's side of it."""
+    """A disk, in a domain of its own or that of `beside`, with the frontend's side of it."""
 
     def __init__(self, path: Path, options: str = "", beside: Disk | None = None) -> None:
         self.domain: FakeDomain = beside.domain if beside else FakeDomain()
@@ -217,7 +217,8 @@ class Disk:
         start: int = 0,
         **nodes: object,
     ) -> Queue:
-        """Make the rings, say so, and wait until they are served: the first of them."""
+        """Make the rings, announce them, and wait until they are served; return the first of
+        them."""
         self.offer(
             protocol=protocol,
             pages=pages,
@@ -239,7 +240,7 @@ class Disk:
         start: int = 0,
         **nodes: object,
     ) -> None:
-        """Make the rings and write the nodes, `nodes` in place of what they should be."""
+        """Make the rings and write the nodes; `nodes` replaces the proper values."""
         self.queues = [Queue(self.domain, protocol, pages, start) for _ in range(queues)]
         said: dict[str, object] = {
             "protocol": protocol,
@@ -264,7 +265,7 @@ class Disk:
         wait_until(lambda: self.domain.state(self.back) is state)
 
     def close_frontend(self) -> None:
-        """As a driver's module that is unloaded."""
+        """Close as a driver does when its module is unloaded."""
         self.domain.set(f"{self.front}/state", int(State.CLOSING))
         self.become(State.CLOSING)
         self.domain.set(f"{self.front}/state", int(State.CLOSED))
@@ -276,20 +277,20 @@ class Disk:
 
     @property
     def error(self) -> str | None:
-        """What the backend says is wrong."""
+        """The error that the backend reports."""
         return self.domain.read(f"/local/domain/0/error/backend/vbd/1/{self.spec.number}/error")
 
     def figures(self) -> dict[str, int]:
         return self.vbd.figures()
 
     def page(self, data: bytes = b"") -> tuple[int, int]:
-        """A granted page with `data` in it: gpa and reference."""
+        """A granted page that contains `data`: gpa and reference."""
         gpa = self.domain.page()
         self.domain.memory.write(gpa, data.ljust(PAGE_SIZE, b"\0"))
         return gpa, self.domain.grant(gpa)
 
     def end(self) -> None:
-        """Stop it all; every grant must be given back and no error be ours."""
+        """Stop everything; every grant must be returned and no error be ours."""
         self.bus.close()
         assert self.domain.failures == []
         assert self.domain.grants.pinned() == {}

@@ -1,4 +1,4 @@
-"""A process that can open little more, and what it has open."""
+"""Limits how many descriptors this process can open, and lists those that it has open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def descriptors(count: int) -> Iterator[None]:
-    """The process can open `count` more."""
+    """Let the process open `count` more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(count + 1)]
     for fd in spare:
@@ -24,5 +24,5 @@ def descriptors(count: int) -> Iterator[None]:
 
 
 def open_descriptors() -> set[str]:
-    """The numbers of those that are open."""
+    """The numbers of the open descriptors."""
     return {path.name for path in Path("/proc/self/fd").iterdir()}

@@ -1,4 +1,6 @@
-"""Images of unknown origin: no file is used that the person did not name, or allow to be named."""
+"""Images of unknown origin: kvmxen uses no file that the person did not name or allow to be
+named.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from tests.unit.backends.block.scarcity import open_descriptors
 
 SECRET = b"the host's own ".ljust(512, b".") * (1 << 11)
 DATA_FILE, BACKING_FORMAT, UNKNOWN = 0x44415441, 0xE2792ACA, 0x6B766D78
-# Places in the header (qemu's docs/interop/qcow2.txt).
+# Offsets in the header (qemu's docs/interop/qcow2.txt).
 BACKING_AT, BACKING_SIZE, FEATURES, LENGTH = 8, 16, 72, 100
 
 
@@ -49,7 +51,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def over(path: Path, base: Path | str, form: str = "raw") -> Path:
-    """An image at `path` that names `base` as what it stands on, whether that is there or not."""
+    """An image at `path` that names `base` as its backing file, whether that exists or not."""
     size = str(len(SECRET))
     run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", form, "-b", str(base), path, size)
     return path
@@ -57,7 +59,7 @@ def over(path: Path, base: Path | str, form: str = "raw") -> Path:
 
 @contextmanager
 def patched(path: Path) -> Iterator[bytearray]:
-    """The bytes at the start of a file, to be changed."""
+    """The bytes at the start of a file, for changing."""
     with path.open("r+b") as file:
         data = bytearray(file.read(1 << 16))
         yield data
@@ -66,7 +68,7 @@ def patched(path: Path) -> Iterator[bytearray]:
 
 
 def with_header(path: Path, extensions: bytes, name: bytes = b"", features: int = 0) -> None:
-    """Give the image these extensions, and then the name of what it stands on."""
+    """Give the image these extensions, followed by the name of its backing file."""
     with patched(path) as data:
         (length,) = struct.unpack_from(">I", data, LENGTH)
         data[length : length + len(extensions)] = extensions
@@ -82,7 +84,7 @@ def extension(kind: int, data: bytes) -> bytes:
 
 
 def refusal(path: Path, options: str = "format=qcow2") -> str:
-    """The sentence that the image is refused with, on its way to qemu."""
+    """The sentence that refuses the image, as passed to qemu."""
     before = open_descriptors()
     with pytest.raises(KvmxenError) as caught:
         QemuImage(DiskSpec.parse(f"{path},{options}"), 1)
@@ -93,7 +95,7 @@ def refusal(path: Path, options: str = "format=qcow2") -> str:
 
 
 def first_page(path: Path, options: str) -> bytes:
-    """What a guest reads there."""
+    """The data that a guest reads there."""
     disk = Disk(path, options)
     ring = disk.connect()
     gpa, ref = disk.page(b"nothing was read")
@@ -107,7 +109,7 @@ def first_page(path: Path, options: str) -> bytes:
 
 
 def test_an_external_data_file(tmp_path: Path, secret: Path) -> None:
-    """Whether the feature is told, or the extension alone."""
+    """With the feature bit set, or only the extension."""
     path, size = tmp_path / "a", str(len(SECRET))
     given = f"data_file={tmp_path / 'data'},data_file_raw=on"
     run("qemu-img", "create", "-q", "-f", "qcow2", "-o", given, path, size)
@@ -136,7 +138,7 @@ def test_a_backing_file_is_the_one_that_the_person_names(tmp_path: Path, secret:
 
 
 def test_a_backing_file_of_a_backing_file(tmp_path: Path, secret: Path) -> None:
-    """Each is to be named, however the one before was."""
+    """Each must be named, however the previous one was."""
     middle = over(tmp_path / "middle", secret)
     path = over(tmp_path / "a", "elsewhere/middle", "qcow2")
     assert "calls elsewhere/middle: give" in refusal(path)
@@ -145,14 +147,14 @@ def test_a_backing_file_of_a_backing_file(tmp_path: Path, secret: Path) -> None:
     assert first_page(path, named) == SECRET[:PAGE_SIZE]
     surplus = refusal(path, f"{named},backing={middle}")
     assert f"{secret} has no backing file: omit backing={middle}" in surplus
-    # A name is meant from where the image is that has it.
+    # A name is relative to the image that contains it.
     over(path, "middle", "qcow2")
     over(middle, "secret")
     assert first_page(path, "format=qcow2,backing=allow") == SECRET[:PAGE_SIZE]
 
 
 def test_a_backing_file_that_a_guest_could_write(tmp_path: Path, secret: Path) -> None:
-    """What is said to be raw is, whatever is in it."""
+    """A file given as raw is raw, whatever it contains."""
     base = over(tmp_path / "base", secret)
     path = over(tmp_path / "a", base)
     assert first_page(path, f"format=qcow2,backing={base}") == base.read_bytes()[:PAGE_SIZE]
@@ -187,7 +189,7 @@ def test_a_format_that_is_none(image: Path, secret: Path, form: bytes) -> None:
 
 
 def test_a_format_that_is_not_said(image: Path, secret: Path) -> None:
-    """The command that is told can be copied, whatever the name is."""
+    """The suggested command can be copied, whatever the name is."""
     with_header(image, extension(UNKNOWN, b"x"), b"$(touch pwned) '")
     for backing in ("allow", str(secret)):
         said = refusal(image, f"format=qcow2,backing={backing}")
@@ -243,7 +245,7 @@ def test_a_file_of_the_smallest_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["qcow2", "vhd", "vmdk", "vhdx"])
 def test_a_file_that_cannot_be_read(form: str) -> None:
-    """Nothing is mapped at its beginning."""
+    """The file has a hole at its beginning."""
     said = refusal(Path("/proc/self/mem"), f"format={form},ro")
     assert "/proc/self/mem cannot be read" in said or "/proc/self/mem has no size" in said
 
@@ -259,7 +261,7 @@ def test_any_header(tmp_path_factory: pytest.TempPathFactory, data: bytes, optio
 
 
 def test_what_qemu_says_is_printed_as_text(image: Path) -> None:
-    """Names of features come from the image."""
+    """The names of features come from the image."""
     entry = struct.pack(">BB46s", 0, 20, b"\x1b]0;pwned\a")
     with_header(image, extension(0x6803F857, entry), features=1 << 20)
     said = refusal(image)
@@ -356,7 +358,7 @@ def test_a_differencing_vhd(tmp_path: Path) -> None:
 
 
 def test_a_fixed_vhd_whose_guest_wrote_a_header(tmp_path: Path) -> None:
-    """qemu would take it for a dynamic one, and the guest's data for its tables."""
+    """qemu would take it for a dynamic image, and the guest's data for its tables."""
     path = other(tmp_path / "a", "vpc", "-o", "subformat=fixed")
     with patched(path) as data:
         data[:512] = path.read_bytes()[-512:]
@@ -391,7 +393,7 @@ def test_a_vmdk_that_says_it_has_others(tmp_path: Path, change: Change) -> None:
 
 
 def replace(data: bytearray, old: bytes, new: bytes) -> None:
-    """Replace what is there once, and keep all else behind it where it was."""
+    """Replace a string that occurs once, and keep everything after it in place."""
     at = data.index(old)
     end = data.index(b"\0", at)
     changed = data[at:end].replace(old, new, 1)
@@ -415,7 +417,7 @@ def test_a_vmdk_that_can_only_be_read(tmp_path: Path, secret: Path) -> None:
 
 
 def test_a_vhdx_with_a_parent(tmp_path: Path) -> None:
-    """qemu-img makes none."""
+    """qemu-img cannot create one."""
     path = other(tmp_path / "a", "vhdx")
     data = bytearray(path.read_bytes())
     parameters = bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")

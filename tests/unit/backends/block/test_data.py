@@ -1,4 +1,4 @@
-"""Data between an in-process frontend and a file: every way there is, each byte compared."""
+"""Data between an in-process frontend and a file, in every way, with each byte compared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.backends.block.frontend import Disk, Seg
 from tests.unit.backends.fake_domain import wait_until
 
 SIZE = 4 << 20
-# A file of which Linux gives a page at most for one preadv(2).
+# A file of which Linux returns at most a page per preadv(2).
 IN_PIECES = Path("/sys/kernel/btf/vmlinux")
 F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h
 OKAY, ERROR, UNSUPPORTED = BlkifStatus.OKAY, BlkifStatus.ERROR, BlkifStatus.EOPNOTSUPP
@@ -40,7 +40,7 @@ def have_uring(tmp_path: Path) -> bool:
 
 @pytest.fixture(params=["io_uring", "threads"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Every test with it runs on each engine."""
+    """Every test that uses it runs on each engine."""
     kind = str(request.param)
     if kind == "io_uring" and not have_uring(tmp_path):
         pytest.skip("needs io_uring, which this host has not or does not allow")
@@ -139,7 +139,7 @@ def test_indirect(make: MakeDisk, protocol: str) -> None:
     write = ring.indirect(BlkifOp.WRITE, 0, [Seg(ref) for _, ref in pages])
     ring.push()
     wait_until(lambda: ring.words[RSP_PROD // 4] == 1)
-    # The operation is the one that was meant, not the form that it came in: Linux insists.
+    # The response names the inner operation, not the indirect one: Linux insists.
     assert list(ring.responses()) == [(write, BlkifOp.WRITE, OKAY)]
     assert disk.path.read_bytes()[: 1 << 20] == b"".join(bytes([n]) * 4096 for n in range(256))
     for gpa, _ in pages:
@@ -149,7 +149,7 @@ def test_indirect(make: MakeDisk, protocol: str) -> None:
     assert ring.wait() == {read: OKAY}
     for n, (gpa, _) in enumerate(reversed(pages)):
         assert disk.domain.memory.read(gpa, PAGE_SIZE) == bytes([n]) * PAGE_SIZE
-    # Pages that lie one behind the other are one part of a read.
+    # Adjacent pages are one part of a read.
     assert disk.figures()["merges"] == 255
 
 
@@ -170,7 +170,7 @@ def test_barriers_and_flushes_with_data(make: MakeDisk) -> None:
     pages = [disk.page(bytes([n]) * PAGE_SIZE) for n in range(24)]
     ids = []
     for n, (_, ref) in enumerate(pages):
-        # All to one place: the last of each kind that orders must win over those before it.
+        # All write to one place: the last of each ordering kind must win over those before it.
         operation = BlkifOp.WRITE_BARRIER if n % 4 == 3 else BlkifOp.WRITE
         ids.append(ring.rw(operation, 8 * (n % 4 == 3), [Seg(ref)]))
     ids.append(ring.rw(BlkifOp.WRITE_BARRIER, 0, []))
@@ -180,7 +180,7 @@ def test_barriers_and_flushes_with_data(make: MakeDisk) -> None:
     content = disk.path.read_bytes()
     assert content[4096] == 23
     assert content[8192] == 5
-    # What a barrier follows is done before it.
+    # Everything before a barrier is done before it.
     assert content[0] in (20, 21, 22)
 
 
@@ -278,7 +278,7 @@ def test_an_image_that_shrank(make: MakeDisk) -> None:
     _, ref = disk.page()
     assert ring.do(BlkifOp.READ, 64, Seg(ref)) is ERROR
     assert ring.do(BlkifOp.READ, 0, Seg(ref)) is OKAY
-    # It ends in a part, and between two.
+    # It ends within a part, and between two.
     os.truncate(disk.path, 6144)
     assert ring.do(BlkifOp.READ, 8, Seg(ref)) is ERROR
     assert ring.do(BlkifOp.READ, 0, Seg(ref), Seg(ref)) is ERROR
@@ -289,7 +289,7 @@ def test_an_image_that_shrank(make: MakeDisk) -> None:
 @pytest.mark.usefixtures("engine")
 @pytest.mark.skipif(not IN_PIECES.exists(), reason=f"needs {IN_PIECES}")
 def test_an_image_that_is_read_in_pieces() -> None:
-    """Of one part and of many, in order and not."""
+    """With one part and with many, in order and not."""
     disk = Disk(IN_PIECES, "ro")
     ring = disk.connect()
     content = IN_PIECES.read_bytes()
@@ -305,7 +305,7 @@ def test_an_image_that_is_read_in_pieces() -> None:
 
 @pytest.mark.usefixtures("engine")
 def test_an_image_that_takes_no_writes() -> None:
-    """The host's error is the guest's, and the disk goes on."""
+    """The guest gets the host's error, and the disk goes on."""
     fd = os.memfd_create("image", os.MFD_ALLOW_SEALING)
     os.truncate(fd, SIZE)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
@@ -354,7 +354,7 @@ def test_a_module_that_is_loaded_again(make: MakeDisk) -> None:
 
 @pytest.mark.usefixtures("engine")
 def test_requests_while_others_end(make: MakeDisk) -> None:
-    """The bell rings while completions come in: neither is lost, however they meet."""
+    """The doorbell rings while completions arrive: neither is lost, however they meet."""
     disk = make()
     ring = disk.connect(persistent=True)
     _, ref = disk.page(PATTERN)

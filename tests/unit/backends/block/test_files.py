@@ -1,4 +1,4 @@
-"""What can be a disk and what cannot, whatever waits behind a path."""
+"""Which files can be disks and which cannot, whatever waits behind a path."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("readonly", [True, False])
 @pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "/dev/null", "/dev/zero"])
 def test_what_is_no_disk(tmp_path: Path, kind: str, readonly: bool) -> None:
-    """Nobody is at the other end of the FIFO: who opens it waits for good."""
+    """Nobody is at the other end of the FIFO, so opening it waits forever."""
     path = tmp_path / kind if "/" not in kind else Path(kind)
     if kind == "fifo":
         os.mkfifo(path)
@@ -48,7 +48,7 @@ def test_what_is_no_disk(tmp_path: Path, kind: str, readonly: bool) -> None:
 
 
 def test_nothing_is_opened_by_looking_at_it(tmp_path: Path) -> None:
-    """The reader of a FIFO would see that a writer came, and left."""
+    """A FIFO's reader would notice that a writer came and left."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -88,7 +88,7 @@ def test_locks(file: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_out_of_descriptors(file: Path, count: int) -> None:
-    """With one there is one to look at the path, not to open it."""
+    """One descriptor is enough to examine the path, not to open it."""
     with (
         descriptors(count),
         pytest.raises(KvmxenError, match=r"a cannot be opened: .*allow more open files"),
@@ -114,7 +114,7 @@ def loop_device(file: Path) -> Iterator[Path]:
 
 
 def test_a_block_device_that_the_host_uses(loop_device: Path) -> None:
-    """A mount claims a device as O_EXCL does; to be read it is still there."""
+    """A mount claims a device as O_EXCL does; reading it remains possible."""
     claimed = os.open(loop_device, os.O_RDONLY | os.O_EXCL)
     with pytest.raises(KvmxenError, match=r"busy; the host has mounted it.*or give ,ro"):
         open_disk(loop_device, readonly=False)

@@ -22,7 +22,7 @@ OKAY, ERROR = BlkifStatus.OKAY, BlkifStatus.ERROR
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """One that is looked at only when that is asked for."""
+    """A disk that is checked only on request."""
     monkeypatch.setattr(xenbus, "_LOOK_EVERY", 3600.0)
     path = tmp_path / "disk"
     path.write_bytes(bytes(SECTORS * 512))
@@ -36,7 +36,7 @@ def refresh(disk: Disk) -> None:
 
 
 def states(disk: Disk) -> list[State | None]:
-    """The backend's states, as a frontend that watches them finds them."""
+    """The backend's states as a watching frontend sees them."""
     found: list[State | None] = []
     disk.domain.store.watch(
         f"{disk.back}/state", lambda _path: found.append(disk.domain.state(disk.back))
@@ -46,7 +46,7 @@ def states(disk: Disk) -> list[State | None]:
 
 
 def test_the_guest_is_told(disk: Disk) -> None:
-    """Requests beyond the old end are served from then on, in every queue."""
+    """Every queue then serves requests beyond the old end."""
     disk.connect(queues=2)
     _, ref = disk.page(b"data")
     seen = states(disk)
@@ -77,7 +77,7 @@ def test_a_frontend_that_comes_later(disk: Disk) -> None:
 
 
 def test_one_that_is_to_go(disk: Disk) -> None:
-    """That it is connected is not said again: it is to close."""
+    """The backend does not announce Connected again: the device must close."""
     disk.connect()
     assert disk.bus.detach("vbd", disk.spec.number, 0) is False
     seen = states(disk)
@@ -109,7 +109,7 @@ def test_an_image_of_another_format(tmp_path: Path) -> None:
 def test_it_is_seen_without_being_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that cannot be measured, or shrank, keeps no other from it."""
+    """A disk that cannot be measured, or shrank, does not stop the others."""
     monkeypatch.setattr(xenbus, "_LOOK_EVERY", 0.001)
     paths = [tmp_path / name for name in ("shrinks", "grows")]
     for path in paths:

@@ -1,7 +1,7 @@
-"""Frontends that do not keep to the rules: each gets an error, and nothing else happens.
+"""Frontends that break the rules: each gets an error, and nothing else happens.
 
 After each, the same disk or another serves an honest request, nothing is left mapped, nothing
-outside of what was granted is written, and no error is ours.
+outside the granted pages is written, and no error is ours.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def assert_serves(disk: Disk, ring: Queue) -> None:
-    """That an honest request is served."""
+    """Check that an honest request is served."""
     gpa, ref = disk.page()
     assert ring.do(BlkifOp.READ, SECTORS - 8, Seg(ref)) is OKAY
     assert disk.domain.memory.read(gpa, PAGE_SIZE) == b"\xaa" * PAGE_SIZE
 
 
 def assert_refused(disk: Disk, complaint: str) -> None:
-    """That the frontend was told, is not served any more, and can start again."""
+    """Check that the frontend was told, is not served any more, and can start again."""
     disk.become(State.CLOSING)
     assert complaint in (disk.error or "")
     assert disk.domain.grants.pinned() == {}
@@ -112,7 +112,7 @@ def test_bad_grants(disk: Disk, operation: int, which: str, persistent: bool) ->
         "no ram": domain.grant(1 << 40),
         "shared_info": domain.grant(domain.shared_info),
     }[which]
-    # Those before the bad one are unmapped again.
+    # The segments before the bad one are unmapped again.
     assert ring.do(operation, 0, Seg(good), Seg(good), Seg(ref)) is ERROR
     pinned = set(domain.grants.pinned()) - set(ring.refs)
     assert pinned == ({good} if persistent else set())
@@ -129,13 +129,13 @@ def test_a_readonly_grant_is_not_written(disk: Disk, persistent: bool) -> None:
     ref = disk.domain.grant_readonly(gpa)
     assert ring.do(BlkifOp.READ, 0, Seg(ref)) is ERROR
     assert disk.domain.memory.read(gpa, len(CANARY)) == CANARY
-    # To be read it is enough, unless it is to stay mapped.
+    # Read access is enough, unless the grant stays mapped.
     assert ring.do(BlkifOp.WRITE, 0, Seg(ref)) is (ERROR if persistent else OKAY)
     assert_serves(disk, ring)
 
 
 def test_a_grant_that_is_revoked(disk: Disk) -> None:
-    """Mapped for good, it goes on meaning its frame; else the next use is refused."""
+    """A persistently mapped grant still means its frame; otherwise the next use is refused."""
     ring = disk.connect(persistent=True)
     gpa, ref = disk.page()
     assert ring.do(BlkifOp.READ, 0, Seg(ref)) is OKAY
@@ -211,7 +211,7 @@ def test_any_requests(tmp_path_factory: pytest.TempPathFactory, raw: list[bytes]
     disk = Disk(path, "no-discard")
     ring = disk.connect(persistent=p)
     for request in raw:
-        # The operations that there are come more often than they would.
+        # Valid operations come more often than at random.
         ring.put(bytes([request[0] % 8]) + request[1:])
     ring.push()
     before = ring.rsp_cons
@@ -268,13 +268,13 @@ def test_a_port_that_is_closed_and_a_ring_that_is_reused(disk: Disk) -> None:
     ring = disk.connect()
     assert_serves(disk, ring)
     disk.domain.events.close(ring.port)
-    # The backend gets no more events; it still ends.
+    # The backend gets no more events; it must still end.
     disk.close_frontend()
     assert disk.domain.grants.pinned() == {}
 
 
 def flip(view: memoryview, stop: threading.Event, seed: int) -> None:
-    """Change bytes of `view` all the time."""
+    """Keep changing bytes of `view`."""
     chance = random.Random(seed)
     while not stop.is_set():
         for _ in range(64):
@@ -283,7 +283,7 @@ def flip(view: memoryview, stop: threading.Event, seed: int) -> None:
 
 @pytest.mark.parametrize("indirect", [False, True])
 def test_fields_that_change_while_they_are_read(disk: Disk, indirect: bool) -> None:
-    """A mutator has the requests, or their page of segments, all the time."""
+    """A mutator keeps changing the requests, or their page of segments."""
     ring = disk.connect()
     memory = disk.domain.memory
     canary = disk.domain.page()
@@ -351,7 +351,7 @@ def test_nodes_that_lie(disk: Disk, nodes: dict[str, object], complaint: str) ->
 
 
 def test_two_queues_of_one_ring(disk: Disk) -> None:
-    """Each has its own indices; what they do to each other's entries is the frontend's affair."""
+    """Each has its own indices; the damage to each other's entries is the frontend's problem."""
     disk.offer(queues=2)
     disk.become(State.CONNECTED)
     first = disk.queues[0]
@@ -391,7 +391,7 @@ Change = Callable[[Disk], None]
     ],
 )
 def test_an_end_amid_requests(disk: Disk, change: Change) -> None:
-    """What was begun is finished before anything is given back."""
+    """The backend finishes operations in flight before it returns anything."""
     ring = disk.connect(queues=1, pages=4)
     pages = [disk.page(os.urandom(PAGE_SIZE)) for _ in range(100)]
     for n, (_, ref) in enumerate(pages):

@@ -1,4 +1,4 @@
-"""The Cython structures and the layouts are the same thing."""
+"""The Cython structures match the layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images whose metadata is made to keep us busy: what is read of them has a bound."""
+"""Images whose metadata is meant to keep us busy: kvmxen reads a bounded amount."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def vmdk(path: Path, line: bytes) -> Path:
     ],
 )
 def test_a_vmdk_line_of_blanks(tmp_path: Path, line: bytes) -> None:
-    """A regular expression with three ways to share the blanks out does not come back."""
+    """A regular expression with three ways to divide the blanks would never return."""
     path = vmdk(tmp_path / "a", line)
 
     def check(fd: int, path: Path) -> None:
@@ -59,8 +59,8 @@ def test_a_vmdk_line_of_blanks(tmp_path: Path, line: bytes) -> None:
 
 
 def hostile_vhdx(path: Path, regions: int, items: int) -> Path:
-    """A vhdx image that names so many metadata regions, all of them the same one, which has so
-    many file parameters."""
+    """A vhdx image that names `regions` metadata regions, all of them the same one, which has
+    `items` file parameters."""
     metadata = 1 << 20
     with path.open("wb") as file:
         file.write(b"vhdxfile")

@@ -41,7 +41,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def contents(image: Path) -> bytes:
-    """What a guest would read of it all."""
+    """The data that a guest would read from the whole disk."""
     run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, image.with_suffix(".raw"))
     return image.with_suffix(".raw").read_bytes()
 
@@ -127,7 +127,7 @@ def test_discard_shrinks_the_image(disk: Disk, image: Path) -> None:
 
 
 def test_a_server_that_dies(disk: Disk) -> None:
-    """Every request then is an error, those in the air too; the disk can still be taken away."""
+    """Every request then fails, also those in flight; the disk can still be removed."""
     ring = disk.connect()
     _, ref = disk.page(PATTERN)
     assert ring.do(BlkifOp.WRITE, 0, Seg(ref)) is OKAY
@@ -141,7 +141,7 @@ def test_a_server_that_dies(disk: Disk) -> None:
 
 
 def stop_server(disk: Disk) -> int:
-    """Have the disk's server answer nothing any more: a descriptor that says when it ends."""
+    """Make the disk's server stop answering; return a descriptor that reports its end."""
     process = disk.vbd._image._server.process  # type: ignore[attr-defined]
     process.send_signal(signal.SIGSTOP)
     return os.pidfd_open(process.pid)
@@ -155,7 +155,7 @@ def assert_ended(server: int) -> None:
 def test_a_server_that_hangs(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The disk can be taken away amid requests that it does not answer."""
+    """The disk can be removed although its server does not answer requests."""
     monkeypatch.setattr(vbd, "_FINISHING", 0.0)
     ring = disk.connect(queues=2)
     _, ref = disk.page(PATTERN)
@@ -183,7 +183,7 @@ def test_a_server_that_hangs_with_nothing_to_do(
 
 
 def test_connections_of_a_server_that_died(disk: Disk) -> None:
-    """A frontend may come again as often as it likes."""
+    """A frontend may reconnect any number of times."""
     disk.vbd._image._server.process.kill()  # type: ignore[attr-defined]
     for _ in range(2 * vbd.MAX_QUEUES):
         ring = disk.connect()
@@ -205,7 +205,7 @@ def test_a_readonly_image(image: Path) -> None:
 
 
 def test_qemus_own_complaint(image: Path) -> None:
-    """Another qemu knows nothing of our locks; its complaint is of what the person named."""
+    """Another qemu ignores our locks; its complaint is about the file that the person named."""
     other = QemuImage(DiskSpec.parse(f"{image},format=qcow2"), 1)
     fcntl.flock(other._chain.files[0].fd, fcntl.LOCK_UN)
     with pytest.raises(

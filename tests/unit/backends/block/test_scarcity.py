@@ -1,4 +1,4 @@
-"""Frontends that ask for more than the host has: an error to them, and another try is served."""
+"""Frontends that ask for more than the host has get an error, and another attempt is served."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def assert_serves(disk: Disk) -> None:
-    """That a frontend that starts again is served by all of its queues."""
+    """Check that a frontend that starts again is served by all of its queues."""
     disk.domain.set(f"{disk.front}/state", int(State.CLOSED))
     disk.become(State.CLOSED)
     disk.domain.set(f"{disk.front}/state", int(State.INITIALISING))
@@ -48,7 +48,7 @@ def test_out_of_descriptors(disk: Disk, count: int) -> None:
 
 
 def test_descriptors_are_gone_while_it_is_served(disk: Disk) -> None:
-    """What ends a device opens nothing."""
+    """Ending a device opens nothing."""
     disk.connect(queues=MAX_QUEUES)
     with descriptors(0):
         disk.figures()

@@ -1,4 +1,4 @@
-"""qemu-nbd's process: what it may do, what is said of its end, and that it does not outlive us."""
+"""The qemu-nbd process: its rights, the message about its end, and that it does not outlive us."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_it_knows(server: Server) -> None:
 
 
 def test_what_it_has_open(image: Path, tmp_path: Path) -> None:
-    """Nothing of ours but what it was given, whatever we have open, to be inherited or not."""
+    """It has only the descriptors passed to it, whatever else we have open, inheritable or not."""
     ours = (tmp_path / "ours").open("wb")
     os.set_inheritable(ours.fileno(), True)
     with ours, closing(QemuImage(spec(image), 2)) as opened:
@@ -89,7 +89,7 @@ def test_what_it_has_open(image: Path, tmp_path: Path) -> None:
 
 
 def confined(*command: str, readonly: str = "", writable: str = "", fds: tuple[int, ...]) -> str:
-    """What a program prints that was given `fds`."""
+    """The output of a program that was passed `fds`."""
     with closing(socket.socket(socket.AF_UNIX)) as listener:
         arguments = [str(os.getpid()), str(listener.fileno()), readonly, writable, "--", *command]
         result = subprocess.run(
@@ -134,7 +134,7 @@ def test_the_files_that_it_reaches(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("landlock")
 def test_what_lies_around_a_program_is_not_read(tmp_path: Path) -> None:
-    """A program that a person built in the home, with libraries in ../lib."""
+    """A program that a person built in the home directory, with libraries in ../lib."""
     for name in ("bin", "lib"):
         (tmp_path / name).mkdir()
     program = str(shutil.copy("/bin/cat", tmp_path / "bin"))
@@ -207,7 +207,7 @@ def test_an_end_that_is_wanted_is_not_told(image: Path, capfd: pytest.CaptureFix
 
 @pytest.fixture
 def replace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """replace(program): have that in place of qemu-nbd."""
+    """replace(program): puts that in place of qemu-nbd."""
 
     def make(program: str) -> None:
         path = tmp_path / "qemu-nbd"
@@ -229,7 +229,7 @@ exit 3
 
 
 def test_one_that_talks_too_much(image: Path, replace: Callable[[str], None]) -> None:
-    """More than a pipe holds; the last line is the reason."""
+    """More output than a pipe holds; the last line is the reason."""
     replace(TALKS)
     with pytest.raises(KvmxenError, match="cannot be used: complaint 2999, which is longer"):
         QemuImage(spec(image), 2)
@@ -246,7 +246,7 @@ class _Interrupted(Exception):
 
 
 def test_the_wait_for_it_can_be_interrupted(image: Path, replace: Callable[[str], None]) -> None:
-    """A signal's handler that raises: nothing is left."""
+    """A signal handler raises: nothing is left."""
     replace("#!/bin/sh\nexec sleep 600\n")
     before = open_descriptors()
     threads = set(threading.enumerate())
@@ -281,7 +281,7 @@ def children(parent: int) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    """What it was started with; nothing, if it has ended."""
+    """Its command line; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except FileNotFoundError:
@@ -299,7 +299,7 @@ time.sleep(600)
 
 @pytest.mark.parametrize("program", ["confine.py", "qemu-nbd"])
 def test_it_ends_when_we_are_killed(image: Path, tmp_path: Path, program: str) -> None:
-    """Before it serves: nobody is connected to it whose end it could see."""
+    """Before it serves, nobody is connected whose end it could see."""
     log = tmp_path / "log"
     with log.open("w") as file:
         child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(image)], stderr=file)
@@ -317,7 +317,7 @@ def test_it_ends_when_we_are_killed(image: Path, tmp_path: Path, program: str) -
 
 
 def test_out_of_descriptors(image: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Wherever it is that there is none left: a sentence, and nothing is left open or lying."""
+    """Wherever descriptors run out: a sentence, and nothing is left open or on disk."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = open_descriptors()
     sentences = set()

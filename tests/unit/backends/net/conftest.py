@@ -26,7 +26,7 @@ class Path:
         self.peer, self._ours = socket.socketpair(socket.AF_UNIX, kind)
         self.peer.setblocking(False)
         self._ours.setblocking(False)
-        # A packet of the most bytes, and its segments, go in one go.
+        # The largest packet, and its segments, are sent at once.
         self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         stream = kind is socket.SOCK_STREAM
@@ -54,7 +54,7 @@ class Path:
         self.broken += 1
 
     def run(self) -> None:
-        """Rounds until nothing moves any more."""
+        """Run rounds until nothing moves any more."""
         while self.interface.round() and not self.broken:
             pass
 
@@ -66,7 +66,7 @@ class Path:
         self.peer.close()
         self._ours.close()
         self.doorbell.close()
-        # Whatever happened, nothing of the guest's stays in use.
+        # Whatever happened, none of the guest's grants stays in use.
         assert self.domain.grants.pinned() == {}
 
     # The other end of a stream of frames.
@@ -78,7 +78,7 @@ class Path:
             try:
                 data += self.peer.recv(1 << 20)
             except BlockingIOError:
-                # What the socket had no room for comes now.
+                # What the socket had no room for arrives now.
                 if not (self.interface.link.ended or self.interface.round()):
                     return data
 
@@ -93,7 +93,7 @@ class Path:
         return found
 
     def feed(self, *frames: bytes) -> None:
-        """Frames for the guest, as it has room for them."""
+        """Send frames to the guest, as it has room for them."""
         data = b"".join(len(f).to_bytes(4, "big") + f for f in frames)
         while data:
             try:

@@ -1,4 +1,4 @@
-"""Frames made by the book, to hold ours against: checksums one byte pair after the other."""
+"""Frames built naively, to compare ours with: checksums one byte pair after another."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tcp_frame(
     more: bytes = b"",
     blank: bool = False,
 ) -> bytes:
-    """A whole frame; with `blank` its checksum is nonsense."""
+    """A complete frame; with `blank` its checksum is nonsense."""
     doff = 5 + len(options) // 4
     head = struct.pack("!HHIIBBHHH", 1234, 80, seq, 99, doff << 4, flags, 500, 0, 0) + options
     segment = head + payload

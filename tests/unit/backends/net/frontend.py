@@ -1,4 +1,4 @@
-"""A frontend's end of a network interface, by the header: rings in the guest's memory."""
+"""A frontend's end of a network interface, after the header: rings in the guest's memory."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ class Ring:
         return BackRing(window, self.request_layout.sizeof(), self.response_layout.sizeof())
 
     def put(self, entry: bytes) -> None:
-        """A request, not yet to be seen."""
+        """Put a request, which is not visible yet."""
         self.domain.memory.write(self.entry(self.req_prod), entry)
         self.req_prod = (self.req_prod + 1) % WRAP
 
     def push(self) -> bool:
-        """Have all requests seen: whether the backend wants an event for them."""
+        """Publish all requests; return whether the backend wants an event."""
         old = self.load(REQ_PROD)
         self.store(REQ_PROD, self.req_prod)
         wanted = self.load(REQ_EVENT)
         return (self.req_prod - wanted) % WRAP < (self.req_prod - old) % WRAP
 
     def take(self) -> list[bytes]:
-        """The entries of all responses so far; an event is asked for with the next."""
+        """The entries of all responses so far; asks for an event with the next."""
         taken = []
         while self.rsp_cons != self.load(RSP_PROD):
             taken.append(self.domain.memory.read(self.entry(self.rsp_cons), self.entry_size))
@@ -80,7 +80,7 @@ class NetFrontend:
         self.domain = domain
         self.tx = Ring(domain, netif.TX_REQUEST, netif.TX_RESPONSE, start)
         self.rx = Ring(domain, netif.RX_REQUEST, netif.RX_RESPONSE, start)
-        # One for each entry: what waits in the ring has its own.
+        # One for each entry: each waiting request has its own.
         self._buffers = [(gpa := domain.page(), domain.grant(gpa)) for _ in range(SIZE)]
         self._used = 0
         self._posted: dict[int, int] = {}
@@ -129,7 +129,7 @@ class NetFrontend:
     # Receiving.
 
     def post(self, count: int, refs: list[int] | None = None) -> bool:
-        """Post buffers: of fresh pages, or those granted by `refs`."""
+        """Post buffers: fresh pages, or those granted by `refs`."""
         for index in range(count):
             gpa = self.domain.page()
             ref = refs[index] if refs else self.domain.grant(gpa)
@@ -161,13 +161,13 @@ class NetFrontend:
 
 
 def gso(size: int, kind: int = netif.GSO_TCPV4, more: bool = False) -> bytes:
-    """The extra information of a packet to be cut in segments of `size` bytes."""
+    """The extra information of a packet to be cut into segments of `size` bytes."""
     fields = {"type": netif.EXTRA_GSO, "flags": int(more), "size": size, "gso_type": kind}
     return bytes(netif.EXTRA_GSO_INFO.build({**fields, "features": 0}))
 
 
 def multicast(kind: int, address: bytes, more: bool = False) -> bytes:
-    """The extra information that adds an address to the filter, or takes it away."""
+    """The extra information that adds an address to the filter, or removes it."""
     return bytes(
         netif.EXTRA_MCAST_INFO.build({"type": kind, "flags": int(more), "addr": list(address)})
     )

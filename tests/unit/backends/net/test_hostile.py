@@ -1,4 +1,4 @@
-"""Frontends that lie: an error for them, a count for us, and nothing else."""
+"""Frontends that lie get an error, we count it, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ BLANK, EXTRA = netif.TX_CSUM_BLANK, netif.TX_EXTRA_INFO
 
 
 def refused(path: Path, slots: int = 1) -> None:
-    """The packet was answered with errors and went nowhere; the next one does."""
+    """Check that the packet was answered with errors and went nowhere, and that the next one
+    passes."""
     path.run()
     assert [status for _, status in path.front.statuses()] == [netif.RSP_ERROR] * slots
     assert path.frames() == []
@@ -41,7 +42,7 @@ def refused(path: Path, slots: int = 1) -> None:
 
 
 def broken(path: Path) -> None:
-    """The ring is of no use any more, and nothing was sent."""
+    """Check that the ring is unusable, and nothing was sent."""
     path.run()
     assert path.broken == 1
     assert path.frames() == []
@@ -199,7 +200,7 @@ ENTRY = st.binary(min_size=12, max_size=12) | REQUEST.map(
 
 @given(st.lists(st.lists(ENTRY, min_size=1, max_size=40), max_size=5))
 def test_whatever_is_in_the_ring(batches: list[list[bytes]]) -> None:
-    """It is answered, entry by entry, or the ring is broken."""
+    """The ring is answered, entry by entry, or broken."""
     path = Path(socket.SOCK_STREAM)
     for batch in batches:
         for entry in batch:
@@ -260,17 +261,17 @@ def test_buffers_that_are_none(path: Path) -> None:
 
 
 def is_whole(frame: bytes) -> bool:
-    """Whether a frame of `tcp_frame`'s or `udp_frame`'s shape has the checksum that it needs."""
+    """Whether a frame made like `tcp_frame`'s or `udp_frame`'s has the checksum that it needs."""
     segment = frame[34:]
     return checksum(pseudo_header(4, TCP, len(segment)) + segment) == 0
 
 
 def test_a_packet_that_changes_while_it_is_sent(path: Path) -> None:
-    """Each that goes out is as it was when it was copied: its checksum is right."""
+    """Each packet goes out as it was copied: its checksum is right."""
     frame = tcp_frame(4, bytes(100))
     request = path.front.slots(frame, [len(frame)], flags=BLANK)[0]
     gpa = path.front._buffers[0][0]
-    # The length of all, the header's length and the protocol; and the data.
+    # The total length, the header's length and the protocol; and the data.
     lies = [frame[14:24], b"\x4f" + frame[15:24], frame[14:16] + b"\xff\xff" + frame[18:24]]
     with (
         mutating(path.domain.memory, gpa + request["offset"] + 14, lies),
@@ -289,7 +290,7 @@ def test_a_packet_that_changes_while_it_is_sent(path: Path) -> None:
 
 
 def test_requests_that_change_while_they_are_taken(path: Path) -> None:
-    """What is used is what was checked: no byte from outside the page that is granted."""
+    """Only checked values are used: no byte comes from outside the granted page."""
     secret = path.domain.page()
     path.domain.memory.write(secret, b"\x55" * PAGE_SIZE)
     request = path.front.slots(GOOD, [60])[0]
@@ -322,7 +323,7 @@ def test_requests_that_change_while_they_are_taken(path: Path) -> None:
 
 
 def test_a_producer_index_under_the_writers_hand() -> None:
-    """Whatever the index is when it is looked at, it is good or the ring is broken."""
+    """Whatever the index is when it is read, it is valid or the ring is broken."""
     path = Path(socket.SOCK_STREAM)
     values = [struct.pack("<I", value) for value in (0, 1, 5, SIZE, SIZE + 1, 1 << 31, 0xFFFFFFFF)]
     with mutating(path.domain.memory, path.front.tx.gpa + REQ_PROD, values):
@@ -337,7 +338,7 @@ def test_a_producer_index_under_the_writers_hand() -> None:
 
 
 def test_a_storm_of_events(path: Path) -> None:
-    """Each rings the bell, none of them does more than that."""
+    """Each event rings the doorbell and does nothing else."""
     thread = threading.Thread(target=path.interface.run)
     thread.start()
     try:

@@ -40,7 +40,7 @@ def test_packets_go_out_whole(start: int) -> None:
     assert path.figures["tx_packets"] == 12
     assert path.figures["tx_bytes"] == 3 * sum(map(len, packets))
     assert path.figures["tx_errors"] == path.figures["tx_dropped"] == 0
-    # Out of the guest, and into what is sent at once.
+    # Once out of the guest, and once into the buffer for sending.
     assert path.figures["bytes_copied"] == 2 * path.figures["tx_bytes"]
     path.close()
 
@@ -85,7 +85,7 @@ def test_a_large_packet_is_cut(path: Path, version: int, kind: int) -> None:
     ]
     assert path.figures["tx_gso"] == 1
     assert path.figures["segments"] == 21
-    # An extra is answered with nothing but a null.
+    # An extra is answered only with a null response.
     answers = [netif.TX_RESPONSE.parse(entry) for entry in path.front.tx.take()]
     assert sorted(each["status"] for each in answers) == [0] * 9 + [1]
 
@@ -246,7 +246,7 @@ def test_responses_have_no_remains_of_the_host(path: Path) -> None:
     assert response == netif.RX_RESPONSE.build(
         {"id": 0, "offset": 0, "flags": netif.RX_DATA_VALIDATED, "status": 20}
     )
-    # Past a transmit response there is what the guest itself had put there.
+    # After a transmit response the guest's own bytes remain.
     request = netif.TX_REQUEST.build(path.front.slots(pattern(20), [20])[0])
     assert path.front.tx.take()[0][4:] == request[4:]
 
@@ -257,5 +257,5 @@ def test_indices_are_published_once_a_round(path: Path) -> None:
     path.interface.round()
     assert len(path.front.statuses()) == 10
     assert path.front.tx.load(REQ_PROD) == 10
-    # All ten frames in one system call; the others found nothing.
+    # All ten frames go in one system call; the others found nothing.
     assert path.figures["syscalls"] <= 3

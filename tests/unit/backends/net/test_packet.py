@@ -1,4 +1,4 @@
-"""Checksums and segments, against frames made by the book, and packets that lie."""
+"""Checksums and segments, compared with naively built frames, and packets that lie."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_checksums(version: int, make: Callable[..., bytes], payload: bytes) -> 
 
 
 def test_a_datagrams_checksum_is_never_zero() -> None:
-    # Words that make the sum of all others complete.
+    # Words that complete the sum of all others.
     for word in range(0x10000):
         frame = udp(4, struct.pack("!H", word))
         if frame[40:42] == b"\xff\xff":
@@ -47,7 +47,7 @@ def test_a_checksum_is_left_to_finish(version: int) -> None:
     frame, transport, field = prepare(tcp(version, b"some data", blank=True))
     segment = frame[transport:]
     assert field == 16
-    # Who finishes it sums up the segment, the field included.
+    # The finisher sums the segment, including the field.
     total = checksum(segment)
     done = frame[: transport + field] + struct.pack("!H", total) + frame[transport + field + 2 :]
     assert done == tcp(version, b"some data")
@@ -133,7 +133,7 @@ def test_segments_are_not_tiny(size: int) -> None:
         segments(V4, size)
 
 
-# As many options as fill the headers that a segment may have, and one more.
+# The most options that fit the headers of a segment, and one more.
 MANY = [bytes([TCP, count, *bytes(6 + count * 8)]) for count in (21, 22)]
 
 

@@ -1,4 +1,4 @@
-"""How a stream of frames is cut: by a socket in its place that keeps what was sent at once."""
+"""How a stream of frames is cut, seen by a socket that preserves message boundaries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kvmxen.abi import netif
 from kvmxen.layout import PAGE_SIZE
 from tests.unit.backends.net.conftest import Path
 
-# What Linux surely keeps together.
+# What Linux certainly keeps together.
 PIECE = 32 << 10
 
 
@@ -30,7 +30,7 @@ def transmit(path: Path, packet: bytes) -> None:
 
 
 def keep_pieces(path: Path) -> socket.socket:
-    """From now on the link's descriptor is a socket of messages: its other end."""
+    """Replace the link's descriptor by a message socket; return its other end."""
     ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         for end in (ours, peer):
@@ -41,7 +41,7 @@ def keep_pieces(path: Path) -> socket.socket:
 
 
 def pieces(path: Path, peer: socket.socket) -> list[bytes]:
-    """Each of what was sent at once."""
+    """Each message that was sent at once."""
     found = []
     while True:
         path.run()
@@ -75,8 +75,8 @@ def test_whole_frames_are_sent_at_once_or_a_long_one_alone(path: Path) -> None:
 
 
 def test_the_rest_of_a_frame_is_sent_alone(path: Path) -> None:
-    # Linux sends at once less than half of that, which is the least that it grants, and no more
-    # than it has room for.
+    # Linux sends at once less than half of the minimum that it grants, and no more than there is
+    # room for.
     path._ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     long, short = pattern(netif.MAX_PACKET), pattern(60, 1)
     transmit(path, long)
@@ -92,15 +92,15 @@ def test_messages_go_by_one_system_call(path: Path) -> None:
     for seed in range(5):
         transmit(path, pattern(9014, seed))
     path.interface.round()
-    # They are two; the other call looks for packets of the link's.
+    # Two messages are sent; the other call looks for packets from the link.
     assert path.figures["syscalls"] == 2
     assert len(path.frames()) == 5
 
 
-# What is sent may end amid a message, or between two.
+# A send may end within a message, or between two.
 @pytest.mark.parametrize("room", range(1, 30_000, 2500))
 def test_a_message_ends_where_it_was_to_end(path: Path, room: int) -> None:
-    """Whatever the socket has room for, and however often it has none."""
+    """Whatever room the socket has, and however often it has none."""
     packets = [pattern(9014 + seed, seed) for seed in range(9)]
     for packet in packets:
         transmit(path, packet)

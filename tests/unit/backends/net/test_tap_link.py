@@ -1,4 +1,4 @@
-"""Offloads between the rings and a tap device, whose place a socket takes that keeps packets."""
+"""Offloads between the rings and a tap device, played by a socket that preserves packets."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_large_packet_for_the_guest(tap: Path, kind: int, gso_type: int) -> No
     tap.front.post(8)
     tap.peer.send(HEADER.pack(NEEDS_CSUM, kind, 54, 1448, 34, 16) + frame)
     tap.run()
-    # Eight pages, and a place for what says how it is to be cut: not yet.
+    # Eight pages, and no entry yet for the segmentation information.
     assert tap.front.receive() == []
     tap.front.post(1)
     tap.run()

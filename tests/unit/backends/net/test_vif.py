@@ -1,4 +1,4 @@
-"""An interface on the bus: what is offered, what a frontend may choose, and its coming back."""
+"""An interface on the bus: its offers, a frontend's choices, and reconnection."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Pair(Wire):
 
 
 class Guest:
-    """A domain with the interface, and its driver: `connect` sets it up anew each time."""
+    """A domain with the interface, and its driver; `connect` sets it up anew each time."""
 
     def __init__(self) -> None:
         self.domain = FakeDomain()
@@ -77,7 +77,7 @@ class Guest:
             self.domain.set(f"{FRONT}/{key.replace('_', '-')}", value)
 
     def prepare(self, queues: int = 1, split: bool = True, start: int = 0) -> None:
-        """What a driver writes before it says Connected."""
+        """Write what a driver writes before Connected."""
         self.fronts = [NetFrontend(self.domain, start) for _ in range(queues)]
         self.ports = []
         self.write(request_rx_copy=1, feature_rx_notify=1, feature_sg=1, feature_gso_tcpv4=1)
@@ -171,7 +171,7 @@ def test_queues(guest: Guest) -> None:
         guest.send(bytes([queue]) * 60, queue)
         assert guest.wire.take() == bytes([queue]) * 60
         guest.post(8, queue)
-    # A flow stays on its queue, and flows are on more than one.
+    # A flow stays on its queue, and the flows use more than one queue.
     used = set()
     for make in (tcp_frame, udp_frame):
         for version in (4, 6):
@@ -289,7 +289,7 @@ def test_nodes_that_make_no_sense(guest: Guest, nodes: dict[str, object]) -> Non
     guest.become(State.CONNECTED, State.CLOSING)
     assert guest.domain.read(ERROR)
     assert guest.domain.grants.pinned() == {}
-    # The ports are the guest's again.
+    # The guest has its ports back.
     guest.become(State.CLOSED, State.CLOSED)
     guest.become(State.INITIALISING, State.INIT_WAIT)
     guest.write(request_multicast_control=0)

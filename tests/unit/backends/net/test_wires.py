@@ -1,4 +1,4 @@
-"""passt and tap devices: what a person is told where the host has not what it takes."""
+"""passt and tap devices: the messages for a person if the host lacks something."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kvmxen.config.net import Forward, NetSpec
 from kvmxen.errors import KvmxenError
 from tests.unit.backends.fake_domain import wait_until
 
-# Says what it was given, and takes all that comes until its socket is closed.
+# Prints its arguments, and reads everything until its socket is closed.
 SINK = """\
 #!{python}
 import os, sys
@@ -33,7 +33,7 @@ WHOLE = Offloads(csum=True, csum6=True, tso4=True, tso6=True)
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A passt that a test writes."""
+    """Installs a passt that a test writes."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     path = tmp_path / "passt"
     path.touch(0o755)
@@ -76,7 +76,7 @@ def test_what_passt_is_told_of_the_host(program: Path, tmp_path: Path) -> None:
 
 def test_a_passt_that_ends_is_told_of(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program.write_text("#!/bin/sh\necho one line >&2\necho the reason >&2\nexit 7\n")
-    # pytest's own loses what another thread writes while it is read.
+    # pytest's own capture loses what another thread writes while it is read.
     said = io.StringIO()
     monkeypatch.setattr(sys, "stderr", said)
     wire = Passt("vif3", NetSpec("user"))
