@@ -1,4 +1,4 @@
-"""A guest that changes its memory while the host looks: a process of its own, held by no GIL."""
+"""A guest that changes its memory while the host reads: a process of its own, outside our GIL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from kvmxen.layout import PAGE_SIZE
 from kvmxen.memory import GuestMemory
 
-# Its standard input ends it. It says when it has begun.
+# The end of its standard input ends it. It reports its start.
 _PROGRAM = """
 import mmap, select, sys
 fd, gpa, *values = sys.argv[1:]
@@ -27,7 +27,7 @@ while not select.select([0], [], [], 0)[0]:
 
 @contextmanager
 def mutating(memory: GuestMemory, gpa: int, values: Sequence[bytes]) -> Iterator[None]:
-    """Store `values` at `gpa`, within one page, one after the other again and again."""
+    """Store `values` at `gpa`, within one page, one after another, again and again."""
     program = _PROGRAM.format(page=PAGE_SIZE)
     arguments = [str(memory.fd), str(gpa), *(value.hex() for value in values)]
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What the lab's counts become; the counting itself is `make bench-lab`."""
+"""The processing of the lab's counts; `make bench-lab` does the counting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmarks make of what they measured; the measuring itself is `make bench`."""
+"""The benchmarks' processing of their measurements; `make bench` does the measuring."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_pairs_that_others_disturbed_most_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [0.0]
-    # The first is the warm-up, which nobody looks at.
+    # The first is the warm-up, which is discarded.
     busy = iter([9.0, 0.1, 0.7, 0.2])
 
     def measure() -> float:
@@ -103,7 +103,7 @@ def test_the_page_has_every_section(section: str) -> None:
 def test_the_pages_summary_is_that_of_its_tables() -> None:
     page = (Path(__file__).parents[2] / PAGE).read_text()
     assert summarised(page) == page
-    # A figure that changes below changes above as well.
+    # A figure that changes below changes above too.
     row = next(line for line in page.splitlines() if line.startswith("| null hypercall (`"))
     changed = page.replace(row, row.replace(row.split(" | ")[1].split()[0], "77.7", 1))
     assert "| null hypercall | 77.7 us |" in summarised(changed)
@@ -291,7 +291,7 @@ def test_a_disks_frontend_reads_and_writes_the_file(
         for write in (False, True):
             assert bench.ring(block.Job("", write, True, pages, 4, 40), counts) > 0
     after = bench.file.read_bytes()
-    # Zeros from the frontend's pages, as far as the larger requests went.
+    # The larger requests wrote zeros from the frontend's pages up to there.
     assert after[: 40 * 32 * 4096] == bytes(40 * 32 * 4096)
     assert after[40 * 32 * 4096 :] == before[40 * 32 * 4096 :]
     assert 0 < counts["notifications"] <= 160

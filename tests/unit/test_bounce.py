@@ -44,7 +44,7 @@ def masked(domain: Domain) -> int:
 
 
 def enter(domain: Domain, *, mask_events: bool, error_code: int | None) -> list[int]:
-    """Bounce to HANDLER; the frame that is on the stack then."""
+    """Bounce to HANDLER; return the frame that is then on the stack."""
     cpu = domain.cpu
     bounce(cpu.vcpu, cpu.tables, cpu.info_gpa, cpu.kernel_sp, HANDLER, mask_events, error_code)
     assert (cpu.vcpu.rip, cpu.vcpu.cs, cpu.vcpu.ss) == (HANDLER, 0xE033, 0xE02B)
@@ -97,7 +97,7 @@ def test_no_stack_is_a_crash(domain: Domain, stack: int) -> None:
 
 
 def return_to(domain: Domain, *frame: int) -> bool:
-    """Whether the iret finds an event loop."""
+    """Whether the iret detects an event loop."""
     cpu = domain.cpu
     cpu.vcpu.rsp = STACK
     cpu.write(STACK, struct.pack("<9Q", *frame))
@@ -152,7 +152,7 @@ def test_a_bounce_and_an_iret_change_nothing(domain: Domain) -> None:
     in_user_mode(domain)
     vcpu = domain.cpu.vcpu
     enter(domain, mask_events=True, error_code=None)
-    # What Linux does: rcx and r11 from the frame, and rax, r11, rcx, flags for iret.
+    # As Linux does: rcx and r11 from the frame, and rax, r11, rcx, flags for iret.
     rcx, r11, *rest = struct.unpack("<7Q", domain.cpu.read(vcpu.rsp, 56))
     return_to(domain, 7, r11, rcx, 0, *rest)
     assert not vcpu.kernel_mode
@@ -216,7 +216,7 @@ def test_a_system_call_of_32_bit_code_enters_its_callback(
 @pytest.mark.parametrize(
     ("trap", "vector", "frame"),
     [
-        # SYSCALL is two bytes long, and where SYSENTER was nobody knows.
+        # SYSCALL is two bytes long; nobody knows where SYSENTER was.
         ("TRAP_SYSCALL", 6, (USER_RIP - 2,)),
         ("TRAP_SYSCALL32", 6, (USER_RIP - 2,)),
         ("TRAP_SYSENTER", 13, (0, USER_RIP)),
@@ -253,7 +253,7 @@ def test_exceptions_have_error_codes_where_the_cpu_pushes_them(
 
 
 def user_code(domain: Domain, code: bytes) -> None:
-    """In user mode, with `code` at USER_RIP in an address space of its own."""
+    """Enter user mode, with `code` at USER_RIP in an address space of its own."""
     in_user_mode(domain)
     tables = [domain.gpa(pfn) for pfn in (USER_L4_PFN, 40, 41, 42)]
     for level, (upper, lower) in enumerate(zip(tables, [*tables[1:], domain.gpa(43)], strict=True)):

@@ -1,4 +1,4 @@
-"""The compiler and the linker are those that the environment names."""
+"""The build uses the environment's compiler and linker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CPUID that a guest sees: Xen's leaves, XSAVE in full, and nothing that it cannot use."""
+"""The CPUID that a guest sees: Xen's leaves, XSAVE in full, and no feature that it cannot use."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.unit.forged import System
 NOTHING = (0, 0, 0, 0)
 EVERY = 0xFFFFFFFF
 INTEL, AMD = "intel-software-kvm", "amd-software-kvm"
-# (leaf, sub-leaf, register, bit) and the feature's name. Those of a PV kernel's concern first:
-# it would write a control register or an MSR for them, or lose registers.
+# (leaf, sub-leaf, register, bit) and the feature's name. Those for a PV kernel come first: it
+# would write a control register or an MSR for them, or lose registers.
 HIDDEN = {
     (1, 0, ECX, 3): "MONITOR", (1, 0, ECX, 5): "VMX", (1, 0, ECX, 15): "PDCM",
     (1, 0, ECX, 17): "PCID", (1, 0, ECX, 21): "x2APIC", (1, 0, ECX, 24): "TSC deadline",
@@ -51,7 +51,7 @@ def policy(available: Iterable[CpuidEntry]) -> CpuidPolicy:
 
 
 def everything() -> CpuidPolicy:
-    """Of a processor that has all there is, past its own leaves too."""
+    """The policy for a processor with every feature, beyond its own leaves too."""
     last = {(0, 0): 0x20, (0x80000000, 0): 0x80000040, (7, 0): 9}
     return policy(
         CpuidEntry(*question, 0, last.get(question, EVERY), EVERY, EVERY, EVERY)
@@ -71,7 +71,7 @@ def test_xens_leaves() -> None:
     assert b"".join(word.to_bytes(4, "little") for word in signature) == b"XenVMMXenVMM"
     assert shown.leaf(0x40000001, 0, 0)[0] == 4 << 16 | 17
     assert shown.leaf(0x40000005, 0, 0)[1] == 36
-    # KVM's own signature is nowhere, nor is there a leaf beyond Xen's last.
+    # KVM's own signature is nowhere, and there is no leaf beyond Xen's last.
     for function in range(0x40000006, 0x40000100):
         assert shown.leaf(function, 0, 0) == NOTHING
 
@@ -92,7 +92,7 @@ def test_shown(feature: tuple[int, int, int, int]) -> None:
 def test_a_pv_guest_on_intel_has_all_registers_that_its_programs_see() -> None:
     shown = policy(recorded(INTEL).ring3)
     assert shown.vendor is Vendor.INTEL
-    # x87, SSE, AVX, AVX-512; not PKU's, AMX's, nor those of supervisors.
+    # x87, SSE, AVX, AVX-512; not PKU, AMX, or supervisor components.
     assert shown.xcr0 == 0xE7
     assert shown.leaf(0xD, 0, 0) == (0xE7, 2688, 2688, 0)
     assert shown.leaf(0xD, 1, 0) == (7, 2432, 0, 0)
@@ -116,7 +116,7 @@ def test_a_pv_guest_on_amd_has_all_registers_that_its_programs_see() -> None:
 
 @pytest.mark.parametrize("name", [INTEL, AMD])
 def test_without_xsave_there_is_nothing_that_needs_it(name: str) -> None:
-    # These KVMs' own leaves have leaf 0xD, and AVX2 or VAES, and no XSAVE.
+    # These KVMs' own leaves have leaf 0xD, and AVX2 or VAES, but no XSAVE.
     shown = policy(recorded(name).kvm)
     assert shown.xcr0 == 0
     assert not any(has(shown, (1, 0, ECX, bit)) for bit in (12, 26, 27, 28, 29))
@@ -157,13 +157,13 @@ def test_features_go_with_their_registers(offered: int, xcr0: int) -> None:
 
 def test_the_size_of_a_compact_area() -> None:
     entries = [*recorded(INTEL).ring3, CpuidEntry(0xD, 7, 1, 8, 1088, 2, 0)]
-    # The last component is aligned to 64 bytes in the compact form, where it says so itself.
+    # The last component is aligned to 64 bytes in the compact form, if it says so.
     entries.append(CpuidEntry(0xD, 5, 1, 8, 2048, 0, 0))
     assert policy(entries).leaf(0xD, 1, 0)[EBX] == (832 + 8 + 512 + 63 & -64) + 8
 
 
 def test_leaves_end_where_the_processor_ends_them() -> None:
-    # Intel's answers beyond the last leaf are those of another.
+    # Beyond the last leaf, Intel returns another leaf's answer.
     beyond = [CpuidEntry(7, 1, 1, EVERY, 0, 0, EVERY), CpuidEntry(0x80000008, 0, 0, EVERY, 7, 7, 7)]
     ends = [
         CpuidEntry(0, 0, 0, 7, 0, 0, 0),

@@ -1,4 +1,4 @@
-"""Privileged instructions of a PV kernel: which are done, how long they are, what they change."""
+"""A PV kernel's privileged instructions: which are emulated, their lengths, their effects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def domain() -> Iterator[Domain]:
 
 
 def run(domain: Domain, code: str) -> int:
-    """How far RIP moved, 0 for an instruction that is not done."""
+    """The change of RIP, 0 for an instruction that is not emulated."""
     done = emulate.privileged(domain.cpu, bytes.fromhex(code).ljust(15, b"\x90"))
     moved = domain.cpu.vcpu.rip - RIP
     assert done == (moved > 0)
@@ -146,7 +146,7 @@ def test_xsetbv_with_avx512(sets: bool, value: int, done: bool) -> None:
     vcpu = domain.cpu.vcpu
     vcpu.rip, vcpu.rax, vcpu.rdx, vcpu.rcx = RIP, value, 0, 0
     assert run(domain, "0f01d1") == (3 if done else 0)
-    # Where ring 3 has an XCR0 of its own, KVM need not know of it.
+    # If ring 3 has an XCR0 of its own, KVM need not know it.
     assert domain.cpu.fd.get_xcr0() == (value if done and sets else 1)
     domain.machine.close()
 
@@ -161,7 +161,7 @@ def test_control_registers(domain: Domain) -> None:
     vcpu.rip = RIP
     assert run(domain, "0f06") == 2
     assert not vcpu.cr0 & 8
-    # Paging cannot be turned off, nor a foreign table be loaded.
+    # Paging cannot be turned off, and a foreign table cannot be loaded.
     vcpu.rip, vcpu.rax = RIP, 0
     assert run(domain, "0f22c0") == 0
     assert run(domain, "0f22d8") == 0
@@ -185,7 +185,7 @@ def test_no_question_makes_the_process_grow(domain: Domain) -> None:
 
     def ask(leaves: range) -> None:
         for leaf in leaves:
-            # Leaves that there are not, and sub-leaves of one that has some.
+            # Leaves that do not exist, and missing sub-leaves of one that has some.
             for vcpu.rax, vcpu.rcx in ((leaf, 0), (7, leaf)):
                 assert emulate.forced_cpuid(domain.cpu, code)
 
@@ -194,7 +194,7 @@ def test_no_question_makes_the_process_grow(domain: Domain) -> None:
     ask(range(0x50000200, 0x50002000))
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # Not even four bytes for each.
+    # Not even four bytes each.
     assert grown < 4 * 2 * 0x1E00
 
 

@@ -1,4 +1,4 @@
-"""What this process or its host has no more of, in words."""
+"""Words for the resources that this process or its host has run out of."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_what_to_do(error: BaseException, advice: str) -> None:
 
 
 def test_no_thread_left() -> None:
-    # A stack that no address space has room for: Python's own error, in its own words.
+    # A stack larger than any address space: Python's own error, in its own words.
     before = threading.stack_size()
     limit = resource.getrlimit(resource.RLIMIT_AS)
     try:

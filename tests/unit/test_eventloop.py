@@ -1,4 +1,4 @@
-"""Event loops: what is said of them, and for how long an upcall is withheld."""
+"""Event loops: the warning about them, and how long an upcall is withheld."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Guest:
         )
 
     def take(self, vcpu: int) -> set[int]:
-        """What the guest's upcall handler does: the ports it finds on `vcpu`."""
+        """Act as the guest's upcall handler: return the ports found on `vcpu`."""
         info = self.info(vcpu)
         self.memory.write_u8(info + VCPU_INFO_UPCALL_PENDING, 0)
         selected = self.memory.read_u64(info + VCPU_INFO_PENDING_SEL)
@@ -198,7 +198,7 @@ def test_a_masked_port_waits_for_unmask(guest: Guest) -> None:
     guest.mask(port)
     guest.events.send(port)
     assert guest.upcall(2) == (0, 0)
-    # It may be polled, though.
+    # It may still be polled.
     assert guest.kicked == [2]
     assert guest.events.is_pending(port)
     guest.events.unmask(port)
@@ -256,7 +256,7 @@ def test_a_loop_of_the_domains_own(guest: Guest) -> None:
     guest.events.send(listener)
     assert guest.pending() == set()
     other = guest.events.bind_interdomain(listener)
-    # What was sent before may be lost, so the new end is always pending.
+    # Earlier events may be lost, so the new end is always pending.
     assert guest.take(0) == {other}
     guest.events.bind_vcpu(other, 1)
     guest.events.send(listener)

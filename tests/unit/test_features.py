@@ -1,4 +1,4 @@
-"""What ring 3 is asked for, and what is believed: on a forged processor, and on this host's."""
+"""The probing of ring 3, and its conclusions: on a forged processor, and on this host's."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 
 class Processor:
-    """Stands for Ring3, its vCPU and its fd: `leaves` are its CPUID, `lacking` the instructions
-    that it does not have; `xcr0` is fixed where not `sets_xcr0`."""
+    """Stands in for Ring3, its vCPU and its fd: `leaves` are its CPUID, `lacking` its missing
+    instructions; `xcr0` is fixed unless `sets_xcr0`."""
 
     data_va, code_va, data_gpa = 0x20000, CODE_VA, 0x1000
 
@@ -76,7 +76,7 @@ class Processor:
             self.tried = self.code
             for at in range(offset, len(self.code), 16):
                 if any(self.code[at:].startswith(bytes.fromhex(code)) for code in self.lacking):
-                    # Perhaps not the first instruction of its slot.
+                    # It may not be the first instruction of its slot.
                     self.rip = CODE_VA + at + 4
                     return x86.TRAP_INVALID_OPCODE
         return x86.TRAP_BREAKPOINT
@@ -112,7 +112,7 @@ def by_leaf(found: features.Features) -> dict[tuple[int, int], CpuidEntry]:
 
 
 def test_an_ordinary_host(memory: GuestMemory) -> None:
-    # Its KVM supports what the processor has, and shows what it is told.
+    # Its KVM supports the processor's features, and shows what it is given.
     told = policy(recorded("intel-software-kvm").ring3)
     found = seen(memory, Processor(memory, told.entries(5), told.xcr0), told)
     assert found.filter is Filter.WHOLE
@@ -151,7 +151,7 @@ def test_what_does_not_work_is_not_there(memory: GuestMemory, feature: Feature) 
     told = policy([])
     whole = by_leaf(seen(memory, Processor(memory, every, 7), told))
     processor = Processor(memory, every, 7)
-    # And another one behind it, so that the trials go on.
+    # Another one follows, so that the trials continue.
     processor.lacking = {features.TRIALS[feature], list(features.TRIALS.values())[-1]}
     found = by_leaf(seen(memory, processor, told))
     gone = {

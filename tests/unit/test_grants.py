@@ -1,4 +1,4 @@
-"""Grants: what our backends may use, what the guest sees of it, and what it cannot change."""
+"""Grants: the access of our backends, the guest's view of it, and what the guest cannot change."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_swap(guest: Guest) -> None:
 
 
 def test_a_guest_that_changes_its_mind_all_the_time(guest: Guest) -> None:
-    """Whatever a use finds, it leaves no trace once it is over."""
+    """A use leaves no trace once it is over, whatever it finds."""
     choices = [(PERMIT_ACCESS, 0), (0, 0), (PERMIT_ACCESS | READONLY, 0), (PERMIT_ACCESS, 1)]
     heads = [flags.to_bytes(2, "little") + domid.to_bytes(2, "little") for flags, domid in choices]
     outcomes = set()

@@ -1,8 +1,8 @@
-"""Imports run one way: what a module may know of the others, read from the sources.
+"""Imports run one way: the modules' knowledge of each other, read from the sources.
 
-A unit is a module or a package right under kvmxen/. It may import itself and the units of the
-layers below its own, not its neighbours, and none that it is kept from. What only annotations
-need (under TYPE_CHECKING) may come from above.
+A unit is a module or a package directly under kvmxen/. It may import itself and the units of the
+layers below its own, but not its neighbours, nor those that it is kept from. Imports only for
+annotations (under TYPE_CHECKING) may come from above.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LAYERS = (
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 
-# Where /dev/kvm is, and what runs on it: everything else is tested without it.
+# The code at /dev/kvm and above; everything else is tested without it.
 _MACHINERY = {"kvm", "vcpu", "gate", "cpu", "paging", "bounce", "shim"}
 KEPT_FROM = {
     "backends": _MACHINERY,
@@ -59,7 +59,7 @@ _CYTHON = re.compile(
 
 
 def modules_named(path: Path, root: Path) -> Iterator[tuple[str, bool]]:
-    """The dotted names that the module at `path` imports, each with whether it does so to run."""
+    """The dotted names that the module at `path` imports, each with whether it needs it to run."""
     package = (root.name, *path.relative_to(root).parent.parts)
     found = _from_python(path) if path.suffix in {".py", ".pyi"} else _from_cython(path)
     for base, names, runs in found:
@@ -99,7 +99,7 @@ def _from_cython(path: Path) -> Iterator[tuple[str, list[str], bool]]:
 
 
 def wrong_imports(root: Path) -> list[str]:
-    """A sentence for every import under the package folder `root` that goes the wrong way."""
+    """A sentence for every import under the package folder `root` in the wrong direction."""
     wrong = []
     for path in sorted(root.rglob("*")):
         if path.suffix not in {".py", ".pyx", ".pxd", ".pyi"} or path == root / "__init__.py":

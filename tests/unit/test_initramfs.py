@@ -1,4 +1,4 @@
-"""The archive is read back by a reader of its own; busybox's cpio is a second opinion."""
+"""A reader of our own reads the archive back; busybox's cpio is a second opinion."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def elf(*types: int, machine: int = 62) -> bytes:
 
 
 def read_cpio(archive: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
-    """Path -> mode, content, device; the trailer left out."""
+    """Path -> mode, content, device; without the trailer."""
     files: dict[str, tuple[int, bytes, tuple[int, int]]] = {}
     at = 0
     while True:

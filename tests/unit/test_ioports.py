@@ -1,4 +1,4 @@
-"""Who may do port I/O, cli and sti, and what becomes of it."""
+"""Who may use port I/O, cli and sti, and the result of each."""
 
 from __future__ import annotations
 

@@ -83,13 +83,13 @@ def test_what_is_not_ram_has_no_pfn(layout: Layout) -> None:
 @settings(max_examples=25, deadline=None)
 @given(layouts)
 def test_the_shim_fits_below_the_xenheap(layout: Layout) -> None:
-    # Raises AssertionError where its page tables would reach the vCPUs' parts.
+    # Raises AssertionError if its page tables would reach the vCPUs' parts.
     image = ShimImage(GuestMemory(layout.end), layout)
     parts = [image.vcpu_gpa(index) for index in range(layout.vcpus)]
     size = constants()["VCPU_SIZE"]
     assert parts[-1] + size == layout.xenheap_gpa
     assert all(b - a == size for a, b in itertools.pairwise(parts))
-    # 16 GiB of large pages are what one L3 of the shim's maps.
+    # One L3 of the shim maps 16 GiB in large pages.
     assert layout.end <= 512 << 30
 
 

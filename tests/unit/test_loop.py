@@ -1,4 +1,4 @@
-"""The main thread's loop: descriptors, posted calls and deadlines, each in its turn."""
+"""The main thread's loop: descriptors, posted calls and deadlines, each in turn."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_call_waits_at_most_once(loop: Loop) -> None:
         if len(ran) == 2:
             loop.stop()
         else:
-            # Posted while it runs, it comes again.
+            # A call posted while it runs comes again.
             loop.post(call)
 
     for _ in range(100):

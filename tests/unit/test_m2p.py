@@ -1,4 +1,4 @@
-"""Reads of the machine-to-physical table that the host does for the guest's kernel."""
+"""Reads of the machine-to-physical table that the host performs for the guest's kernel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MASK64 = (1 << 64) - 1
 
 @pytest.fixture
 def domain() -> Iterator[Domain]:
-    """One whose host does not reach the table; %rcx of its kernel is where PFN's entry is."""
+    """A domain whose host cannot reach the table; its kernel's %rcx points to PFN's entry."""
     domain = Domain()
     domain.machine.probe = replace(domain.machine.probe, reaches_xen_m2p=False)
     fill_m2p(domain.memory, domain.layout)
@@ -124,7 +124,7 @@ def test_what_is_not_done_changes_nothing(
     vcpu.rax, vcpu.rflags = 7, flags | 0x202
     address = entry(domain) + beyond
     if beyond == 4:
-        # The last four bytes of the table, and four behind it.
+        # The last four bytes of the table, and the four after it.
         address = TABLE + domain.layout.m2p_bytes - 4
         vcpu.rcx = address - 4
     assert not loads(domain, code, address)

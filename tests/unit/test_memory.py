@@ -1,4 +1,4 @@
-"""Guest memory: what lies outside is a fault, never an access."""
+"""Guest memory: an access outside it is a fault and never happens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The drivers of a kernel that has them as modules: which, from where, in which order."""
+"""The drivers that a kernel has as modules: which, from where, in which order."""
 
 from __future__ import annotations
 

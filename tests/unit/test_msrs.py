@@ -1,4 +1,4 @@
-"""What a PV guest reads from MSRs and what it may write, by the vendor that it sees."""
+"""The MSRs that a PV guest may read and write, by the vendor that it sees."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def domains() -> Iterator[Callable[[Vendor], Domain]]:
         domain.machine.close()
 
 
-# (first, last, value, who reads it); what is in none of them is #GP. Xen's switches, once more.
+# (first, last, value, who reads it); any other MSR is #GP. Xen's rules, written out again.
 READS = [
     (0x0, 0x1, 0, ALL),  # P5_MC_ADDR, P5_MC_TYPE
     (0x17, 0x17, 0, {INTEL}),  # PLATFORM_ID
@@ -91,7 +91,7 @@ WRITES = [
     (0xC0010200, 0xC001020B, 7, AMDS),
     (0xC0011029, 0xC0011029, 7, AMDS),
 ]
-# Neighbours of the above, and what belongs to features that no guest is shown.
+# Neighbours of the above, and MSRs of features that no guest sees.
 _AROUND = {
     edge for first, last, *_ in READS + WRITES for edge in (first - 1, first, last, last + 1)
 }

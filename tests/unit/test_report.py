@@ -1,4 +1,4 @@
-"""The crash report: why, where, the registers, and what the console showed last."""
+"""The crash report: the reason, the place, the registers, and the console's last output."""
 
 from __future__ import annotations
 

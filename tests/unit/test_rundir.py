@@ -150,7 +150,7 @@ def test_an_interrupted_start_leaves_nothing(root: Path, monkeypatch: pytest.Mon
 def test_a_start_interrupted_before_it_has_its_lock(
     root: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str], after: bool
 ) -> None:
-    """Before the step or after it, but before its result is there."""
+    """Before the step or after it, but before its result exists."""
     root.mkdir(mode=0o700)
     where, name = step
     real: Callable[..., int | None] = getattr(where, name)
@@ -221,7 +221,7 @@ def test_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_cache_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that gives its processes a number for a user, and no more."""
+    """As in a container whose processes have only a number for a user."""
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)

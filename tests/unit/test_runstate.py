@@ -1,4 +1,4 @@
-"""Runstates: times that add up to all the time there was."""
+"""Runstates: their times add up to the elapsed time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_all_time_is_accounted_for(
     for state, took in steps:
         now += took
         runstate.enter(state, now)
-    # A guest's kernel in ring 3 may write there what it likes.
+    # A guest's kernel in ring 3 may write anything there.
     sleeper.slept, sleeper.asleep_since = slept, asleep_since
     state, since, *times = struct.unpack("<i4xQ4Q", runstate.pack(now + 5))
     last = steps[-1][0] if steps else State.OFFLINE

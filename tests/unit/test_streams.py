@@ -1,4 +1,4 @@
-"""What kvmxen says of itself, on a stderr that may be anything."""
+"""kvmxen's own messages, on a stderr of any kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vCPU's timers: which deadline is programmed, and what its end means."""
+"""A vCPU's timers: which deadline is programmed, and what its expiry means."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """With no tick."""
+    """A clock without a tick."""
     clock = Clock()
     clock.timer.set_periodic(0)
     return clock

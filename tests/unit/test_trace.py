@@ -1,4 +1,4 @@
-"""--debug's lines."""
+"""The lines of --debug."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_traps(domain: Domain) -> None:
     out = io.StringIO()
     trace = Trace(out)
     domain.cpu.vcpu.rip = 0x401000
-    # The kernel's are hypercalls, which have their own line.
+    # The kernel's are hypercalls, which have lines of their own.
     trace.trap(domain.cpu, C["TRAP_SYSCALL"])
     domain.cpu.vcpu.kernel_mode = False
     trace.trap(domain.cpu, C["TRAP_SYSCALL"])

@@ -1,4 +1,4 @@
-"""A domain's watchdogs: what they answer, and when they fire. Time is what the test says it is."""
+"""A domain's watchdogs: their answers, and when they fire. The test controls the time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAR = 1 << 31
 
 
 class Time:
-    """The clock, and what fired by it."""
+    """The clock, and the watchdogs that it fired."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -30,14 +30,14 @@ class Time:
         self.fires.set()
 
     def pass_seconds(self, count: int, step: float = 1.0) -> None:
-        """Each second, the guest makes a call: it may run."""
+        """The guest makes a call each second, as it may run."""
         for _ in range(count):
             self.now += step
             with pytest.raises(HypercallError):
                 self.dogs.set(99, 0)
 
     def end(self) -> list[int]:
-        """Stop it: those that fired, and those that were due."""
+        """Stop the clock; return the watchdogs that fired, and those that were due."""
         self.dogs.stop()
         self.dogs.join()
         return self.fired

@@ -18,7 +18,8 @@ ENDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 class Guest:
-    """Stands in for a domain: records a person's requests. `asks()` runs at each."""
+    """Stands in for a domain: records a person's requests. `asks()` runs when it is asked to
+    end."""
 
     def __init__(self, asks: Callable[[], bool] = lambda: True) -> None:
         self._asks = asks

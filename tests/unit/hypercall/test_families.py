@@ -1,4 +1,4 @@
-"""What each hypercall family answers: tables of (call, structure in memory, answer)."""
+"""The answers of each hypercall family: tables of (call, structure in memory, answer)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_unknown_hypercalls_are_counted(domain: Domain, number: int) -> None:
     assert sum(domain.cpu.vcpu.hypercalls.values()) == 1
 
 
-# The numbers of 4 and 8 bytes, then what is left of them in memory.
+# The fields of the structure in memory, then the answer.
 @pytest.mark.parametrize(
     ("call", "command", "body", "answer"),
     [
@@ -87,7 +87,7 @@ def test_answers(domain: Domain, call: Hypercall, command: int, body: bytes, ans
         assert domain.hypercall(call, command, 1, NOWHERE) == answer
     else:
         assert with_structure(domain, call, command, body) == answer
-    # The upper half of a command is not looked at.
+    # The upper half of a command is ignored.
     if call not in (H.vcpu_op, H.memory_op, H.callback_op):
         assert domain.hypercall(call, command | 1 << 32, SCRATCH) == answer
 

@@ -46,7 +46,7 @@ ENOSYS, EINVAL, EFAULT, EPERM = -errno.ENOSYS, -errno.EINVAL, -errno.EFAULT, -er
 NOWHERE = 0x1000
 LIST = SCRATCH + 1024
 REF = 9
-# Where a grant is mapped, and another place that has an L1 entry.
+# The address where a grant is mapped, and another that has an L1 entry.
 WINDOW, OTHER = va(FREE_PFN + 1), va(FREE_PFN + 2)
 
 
@@ -57,7 +57,7 @@ def raw(domain: Domain, command: int, body: bytes, count: int = 1) -> int | None
 def call(
     domain: Domain, command: GnttabOp, layout: construct.Struct, **fields: Any
 ) -> Mapping[str, Any]:
-    """One operation, and its structure afterwards."""
+    """Perform one operation; return its structure afterwards."""
     body = layout.build({"status": -99, **fields})
     assert raw(domain, command, body) == 0
     result: Mapping[str, Any] = layout.parse(domain.get(len(body)))
@@ -321,7 +321,7 @@ def test_a_mapping_that_is_not_there_yet_cannot_be_unmapped(
 
 
 def test_a_handle_that_became_anothers_is_left_alone(domain: Domain) -> None:
-    """What a vCPU found before another unmapped it, and mapped something else."""
+    """A vCPU found the handle before another unmapped it and mapped something else."""
     maptrack = domain.machine.maptrack
     grant(domain)
     grant(domain, REF + 1)
@@ -353,7 +353,7 @@ def test_a_mapping_by_its_entry_and_for_reading(domain: Domain) -> None:
 
 
 def test_each_kind_of_mapping_is_undone_for_itself(domain: Domain) -> None:
-    """And once: no kind twice (XSA-224)."""
+    """Each only once, and neither kind twice (XSA-224)."""
     grant(domain)
     result = map_grant(domain, flags=MAP_HOST | MAP_DEVICE)
     handle, bus = result["handle"], result["dev_bus_addr"]
@@ -387,7 +387,7 @@ def test_unmap_and_replace(domain: Domain) -> None:
 
 
 def test_another_mapping_in_the_same_place(domain: Domain) -> None:
-    """The first cannot be undone through the entry of the second (XSA-234)."""
+    """The first cannot be undone through the second's entry (XSA-234)."""
     grant(domain)
     grant(domain, REF + 1, frame=domain.layout.mfn(FREE_PFN + 3))
     first = map_grant(domain)["handle"]

@@ -1,7 +1,8 @@
-"""Hypercalls with arbitrary numbers and arguments: an answer or a crash of the guest, no more.
+"""Hypercalls with arbitrary numbers and arguments: an answer or a crash of the guest, nothing
+else.
 
-Nothing outside the guest's memory changes, and the CPU is given no descriptor that would let
-the guest out of ring 3.
+Nothing outside the guest's memory changes, and the CPU gets no descriptor that would let the guest
+out of ring 3.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def test_a_guest_only_gets_answers(scratch: list[int], script: list[tuple[int, l
 def test_a_guest_only_gets_answers_for_its_structures(
     words: list[int], call: int, first: int, halves: list[int]
 ) -> None:
-    # Commands whose argument is a structure in memory, as most are.
+    # Most commands take a structure in memory.
     body = array("Q", words).tobytes()
     body = struct.pack(f"<{len(halves)}I", *(half & 0xFFFFFFFF for half in halves)) + body
     for arguments in ([first, SCRATCH], [SCRATCH, 1, 0, 0x7FF0], [first, 1, SCRATCH],
@@ -106,8 +107,8 @@ def test_edges(call: int, edge: int) -> None:
     check([edge] * 32, script)
 
 
-# Neither those that make a frame an L4, with the shim's entries in it, nor copies into a frame
-# that was a table before.
+# Without those that turn a frame into an L4, with the shim's entries in it, and copies into a
+# frame that was a table before.
 plain_operations = st.sampled_from([0, 1, 2, 4, 6, 7, 8, 10, 12, 13, 16, 18, 19])
 
 
@@ -172,9 +173,8 @@ def check(scratch: list[int], script: list[tuple[int, list[int]]]) -> None:
 
 
 def foreign_memory(domain: Domain) -> bytes:
-    """All that is not for the guest to change, less what is kept of its vCPUs' state and of its
-    IPIs, the copies of their descriptor tables, and the lists of what the gate is to do for them.
-    """
+    """All memory that the guest must not change, except its vCPUs' state and IPIs, the copies
+    of their descriptor tables, and the gate's work lists."""
     memory, layout = domain.memory, domain.layout
     shim = bytearray(memory.read(0, layout.xenheap_gpa))
     ports = domain.machine.image.domain.ports_gpa
@@ -193,7 +193,7 @@ def foreign_memory(domain: Domain) -> bytes:
 
 
 def harmless(descriptor: int) -> bool:
-    """Whether the CPU, in ring 3, gets no more than a segment of ring 3 from it."""
+    """Whether the descriptor gives the CPU in ring 3 no more than a segment of ring 3."""
     if not descriptor >> 47 & 1:
         return True
     if not descriptor >> 44 & 1:

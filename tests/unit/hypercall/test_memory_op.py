@@ -1,4 +1,4 @@
-"""The balloon: extents that go back and forth, and what Xen tells of those that cannot."""
+"""The balloon: extents that go back and forth, and Xen's answers for those that cannot."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_frame_goes_and_comes_back_empty(domain: Domain) -> None:
     extents(domain, frame)
     assert reservation(domain, DECREASE, 1) == 1
     assert current(domain) == NR_PAGES - 1
-    # It is not there to be given twice.
+    # It cannot be given back twice.
     assert reservation(domain, DECREASE, 1) == 0
     extents(domain, 0x555)
     assert reservation(domain, POPULATE, 1) == 1
@@ -79,7 +79,7 @@ def test_what_is_given_back_is_the_hosts_again(domain: Domain, step: int) -> Non
 
 
 def test_all_of_memory_goes_and_comes(domain: Domain) -> None:
-    """All but what holds tables and arguments, in extents of 512 frames, then one by one."""
+    """Everything but tables and arguments, in extents of 512 frames, then one by one."""
     extents(domain, *(mfn(domain, pfn) for pfn in range(512, NR_PAGES, 512)))
     count = NR_PAGES // 512 - 1
     assert reservation(domain, DECREASE, count, order=9) == count

@@ -77,7 +77,7 @@ def test_shared_info_may_be_mapped(domain: Domain) -> None:
     assert update(domain, (leaf(domain), entry)) == 0
 
 
-# AMD's FCH_PM_S5_RESET_STATUS, which Linux reads; the LAPIC; both ends of where devices are.
+# AMD's FCH_PM_S5_RESET_STATUS, which Linux reads; the LAPIC; both ends of the device range.
 @pytest.mark.parametrize("gpa", [0xFED80000, 0xFEE00000, 0xC0000000, 0xFFFFF000])
 def test_memory_of_devices_reads_as_ones(domain: Domain, gpa: int) -> None:
     assert update(domain, (leaf(domain), gpa | TABLE)) == 0
@@ -85,7 +85,7 @@ def test_memory_of_devices_reads_as_ones(domain: Domain, gpa: int) -> None:
     assert entry & ~0xFFF == domain.layout.absent_mfn << PAGE_SHIFT
     assert entry & 2 == 0
     assert domain.tables.read(domain.cr3, va(FREE_PFN), 4096) == b"\xff" * 4096
-    # It is no table.
+    # It is not a table.
     assert update(domain, (domain.entry(2, BASE), gpa | TABLE)) == -errno.EINVAL
 
 
@@ -179,7 +179,7 @@ def test_update_va_mapping_only_reaches_the_guests_own_entries(
 
 
 def tables(domain: Domain, first: int = FREE_PFN) -> list[int]:
-    """The gpas of an L4, L3, L2 and L1 of their own, each in the first slot of the last."""
+    """The gpas of a new L4, L3, L2 and L1, each in the first slot of the one before."""
     gpas = [domain.gpa(first + i) for i in range(4)]
     for upper, lower in itertools.pairwise(gpas):
         domain.memory.write_u64(upper, lower | PRESENT | WRITE)
@@ -224,7 +224,7 @@ def test_only_own_frames_are_tables(domain: Domain, mfn: int) -> None:
 
 
 def test_cyclic_tables_are_walked_once(domain: Domain) -> None:
-    # Every slot of every table leads to every table: 512 ** 4 ways, were they all walked.
+    # Every slot of every table leads to every table: a full walk would take 512 ** 4 paths.
     frames = range(FREE_PFN, FREE_PFN + 64)
     for pfn in frames:
         for slot in range(512):
@@ -246,7 +246,7 @@ def test_what_leads_to_a_table_is_counted(domain: Domain) -> None:
     assert found() == [False] * 4
     assert mmuext(domain, MmuExt.PIN_L4_TABLE, mfns[0]) == 0
     assert found() == [True] * 4
-    # What lies below goes with its only entry, and comes with it.
+    # The tables below disappear with their only entry, and return with it.
     assert update(domain, (gpas[1], 0)) == 0
     assert found() == [True, True, False, False]
     assert update(domain, (gpas[1], gpas[2] | TABLE), (gpas[1] + 8, gpas[2] | TABLE)) == 0
@@ -317,7 +317,7 @@ def test_what_takes_long_is_without_the_gil_and_ends_with_the_vcpu(domain: Domai
     results = []
     thread = Thread(target=lambda: results.append(domain.tables.update_many(vcpu, last, 1 << 16)))
     thread.start()
-    # Who waits for the GIL until all is done does not see this.
+    # A thread that waited for the GIL until the end would not see this.
     while not domain.tables.is_table(domain.layout.mfn(FREE_PFN)) and thread.is_alive():
         pass
     vcpu.ending = True
@@ -331,7 +331,7 @@ def test_base_pointers(domain: Domain) -> None:
     gpas = tables(domain)
     assert mmuext(domain, MmuExt.NEW_BASEPTR, gpas[0] >> PAGE_SHIFT) == 0
     assert domain.cpu.vcpu.kernel_cr3 == gpas[0]
-    # The new address space has no such page: the list is not read, nor anything written.
+    # The new address space has no such page: the list is not read, and nothing is written.
     assert domain.hypercall(Hypercall.mmuext_op, SCRATCH, 1, 0, DOMID_SELF) == -errno.EFAULT
 
 

@@ -1,4 +1,4 @@
-"""Descriptor tables: what the CPU may load, and that it loads copies."""
+"""Descriptor tables: which descriptors the CPU may load, and that it loads copies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SET_LDT = 13
         (DATA, DATA | DPL3),
         # Not present: it can only fault, gates included.
         (0x0000_0E00_0000_0000, 0x0000_0E00_0000_0000),
-        # Of type 0, the second half of something.
+        # Type 0, the second half of something.
         (0x0000_8000_1234_5678, 0x0000_8000_1234_5678),
     ],
 )
@@ -90,7 +90,7 @@ def test_the_cpu_gets_a_copy_of_the_gdt(domain: Domain) -> None:
     assert set_gdt(domain, 512, FREE_PFN) == 0
     copy = domain.cpu.gdt_gpa + 8
     assert domain.memory.read_u64(copy) == CODE64 | DPL3
-    # What the guest does to its own afterwards is nothing to the CPU.
+    # The guest's later changes to its own table do not reach the CPU.
     domain.memory.write_u64(domain.gpa(FREE_PFN) + 8, 1 << 47 | 0xC << 40)
     assert domain.memory.read_u64(copy) == CODE64 | DPL3
 

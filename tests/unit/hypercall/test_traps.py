@@ -1,4 +1,4 @@
-"""Trap table, callbacks and debug registers as a guest registers them."""
+"""Trap table, callbacks and debug registers that a guest registers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_trap_table_grows_and_is_cleared(domain: Domain) -> None:
 
 def test_a_trap_table_ends(domain: Domain) -> None:
     assert trap_table(domain, (3, 0, 1 << 47), (0, 0, 0)) == EINVAL
-    # 4 KiB of scratch hold 256 entries, the page behind it has an end.
+    # 4 KiB of scratch hold 256 entries; the page after it ends the table.
     assert trap_table(domain, *[(3, 0, CODE)] * 256) == 0
     domain.memory.write(domain.gpa(17), struct.pack("<BBH4xQ", 3, 0, 0xE033, CODE) * 256)
     assert domain.hypercall(Hypercall.set_trap_table, SCRATCH) == EINVAL
@@ -71,7 +71,7 @@ def test_the_kernels_stack(domain: Domain) -> None:
     [
         (0, CODE, 0, CODE),
         (3, 0x7FFFFFFFFFFF, 0, 0x7FFFFFFFFFFF),
-        # Where the shim is, a breakpoint would trap where no trap may come.
+        # In the shim, a breakpoint would trap where no trap may occur.
         (1, 0xFFFF810000000000, EPERM, 0),
         (1, 1 << 47, EPERM, 0),
         (6, 0x4001, 0, 0xFFFF4FF1),
@@ -111,7 +111,7 @@ def test_a_debug_exception_adds_to_the_guests_dr6(
     handle(domain.cpu, 1)
     assert domain.cpu.vcpu.rip == CODE
     assert domain.hypercall(Hypercall.get_debugreg, 6) == DR6 | merged
-    # What comes next is told apart from what was.
+    # The next exception can be told apart from the last.
     assert domain.cpu.fd.get_debugregs().dr6 & ~DR6 == 0
 
 

@@ -1,4 +1,4 @@
-"""VCPUOP_*: bringing up a vCPU from a context that the C compiler would lay out, and timers."""
+"""VCPUOP_*: bringing up a vCPU from a context in the C compiler's layout, and timers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def vcpu_op(domain: Domain, command: int, index: int, body: bytes | None = None)
 
 
 def context(domain: Domain) -> bytearray:
-    """A context as Linux makes it, with a different value in each register."""
+    """A context like Linux's, with a different value in each register."""
     data = bytearray(CONTEXT_SIZE)
     struct.pack_into("<15Q", data, REGS, *range(15))
     struct.pack_into("<Q", data, REGS + 128, CODE)
@@ -70,7 +70,7 @@ def test_a_vcpu_starts_with_its_context(domain: Domain) -> None:
     assert [getattr(vcpu, name) for name in REGISTERS] == list(range(15))
     assert (vcpu.rip, vcpu.rsp) == (CODE, va(FREE_PFN, 0xFF8))
     assert (vcpu.cs, vcpu.ss) == (0xE033, 0xE02B)
-    # Interrupts on and no IOPL, whatever was asked for: its IOPL is ours to look at.
+    # Interrupts on and no IOPL, whatever the guest asked for: IOPL is emulated.
     assert vcpu.rflags == 0x202
     assert vcpu.iopl == 3
     assert domain.cpu.vcpu.iopl == 0
@@ -154,7 +154,8 @@ def test_answers(domain: Domain, command: int, index: int, body: bytes, answer: 
 def test_one_vcpu_at_a_time_initialises_another(
     domain: Domain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second comes while the first is at the GDT: it finds the whole of what the first did."""
+    """A second call arrives while the first handles the GDT: it finds the first call's complete
+    result."""
     results: list[int | None] = []
     second = threading.Thread(target=lambda: results.append(initialise(domain, context(domain))))
 
@@ -188,7 +189,7 @@ def test_a_registered_vcpu_info_takes_over(domain: Domain) -> None:
     assert register_info(domain, 0, mfn, 64) == 0
     info = domain.gpa(FREE_PFN) + 64
     assert domain.cpu.info_gpa == info
-    # The mask came along, and every port is to be looked at.
+    # The mask was carried over, and every port must be checked.
     assert domain.memory.read(info, 2) == b"\x01\x01"
     assert domain.memory.read_u64(info + 8) == (1 << 64) - 1
     domain.memory.write_u64(info + 8, 0)
@@ -225,7 +226,7 @@ def test_the_runstate(domain: Domain) -> None:
 
 
 def singleshot(domain: Domain) -> int:
-    """When the timer of vCPU 0 fires, in ns from now; -1 for never."""
+    """The time until the timer of vCPU 0 fires, in ns; -1 for never."""
     armed: list[int] = []
     domain.cpu.timer._arm = armed.append
     domain.cpu.timer.set_periodic(0)

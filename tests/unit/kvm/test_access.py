@@ -1,4 +1,4 @@
-"""Who may not use /dev/kvm is told what to do, also before anything is built."""
+"""A person without access to /dev/kvm is told what to do, even before anything is built."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_root_without_permission_is_in_a_container() -> None:
 
 @pytest.mark.parametrize("command", ["python", "make"])
 def test_it_is_said_before_anything_is_built(tmp_path: Path, command: str) -> None:
-    """In a copy of the sources in which nothing is built, with a Python that has nothing."""
+    """In a copy of the sources with nothing built, and a Python without packages."""
     package = tmp_path / "kvmxen"
     (package / "kvm").mkdir(parents=True)
     for name in ("__init__.py", "errors.py", "streams.py", "kvm/__init__.py", "kvm/access.py"):
@@ -63,7 +63,7 @@ def test_it_is_said_before_anything_is_built(tmp_path: Path, command: str) -> No
         "python": [sys.executable, "-S", "-m", "kvmxen.kvm.access"],
         "make": ["make", "-s", "boot", f"PYTHON={sys.executable}"],
     }
-    # By `make test`, this would be a make within a make, which calls itself make[1].
+    # Under `make test`, this would be a make within a make, which calls itself make[1].
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
         commands[command], cwd=tmp_path, env=outside, capture_output=True, text=True

@@ -20,7 +20,7 @@ from kvmxen.kvm.vm import Vm
 
 @pytest.fixture
 def null() -> Iterator[int]:
-    """A descriptor that knows no ioctl of KVM."""
+    """A descriptor that supports no ioctl of KVM."""
     fd = os.open(os.devnull, os.O_RDWR)
     yield fd
     os.close(fd)

@@ -1,4 +1,4 @@
-"""KVM's structures against the kernel's own headers, asked through the C compiler."""
+"""KVM's structures match the kernel's own headers, through the C compiler."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KERNEL_NAMES = {
     structs.ClockData: "kvm_clock_data",
     structs.IoEventFd: "kvm_ioeventfd",
 }
-# Those that end in an array, which has room for a certain number here.
+# Structures that end in an array, which has a fixed length here.
 HEADS = {structs.OneMsr: ("kvm_msrs", "entries"), structs.Cpuid: ("kvm_cpuid2", "entries")}
 IOCTLS = {
     "KVM_GET_API_VERSION": system._GET_API_VERSION,

@@ -23,7 +23,7 @@ def u64(value: int) -> bytes:
 
 Notes = Mapping[NoteType, bytes]
 
-# What Linux asks for, but for the places of its kernel's parts.
+# Linux's notes, without the addresses of its kernel's parts.
 NOTES: Notes = {
     NoteType.ENTRY: u64(ENTRY),
     NoteType.VIRT_BASE: u64(VIRT_BASE),
@@ -35,7 +35,7 @@ NOTES: Notes = {
 
 @dataclass(frozen=True)
 class Load:
-    """A program header; what is None follows from `data`."""
+    """A program header; fields that are None follow from `data`."""
 
     paddr: int = START
     data: bytes = bytes(range(256)) * 48
@@ -68,7 +68,7 @@ def elf(
 ) -> bytes:
     """An ELF64 file; `symbols` are (name, value, size) of functions in section 1.
 
-    `guest_section` is what is in its section __xen_guest, if it has one.
+    `guest_section` is the content of its section __xen_guest, if it has one.
     """
     blob = notes if isinstance(notes, bytes) else notes_blob(notes)
     body = bytearray()
@@ -141,7 +141,7 @@ def elf(
 
 
 def elf32() -> bytes:
-    """An ELF32 file for i386 with nothing in it."""
+    """An empty ELF32 file for i386."""
     return (
         b"\x7fELF\x01\x01\x01"
         + bytes(9)
@@ -155,7 +155,7 @@ def gzip(image: bytes) -> bytes:
 
 
 def bzimage(payload: bytes, *, version: int = 0x20F, offset: int = 0x80) -> bytes:
-    """A bzImage of three setup sectors that holds `payload`."""
+    """A bzImage with three setup sectors and `payload`."""
     setup = bytearray(4 * 512 + offset)
     setup[0x1F1] = 3
     setup[0x1FE:0x200] = b"\x55\xaa"

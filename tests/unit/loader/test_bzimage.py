@@ -1,4 +1,4 @@
-"""Where the payload of a bzImage lies."""
+"""The place of a bzImage's payload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every compression of the kernel build, and what a broken or lying stream comes to."""
+"""Every compression of the kernel build, and the errors of broken or lying streams."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "lz4": lz4_legacy,
     "zstd": lambda image: sized(zstandard.compress(image), image),
 }
-# The same as a person's tools make them, without a size behind.
+# The same from a person's tools, without an appended size.
 STREAMS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip,
     "bzip2": bz2.compress,
@@ -80,7 +80,7 @@ def test_a_stream_without_its_size(compress: Callable[[bytes], bytes], size: int
 
 @pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "lz4", "zstd"])
 def test_streams_one_after_the_other(name: str) -> None:
-    """As the tools with many threads make them."""
+    """As multi-threaded tools create them."""
     compress = STREAMS[name]
     first, second = bytes(range(256)) * 999, b"more" * 300_000
     assert decompress(memoryview(compress(first) + compress(second))) == first + second
@@ -88,7 +88,7 @@ def test_streams_one_after_the_other(name: str) -> None:
 
 @pytest.mark.parametrize("image", [b"", b"x"])
 def test_streams_without_end(image: bytes) -> None:
-    """Millions that hold next to nothing fit in a file, and each costs more than it is long."""
+    """Millions of nearly empty streams fit in a file, and each costs more than its length."""
     with pytest.raises(KvmxenError, match="corrupt"):
         decompress(memoryview(gzip(image) * (module._MAX_STREAMS + 1)))
 
@@ -106,7 +106,7 @@ def test_junk_behind_a_stream(compress: Callable[[bytes], bytes]) -> None:
 
 @EACH
 def test_no_piece_is_large(compress: Callable[[bytes], bytes]) -> None:
-    """Between two pieces Python handles signals: whatever is in a stream, one never takes long."""
+    """Python handles signals between two pieces, so no piece of any stream may take long."""
     image = bytes(20 << 20)
     sizes = [len(piece) for piece in pieces(memoryview(compress(image)))]
     assert sum(sizes) == len(image)
@@ -201,7 +201,7 @@ def test_an_image_is_held_once(pack: Callable[[bytes], bytes]) -> None:
     finally:
         tracemalloc.stop()
     assert len(image) == 64 << 20
-    # A growing bytearray has room for an eighth more.
+    # A growing bytearray reserves an eighth more.
     assert peak < (72 + 34) << 20
 
 

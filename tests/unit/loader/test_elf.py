@@ -1,4 +1,4 @@
-"""ELF files: what is read, and every way to be refused."""
+"""ELF files: what is read, and every reason for refusal."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_headers_of_another_size(field: int) -> None:
 
 
 def binutils(tool: str, *arguments: str | Path) -> str:
-    """What a reader that is not pyelftools says."""
+    """The output of a reader other than pyelftools."""
     if not shutil.which(tool):
         pytest.skip(f"needs {tool} (Debian's binutils)")
     return subprocess.run(
@@ -164,7 +164,7 @@ PROPERTY = struct.pack("<II", 0xC0000002, 0)
 @pytest.mark.parametrize(
     ("notes", "message"),
     [
-        # pyelftools looks into GNU's notes, whatever it is told about their length.
+        # pyelftools parses GNU's notes, whatever it is told about their length.
         (note(5, PROPERTY * 130_000, b"GNU\0"), "corrupt ELF notes"),
         (struct.pack("<III4s", 4, 0xFFFF_FFFF, 5, b"GNU\0") + PROPERTY * 9, "corrupt ELF notes"),
         (struct.pack("<III", 0xFFFF_FFFF, 8, 1) + b"Xen" * 9, "corrupt ELF notes"),
@@ -193,7 +193,7 @@ def sections_at(image: bytes | bytearray) -> int:
 )
 @pytest.mark.parametrize("link", [1, 99])
 def test_sections_of_other_kinds_do_not_matter(kind: int, link: int) -> None:
-    """pyelftools has objects for most of these, which refuse this one or never come to an end."""
+    """pyelftools has objects for most of these kinds, and they refuse this one or never end."""
     image = bytearray(elf(guest_section=b"not looked at"))
     header = sections_at(image) + 4 * 64
     struct.pack_into("<II", image, header, 1, kind)
@@ -203,7 +203,7 @@ def test_sections_of_other_kinds_do_not_matter(kind: int, link: int) -> None:
 
 
 def test_names_without_an_end() -> None:
-    """Each of thousands of sections has a name that goes on to the end of the file."""
+    """Each of thousands of sections has a name that extends to the end of the file."""
     image = bytearray(elf({}, guest_section=b""))
     at = sections_at(image)
     strings = image[at + 3 * 64 : at + 4 * 64]
@@ -226,7 +226,7 @@ def test_no_sections() -> None:
 def test_symbols_that_come_too_late(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception] | Exception
 ) -> None:
-    """A crash is reported without names if pyelftools cannot be loaded any more."""
+    """A crash is reported without names if pyelftools can no longer be loaded."""
     kernel = ElfKernel.parse(elf(symbols=[("start", ENTRY, 8)]))
 
     class Finder:
@@ -246,7 +246,7 @@ def test_symbols_that_cannot_be_read_are_none(link: int) -> None:
     header = sections_at(image) + 2 * 64
     struct.pack_into("<I", image, header + 40, link)
     kernel = ElfKernel.parse(bytes(image))
-    # Whatever is there instead of names is no name of it.
+    # Data in place of names gives no name.
     assert "start" not in str(kernel.symbol(ENTRY))
     struct.pack_into("<Q", image, header + 32, 1 << 60)
     assert ElfKernel.parse(bytes(image)).symbol(ENTRY) is None
@@ -283,7 +283,7 @@ def test_symbols_are_as_another_reader_has_them() -> None:
 
 @given(st.randoms(use_true_random=False), st.integers(1, 12), st.integers(0, 4000))
 def test_mutated_files_are_only_ever_refused(rng: random.Random, flips: int, cut: int) -> None:
-    """Mutations fall on the headers and notes, where they matter."""
+    """Mutations hit the headers and notes, where they matter."""
     image = bytearray(elf(loads=[Load(data=b"text" * 64)], symbols=[("start", ENTRY, 8)]))
     for _ in range(flips):
         at = rng.randrange(len(image))

@@ -1,4 +1,4 @@
-"""What an ELF file said of itself, kept: it comes back as it was, or is refused."""
+"""The kept facts of an ELF file come back as they were, or are refused."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ WORDS = st.integers(0, (1 << 64) - 1)
 
 
 def vouched(said: object) -> bytes:
-    """`said` as the facts of a file that vouches for them."""
+    """A file with `said` as its facts and a matching checksum."""
     body = json.dumps(said).encode()
     return module._first_line(body) + body
 
 
 def told(**changes: Any) -> dict[str, Any]:
-    """What a file of FACTS says, with `changes`."""
+    """The contents of a file of FACTS, with `changes`."""
     said: dict[str, Any] = json.loads(FACTS.encode().partition(b"\n")[2])
     return said | changes
 
@@ -128,7 +128,7 @@ HOSTILE = st.recursive(
 def test_facts_that_lie_are_a_kernel_or_refused(
     changes: dict[str, Any], loads: list[list[int]], notes: dict[str, str], formed: bool
 ) -> None:
-    """Anyone who can write the cache can make the checksum, too."""
+    """Anyone who can write to the cache can also compute the checksum."""
     said = told(loads=[*told()["loads"], *loads], notes=told()["notes"] | notes)
     with suppress(ValueError, KvmxenError):
         facts = Facts.decode(vouched(said if formed else told(**changes)))

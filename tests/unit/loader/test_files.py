@@ -1,4 +1,4 @@
-"""Files that a person may name: what is read, and what never is."""
+"""Files that a person may name: which are read, and which never are."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_what_has_no_size() -> None:
 
 
 def test_a_fifo_in_the_place_of_a_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It came after the file was looked at; to open it does not wait for a writer."""
+    """It replaced the file after the check; opening it does not wait for a writer."""
     status = path.stat()
     monkeypatch.setattr(Path, "stat", lambda _path: status)
     path.unlink()

@@ -14,7 +14,7 @@ from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.guest_section import notes_of
 from tests.unit.loader.images import ENTRY, START, VIRT_BASE, Load, elf, elf32, u64
 
-# As Linux 2.6.18's and NetBSD's were.
+# As in Linux 2.6.18 and NetBSD.
 LINUX = (
     b"GUEST_OS=linux,GUEST_VER=2.6,XEN_VER=xen-3.0,VIRT_BASE=0xffffffff80000000,"
     b"ELF_PADDR_OFFSET=0xffffffff80000000,HYPERCALL_PAGE=0x102,"

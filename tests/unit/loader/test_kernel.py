@@ -129,7 +129,7 @@ def test_a_large_file_of_nothing_is_not_read(
 
 
 class Work:
-    """What was done for kernels: how often one was unpacked, and how often read by pyelftools."""
+    """Counts how often a kernel was unpacked, and how often pyelftools read one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.unpacked = self.read = 0
@@ -147,7 +147,7 @@ class Work:
 
 
 def spoil(path: Path, how: Callable[[bytes], bytes], *, unseen: bool) -> None:
-    """Change what is in the file `path`; `unseen` by its modification time."""
+    """Change the contents of the file `path`; if `unseen`, keep its modification time."""
     before = path.stat()
     path.write_bytes(how(path.read_bytes()))
     if unseen:
@@ -170,7 +170,7 @@ class TestCache:
     @pytest.fixture
     def path(self, file: Callable[[bytes], Path]) -> Path:
         path = file(bzimage(gzip(elf())))
-        # Not the time at which a test spoils the image: clocks are coarse.
+        # Not the time when a test damages the image: clocks are coarse.
         os.utime(path, ns=(LONG_AGO, LONG_AGO))
         return path
 
@@ -184,7 +184,7 @@ class TestCache:
 
     @pytest.fixture(autouse=True)
     def _settled(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A file that was written a moment ago is as good as an old one."""
+        """Let a file written a moment ago count as an old one."""
         monkeypatch.setattr(cache_module, "_SETTLED_NS", 0)
 
     def test_the_second_time_nothing_is_unpacked_or_read(

@@ -1,4 +1,4 @@
-"""What Xen's notes mean, and which of them no PV kernel can mean."""
+"""The meaning of Xen's notes, and those that no PV kernel can have."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ END = START + 0x3000
 
 
 def collect(blob: bytes) -> dict[int, bytes]:
-    """The Xen notes of an ELF file that has `blob` for its notes, in a segment or in a section."""
+    """The Xen notes of an ELF file whose notes are `blob`, in a segment or in a section."""
     found = read(memoryview(elf(blob))).notes
     assert read(memoryview(elf(blob, note_sections=True))).notes == found
     return found
 
 
 def notes(**changes: bytes | None) -> XenNotes:
-    """NOTES with `changes`: None takes a note out."""
+    """NOTES with `changes`: None removes a note."""
     descs = dict(NOTES)
     for name, desc in changes.items():
         if desc is None:

@@ -1,4 +1,4 @@
-"""The domain builder, seen as the guest will see it: every promise walked to machine memory."""
+"""The domain builder as the guest sees it: every promise followed to machine memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def kernel(*notes: Notes, loads: tuple[Load, ...] | None = None) -> ElfKernel:
 
 
 class Guest:
-    """A domain that was built, with a page-table walk of its own."""
+    """A built domain, with a page-table walk of its own."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Guest:
         self.info = START_INFO.parse(self.read(self.start.start_info, START_INFO.sizeof()))
 
     def walk(self, va: int) -> int | None:
-        """The gpa that `va` is mapped to; every entry on the way bears all of its flags."""
+        """The gpa that `va` is mapped to; every entry on the way must have all of its flags."""
         table = self.start.cr3
         for shift in (39, 30, 21, 12):
             entry = self.memory.read_u64(table + (va >> shift & 511) * 8)
@@ -168,7 +168,7 @@ def test_what_the_guest_finds(notes: tuple[Notes, ...], memory: int) -> None:
 
     assert guest.gpa(info.pt_base) == start.cr3
     assert info.nr_pt_frames == start.nr_pt_frames
-    # Stack pages grow down from start.stack, and 512 KiB behind it are mapped.
+    # The stack grows down from start.stack, and 512 KiB after it are mapped.
     assert guest.read(start.stack - PAGE, PAGE) == bytes(PAGE)
     assert start.stack == info.pt_base + (info.nr_pt_frames + 1) * PAGE
     assert guest.walk(start.stack + (512 << 10) - 1) is not None
@@ -191,14 +191,14 @@ def test_the_p2m_list(notes: tuple[Notes, ...], memory: int) -> None:
     list_frames = (info.nr_pages * 8 + PAGE - 1) // PAGE
     assert guest.gpa(INIT_P2M) == layout.mfn(info.first_p2m_pfn) << 12
     assert info.nr_p2m_frames == list_frames + 2 + (list_frames + 511) // 512
-    # The guest can give them back: they are at the end of what is taken.
+    # The guest can return them: they are at the end of the used frames.
     assert guest.walk(INIT_P2M + list_frames * PAGE) is None
 
 
 @VARIANTS
 @SIZES
 def test_the_initial_mapping(notes: tuple[Notes, ...], memory: int) -> None:
-    """One contiguous region from virt_base, pfn by pfn, and the p2m list's where asked for."""
+    """One contiguous region from virt_base, pfn by pfn, and the p2m list's if requested."""
     guest = Guest(kernel(*notes), memory)
     layout = guest.layout
     leaves = dict(guest.leaves())
@@ -207,7 +207,7 @@ def test_the_initial_mapping(notes: tuple[Notes, ...], memory: int) -> None:
     assert len(region) * PAGE % (4 * MIB) == 0
     if OWN_P2M not in notes:
         assert len(region) == len(leaves)
-    # No page-table frame is anything else at the same time, and Xen's slots are free.
+    # No page-table frame serves another purpose, and Xen's slots are free.
     tables = range(guest.start.cr3 >> 12, (guest.start.cr3 >> 12) + guest.start.nr_pt_frames)
     used = {guest.gpa(va) >> 12 for va in (guest.start.start_info, guest.start.stack - 1)}
     assert not used & set(tables)
@@ -216,7 +216,7 @@ def test_the_initial_mapping(notes: tuple[Notes, ...], memory: int) -> None:
 
 @pytest.mark.parametrize("part", ["kernel", "page tables", "ramdisk", "p2m list"])
 def test_parts_that_lie_across_the_hole(part: str) -> None:
-    """The same on a layout whose RAM is cut within the part."""
+    """The same on a layout whose RAM is split within the part."""
     whole = Guest(kernel(UNMAPPED_DISK, OWN_P2M))
     cut = {
         "kernel": (START >> 12) + 1,
@@ -237,7 +237,7 @@ def test_parts_that_lie_across_the_hole(part: str) -> None:
 
 
 def cut_layout(layout: Layout, pfn: int) -> Layout:
-    """`layout` with its one extent cut at `pfn`, and the rest 7 frames further up."""
+    """`layout` with its only extent split at `pfn`, and the rest 7 frames further up."""
     (low,) = layout.ram
     first = replace(low, frames=pfn)
     second = replace(low, mfn=low.mfn + pfn + 7, pfn=pfn, frames=low.frames - pfn)
@@ -263,7 +263,7 @@ def test_no_ramdisk() -> None:
 
 
 def test_a_kernel_at_virtual_address_zero() -> None:
-    """As PV GRUB has it: no VIRT_BASE to speak of, segments that share a page."""
+    """As in PV GRUB: no useful VIRT_BASE, segments that share a page."""
     notes = {NoteType.VIRT_BASE: u64(0), NoteType.ENTRY: u64(0)}
     loads = (Load(0, b"first" * 10, memsz=0x1230), Load(0x1230, b"second"))
     guest = Guest(kernel(notes, loads=loads))

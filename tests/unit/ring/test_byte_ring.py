@@ -1,4 +1,4 @@
-"""The byte rings against a plain byte stream, at every awkward index."""
+"""The byte rings compared with a plain byte stream, at every awkward index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make(start: int = 0) -> GuestMemory:
 
 
 def guest_puts(memory: GuestMemory, data: bytes) -> None:
-    """Produce as a frontend does, one byte at a time."""
+    """Produce one byte at a time, as a frontend may."""
     prod = memory.read_u32(PROD)
     for i, byte in enumerate(data):
         memory.write(GPA + (prod + i) % SIZE, bytes([byte]))

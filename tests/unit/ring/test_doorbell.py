@@ -1,4 +1,4 @@
-"""A backend's doorbell: its rings are counted whether somebody reads them or not."""
+"""A backend's doorbell counts its rings whether somebody reads them or not."""
 
 from __future__ import annotations
 

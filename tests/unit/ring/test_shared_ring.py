@@ -18,19 +18,19 @@ from kvmxen.ring.byte_ring import RingBroken
 from kvmxen.ring.shared_ring import BackRing
 
 WRAP = 1 << 32
-# Where a ring may have got to: at the start, and where 31 and 32 bits are over.
+# Indices that a ring may have reached: the start, and the wraps of 31 and 32 bits.
 STARTS = (0, 7, (1 << 31) - 3, WRAP - 3)
 REQUEST, RESPONSE = 24, 8
 EIGHT = tuple(page * PAGE_SIZE for page in (7, 1, 9, 2, 3, 30, 31, 0))
 
 
 class Frontend:
-    """The other end, by the header's macros; requests and responses are numbers."""
+    """The other end, with the header's macros; requests and responses are numbers."""
 
     def __init__(self, window: Window, start: int = 0) -> None:
         self.window = window
         self.view = window.view()
-        # Whole words, as struct's would be stored byte by byte.
+        # Whole words: struct would store them byte by byte.
         self.words = window.view().cast("I")
         self.size = ring_size(window.size, REQUEST)
         self.req_prod = self.rsp_cons = start
@@ -124,7 +124,7 @@ def test_events_only_where_they_are_wanted(memory: GuestMemory, start: int) -> N
     front.request(1)
     assert front.push()
     front.request(2)
-    # The backend is awake: it has not asked for an event with its next.
+    # The backend is awake: it has not asked for an event with the next request.
     assert not front.push()
     assert number_of(back.request()) == 1
     assert back.final_check()
@@ -153,7 +153,7 @@ def test_one_event_for_many(memory: GuestMemory) -> None:
     for _ in range(5):
         answer(back, number_of(back.request()) or 0)
     assert back.push_responses()
-    # The frontend wants the next event only with the third from here.
+    # The frontend wants its next event only with the third response from here.
     front.store(RSP_EVENT, 8)
     for number in range(3):
         front.request(number)
@@ -174,7 +174,7 @@ def test_an_index_that_cannot_be(memory: GuestMemory, start: int, surplus: int) 
             back.request()
         with pytest.raises(RingBroken):
             back.final_check()
-        # It does not heal.
+        # It stays broken.
         front.store(REQ_PROD, start)
     assert back.broken
 
@@ -186,7 +186,7 @@ def test_requests_beyond_those_unanswered(memory: GuestMemory) -> None:
     front.push()
     for _ in range(front.size):
         back.request()
-    # Full of requests that nobody answered: one more would overwrite one of them.
+    # The ring is full of unanswered requests: one more would overwrite one of them.
     front.store(REQ_PROD, front.size + 1)
     with pytest.raises(RingBroken):
         back.request()
@@ -273,7 +273,7 @@ def test_any_order(data: st.DataObject) -> None:
 
 
 def test_two_threads_lose_no_event(memory: GuestMemory) -> None:
-    """Each side sleeps only after its final check; a lost event would sleep for ever."""
+    """Each side sleeps only after its final check; after a lost event it would sleep forever."""
     front, back = make(memory)
     to_back, to_front = threading.Semaphore(0), threading.Semaphore(0)
     total = 2000

@@ -1,4 +1,4 @@
-"""The shim: its code as built, and the tables through which guests reach it."""
+"""The shim: its built code, and the tables through which guests reach it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_golden_calls(name: str, code: str) -> None:
 
 @pytest.mark.parametrize("page", GATES)
 def test_a_debug_exception_is_the_hosts_and_can_go_on(page: str) -> None:
-    """It has come on a stack of its own, and may have met any other entry."""
+    """It arrives on a stack of its own, and may have interrupted any other entry."""
     port = x86.TRAP_DEBUG + (C["STUB_KERNEL"] if page == "KERNEL_GATE" else 0)
     stub = gate()[C[page] + C["GATE_STUBS"] + x86.TRAP_DEBUG * C["STUB_SIZE"] :]
     assert stub.startswith(bytes([0xE6, port]) + bytes.fromhex("48cf"))
@@ -82,7 +82,7 @@ def test_the_ways_between_address_spaces_go_on_there(vector: int) -> None:
 
     load_cr3, swapgs, iretq = map(bytes.fromhex, ("0f22d8", "0f01f8", "48cf"))
     user, kernel = stub("USER_GATE"), stub("KERNEL_GATE")
-    # Into the kernel's, then, from the one stub that has both, out of it.
+    # The switch into the kernel's; then, in the only stub that has both, the switch back.
     ways = [part.start() for part in re.finditer(re.escape(load_cr3 + swapgs), user)]
     assert len(ways) == (2 if vector == x86.TRAP_BREAKPOINT else 1)
     for way in ways:
@@ -99,7 +99,7 @@ def test_the_syscall_page_only_traps() -> None:
 
 @pytest.mark.parametrize("name", ["SYSCALL32", "SYSENTER"])
 def test_system_calls_of_32_bit_code_lead_to_where_user_code_has_nothing(name: str) -> None:
-    """Some hosts go on at the low half of the address."""
+    """Some hosts continue at the low half of the address."""
     assert C["SHIM_VA"] + C[f"GATE_{name}"] & 0xFFFFFFFF < PAGE_SIZE
     for page in set(GATES) - {"RING0_GATE"}:
         code = gate()[C[page] + C[f"GATE_{name}"] :]
@@ -131,13 +131,13 @@ class Built:
         return entry & PTE_FRAME | va & 0xFFF, flags | nx
 
     def walk(self, va: int, view: str = "kernel") -> tuple[int, int]:
-        """As `find`, of what is there."""
+        """As `find`, for an address that must be mapped."""
         found = self.find(va, view)
         assert found, f"va {va:#x}"
         return found
 
     def users(self, view: str) -> dict[int, tuple[int, int]]:
-        """Of the shim's own pages those that ring 3 reaches: offset to gpa and flags."""
+        """The shim's own pages that ring 3 can reach: offset to gpa and flags."""
         pages = {
             at: self.walk(C["SHIM_VA"] + at, view)
             for at in range(0, self.layout.xenheap_gpa, PAGE_SIZE)
@@ -278,7 +278,7 @@ def test_a_vcpus_part(placement: Placement, index: int) -> None:
     ends = [va + stack for stack in (*stacks, C["VCPU_DEBUG_STACK_END"])]
     assert struct.unpack_from("<Q", tss, 4)[0] == ends[0]
     assert list(struct.unpack_from("<3Q", tss, 36)) == ends
-    # The I/O bitmap lies beyond the TSS's limit: ring 3 has no port.
+    # The I/O bitmap lies beyond the TSS's limit: ring 3 can use no port.
     assert struct.unpack_from("<H", tss, 102)[0] >= 104
     low, high = struct.unpack("<QQ", built.memory.read(part + C["VCPU_GDT"] + C["SEL_TSS"], 16))
     base = low >> 16 & 0xFFFFFF | (low >> 56) << 24 | high << 32

@@ -32,7 +32,7 @@ class Client:
         return reply.payload
 
     def collect(self) -> list[Message]:
-        """All that has come; events go to `events` as (path, token)."""
+        """All messages that have come; events go to `events` as (path, token)."""
         messages: list[Message] = []
         while self.connection.pending:
             messages += self._parser.feed(self.connection.take(7))

@@ -1,4 +1,4 @@
-"""A store with a guest in it, as most of these tests want it."""
+"""A store with a guest in it, for most of these tests."""
 
 from __future__ import annotations
 

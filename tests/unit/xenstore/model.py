@@ -1,9 +1,9 @@
-"""What xenstore is to do, as simply as it can be said: a model to compare the real one with.
+"""A model of xenstore, as simple as possible, to compare the real one with.
 
-It knows nothing of the product: nodes are a dict that each transaction copies whole, and each
-rule is as docs/misc/xenstore.txt and tools/xenstored have it. What a transaction is comes from
-the first alone: its requests, done at the moment of its commit with nobody else's in between,
-are answered as they were, and leave what the commit leaves. Each commit is checked for that.
+It shares nothing with the product. Nodes are a dict that each transaction copies whole, and each
+rule is that of docs/misc/xenstore.txt and tools/xenstored. The meaning of a transaction comes from
+the former alone: its requests, executed at the moment of its commit without any others in between,
+get the same answers and leave what the commit leaves. The model checks that at each commit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Refused(Exception):
 
 @dataclass
 class Node:
-    """`changed` and `listed` are the times of the last change to it, and to its children."""
+    """`changed` and `listed` are the times of the last change to the node and to its children."""
 
     value: bytes
     perms: tuple[str, ...]
@@ -40,11 +40,11 @@ class Watch:
 
 @dataclass
 class View:
-    """The live store, or a transaction's copy of it with what it did there.
+    """The live store, or a transaction's copy of it with its record.
 
-    `before` are the nodes as it began, `requests` what was asked since, and the answer.
-    `touched` are the paths that any of that depends on, in their order; `told` those of them
-    that the client learned something of; `on_the_way` those that were made for one below.
+    `before` are the nodes at its beginning, `requests` its requests since and their answers.
+    `touched` are the paths that any of that depends on, in order; `told` those of which the client
+    learned something; `on_the_way` those created for one below.
     """
 
     nodes: dict[str, Node]
@@ -61,7 +61,7 @@ class View:
 
     @property
     def anybody_s(self) -> set[str]:
-        """The nodes that the transaction made, and that might as well have been there."""
+        """The nodes that the transaction created and that might as well have existed."""
         return self.on_the_way - self.told - self.removed - self.before.keys()
 
 
@@ -120,7 +120,7 @@ class Model:
             raise answer
         return answer
 
-    # What a client may ask for.
+    # The requests of a client.
 
     def read(self, client: Client, view: View, path: str) -> bytes:
         return self._look(client, view, path, R).value
@@ -219,7 +219,7 @@ class Model:
                 readable += [self.live.nodes[p].perms for p in (path, above(path))]
             self._send(path, subtree, readable)
 
-    # How that is done.
+    # Their implementation.
 
     def _answer(self, client: Client, view: View, what: str, arguments: tuple[Any, ...]) -> object:
         try:
@@ -228,7 +228,7 @@ class Model:
             return refused
 
     def _again(self, client: Client, view: View) -> View:
-        """What the store would be if the transaction's requests were made now."""
+        """The store as it would be if the transaction's requests were made now."""
         fresh = View(self._copy())
         for what, arguments, answer in view.requests:
             now = self._answer(client, fresh, what, arguments)
@@ -303,7 +303,7 @@ class Model:
             view.events[path] = True
 
     def _event(self, view: View, path: str, subtree: bool) -> None:
-        """Of the removal of `path`, before it happens."""
+        """Record the removal of `path`, before it happens."""
         if view.is_live:
             self._send(path, subtree, [view.nodes[p].perms for p in (path, above(path))])
         else:
@@ -317,7 +317,7 @@ class Model:
                 levels = depth(path) - depth(watch.path)
                 reaches = watch.depth < 0 or levels <= watch.depth
                 event = (path[watch.prefix :].encode(), watch.token)
-                # While one waits to be read, another like it would say nothing new.
+                # While an event waits to be read, an equal one adds nothing.
                 if event in client.events:
                     continue
                 if path == watch.path or (subtree and below(path, watch.path) and reaches):

@@ -1,4 +1,4 @@
-"""The whole state in Xen's format: golden bytes, round trips, and images that are none."""
+"""The whole state in Xen's format: golden bytes, round trips, and invalid images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def records(image: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def rich() -> tuple[Store, Client, Client]:
-    """A store with some of everything; domain 1's client and dom0's, each with things to take."""
+    """A store with some of everything; domain 1's client and dom0's, each with output to take."""
     store = Store()
     store.write("/local/domain/1/data/empty", b"")
     store.write("/local/domain/1/data/b", b"old")

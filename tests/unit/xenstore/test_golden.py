@@ -1,7 +1,7 @@
 """Each operation's bytes on the wire, request and reply, written out by hand.
 
-The numbers are enum xsd_sockmsg_type's, the rest is docs/misc/xenstore.txt's; nothing of the
-product builds or reads them.
+The numbers are those of enum xsd_sockmsg_type, the rest follows docs/misc/xenstore.txt; no code of
+the product builds or reads them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def wire(kind: int, req_id: int, tx_id: int, payload: bytes) -> bytes:
 
 
 OK = b"OK\0"
-# Who asks, the type, tx_id and payload of the request; the type and payload of what comes then:
-# the reply, and events, which are before it where the request caused them.
+# The client, and the type, tx_id and payload of the request; the type and payload of the messages
+# that follow: the reply, and events, which precede it if the request caused them.
 CONVERSATION = [
     (0, 0, 0, b"check\0", [(0, OK)]),
     (1, 1, 0, b"/local/domain/1\0", [(1, b"name\0data\0")]),
@@ -60,7 +60,7 @@ CONVERSATION = [
 
 @pytest.mark.parametrize("size", [1, 3, 16, 1 << 20])
 def test_a_conversation(store: Store, size: int) -> None:
-    """All of it, with the requests in pieces of `size` bytes, and replies taken so as well."""
+    """The whole conversation, with requests fed and replies taken in pieces of `size` bytes."""
     store.domain(7)
     clients = {domid: store.connect(domid) for domid in (0, 1)}
     for number, (who, kind, tx, request, answers) in enumerate(CONVERSATION):

@@ -1,7 +1,7 @@
-"""Xenstore against a simple model of it: nodes, permissions, transactions and watches, at random.
+"""Xenstore compared with a simple model: nodes, permissions, transactions and watches, at random.
 
-A step is one request of one of three domains, over its connection. Its answer, and the events
-that it causes for everybody, must be the model's. KVMXEN_SEED explores other steps than CI's.
+A step is one request of one of three domains, over its connection. The model must give the same
+answer, and cause the same events for everybody. KVMXEN_SEED explores other steps than CI's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STORES, REQUESTS = 100, 1000
 
 
 class Xenstore:
-    """The clients of three domains, two of them dom0's, and the model's of the same."""
+    """The clients of three domains, two of them dom0's, and the model's clients."""
 
     def __init__(self) -> None:
         self.committed = 0
@@ -64,9 +64,9 @@ class Xenstore:
         }
 
     def request(self, who: int, what: int, where: int, extra: int, which: int) -> None:
-        """A request: by whom, of what kind, where, with what, and in which transaction."""
-        # Mostly who asked before goes on, where it was or nearby: then much happens between a
-        # transaction's start and its end, and most of them can be committed.
+        """Make a request: by whom, of what kind, where, with what, and in which transaction."""
+        # Usually the previous client continues, at the same place or nearby: much then happens
+        # between a transaction's start and its end, and most transactions can be committed.
         if which % 8 == 0:
             self.who, self.tx = who % len(DOMAINS), 0
         client, twin = self.clients[self.who]

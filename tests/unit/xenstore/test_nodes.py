@@ -1,4 +1,4 @@
-"""What a PV domain finds in xenstore, and what of it it may change."""
+"""The nodes that a PV domain finds in xenstore, and those that it may change."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Each operation, permission and error, as tables of (who, request, expected answer).
 
-The expected answers are what Xen's C xenstored gives (docs/misc/xenstore.txt and
+The expected answers are those of Xen's C xenstored (docs/misc/xenstore.txt and
 tools/xenstored/core.c).
 """
 
@@ -230,7 +230,7 @@ ANSWERS = [
     (0, Op.IS_DOMAIN_INTRODUCED, b"x\0", "EINVAL"),
     (1, Op.GET_FEATURE, b"", b"%d\0" % FEATURES),
     (1, Op.GET_FEATURE, b"0\0", "EACCES"),
-    # what only dom0 may, and what nobody can
+    # requests that only dom0 may make, and that nobody can
     (1, Op.IS_DOMAIN_INTRODUCED, b"1\0", "EACCES"),
     (1, Op.CONTROL, b"help\0", "EACCES"),
     (1, Op.INTRODUCE, b"2\x001\x001\0", "EACCES"),
@@ -276,7 +276,7 @@ def test_answer_in_a_transaction(
     assert client.ask(operation, payload, tx) == answer
 
 
-# The letter that each wants of a node, of its parent where the node is to be made; the owner's.
+# The right that each needs on a node, or on its parent if it creates the node; the owner's.
 WANTS = [
     (Op.READ, b"/it\0", "r"),
     (Op.DIRECTORY, b"/it\0", "r"),
@@ -432,7 +432,8 @@ def test_directory_part(guest: Client, payload: bytes, listing: bytes) -> None:
 
 @pytest.mark.parametrize("size", range(4060, 4096))
 def test_directory_part_at_its_limit(store: Store, dom0: Client, size: int) -> None:
-    """A listing about as long as a reply is told whole, or cut between two names."""
+    """A listing of about the longest length that a reply can hold, whole or cut between two
+    names."""
     store.mkdir("/edge")
     left = size
     while left:

@@ -1,4 +1,4 @@
-"""Which paths are well-formed, and what they stand for."""
+"""Which paths are well-formed, and what they mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may do what, and how that is written."""
+"""Who may do what, and the notation for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one guest may take, alone and in transactions, and that it is given back."""
+"""The limits of one guest, alone and in transactions, and that it gets resources back."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_node_can_be_written_again_where_there_is_no_more_memory() -> None:
 
 
 def test_memory_in_transactions() -> None:
-    """All that a domain's open transactions hold counts together, until they end."""
+    """Everything that a domain's open transactions hold counts together, until they end."""
     store, guest = small(memory=20_000)
     before = store.domain(1).memory
     opened = [guest.start() for _ in range(5)]

@@ -1,5 +1,6 @@
-"""What cannot be kept was never done: a store whose recorder fails at random is like one that was
-never asked."""
+"""A change that cannot be kept never happened: a store whose recorder fails at random equals
+one without those requests.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ Contents = dict[str, tuple[bytes, Permissions]]
 
 
 class Unreliable:
-    """A recorder that can keep what changes only while `works` is set."""
+    """A recorder that can keep changes only while `works` is set."""
 
     def __init__(self) -> None:
         self.works = True
@@ -79,7 +80,7 @@ def test_it_is_as_if_it_had_not_been_asked(seed: int) -> None:
 
 
 def ask(client: Client, asked: list[tuple[Op, bytes]], in_transaction: bool) -> bytes | str:
-    """The answer to the request, or to the end of a transaction of all of them."""
+    """The answer to the request, or to the end of a transaction with all of them."""
     if not in_transaction:
         return client.ask(*asked[0])
     tx = client.start()
@@ -89,7 +90,7 @@ def ask(client: Client, asked: list[tuple[Op, bytes]], in_transaction: bool) -> 
 
 
 def test_the_end_of_a_domain_is_not_refused() -> None:
-    """What is kept is rid of its nodes when it is used again, so there is nothing to keep."""
+    """Kept nodes lose the domain's own when they are used again, so there is nothing to keep."""
     store = Store()
     store.introduce(1)
     store.write("/own", b"")

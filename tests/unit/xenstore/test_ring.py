@@ -46,7 +46,7 @@ class Guest:
         self.memory.write_u32(GPA + field, value % 2**32)
 
     def put(self, data: bytes) -> int:
-        """As much of `data` as fits into the request ring."""
+        """Put as much of `data` as fits into the request ring."""
         prod = self.get(ring.REQ_PROD)
         data = data[: 1024 - (prod - self.get(ring.REQ_CONS)) % 2**32]
         for i, byte in enumerate(data):
@@ -55,7 +55,7 @@ class Guest:
         return len(data)
 
     def take(self) -> list[Message]:
-        """What the response ring holds."""
+        """The contents of the response ring."""
         cons = self.get(ring.RSP_CONS)
         count = (self.get(ring.RSP_PROD) - cons) % 2**32
         page = self.memory.read(GPA + ring.RSP, 1024)
@@ -64,7 +64,7 @@ class Guest:
         return list(self.parser.feed(data))
 
     def ask(self, *requests: Message) -> list[Message]:
-        """Send the requests, as slowly as the ring needs, and collect all that comes."""
+        """Send the requests, as slowly as the ring needs, and collect all messages."""
         data = b"".join(request.encode() for request in requests)
         found: list[Message] = []
         for _ in range(1000):
@@ -260,7 +260,7 @@ def test_a_broken_ring_can_reconnect() -> None:
 
 
 def test_one_pump_s_work_is_bounded() -> None:
-    """A guest that answers each event with another request does not keep the host for ever."""
+    """A guest that answers each event with another request does not occupy the host forever."""
     guest = Guest()
     request = Message(Op.READ, 1, 0, b"x\0").encode()
     original = guest.transport._round

@@ -1,4 +1,4 @@
-"""Isolation, conflicts and commits, by table and against a simple model."""
+"""Isolation, conflicts and commits, by table and compared with a simple model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R, W, M, D, L = Op.READ, Op.WRITE, Op.MKDIR, Op.RM, Op.DIRECTORY
 P, G = Op.SET_PERMS, Op.GET_PERMS
 
 CONFLICTS = [
-    # (in the transaction, outside meanwhile, does the commit go through)
+    # (in the transaction, outside meanwhile, whether the commit succeeds)
     ([(R, b"data/a\0")], [(W, b"data/b\0new")], True),
     ([(R, b"data/a\0")], [(W, b"data/a\0new")], False),
     ([(R, b"data/a\0")], [(W, b"data/a\0old")], False),
@@ -51,7 +51,7 @@ CONFLICTS = [
     ([(W, b"data/new/deep\0"), (L, b"data/new\0")], [(M, b"data/new\0")], False),
     ([(W, b"data/new/deep\0"), (D, b"data/new\0")], [(M, b"data/new\0")], False),
     ([(M, b"data/new\0"), (W, b"data/new/deep\0")], [(M, b"data/new\0")], False),
-    # Who looked first and then wrote below, has to be the only one who did.
+    # A transaction that looked first and then wrote below must be the only one that did.
     ([(R, b"data/new\0"), (W, b"data/new/mine\0")], [(W, b"data/new/other\0")], False),
     ([(L, b"data/new\0"), (W, b"data/new/mine\0")], [(W, b"data/new/other\0")], False),
     ([(G, b"data/new\0"), (W, b"data/new/mine\0")], [(W, b"data/new/other\0")], False),
@@ -182,7 +182,8 @@ def test_what_others_made_on_the_way_is_left_as_it_is(guest: Client, other: Clie
 
 
 def test_a_refusal_is_something_that_a_client_was_told(store: Store, guest: Client) -> None:
-    """Its own node in a directory that it may only write to would have been its to read."""
+    """The client could have read a node of its own there, so the refusal tells it that there is
+    none."""
     dom0 = Client(store, 0)
     dom0.ask(W, b"/post/box\0")
     dom0.ask(P, b"/post/box\0n0\0w1\0")
@@ -205,7 +206,7 @@ def test_two_transactions_that_cross(guest: Client, other: Client) -> None:
 
 
 def test_what_a_transaction_held_is_free_at_its_end(guest: Client) -> None:
-    """A snapshot that waited for the garbage collector would cost the transactions after it."""
+    """A snapshot that waited for the garbage collector would burden later transactions."""
     tx = guest.start()
     guest.ask(W, b"data/a\0mine", tx)
     held = weakref.ref(guest.connection.session.transactions[tx])
@@ -248,7 +249,7 @@ def test_a_node_made_and_removed_inside_is_no_news(guest: Client, other: Client)
 
 
 def test_three_hundred_domains_start_at_once(store: Store) -> None:
-    """None has to start again for another, though they all make nodes in the same directories."""
+    """None has to restart because of another, although all create nodes in the same directories."""
     store.mkdir("/vm")
     client = Client(store, 0)
     opened = [client.start() for _ in range(300)]
@@ -270,7 +271,7 @@ def test_three_hundred_domains_start_at_once(store: Store) -> None:
 
 
 def test_a_directory_that_two_fill_stays_within_its_size(store: Store) -> None:
-    """Each alone would fit; the second to end has to look again, and is refused then."""
+    """Each alone would fit; the second to end must look again, and is then refused."""
     guest = Client(store, 1)
     one, two = guest.start(), guest.start()
     for tx, letter in ((one, b"a"), (two, b"b")):
@@ -291,7 +292,7 @@ Request = tuple[Op, str, bytes]
 
 
 def _answer(model: Model, operation: Op, path: str, value: bytes) -> bytes | str:
-    """Do in `model` what dom0 asks for."""
+    """Execute dom0's request in `model`."""
     above = path.rpartition("/")[0]
     if operation == Op.READ:
         return model.get(path, "ENOENT")
@@ -309,10 +310,10 @@ def _answer(model: Model, operation: Op, path: str, value: bytes) -> bytes | str
 
 
 class Transactions(RuleBasedStateMachine):
-    """Several transactions at once: each sees its own dict, and what it may commit is right.
+    """Several transactions at once: each sees its own dict, and each commit is correct.
 
-    Where it commits, its requests, made at that moment with nobody else's in between, must be
-    answered as they were, and what they leave is the outcome.
+    If it commits, its requests, made at that moment without any others in between, must get the
+    same answers, and their effect is the outcome.
     """
 
     def __init__(self) -> None:
@@ -362,7 +363,7 @@ class Transactions(RuleBasedStateMachine):
 
     @rule(requests=st.lists(st.tuples(st.sampled_from([Op.WRITE, Op.RM]), PATHS), max_size=4))
     def alone(self, requests: list[tuple[Op, str]]) -> None:
-        """With nothing between its start and its end a transaction cannot fail."""
+        """With nothing between its start and its end, a transaction cannot fail."""
         tx = self.client.start()
         for operation, path in requests:
             expected = _answer(self.live, operation, path, b"")
@@ -373,7 +374,7 @@ class Transactions(RuleBasedStateMachine):
     def the_store_is_the_model(self) -> None:
         found = {path: node.value for path, node in self.store.walk("/") if path != "/"}
         assert found == self.live
-        # The root and the two special nodes are dom0's as well.
+        # Dom0 also owns the root and the two special nodes.
         assert self.store.domain(0).nodes == len(found) + 3
 
 

@@ -1,4 +1,4 @@
-"""The tree and its snapshots against plain dicts, in any interleaving."""
+"""The tree and its snapshots compared with plain dicts, in any interleaving."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_very_deep_tree_can_be_walked_and_dropped() -> None:
 
 
 def test_a_wide_directory_and_its_snapshots() -> None:
-    """Many enough for several buckets, in the order of their making, whoever changes what."""
+    """Enough for several buckets, in the order of their creation, whichever tree changes."""
     tree, names = Tree(), list[str]()
     tree.put("/", b"", PERMISSIONS, 0)
     trees: list[tuple[Tree, list[str]]] = []

@@ -1,4 +1,4 @@
-"""Who is told what, when: watch events as Xen's C xenstored sends them."""
+"""Who gets which watch events, and when, as Xen's C xenstored sends them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_also_for_what_is_not_there_or_may_not_be_read(guest: Client) -> None:
 
 
 EVENTS = [
-    # (watched, done by the guest, events)
+    # (watched path, the guest's request, events)
     (b"data", (Op.WRITE, b"data\0v"), [b"data"]),
     (b"data", (Op.WRITE, b"data/a\0v"), [b"data/a"]),
     (b"data", (Op.WRITE, b"data/a/b/c\0v"), [b"data/a/b/c"]),

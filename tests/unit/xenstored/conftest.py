@@ -1,4 +1,4 @@
-"""A store that is served on a socket, and raw clients of it."""
+"""A store served on a socket, and raw clients of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Raw:
         self.socket.sendall(Message(operation, number, 0, payload).encode())
 
     def next(self) -> Message:
-        """The next message that comes."""
+        """The next message."""
         while not self._waiting:
             data = self.socket.recv(1 << 16)
             assert data, "the server closed the connection"
@@ -48,7 +48,7 @@ class Raw:
         return reply.payload
 
     def is_closed(self) -> bool:
-        """Whether the server lets go of the connection; reads what comes until then."""
+        """Whether the server closes the connection; reads everything until then."""
         try:
             while self.socket.recv(1 << 16):
                 pass
@@ -72,7 +72,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def failures() -> list[BaseException]:
-    """The server's faults."""
+    """The server's own errors."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""The client: nodes, transactions, changes; and words for what a person gets wrong."""
+"""The client: nodes, transactions, changes; and clear words for a person's mistakes."""
 
 from __future__ import annotations
 

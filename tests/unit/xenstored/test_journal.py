@@ -45,7 +45,7 @@ def nodes(store: Store) -> Nodes:
 
 
 def kept(path: Path) -> Nodes:
-    """What another process finds in the file."""
+    """The nodes that another process finds in the file."""
     store = Store()
     with Journal(path) as journal:
         journal.attach(store)
@@ -54,7 +54,7 @@ def kept(path: Path) -> Nodes:
 
 
 def populated(path: Path) -> Nodes:
-    """A file with some entries, and what is in it."""
+    """A file with some entries; returns its nodes."""
     store = Store()
     with Journal(path) as journal:
         journal.attach(store)
@@ -65,7 +65,7 @@ def populated(path: Path) -> Nodes:
 
 
 def reread(path: Path) -> dict[str, bytes]:
-    """What is in the file now, by the entries alone."""
+    """The file's current contents, by its entries alone."""
     store = Store()
     assert replay(path.read_bytes(), store).tail is Tail.TORN
     return {where: node.value for where, node in store.descend()}
@@ -123,7 +123,7 @@ def test_what_was_written_is_there_again(path: Path) -> None:
 
 
 def test_a_reboot_goes_on_with_the_file(path: Path) -> None:
-    """Each run of a domain has a store of its own, and the file is one."""
+    """Each run of a domain has its own store; all share one file."""
     with Journal(path) as journal:
         first, second = Store(), Store()
         journal.attach(first)
@@ -168,7 +168,7 @@ def test_what_is_a_guest_s_or_of_one_run_is_not_in_the_file(path: Path) -> None:
         store.write("/local/domain/0/error/backend/vif/1/0/error", b"-5")
         store.write("/vm/uuid/name", b"other")
         store.set_permissions("/own/private", Permission(0))
-        # What is so already needs no room either.
+        # A node that does not change needs no room either.
         store.write("/shared/deep", b"")
         assert path.stat().st_size == size
     assert set(kept(path)) - set(nodes(Store())) == {
@@ -199,7 +199,7 @@ def test_who_owns_a_node_decides_for_all_below_it(path: Path) -> None:
 
 
 class Disk:
-    """What becomes of the writes to the journal's files: the file itself, and those beside."""
+    """Controls the writes to the journal's files: the file itself, and those beside it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.code = 0
@@ -228,7 +228,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 def of_the_next_run(store: Store) -> dict[str, bytes]:
-    """What is dom0's, as is all above it, and not of one run."""
+    """The nodes of dom0 whose ancestors are all dom0's, without those of a single run."""
     found: dict[str, bytes] = {}
     for where, node in store.descend():
         above = [] if where in ("/", "@introduceDomain", "@releaseDomain") else ancestry(where)[:-1]
@@ -327,7 +327,7 @@ def test_what_cannot_be_kept_is_refused_and_was_never_done(
             assert nodes(store) == before
             assert inconsistencies(store) == []
             assert reread(path) == {p: value for p, (value, _) in before.items()}
-            # Once, unless that was long ago.
+            # Only once, unless that was long ago.
             assert capfd.readouterr().err.count("are refused until it can") == 1
             disk.now += 3600
             disk.code = 0
@@ -391,7 +391,7 @@ def test_a_domain_starts_with_its_file_on_a_full_disk(path: Path, disk: Disk) ->
 
 
 def changes(store: Store) -> Iterator[None]:
-    """Some requests, each of which is one entry."""
+    """Some requests, each of which makes one entry."""
     store.write("/a", b"1")
     yield
     store.write("/b/c", b"2" * 40)
@@ -451,7 +451,7 @@ def test_the_file_stays_small(path: Path) -> None:
 
 
 def test_damage_is_not_taken_for_an_interrupted_write(path: Path) -> None:
-    """A flipped bit anywhere is damage; the file is as it was, and what is behind is safe."""
+    """A flipped bit anywhere is damage; the file stays unchanged, and the rest is safe."""
     populated(path)
     data = path.read_bytes()
     ends = [len(MAGIC)]
@@ -513,7 +513,8 @@ def test_version_1_is_read_and_converted(path: Path) -> None:
 
 
 def test_version_1_may_end_anywhere(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Nothing covers its lengths: what is cut off is kept, as it may be more than it seems."""
+    """Nothing covers its lengths: the part that is cut off is kept, as it may be more than it
+    seems."""
     populated(path)
     data = as_version_1(path.read_bytes())
     ends = [len(MAGIC_1)]
@@ -550,7 +551,7 @@ def test_a_length_of_version_1_that_is_damaged(path: Path) -> None:
 
 
 def test_other_files_beside_it_are_others(path: Path) -> None:
-    """What is in the way of a name is nobody's to overwrite, and what a kill left is removed."""
+    """A file in the way of a name is never overwritten, and a kill's leftovers are removed."""
     others = {
         "store.new": b"another domain's",
         "store.new-0123": b"x",
@@ -665,7 +666,7 @@ with Journal(Path(sys.argv[1]), slack=2000) as journal:
 
 
 def test_a_kill_leaves_a_prefix_of_what_was_acknowledged(path: Path) -> None:
-    """Each run goes on from the one that was killed, at whatever it was just doing."""
+    """Each run continues from the killed one, wherever that was."""
     choice, last = random.Random(4), 0
     for _ in range(6):
         with subprocess.Popen(

@@ -33,7 +33,7 @@ DESCRIPTORS = 256
 
 @pytest.fixture
 def few_descriptors() -> Iterator[None]:
-    """This process, the server's and its clients', may open DESCRIPTORS files."""
+    """This process, which is the server's and its clients', may open DESCRIPTORS files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, before[1]))
     yield
@@ -75,7 +75,7 @@ def test_a_change_is_an_event_to_others(raw: Clients, store: Store) -> None:
     assert watcher.next().payload == b"/a\0token\0"
     writer.ask(Operation.WRITE, b"/a/b\0")
     assert watcher.next() == Message(Operation.WATCH_EVENT, 0, 0, b"/a/b\0token\0")
-    # A change by this process, from a thread that is not the server's.
+    # A change by this process, in a thread other than the server's.
     store.write("/a/c", b"")
     assert watcher.next().payload == b"/a/c\0token\0"
 
@@ -145,7 +145,7 @@ def test_who_leaves_before_it_is_refused(
         gone.shutdown(socket.SHUT_RDWR)
     for _ in range(100):
         connect(path).close()
-    # The server, whose faults the fixture would tell, goes on.
+    # The server continues; the fixture would report its errors.
     assert client.ask(Operation.READ, b"/a\0") == b""
 
 
@@ -153,7 +153,7 @@ def test_who_does_not_read_replies_is_not_read_from(raw: Clients, store: Store) 
     store.write("/big", b"v" * 4000)
     client, other = raw(), raw()
     requests = Message(Operation.READ, 1, 0, b"/big\0").encode() * REQUESTS
-    # Were they all answered at once, the replies would be more than a client may leave.
+    # If all were answered at once, the replies would exceed the limit of a client.
     assert REQUESTS * 4000 > 4 * HELD
     sender = threading.Thread(target=client.socket.sendall, args=(requests,))
     sender.start()
@@ -172,7 +172,7 @@ def test_a_watcher_that_never_reads_is_let_go(raw: Clients, store: Store) -> Non
         assert time.monotonic() < end, "the server holds events without end"
         other.ask(Operation.WRITE, b"/a/%d\0" % number)
         number += 1
-    # It was given at least as much time as it takes to pile up what it may.
+    # It had at least enough time to pile up the maximum.
     assert number * 1000 > HELD
     assert other.ask(Operation.READ, b"/a/0\0") == b""
 
@@ -240,7 +240,7 @@ def test_a_fault_of_ours_is_told(
 
 
 def hung_up(connected: socket.socket) -> bool:
-    """Whether the other end is closed, whatever is still to be read."""
+    """Whether the other end is closed, even if there is still something to read."""
     poll = select.poll()
     poll.register(connected, 0)
     return bool(poll.poll(0))
