@@ -14,7 +14,7 @@ _WORD_END = 1 << 64
 
 @dataclass(frozen=True)
 class Load:
-    """A segment to load: its ELF addresses, its size in memory and in the file, in bytes."""
+    """A segment to load: ELF addresses, size in memory, offset and size in the file, in bytes."""
 
     paddr: int
     vaddr: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 from kvmxen.layout import PAGE_SIZE
 
 _ENTRY_SIZE = 32
-_IRET = 23  # the one that does not return and finds the guest's RAX on the stack
+_IRET = 23  # does not return; finds the guest's RAX on the stack
 _PUSH_RCX_R11 = b"\x51\x41\x53"
 _PUSH_RAX = b"\x50"
 _POP_R11_RCX_RET = b"\x41\x5b\x59\xc3"

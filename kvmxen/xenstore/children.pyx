@@ -6,8 +6,8 @@ to a directory of 100,000 nodes copies the list of buckets and the buckets that 
 """
 
 cdef enum:
-    FILL = 256  # children to a bucket, on average, beyond which there are more buckets
-    GROWTH = 2  # times as many; a power of two
+    FILL = 256  # average children per bucket; beyond that, buckets are added
+    GROWTH = 2  # factor by which their number grows; a power of two
 
 
 cdef class _Bucket:

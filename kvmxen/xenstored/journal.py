@@ -301,7 +301,7 @@ def _is_anew(path: str) -> bool:
 
 
 def _is_dom0_s(path: str, permissions: Permissions) -> bool:
-    """Whether the node is kept by its owner: the root and the special nodes always are."""
+    """Whether its owner makes the node one to keep; the root and the special nodes always are."""
     return permissions[0].domid == DOM0 or path == "/" or path[0] == "@"
 
 

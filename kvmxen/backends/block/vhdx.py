@@ -13,7 +13,7 @@ from uuid import UUID
 from kvmxen.errors import KvmxenError
 
 _MAGIC = b"vhdxfile"
-# Either copy of the region table, and of it the number of entries; then those.
+# Each copy of the region table holds its number of entries, then the entries.
 _TABLES_AT = (192 << 10, 256 << 10)
 _TABLE = struct.Struct("<4s4xI4x")
 _REGION = struct.Struct("<16sQI4x")

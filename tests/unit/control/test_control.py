@@ -327,7 +327,7 @@ def test_any_arguments(command: str, data: st.DataObject) -> None:
         unpack({"command": command, "arguments": arguments})
 
 
-# What the commands do.
+# The effects of the commands.
 
 
 @pytest.fixture

@@ -315,7 +315,7 @@ def test_fields_that_change_while_they_are_read(disk: Disk, indirect: bool) -> N
     assert_serves(disk, ring)
 
 
-# What it says in the store.
+# The frontend's nodes.
 
 
 @pytest.mark.parametrize(

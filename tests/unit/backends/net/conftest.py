@@ -78,7 +78,7 @@ class Path:
             try:
                 data += self.peer.recv(1 << 20)
             except BlockingIOError:
-                # What the socket had no room for arrives now.
+                # The socket had no room for this before.
                 if not (self.interface.link.ended or self.interface.round()):
                     return data
 
