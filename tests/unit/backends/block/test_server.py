@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -288,6 +289,10 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def none_is_left(pids: list[int]) -> bool:
+    return not any(map(command_line, pids))
+
+
 PROGRAM = """
 import sys, time
 from kvmxen.backends.block import qemu
@@ -314,7 +319,7 @@ def test_it_ends_when_we_are_killed(image: Path, tmp_path: Path, program: str) -
             # On a busy machine confine.py may have become qemu-nbd before this looked.
             child.kill()
             child.wait()
-            wait_until(lambda: not any(map(command_line, servers)))
+            wait_until(partial(none_is_left, list(servers)))
     server = os.pidfd_open(found[0])
     child.kill()
     child.wait()
