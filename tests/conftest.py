@@ -48,7 +48,8 @@ def pytest_runtest_makereport(
     return report
 
 
-def _need(what: str, fetch: Callable[[], Path]) -> Path:
+def need(what: str, fetch: Callable[[], Path]) -> Path:
+    """The file that `fetch` gets; skips the test, which needs `what`, if it cannot be had."""
     try:
         return fetch()
     except packages.Unavailable as error:
@@ -58,7 +59,7 @@ def _need(what: str, fetch: Callable[[], Path]) -> Path:
 @pytest.fixture(scope="session")
 def debian_kernel() -> Callable[[str], Path]:
     """debian_kernel("6.1") or ("6.12"): the bzImage of Debian 12's or 13's current kernel."""
-    return lambda version: _need(
+    return lambda version: need(
         f"Debian's kernel {version}", lambda: packages.debian_kernel(version)
     )
 
@@ -66,10 +67,10 @@ def debian_kernel() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def pv_grub() -> Path:
     """The 64-bit PV GRUB, an ELF kernel."""
-    return _need("Debian's PV GRUB", packages.pv_grub)
+    return need("Debian's PV GRUB", packages.pv_grub)
 
 
 @pytest.fixture(scope="session")
 def busybox() -> Path:
     """A statically linked busybox."""
-    return _need("Debian's static busybox", packages.busybox)
+    return need("Debian's static busybox", packages.busybox)

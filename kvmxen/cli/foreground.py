@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from kvmxen.backends.terminal import open_terminal
 from kvmxen.cli.person import Person
 from kvmxen.cli.stats import Stats
+from kvmxen.cli.status import CRASHED, REBOOTED
 from kvmxen.config import Config
 from kvmxen.domain.domain import Domain
 from kvmxen.domain.state import Event
@@ -14,8 +15,7 @@ from kvmxen.errors import Interrupted
 from kvmxen.machine import End
 from kvmxen.streams import say, tell
 
-EXIT_CRASHED = 3
-_STATUSES = {End.POWEROFF: 0, End.CRASH: EXIT_CRASHED, End.REBOOT: 5}
+_STATUSES = {End.POWEROFF: 0, End.CRASH: CRASHED, End.REBOOT: REBOOTED}
 
 
 def boot(config: Config, *, timeout: float | None = None, stats: Stats | None = None) -> int:
@@ -47,8 +47,9 @@ def boot(config: Config, *, timeout: float | None = None, stats: Stats | None = 
     assert ending is not None
     if ending.end is End.CRASH:
         tell(ending.report)
-        return EXIT_CRASHED
-    return _STATUSES[ending.end] if person.status is None else person.status
+    elif person.status is not None:
+        return person.status
+    return _STATUSES[ending.end]
 
 
 def _report(domain: Domain, event: Event, report: Stats) -> None:

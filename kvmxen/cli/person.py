@@ -14,11 +14,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
+from kvmxen.cli.status import INTERRUPTED, TIMED_OUT
 from kvmxen.errors import Interrupted
 from kvmxen.streams import say
-
-EXIT_TIMEOUT = 4
-EXIT_INTERRUPTED = 130
 
 # In seconds; setitimer(2) takes no more than a time_t holds, and no domain runs that long.
 _LONGEST = 1e9
@@ -99,13 +97,13 @@ class Person:
         if self._wishes == 1:
             say("asking the guest to shut down; repeat to destroy it")
             if not guest.shutdown():
-                self._destroy(guest, EXIT_INTERRUPTED)
+                self._destroy(guest, INTERRUPTED)
         elif self._wishes == 2:
-            self._destroy(guest, EXIT_INTERRUPTED)
+            self._destroy(guest, INTERRUPTED)
         else:
             say("exiting without waiting for the guest's devices")
             self.leaving()
-            os._exit(EXIT_INTERRUPTED)
+            os._exit(INTERRUPTED)
 
     def _destroy(self, guest: Guest, status: int) -> None:
         self.status = status
@@ -113,22 +111,23 @@ class Person:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         late = number == signal.SIGALRM
-        if self._guest is not None and not late:
-            self.interrupt()
-        elif self._guest is not None:
+        if self._guest is None:
+            self._end_building(late)
+        elif late:
             say("the time limit is reached: destroying the guest")
-            self._destroy(self._guest, EXIT_TIMEOUT)
+            self._destroy(self._guest, TIMED_OUT)
         else:
-            if self._pending is None:
-                self._pending = (
-                    Interrupted(
-                        "the time limit was reached before the guest was started", EXIT_TIMEOUT
-                    )
-                    if late
-                    else Interrupted("interrupted before the guest was started", EXIT_INTERRUPTED)
-                )
-            if self._interruptible:
-                self._check()
+            self.interrupt()
+
+    def _end_building(self, late: bool) -> None:
+        if self._pending is None:
+            self._pending = (
+                Interrupted("the time limit was reached before the guest was started", TIMED_OUT)
+                if late
+                else Interrupted("interrupted before the guest was started", INTERRUPTED)
+            )
+        if self._interruptible:
+            self._check()
 
     def _check(self) -> None:
         if self._pending is not None:

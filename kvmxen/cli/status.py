@@ -4,6 +4,9 @@ from __future__ import annotations
 
 FAILED = 1
 USAGE = 2
+CRASHED = 3
+TIMED_OUT = 4
+REBOOTED = 5
 INTERRUPTED = 130
 
 STATUSES = """\b

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from types import TracebackType
 from uuid import uuid4
 
 from kvmxen.backends.terminal import ConsoleStream, PlainTerminal, open_terminal
@@ -76,12 +75,7 @@ class Domain:
     def __enter__(self) -> Domain:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # Life cycle.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import packages
+from tests.conftest import need
 from tests.e2e.domain import LIMIT, Boot, Ramdisk
 from tests.e2e.test_linux import assert_healthy
 
@@ -14,10 +15,7 @@ KERNELS = {"oldest": packages.oldest_kernel, "newest": packages.newest_kernel}
 @pytest.mark.parametrize("age", KERNELS)
 @pytest.mark.parametrize("vcpus", [1, 4])
 def test_it_boots_works_and_powers_off(boot: Boot, ramdisk: Ramdisk, age: str, vcpus: int) -> None:
-    try:
-        kernel = KERNELS[age]()
-    except packages.Unavailable as error:
-        pytest.skip(f"needs Debian's {age} kernel: {error}")
+    kernel = need(f"Debian's {age} kernel", KERNELS[age])
     image = ramdisk('echo "CPUS=$(nproc)."; dmesg; echo "[end]"; poweroff -f\n')
     options = ("--cmdline", "console=hvc0 quiet", "--vcpus", vcpus, "--timeout", LIMIT)
     domain = boot(kernel, "--ramdisk", image, *options)

@@ -19,6 +19,7 @@ from kvmxen.backends.xenbus import Device
 from kvmxen.config.disk import DiskSpec, with_targets
 from tests.e2e import disks
 from tests.unit.backends.block.frontend import Queue
+from tests.unit.backends.block.scarcity import open_descriptors
 from tests.unit.backends.fake_domain import FakeDomain, wait_until
 from tests.unit.backends.net.frontend import NetFrontend
 from tests.unit.backends.net.test_vif import MAC, Pair
@@ -26,12 +27,6 @@ from tests.unit.backends.net.test_vif import MAC, Pair
 FRONT = "/local/domain/1/device/it"
 # Valid neither as a grant reference nor as a port.
 NONSENSE = "4000000000"
-
-
-def descriptors() -> int:
-    """The number of open descriptors, without those of unreachable objects."""
-    gc.collect()
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 class Bench:
@@ -47,7 +42,9 @@ class Bench:
             "qcow2": lambda: self._vbd(folder, "qcow2"),
         }
         self.threads = set(threading.enumerate())
-        self.fds = descriptors()
+        # Dropped domains of other tests close their descriptors only when they are collected.
+        gc.collect()
+        self.fds = open_descriptors()
         self.device, self._nodes = make[kind]()
 
     def _vbd(self, folder: Path, form: str) -> tuple[Device, Callable[[], dict[str, object]]]:
@@ -98,7 +95,8 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         bench.wire.peer.close()
     wait_until(lambda: set(threading.enumerate()) <= bench.threads)
     assert bench.holds_nothing_of_the_guest()
-    assert descriptors() == bench.fds
+    gc.collect()
+    assert open_descriptors() == bench.fds
     assert bench.broken == []
 
 

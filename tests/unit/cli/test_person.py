@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kvmxen.cli.person import EXIT_INTERRUPTED, EXIT_TIMEOUT, Person
+from kvmxen.cli.person import Person
+from kvmxen.cli.status import INTERRUPTED, TIMED_OUT
 from kvmxen.errors import Interrupted
 
 ENDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -56,7 +57,7 @@ def test_a_signal_ends_a_blocking_call(number: signal.Signals) -> None:
         with pytest.raises(Interrupted) as raised, person.interruptible():
             step()
         other.join()
-    assert raised.value.exit_status == EXIT_INTERRUPTED
+    assert raised.value.exit_status == INTERRUPTED
     os.close(reader)
     os.close(writer)
 
@@ -70,7 +71,7 @@ def test_the_timeout_counts_while_it_is_built(timer: list[float]) -> None:
         with pytest.raises(Interrupted) as raised, person.interruptible():
             signal.raise_signal(signal.SIGALRM)
     assert timer == [2.5, 0]
-    assert raised.value.exit_status == EXIT_TIMEOUT
+    assert raised.value.exit_status == TIMED_OUT
 
 
 @pytest.mark.parametrize("timeout", [1e9, 1e300])
@@ -133,7 +134,7 @@ def test_a_guest_is_asked_and_then_destroyed(
         signal.raise_signal(number)
         assert (guest.done, person.status) == (["asked"], None)
         signal.raise_signal(number)
-    assert (guest.done, person.status) == (["asked", "destroyed"], EXIT_INTERRUPTED)
+    assert (guest.done, person.status) == (["asked", "destroyed"], INTERRUPTED)
     assert capsys.readouterr().err.startswith("kvmxen: asking the guest to shut down")
 
 
@@ -146,7 +147,7 @@ def test_the_second_wish_may_come_amid_the_first() -> None:
     with person.signals(None):
         person.watch(guest)
         signal.raise_signal(signal.SIGINT)
-    assert (guest.done, person.status) == (["asked", "destroyed"], EXIT_INTERRUPTED)
+    assert (guest.done, person.status) == (["asked", "destroyed"], INTERRUPTED)
 
 
 def test_the_timeout_destroys_a_guest(timer: list[float]) -> None:
@@ -154,7 +155,7 @@ def test_the_timeout_destroys_a_guest(timer: list[float]) -> None:
     with person.signals(9.0):
         person.watch(guest)
         signal.raise_signal(signal.SIGALRM)
-    assert (guest.done, person.status) == (["destroyed"], EXIT_TIMEOUT)
+    assert (guest.done, person.status) == (["destroyed"], TIMED_OUT)
 
 
 def test_a_wish_while_a_guest_reboots_ends_the_domain() -> None:
@@ -163,7 +164,7 @@ def test_a_wish_while_a_guest_reboots_ends_the_domain() -> None:
     with person.signals(None):
         person.watch(guest)
         signal.raise_signal(signal.SIGTERM)
-    assert (guest.done, person.status) == (["asked", "destroyed"], EXIT_INTERRUPTED)
+    assert (guest.done, person.status) == (["asked", "destroyed"], INTERRUPTED)
 
 
 def test_the_handlers_are_as_they_were() -> None:
@@ -215,6 +216,6 @@ with person.signals(None):
         process.terminate()
         assert process.stdout.readline() == "destroyed\n"
         process.terminate()
-        assert process.wait() == EXIT_INTERRUPTED
+        assert process.wait() == INTERRUPTED
         assert process.stdout.read() == "restored\n"
         assert "exiting without waiting for the guest's devices" in process.stderr.read()
