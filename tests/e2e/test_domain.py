@@ -33,6 +33,15 @@ def folders(kvm: None, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """An empty image of 1 MiB."""
+    disk = tmp_path / "disk.img"
+    disk.touch()
+    os.truncate(disk, 1 << 20)
+    return disk
+
+
+@pytest.fixture
 def grub(pv_grub: Path) -> Config:
     """A guest that waits at a prompt forever."""
     return Config(name="grub", kernel=pv_grub, console=ConsoleSpec("program"))
@@ -149,10 +158,7 @@ def test_paused_over_a_reboot(grub: Config) -> None:
         domain.console.read_until(b"grub> ", WAIT)
 
 
-def test_devices(grub: Config, tmp_path: Path) -> None:
-    disk = tmp_path / "disk.img"
-    disk.touch()
-    os.truncate(disk, 1 << 20)
+def test_devices(grub: Config, disk: Path) -> None:
     with Domain(grub) as domain:
         assert domain.attach_disk(DiskSpec(path=disk)) == "xvda"
         with pytest.raises(KvmxenError, match="is in use"):
@@ -217,10 +223,7 @@ def test_the_console_may_be_anothers(grub: Config) -> None:
         assert domain.console_path == ""
 
 
-def test_a_guest_that_cannot_be_booted_again(grub: Config, tmp_path: Path) -> None:
-    disk = tmp_path / "disk.img"
-    disk.touch()
-    os.truncate(disk, 1 << 20)
+def test_a_guest_that_cannot_be_booted_again(grub: Config, disk: Path) -> None:
     config = Config(
         name="once", kernel=grub.kernel, console=grub.console, disks=(DiskSpec(path=disk),)
     )
@@ -235,11 +238,8 @@ def test_a_guest_that_cannot_be_booted_again(grub: Config, tmp_path: Path) -> No
     assert list(runtime_root().iterdir()) == []
 
 
-def test_from_another_process(grub: Config, tmp_path: Path) -> None:
+def test_from_another_process(grub: Config, disk: Path) -> None:
     """This process stands in for another: everything goes through the socket."""
-    disk = tmp_path / "disk.img"
-    disk.touch()
-    os.truncate(disk, 1 << 20)
     ended: list[Ending | None] = []
     with Domain(grub) as domain:
         remote = kvmxen.connect("grub")
