@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +23,11 @@ _QEMU = "qemu-system-x86_64"
 _INIT = Path(__file__).with_name("init.sh")
 _FILE = 0o100644
 _TAIL = 3000
+# Seconds between two looks at the log, and those in which a panicked machine should end.
+_LOOK, _LAST_WORDS = 1, 20
+_STATUS = re.compile(r"^lab: exit status (\d+)", re.M)
+# What Linux writes from an exception on that it does not survive.
+_PANIC = re.compile(r"^.*(Oops|BUG:|int3: |Kernel panic)", re.M)
 _CONSOLE = Entry("dev/console", 0o020600, device=(5, 1))
 # The host's files, a writable layer above them, KVM, and tap devices on a bridge.
 WANTED = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "kvm_amd", "tun", "bridge")
@@ -30,32 +39,58 @@ _CPU = "max,+svm,+npt,-smap"
 # Emulation is too slow for the kernel's check that the CPUs' counters agree, although they do. The
 # kernel would then choose a clock that costs an exit, and KVM would not let its guests read the
 # counter.
-_CMDLINE = "console=ttyS1 quiet panic=-1 mitigations=off tsc=reliable"
+_CMDLINE = "console=ttyS1 quiet panic=-1 oops=panic mitigations=off tsc=reliable"
 
 
-def run(version: str, command: str, *, limit: float | None = None) -> int:
-    """Run `command`, a shell script, in the lab on Debian's kernel `version`; return its exit
-    status.
+@dataclass(frozen=True)
+class End:
+    """How the lab's machine ended: its log, and the command's exit status unless it died first."""
+
+    log: str
+    status: int | None
+
+    @property
+    def last_words(self) -> str:
+        """The log from the panic of the machine's kernel on, else its end."""
+        panic = _PANIC.search(self.log)
+        return self.log[panic.start() :][:_TAIL] if panic else self.log[-_TAIL:]
+
+
+def run(version: str, command: str, *, silence: float = math.inf) -> End:
+    """Run `command`, a shell script, in the lab on Debian's kernel `version`.
 
     It sees this machine's files at their paths, as they were when first read; its writes are
-    discarded. Its terminal is this process's standard streams. It ends after `limit` seconds.
-    Raises KvmxenError if the lab cannot run or did not end by itself, Unavailable if a package is
-    missing.
+    discarded. Its terminal is this process's standard streams. A machine whose kernel panicked, or
+    whose log did not grow for `silence` seconds, is ended if it does not end by itself. Raises
+    KvmxenError if the lab cannot run, Unavailable if a package is missing.
     """
     if not shutil.which(_QEMU):
         raise KvmxenError("the lab needs QEMU: apt-get install qemu-system-x86")
     with TemporaryDirectory(prefix="kvmxen-lab-") as temp:
         image, log = Path(temp, "initramfs"), Path(temp, "log")
         image.write_bytes(initramfs(version, command))
-        try:
-            subprocess.run(_arguments(version, image, log), timeout=limit, check=False)
-        except subprocess.TimeoutExpired:
-            raise KvmxenError(f"the lab did not end within {limit:.0f} s") from None
+        with subprocess.Popen(_arguments(version, image, log)) as machine:
+            try:
+                _watch(machine, log, silence)
+            finally:
+                machine.kill()
         text = log.read_text(errors="replace") if log.exists() else ""
-    status = re.search(r"^lab: exit status (\d+)", text, re.M)
-    if not status:
-        raise KvmxenError(f"the lab's machine ended before its command did:\n{text[-_TAIL:]}")
-    return int(status[1])
+    status = _STATUS.search(text)
+    return End(text, int(status[1]) if status else None)
+
+
+def _watch(machine: subprocess.Popen[bytes], log: Path, silence: float) -> None:
+    """Return when `machine` has ended or has to be ended."""
+    size, grown = 0, time.monotonic()
+    while machine.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            machine.wait(_LOOK)
+        text = log.read_text(errors="replace") if log.exists() else ""
+        now = time.monotonic()
+        if len(text) > size:
+            size, grown = len(text), now
+        if now - grown > (_LAST_WORDS if _PANIC.search(text) else silence):
+            return
 
 
 def initramfs(version: str, command: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Runs half of the lab's tests: one half on even days, the other on odd ones.
+"""Runs a third of the lab's tests: another third each day.
 
 A plugin for pytest (-p tests.lab.rotation). All of the tests take an hour. Those in tests/lab show
 what the lab's KVM is, and always run.
@@ -11,16 +11,17 @@ import zlib
 
 import pytest
 
-HALF_VARIABLE = "KVMXEN_LAB_HALF"
+PARTS = 3
+PART_VARIABLE = "KVMXEN_LAB_PART"
 
 
-def is_in(half: int, name: str) -> bool:
-    """Whether the test `name` is in the `half` 0 or 1."""
-    return name.startswith("tests/lab/") or zlib.crc32(name.encode()) % 2 == half
+def is_in(part: int, name: str) -> bool:
+    """Whether the test `name` is in the `part`, of 0 to PARTS - 1."""
+    return name.startswith("tests/lab/") or zlib.crc32(name.encode()) % PARTS == part
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    half = int(os.environ[HALF_VARIABLE])
-    others = [item for item in items if not is_in(half, item.nodeid)]
-    items[:] = [item for item in items if is_in(half, item.nodeid)]
+    part = int(os.environ[PART_VARIABLE])
+    others = [item for item in items if not is_in(part, item.nodeid)]
+    items[:] = [item for item in items if is_in(part, item.nodeid)]
     config.hook.pytest_deselected(items=others)
