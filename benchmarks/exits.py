@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.page import table
 from benchmarks.sample import Pair, in_turn
-from kvmxen.doctor import load_code
 from kvmxen.layout import Layout
 from kvmxen.machine import Machine
 from kvmxen.shim.abi import constants
+from kvmxen.snippet import load_code
 
 _HERE = Path(__file__).parent
 _MEMORY = 32 << 20

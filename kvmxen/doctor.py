@@ -14,16 +14,14 @@ from kvmxen.features import Filter
 from kvmxen.initramfs import find_busybox, is_static
 from kvmxen.kvm.access import DEVICE
 from kvmxen.kvm.system import API_VERSION, Cap, System
-from kvmxen.layout import MAX_VCPUS, PAGE_SHIFT, PAGE_SIZE, Layout
-from kvmxen.loader.pagetables import Mapping, PageTables
+from kvmxen.layout import MAX_VCPUS, Layout
 from kvmxen.machine import NEEDED_CAPS, Machine
 from kvmxen.probe import Probe
 from kvmxen.programs import Programs, look_at_programs
 from kvmxen.shim.abi import constants
+from kvmxen.snippet import load_code
 
 _TRAP_SYSCALL = constants()["TRAP_SYSCALL"]
-_CODE_VA = 0x10000000000
-_FIRST_PFN = 4
 # 1: syscall; jmp 1b
 _SYSCALL_LOOP = bytes.fromhex("0f05ebfc")
 _BATCHES, _BATCH = 5, 400
@@ -191,25 +189,6 @@ def used_by_programs(programs: Programs) -> Iterator[Finding]:
             "most 32-bit programs and all local descriptor tables fail in a guest: this host's KVM "
             "loses the segments that ring 3 loads",
         )
-
-
-def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
-    """Make vCPU 0 start at `code` (at most a page), in ring 3, with a stack of one page.
-
-    %rsi is `argument`. The code and its page tables take the first frames, which must be zero.
-    """
-    memory, layout = machine.memory, machine.layout
-    PageTables(memory, layout).map(Mapping(_CODE_VA, _FIRST_PFN, 2), 0)
-    memory.write(layout.mfn(_FIRST_PFN) << PAGE_SHIFT, code)
-    machine.enter_at(
-        entry=_CODE_VA,
-        stack=_CODE_VA + 2 * PAGE_SIZE,
-        start_info=argument,
-        cr3=layout.mfn(0) << PAGE_SHIFT,
-    )
-    # The vCPU may run without its thread, and still have the tables of an earlier trial loaded.
-    machine.cpus[0].run_deferred()
-    machine.cpus[0].vcpu.flush_tlb()
 
 
 def _exit_ns(machine: Machine) -> float:

@@ -134,10 +134,6 @@ cdef class GuestMemory:
         """A writable memoryview of shared memory, valid as long as this object lives."""
         return PyMemoryView_FromMemory(<char *>self.at(gpa, length), length, PyBUF_WRITE)
 
-    def read_u8(self, uint64_t gpa):
-        """One byte at `gpa`; raises GuestFault."""
-        return self.at(gpa, 1)[0]
-
     def write_u8(self, uint64_t gpa, uint8_t value):
         """Store one byte at `gpa`; raises GuestFault."""
         self.at(gpa, 1)[0] = value

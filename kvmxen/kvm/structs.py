@@ -17,34 +17,6 @@ class MemoryRegion(Structure):
     )
 
 
-class Regs(Structure):
-    """kvm_regs."""
-
-    _fields_ = tuple(
-        (name, c_uint64)
-        for name in (
-            "rax",
-            "rbx",
-            "rcx",
-            "rdx",
-            "rsi",
-            "rdi",
-            "rsp",
-            "rbp",
-            "r8",
-            "r9",
-            "r10",
-            "r11",
-            "r12",
-            "r13",
-            "r14",
-            "r15",
-            "rip",
-            "rflags",
-        )
-    )
-
-
 class Segment(Structure):
     """kvm_segment."""
 

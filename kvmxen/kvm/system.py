@@ -25,20 +25,15 @@ _GET_SUPPORTED_CPUID = iowr(0x05, 8)
 class Cap(IntEnum):
     """The KVM_CAP_* numbers that kvmxen asks for."""
 
-    IRQCHIP = 0
     USER_MEMORY = 3
-    NR_VCPUS = 9
-    NR_MEMSLOTS = 10
     IRQFD = 32
     IOEVENTFD = 36
     XEN_HVM = 38
-    ADJUST_CLOCK = 39
-    XCRS = 56
-    TSC_DEADLINE_TIMER = 72
-    SIGNAL_MSI = 77
     MAX_VCPUS = 66
-    SPLIT_IRQCHIP = 121
+    TSC_DEADLINE_TIMER = 72
     SYNC_REGS = 74
+    SIGNAL_MSI = 77
+    SPLIT_IRQCHIP = 121
     IMMEDIATE_EXIT = 136
 
 

@@ -14,15 +14,12 @@ from kvmxen.kvm.structs import (
     Debugregs,
     MpState,
     OneMsr,
-    Regs,
     Sregs,
     Xcrs,
 )
 from kvmxen.kvm.system import System
 from kvmxen.kvm.vm import Vm
 
-_GET_REGS = ior(0x81, sizeof(Regs))
-_SET_REGS = iow(0x82, sizeof(Regs))
 _GET_SREGS = ior(0x83, sizeof(Sregs))
 _SET_SREGS = iow(0x84, sizeof(Sregs))
 _GET_TSC_KHZ = io(0xA3)
@@ -32,7 +29,6 @@ _SET_CPUID2 = iow(0x90, 8)
 _SET_MP_STATE = iow(0x99, sizeof(MpState))
 _GET_DEBUGREGS = ior(0xA1, sizeof(Debugregs))
 _SET_DEBUGREGS = iow(0xA2, sizeof(Debugregs))
-_GET_XCRS = ior(0xA6, sizeof(Xcrs))
 _SET_XCRS = iow(0xA7, sizeof(Xcrs))
 _MP_STATE_RUNNABLE = 0
 
@@ -49,16 +45,6 @@ class VcpuFd:
         """Unmap kvm_run and close the fd. The vCPU's thread must have left KVM_RUN."""
         self.run.close()
         os.close(self.fd)
-
-    def get_regs(self) -> Regs:
-        """KVM_GET_REGS."""
-        regs = Regs()
-        call(self.fd, "KVM_GET_REGS", _GET_REGS, regs)
-        return regs
-
-    def set_regs(self, regs: Regs) -> None:
-        """KVM_SET_REGS."""
-        call(self.fd, "KVM_SET_REGS", _SET_REGS, regs)
 
     def get_sregs(self) -> Sregs:
         """KVM_GET_SREGS."""
@@ -107,12 +93,6 @@ class VcpuFd:
     def set_debugregs(self, debugregs: Debugregs) -> None:
         """KVM_SET_DEBUGREGS."""
         call(self.fd, "KVM_SET_DEBUGREGS", _SET_DEBUGREGS, debugregs)
-
-    def get_xcr0(self) -> int:
-        """KVM_GET_XCRS: XCR0."""
-        xcrs = Xcrs()
-        call(self.fd, "KVM_GET_XCRS", _GET_XCRS, xcrs)
-        return int(xcrs.xcrs[0].value)
 
     def set_xcr0(self, value: int) -> None:
         """KVM_SET_XCRS: XCR0."""

@@ -35,9 +35,7 @@ class XenNotes:
     """A PV kernel's requests to its loader; addresses are virtual unless stated otherwise.
 
     Subtracting `paddr_offset` from the ELF's p_paddr gives a pseudo-physical address, which is
-    mapped from `virt_base` on. `features` are the names that the kernel supports, `required` those
-    that it cannot do without, `supported_features` is a bitmap. `l1_mfn_valid` holds the (mask,
-    value) pairs, `phys32_entry` is a physical address.
+    mapped from `virt_base` on. `required` are the features that the kernel cannot do without.
     """
 
     entry: int
@@ -46,18 +44,10 @@ class XenNotes:
     hypercall_page: int | None
     init_p2m: int | None
     mod_start_pfn: bool
-    features: frozenset[str]
     required: frozenset[str]
-    supported_features: int
     loader: str
     guest_os: str
-    guest_version: str
     xen_version: str
-    pae_mode: str
-    hv_start_low: int | None
-    l1_mfn_valid: tuple[tuple[int, int], ...]
-    suspend_cancel: bool
-    phys32_entry: int | None
 
     @property
     def virt_offset(self) -> int:
@@ -88,19 +78,14 @@ def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:
         return otherwise if value is None else value
 
     entry, virt_base = number(NoteType.ENTRY), number(NoteType.VIRT_BASE)
-    phys32_entry, paddr_offset = number(NoteType.PHYS32_ENTRY), number(NoteType.PADDR_OFFSET)
-    if phys32_entry is not None and entry is None and virt_base is None:
+    paddr_offset = number(NoteType.PADDR_OFFSET)
+    if number(NoteType.PHYS32_ENTRY) is not None and entry is None and virt_base is None:
         raise KvmxenError(
             "is a PVH-only kernel; kvmxen boots 64-bit PV kernels (in Linux: CONFIG_XEN_PV)"
         )
     if paddr_offset is not None and virt_base is None:
         raise KvmxenError("has a Xen PADDR_OFFSET note but no VIRT_BASE; rebuild it")
-    names = [name for name in string(NoteType.FEATURES).split("|") if name]
-    l1_mfn_valid = descs.get(NoteType.L1_MFN_VALID, b"")
-    words = [
-        int.from_bytes(l1_mfn_valid[at : at + 8], "little")
-        for at in range(0, len(l1_mfn_valid) & -16, 8)
-    ]
+    features = string(NoteType.FEATURES).split("|")
     return XenNotes(
         entry=default(entry, e_entry),
         virt_base=default(virt_base, 0),
@@ -108,18 +93,10 @@ def interpret(descs: dict[int, bytes], e_entry: int) -> XenNotes:
         hypercall_page=number(NoteType.HYPERCALL_PAGE),
         init_p2m=number(NoteType.INIT_P2M),
         mod_start_pfn=bool(number(NoteType.MOD_START_PFN)),
-        features=frozenset(name.removeprefix("!") for name in names),
-        required=frozenset(name[1:] for name in names if name.startswith("!")),
-        supported_features=default(number(NoteType.SUPPORTED_FEATURES), 0),
+        required=frozenset(name[1:] for name in features if name.startswith("!")),
         loader=string(NoteType.LOADER),
         guest_os=string(NoteType.GUEST_OS),
-        guest_version=string(NoteType.GUEST_VERSION),
         xen_version=string(NoteType.XEN_VERSION),
-        pae_mode=string(NoteType.PAE_MODE),
-        hv_start_low=number(NoteType.HV_START_LOW),
-        l1_mfn_valid=tuple(zip(words[::2], words[1::2], strict=True)),
-        suspend_cancel=bool(number(NoteType.SUSPEND_CANCEL)),
-        phys32_entry=phys32_entry,
     )
 
 

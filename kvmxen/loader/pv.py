@@ -25,19 +25,16 @@ if TYPE_CHECKING:
 class PvStart:
     """The first vCPU's initial state, and the frames that host and guest share from the start.
 
-    `entry` (RIP), `stack` (RSP), `start_info` (RSI) and `p2m` are virtual addresses, `cr3` is the
-    gpa of the top page table, `nr_pt_frames` the number of tables from there on.
+    `entry` (RIP), `stack` (RSP) and `start_info` (RSI) are virtual addresses, `cr3` is the gpa of
+    the top page table.
     """
 
     entry: int
     cr3: int
     stack: int
     start_info: int
-    p2m: int
-    start_info_mfn: int
     store_mfn: int
     console_mfn: int
-    nr_pt_frames: int
 
 
 def build(
@@ -49,13 +46,12 @@ def build(
     *,
     console_port: int,
     store_port: int,
-    xen_caps: str = "xen-3.0-x86_64",
 ) -> PvStart:
     """Build a domain in `memory`, which must be fresh (all zero).
 
-    The ports are the guest's ends of the console's and xenstore's event channels; `xen_caps`
-    becomes start_info's magic. Raises KvmxenError if the parts do not fit the guest's memory, and
-    UsageError if `cmdline` does not fit start_info.
+    The ports are the guest's ends of the console's and xenstore's event channels. Raises
+    KvmxenError if the parts do not fit the guest's memory, and UsageError if `cmdline` does not fit
+    start_info.
     """
     command = _command_line(cmdline)
     disk = memoryview(b"" if ramdisk is None else ramdisk).cast("B")
@@ -80,7 +76,7 @@ def build(
         mod_start = plan.ramdisk if notes.mod_start_pfn else plan.va(plan.ramdisk)
         flags |= StartInfoFlags.MOD_START_PFN if notes.mod_start_pfn else 0
     info = START_INFO.pack(
-        xen_caps.encode("ascii"),
+        b"xen-3.0-x86_64",
         layout.nr_pages,
         layout.shared_info_mfn << PAGE_SHIFT,
         flags,
@@ -104,11 +100,8 @@ def build(
         cr3=layout.mfn(plan.tables) << PAGE_SHIFT,
         stack=plan.va(plan.stack + 1),
         start_info=plan.va(plan.start_info),
-        p2m=plan.p2m.va,
-        start_info_mfn=layout.mfn(plan.start_info),
         store_mfn=layout.mfn(plan.store),
         console_mfn=layout.mfn(plan.console),
-        nr_pt_frames=plan.nr_tables,
     )
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
+from array import array
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvmxen.doctor import load_code
 from kvmxen.exceptions import handle
+from kvmxen.kvm.ioctl import ior, iow
 from kvmxen.layout import Layout
 from kvmxen.machine import End, Machine
 from kvmxen.shim.abi import constants
+from kvmxen.snippet import load_code
 from tests.e2e.domain import PATIENCE, SLOWNESS
 
 C = constants()
 # The single-step bits of rflags and DR6.
 TF, BS = 0x100, 0x4000
+# struct kvm_regs: 18 registers of 64 bits, of which rflags is the last.
+KVM_GET_REGS, KVM_SET_REGS = ior(0x81, 18 * 8), iow(0x82, 18 * 8)
 # 1: syscall; jmp 1b - and: 1: jmp 1b
 HYPERCALLS = bytes.fromhex("0f05ebfc")
 SPIN = bytes.fromhex("ebfe")
@@ -102,9 +107,10 @@ def test_a_debug_exception_in_the_shim_is_dropped(machine: Machine) -> None:
     cpu.vcpu.invlpg(rip)
     cpu.vcpu.interrupt()
     assert cpu.vcpu.run() == C["INTERRUPTED"]
-    registers = cpu.fd.get_regs()
-    registers.rflags |= TF
-    cpu.fd.set_regs(registers)
+    registers = array("Q", bytes(18 * 8))
+    fcntl.ioctl(cpu.fd.fd, KVM_GET_REGS, registers)
+    registers[-1] |= TF
+    fcntl.ioctl(cpu.fd.fd, KVM_SET_REGS, registers)
     assert cpu.vcpu.run() == C["TRAP_LOST_DEBUG"]
     handle(cpu, C["TRAP_LOST_DEBUG"])
     assert not cpu.fd.get_debugregs().dr6 & BS

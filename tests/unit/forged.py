@@ -12,7 +12,7 @@ from unittest.mock import patch
 from kvmxen.cpu import Cpu
 from kvmxen.features import Features, Filter
 from kvmxen.kvm.ioctl import KvmError
-from kvmxen.kvm.structs import CpuidEntry, Debugregs, Regs, Sregs
+from kvmxen.kvm.structs import CpuidEntry, Debugregs, Sregs
 from kvmxen.kvm.system import Cap
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout
 from kvmxen.machine import End, Machine
@@ -93,16 +93,10 @@ class VcpuFd:
         self.fd = -1
         self.run = mmap.mmap(-1, 3 * PAGE_SIZE)
         self.msrs: dict[int, int] = {}
-        self.regs, self.sregs, self.debugregs = Regs(), Sregs(), Debugregs()
+        self.sregs, self.debugregs = Sregs(), Debugregs()
         self.xcr0 = 1
 
     def close(self) -> None: ...
-
-    def get_regs(self) -> Regs:
-        return self.regs
-
-    def set_regs(self, regs: Regs) -> None:
-        self.regs = regs
 
     def get_sregs(self) -> Sregs:
         return Sregs.from_buffer_copy(self.sregs)
@@ -129,9 +123,6 @@ class VcpuFd:
         if debugregs.dr6 >> 32 or debugregs.dr7 >> 32:
             raise KvmError("KVM_SET_DEBUGREGS", 22)
         self.debugregs = debugregs
-
-    def get_xcr0(self) -> int:
-        return self.xcr0
 
     def set_xcr0(self, value: int) -> None:
         # As in KVM: x87 always, AVX needs SSE, and AVX-512's components need each other and AVX.

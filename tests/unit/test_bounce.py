@@ -40,7 +40,7 @@ def in_user_mode(domain: Domain) -> None:
 
 
 def masked(domain: Domain) -> int:
-    return domain.memory.read_u8(domain.cpu.info_gpa + 1)
+    return domain.memory.read(domain.cpu.info_gpa + 1, 1)[0]
 
 
 def enter(domain: Domain, *, mask_events: bool, error_code: int | None) -> list[int]:

@@ -70,7 +70,7 @@ class Guest:
         """(evtchn_upcall_pending, evtchn_pending_sel) of `vcpu`."""
         info = self.info(vcpu)
         return (
-            self.memory.read_u8(info + VCPU_INFO_UPCALL_PENDING),
+            self.memory.read(info + VCPU_INFO_UPCALL_PENDING, 1)[0],
             self.memory.read_u64(info + VCPU_INFO_PENDING_SEL),
         )
 
@@ -362,7 +362,7 @@ def test_no_event_is_lost(steps: list[tuple[str, int]]) -> None:
 def test_upcall_mask_is_the_guests(guest: Guest) -> None:
     guest.memory.write_u8(guest.info(0) + VCPU_INFO_UPCALL_MASK, 1)
     guest.events.notify(guest.events.open_backend())
-    assert guest.memory.read_u8(guest.info(0) + VCPU_INFO_UPCALL_MASK) == 1
+    assert guest.memory.read(guest.info(0) + VCPU_INFO_UPCALL_MASK, 1)[0] == 1
 
 
 @pytest.mark.parametrize("end", ["backend", "guest", "reset"])

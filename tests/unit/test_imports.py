@@ -20,7 +20,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"domain", "doctor"},
-    {"programs"},
+    {"programs", "snippet"},
     {"machine", "report", "control", "modules"},
     {"cpu"},
     {"exceptions"},

@@ -125,11 +125,6 @@ def _check_free(forward: Forward) -> None:
             ) from None
 
 
-def has_ipv6() -> bool:
-    """Whether guests get IPv6 through passt on this host."""
-    return link_local_interface() is not None
-
-
 def link_local_interface(table: Path = Path("/proc/net/if_inet6")) -> str | None:
     """An interface with a link-local IPv6 address; None if the host has none."""
     try:

@@ -74,7 +74,7 @@ class Guest:
         cons, prod = self.index(IN_CONS), self.index(IN_PROD)
         self.memory.write_u32(PAGE + IN_CONS, prod)
         return bytes(
-            self.memory.read_u8(PAGE + INPUT + at % INPUT_SIZE) for at in range(cons, prod)
+            self.memory.read(PAGE + INPUT + at % INPUT_SIZE, 1)[0] for at in range(cons, prod)
         )
 
 

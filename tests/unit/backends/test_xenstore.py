@@ -68,7 +68,8 @@ class Guest:
     def _bytes(self, start: int, count: int) -> bytes:
         assert self.memory.read_u32(PAGE + RSP_PROD) - start >= count
         return bytes(
-            self.memory.read_u8(PAGE + RSP + at % RING_SIZE) for at in range(start, start + count)
+            self.memory.read(PAGE + RSP + at % RING_SIZE, 1)[0]
+            for at in range(start, start + count)
         )
 
 

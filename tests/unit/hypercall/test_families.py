@@ -232,7 +232,7 @@ def test_poll_of_a_pending_port_does_not_sleep(domain: Domain) -> None:
 def test_block_enables_events(domain: Domain) -> None:
     domain.memory.write_u8(domain.cpu.info_gpa + 1, 1)
     assert domain.hypercall(H.sched_op, 1) == 0
-    assert domain.memory.read_u8(domain.cpu.info_gpa + 1) == 0
+    assert domain.memory.read(domain.cpu.info_gpa + 1, 1)[0] == 0
     assert domain.cpu._blocked
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from kvmxen.errors import KvmxenError
 from kvmxen.kvm.ioctl import KvmError, io, ior, iow, iowr
-from kvmxen.kvm.structs import CpuidEntry, Debugregs, Regs, Sregs
+from kvmxen.kvm.structs import CpuidEntry, Debugregs, Sregs
 from kvmxen.kvm.system import Cap, System
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.kvm.vm import Vm
@@ -27,7 +27,7 @@ def null() -> Iterator[int]:
 
 
 SYSTEM: dict[str, Callable[[System], object]] = {
-    "KVM_CHECK_EXTENSION": lambda system: system.check_extension(Cap.IRQCHIP),
+    "KVM_CHECK_EXTENSION": lambda system: system.check_extension(Cap.XEN_HVM),
     "KVM_GET_VCPU_MMAP_SIZE": lambda system: system.vcpu_mmap_size(),
     "KVM_GET_SUPPORTED_CPUID": lambda system: system.supported_cpuid(),
     "KVM_CREATE_VM": lambda system: system.create_vm(),
@@ -41,8 +41,6 @@ VM: dict[str, Callable[[Vm], object]] = {
     "KVM_GET_CLOCK": lambda vm: vm.clock(),
 }
 VCPU: dict[str, Callable[[VcpuFd], object]] = {
-    "KVM_GET_REGS": lambda vcpu: vcpu.get_regs(),
-    "KVM_SET_REGS": lambda vcpu: vcpu.set_regs(Regs()),
     "KVM_GET_SREGS": lambda vcpu: vcpu.get_sregs(),
     "KVM_SET_SREGS": lambda vcpu: vcpu.set_sregs(Sregs()),
     "KVM_GET_MSRS(0x10)": lambda vcpu: vcpu.get_msr(0x10),
@@ -50,7 +48,6 @@ VCPU: dict[str, Callable[[VcpuFd], object]] = {
     "KVM_SET_CPUID2": lambda vcpu: vcpu.set_cpuid([CpuidEntry()]),
     "KVM_GET_DEBUGREGS": lambda vcpu: vcpu.get_debugregs(),
     "KVM_SET_DEBUGREGS": lambda vcpu: vcpu.set_debugregs(Debugregs()),
-    "KVM_GET_XCRS": lambda vcpu: vcpu.get_xcr0(),
     "KVM_SET_XCRS": lambda vcpu: vcpu.set_xcr0(1),
     "KVM_SET_MP_STATE": lambda vcpu: vcpu.set_runnable(),
     "KVM_GET_TSC_KHZ": lambda vcpu: vcpu.tsc_khz(),

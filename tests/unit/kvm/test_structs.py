@@ -13,7 +13,6 @@ from kvmxen.kvm import structs, system, vcpu, vm
 
 KERNEL_NAMES = {
     structs.MemoryRegion: "kvm_userspace_memory_region",
-    structs.Regs: "kvm_regs",
     structs.Segment: "kvm_segment",
     structs.DescriptorTable: "kvm_dtable",
     structs.Sregs: "kvm_sregs",
@@ -42,8 +41,6 @@ IOCTLS = {
     "KVM_GET_CLOCK": vm._GET_CLOCK,
     "KVM_ENABLE_CAP": vm._ENABLE_CAP,
     "KVM_IOEVENTFD": vm._IOEVENTFD,
-    "KVM_GET_REGS": vcpu._GET_REGS,
-    "KVM_SET_REGS": vcpu._SET_REGS,
     "KVM_GET_SREGS": vcpu._GET_SREGS,
     "KVM_SET_SREGS": vcpu._SET_SREGS,
     "KVM_GET_TSC_KHZ": vcpu._GET_TSC_KHZ,
@@ -52,7 +49,6 @@ IOCTLS = {
     "KVM_SET_CPUID2": vcpu._SET_CPUID2,
     "KVM_GET_DEBUGREGS": vcpu._GET_DEBUGREGS,
     "KVM_SET_DEBUGREGS": vcpu._SET_DEBUGREGS,
-    "KVM_GET_XCRS": vcpu._GET_XCRS,
     "KVM_SET_XCRS": vcpu._SET_XCRS,
     "KVM_SET_MP_STATE": vcpu._SET_MP_STATE,
 }

@@ -396,5 +396,5 @@ def test_debian(debian_kernel: Callable[[str], Path], version: str) -> None:
     assert linux.notes.init_p2m == 0x80_0000_0000
     assert linux.notes.mod_start_pfn
     assert linux.notes.virt_base == 0xFFFF_FFFF_8000_0000
-    assert "writable_page_tables" in linux.notes.features
+    assert "writable_page_tables" in linux.notes.required
     assert linux.start <= linux.entry < linux.end

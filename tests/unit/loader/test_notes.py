@@ -102,18 +102,10 @@ def test_what_linux_asks_for() -> None:
         hypercall_page=VIRT_BASE + START + 0x1000,
         init_p2m=INIT_P2M,
         mod_start_pfn=True,
-        features=frozenset({"writable_page_tables", "pae_pgdir_above_4gb"}),
         required=frozenset({"writable_page_tables"}),
-        supported_features=0x8801,
         loader="generic",
         guest_os="linux",
-        guest_version="2.6",
         xen_version="xen-3.0",
-        pae_mode="yes",
-        hv_start_low=0xFFFF_8000_0000_0000,
-        l1_mfn_valid=((1, 1),),
-        suspend_cancel=True,
-        phys32_entry=0x100_0000,
     )
     check(kernel, START, END)
 
