@@ -17,6 +17,7 @@ from benchmarks.page import table
 from benchmarks.sample import Pair, in_turn
 from kvmxen.layout import Layout
 from kvmxen.machine import Machine
+from kvmxen.run import run as vcpu_loop
 from kvmxen.shim.abi import constants
 from kvmxen.snippet import load_code
 
@@ -94,7 +95,7 @@ class Bench:
         with self._machine() as (machine, over):
 
             def run() -> None:
-                machine.start()
+                machine.start(vcpu_loop)
                 over.wait()
 
             return _timed(run)

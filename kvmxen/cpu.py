@@ -1,4 +1,4 @@
-"""A virtual CPU as Xen defines it: what the guest registered for it, and its thread."""
+"""A virtual CPU of a PV guest, as Xen defines it; run.py has the loop of its thread."""
 
 from __future__ import annotations
 
@@ -15,30 +15,27 @@ from kvmxen.abi.xen import (
     VCPU_INFO_SIZE,
     VCPU_INFO_TIME,
     VCPU_TIME_INFO_SIZE,
+    XEN_PAT,
+    CallbackType,
     Virq,
+    is_guests,
 )
 from kvmxen.bounce import bounce
-from kvmxen.errors import GuestCrash, GuestFault, HypercallError
-from kvmxen.exceptions import handle, inject
+from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.gate import PvVcpu
-from kvmxen.hypercall.segments import is_guests
-from kvmxen.hypercall.table import TABLE
-from kvmxen.hypercall.traps import CallbackType
 from kvmxen.kvm.structs import Segment
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.layout import PAGE_SHIFT
-from kvmxen.msrs import XEN_PAT
 from kvmxen.runstate import Runstate, State
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement
-from kvmxen.shim.start import CR0, CR4, enter_ring0, load_ldt, prepare
+from kvmxen.shim.start import CR0, CR4, load_ldt, prepare
 from kvmxen.timer import Timer
 
 if TYPE_CHECKING:
     from kvmxen.machine import Machine
 
 _C = constants()
-_INTERRUPTED = _C["INTERRUPTED"]
 # A task priority above that of every vector.
 _NO_INTERRUPTS = 0xFF
 _MSR_KVM_SYSTEM_TIME = 0x4B564D01
@@ -108,17 +105,19 @@ class Cpu:
         self.timer = Timer(self.vcpu, machine.now, self._arm, self._has_timer)
         # Set by any thread: the loop then asks the machine whether it may run.
         self.look_up = False
-        self._trace = machine.trace
+        # Called with each hypercall's number, arguments and result.
+        self.on_hypercall: Callable[[int, Sequence[int], int | None], None] | None = None
         self._debug = {6: x86.DR6_FIXED, 7: x86.DR7_FIXED}
-        self._blocked = False
+        # Whether it waits for an event, one of `_polled` if it polls.
+        self.blocked = False
         self._polling = False
         self._polled: Sequence[int] = ()
         self._poll_deadline = 0
-        self._nmi = False
-        self._withheld = False
-        self._deferred: list[Callable[[], None]] = []
+        self.nmi_pending = False
+        self.upcall_withheld = False
+        self.deferred: list[Callable[[], None]] = []
         self._tsc_khz = fd.tsc_khz()
-        self._thread = threading.Thread(target=self._run, name=f"vcpu{fd.index}", daemon=True)
+        self._thread: threading.Thread | None = None
 
     @property
     def kernel_sp(self) -> int:
@@ -131,8 +130,10 @@ class Cpu:
 
     # The thread.
 
-    def start(self) -> None:
-        """Start the thread; the vCPU runs once it is up."""
+    def start(self, loop: Callable[[Cpu], None]) -> None:
+        """Start a thread that calls `loop`."""
+        name = f"vcpu{self.index}"
+        self._thread = threading.Thread(target=loop, args=(self,), name=name, daemon=True)
         self._thread.start()
 
     def interrupt(self) -> None:
@@ -140,76 +141,27 @@ class Cpu:
         self.look_up = True
         self.vcpu.attention = True
         self.vcpu.interrupt()
-        if self._thread.ident and self._thread.is_alive():
-            signal.pthread_kill(self._thread.ident, KICK_SIGNAL)
+        thread = self._thread
+        if thread and thread.ident and thread.is_alive():
+            signal.pthread_kill(thread.ident, KICK_SIGNAL)
 
     def join(self) -> None:
         """Wait until the thread has ended; the machine's `stop` must have been called."""
-        while self._thread.is_alive() and self._thread is not threading.current_thread():
+        thread = self._thread
+        while thread and thread.is_alive() and thread is not threading.current_thread():
             # A signal just before KVM_RUN, or in another system call, is lost, so send it again.
             self.interrupt()
-            self._thread.join(0.02)
-
-    def _run(self) -> None:
-        try:
-            while self.machine.may_run(self):
-                while not self.look_up:
-                    self._step()
-                self.look_up = False
-        except GuestCrash as crash:
-            self.machine.crash(str(crash), self)
-        except BaseException as error:
-            self.machine.fail(error)
-
-    def _step(self) -> None:
-        vcpu = self.vcpu
-        if not vcpu.entered:
-            vcpu.looked()
-            if self._deferred:
-                self.run_deferred()
-            if self.timer.dirty:
-                self.timer.program()
-            if vcpu.in_dispatcher:
-                # The dispatcher itself checks for events before it returns to the guest.
-                self._take(vcpu.run())
-                return
-            if self._blocked and not self._wake():
-                self._take(vcpu.halt())
-                return
-            if self._nmi and x86.TRAP_NMI in self.trap_table:
-                self._nmi = False
-                inject(self, x86.TRAP_NMI)
-            withheld, self._withheld = self._withheld, False
-            if vcpu.upcall_ready and not withheld:
-                self.bounce(self.callbacks.get(CallbackType.EVENT, (0, True))[0], True, None)
-        elif vcpu.attention:
-            # An event came while a signal had stopped KVM_RUN: KVM must interrupt the guest.
-            vcpu.attention = False
-            self.machine.vm.signal_msi(self.index, _C["VECTOR_EVENT"])
-        self._take(vcpu.halt() if self._blocked else vcpu.run())
-
-    def _take(self, trap: int) -> None:
-        if trap != _INTERRUPTED:
-            if self.vcpu.in_ring3:
-                self.vcpu.in_ring3 = False
-                enter_ring0(self.fd)
-            if self.vcpu.waiting:
-                # The guest waits for an event: the dispatcher left the wait to the host.
-                self.vcpu.waiting = False
-                self.block()
-            if self._trace:
-                self._trace.trap(self, trap)
-            handle(self, trap)
+            thread.join(0.02)
 
     def run_deferred(self) -> None:
         """Run the actions given to `defer`; in the vCPU's thread, or while it has none."""
-        while self._deferred:
-            self._deferred.pop(0)()
+        while self.deferred:
+            self.deferred.pop(0)()
 
     def defer(self, action: Callable[[], None]) -> None:
         """From any thread: run `action` in the vCPU's thread before it enters the guest again."""
-        if action not in self._deferred:
-            self._deferred.append(action)
+        if action not in self.deferred:
+            self.deferred.append(action)
         self.kick()
 
     def kick(self) -> None:
@@ -261,22 +213,7 @@ class Cpu:
         """The code at RIP, in the address space in use; raises GuestFault."""
         return self.tables.read(self.vcpu.cr3, self.vcpu.rip, length)
 
-    # Traps and hypercalls.
-
-    def hypercall(self, number: int, arguments: Sequence[int]) -> int | None:
-        """Run hypercall `number`; returns its result, or None if it set the registers itself."""
-        entry = TABLE.get(number)
-        self.vcpu.count_hypercall(number)
-        if entry is None:
-            result: int | None = -errno.ENOSYS
-        else:
-            try:
-                result = entry.handler(self, *arguments[: entry.arguments])
-            except HypercallError as error:
-                result = -error.errno
-        if self._trace:
-            self._trace.hypercall(self, number, arguments, result)
-        return result
+    # Traps.
 
     def bounce(self, handler: int, mask_events: bool, error_code: int | None) -> None:
         """Enter the guest's kernel at `handler` through a bounce frame (see bounce.pyx)."""
@@ -306,7 +243,7 @@ class Cpu:
 
     def send_nmi(self) -> None:
         """From any thread: make the vCPU run the guest's NMI callback."""
-        self._nmi = True
+        self.nmi_pending = True
         self.kick()
 
     # Blocking and time.
@@ -316,23 +253,23 @@ class Cpu:
         vcpu = self.vcpu
         delay = self.machine.event_loops.met(self.index, (vcpu.rip, vcpu.rsp))
         if delay:
-            self._withheld = True
+            self.upcall_withheld = True
             vcpu.forget_event_loop()
             self.timer.set_wake(self.machine.now() + delay)
 
     def block(self) -> None:
         """Sleep until an event."""
-        self._blocked = True
+        self.blocked = True
 
     def poll(self, ports: Sequence[int], deadline: int) -> None:
         """Sleep until one of `ports` is pending or until `deadline` (system time, ns; 0: none)."""
         self._polled, self._poll_deadline = ports, deadline
         self.timer.set_wake(deadline)
-        self._polling = self._blocked = True
+        self._polling = self.blocked = True
 
-    def _wake(self) -> bool:
+    def wake(self) -> bool:
         """Whether the blocked vCPU wakes now; updates its runstate."""
-        if self.vcpu.upcall_ready or self._nmi:
+        if self.vcpu.upcall_ready or self.nmi_pending:
             awake = True
         elif self._polling:
             awake = self._poll_expired() or any(map(self._pending, self._polled))
@@ -343,7 +280,7 @@ class Cpu:
             self.runstate.enter(state, self.machine.now())
             self.publish_runstate()
         if awake:
-            self._blocked = False
+            self.blocked = False
             self._polling = False
         return awake
 

@@ -6,14 +6,10 @@ instruction and moves RIP past it, or changes nothing, and the trap is forwarded
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kvmxen import ioports, msrs
 from kvmxen.abi import x86
+from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault, HypercallError
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 FORCED_PREFIX = b"\x0f\x0bxen"
 _CPUID = b"\x0f\xa2"

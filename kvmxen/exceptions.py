@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kvmxen import emulate, m2p
 from kvmxen.abi import x86, xen
-from kvmxen.hypercall.traps import CallbackType
+from kvmxen.abi.xen import CallbackType
+from kvmxen.cpu import Cpu
+from kvmxen.hypercall.table import hypercall
 from kvmxen.shim.abi import constants
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 _C = constants()
 TRAP_SYSCALL = _C["TRAP_SYSCALL"]
@@ -30,7 +27,7 @@ def handle(cpu: Cpu, trap: int) -> None:
     vcpu = cpu.vcpu
     if trap == TRAP_SYSCALL:
         if vcpu.kernel_mode:
-            result = cpu.hypercall(vcpu.rax, vcpu.arguments())
+            result = hypercall(cpu, vcpu.rax, vcpu.arguments())
             if result is not None:
                 vcpu.rax = result & (1 << 64) - 1
         else:

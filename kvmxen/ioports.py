@@ -6,12 +6,8 @@ domain without ports of its own: reads return ones, writes are ignored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 _PIT = range(0x40, 0x44)
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from kvmxen import emulate
 from kvmxen.abi import x86, xen
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
+from kvmxen.cpu import Cpu
 
 _VA = xen.HYPERVISOR_VIRT_START
 _SLOT = _VA >> 39

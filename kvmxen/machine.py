@@ -14,6 +14,8 @@ from kvmxen.abi.xen import (
     SHARED_INFO_WALLCLOCK,
     VCPU_INFO_SIZE,
     VCPU_INFO_UPCALL_MASK,
+    XEN_VERSION,
+    Shutdown,
 )
 from kvmxen.balloon import Balloon
 from kvmxen.cpu import KICK_SIGNAL, Cpu
@@ -22,8 +24,6 @@ from kvmxen.errors import KvmxenError
 from kvmxen.eventloop import EventLoops
 from kvmxen.events import EventChannels
 from kvmxen.grants import GrantTable
-from kvmxen.hypercall.sched_op import Shutdown
-from kvmxen.hypercall.version import MAJOR, MINOR
 from kvmxen.kvm.ioctl import KvmError
 from kvmxen.kvm.structs import CpuidEntry
 from kvmxen.kvm.system import Cap, System
@@ -36,7 +36,6 @@ from kvmxen.paging import PageTables
 from kvmxen.probe import Probe, probe
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement, ShimImage
-from kvmxen.trace import Trace
 from kvmxen.vcpu import install_kick
 from kvmxen.watchdog import Watchdogs
 
@@ -67,8 +66,8 @@ class Machine:
     `uuid` is the domain's handle, the same after a reboot.
     `ended(end)` is called once, from any thread, when the guest's run is over.
     `emergency_output(data)`, if set, receives what the guest writes to Xen's emergency console.
-    With `dispatcher` the hot hypercalls and traps stay in the guest, where a `trace` does not see
-    them. Raises KvmxenError if the host lacks something.
+    With `dispatcher` the hot hypercalls and traps stay in the guest. Raises KvmxenError if the host
+    lacks something.
     """
 
     def __init__(
@@ -77,13 +76,11 @@ class Machine:
         *,
         ended: Callable[[End], None],
         uuid: UUID | None = None,
-        trace: Trace | None = None,
         dispatcher: bool = True,
         break_event_loops: bool = False,
     ) -> None:
         self.layout = layout
         self.uuid = uuid or uuid4()
-        self.trace = trace
         self.event_loops = EventLoops(break_event_loops)
         self._wants_dispatcher = dispatcher
         self.emergency_output: Callable[[bytes], None] = lambda _data: None
@@ -132,7 +129,7 @@ class Machine:
         self.placement = self.probe.placement if self._wants_dispatcher else Placement.EXITS
         self.image.place(
             self.placement,
-            xen_version=MAJOR << 16 | MINOR,
+            xen_version=XEN_VERSION,
             tsc_khz=self._fds[0].tsc_khz(),
             sets_fs_base=self.probe.sets_fs_base,
         )
@@ -189,7 +186,7 @@ class Machine:
     def _cpuid_policy(self, available: Iterable[CpuidEntry]) -> CpuidPolicy:
         return CpuidPolicy(
             available,
-            xen_version=MAJOR << 16 | MINOR,
+            xen_version=XEN_VERSION,
             address_bits=self.layout.end.bit_length(),
         )
 
@@ -229,13 +226,13 @@ class Machine:
 
     # Running and stopping.
 
-    def start(self) -> None:
-        """Start every vCPU's thread; those that are up run, unless the machine is paused."""
+    def start(self, loop: Callable[[Cpu], None]) -> None:
+        """Start a thread for every vCPU, which calls `loop`: see may_run."""
         install_kick(KICK_SIGNAL)
         with self._control:
             self._started = True
         for cpu in self.cpus:
-            cpu.start()
+            cpu.start(loop)
 
     def may_run(self, cpu: Cpu) -> bool:
         """Wait until `cpu` may run; returns False when the machine stops."""

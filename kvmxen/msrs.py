@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import x86
+from kvmxen.abi.xen import XEN_PAT
+from kvmxen.cpu import Cpu
 from kvmxen.cpuid import Vendor
 from kvmxen.kvm.ioctl import KvmError
 from kvmxen.shim.start import EFER
 
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
-
-# Xen's own PAT, which applies to the guest's page tables (xen/arch/x86/include/asm/x86-defns.h).
-XEN_PAT = 0x0000050100070406
 _APIC_ENABLED, _APIC_BOOTSTRAP = 0xFEE00800, 1 << 8
 _FEATURE_CONTROL_LOCK = 1
 # Fast strings; no BTS, no PEBS, xTPR disabled. If the first is off, Linux drops ERMS but keeps

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from kvmxen.errors import GuestFault
-
-if TYPE_CHECKING:
-    from kvmxen.gate import PvVcpu
-    from kvmxen.machine import Machine
+from kvmxen.gate import PvVcpu
+from kvmxen.machine import Machine
 
 _ROWS = (
     ("rax", "rbx", "rcx", "rdx"),

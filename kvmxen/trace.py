@@ -6,15 +6,13 @@ import errno
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from kvmxen.abi import x86
 from kvmxen.abi.xen import Hypercall
+from kvmxen.cpu import Cpu
+from kvmxen.grants import GrantTable
 from kvmxen.shim.abi import constants
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
-    from kvmxen.grants import GrantTable
 
 EXCEPTIONS = {
     0: "#DE",

@@ -59,6 +59,9 @@
 #define HYPERVISOR_VIRT_START 0xffff800000000000
 #define HYPERVISOR_VIRT_END 0xffff880000000000
 
+/* The PAT that applies to the guest's page tables (xen/arch/x86/include/asm/x86-defns.h). */
+#define XEN_PAT 0x0000050100070406
+
 /* Selectors of the flat segments in the part of the GDT that is Xen's (arch-x86/xen-x86_64.h). */
 #define FLAT_RING3_CS32 0xe023
 #define FLAT_RING3_SS 0xe02b

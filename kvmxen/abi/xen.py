@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # The only domain besides dom0, which is this process.
 DOMID_GUEST = 1
+# The version of Xen whose ABI guests see: 4.17.
+XEN_VERSION = 4 << 16 | 17
 
 
 class Hypercall(IntEnum):
@@ -87,3 +89,30 @@ class Virq(IntEnum):
 
 # The virqs that each vCPU has separately (xen/common/event_channel.c, get_virq_type).
 PER_VCPU_VIRQS = frozenset({Virq.TIMER, Virq.DEBUG, Virq.XENOPROF, Virq.XENPMU})
+
+
+class CallbackType(IntEnum):
+    """CALLBACKTYPE_* (xen/include/public/callback.h): a way into the guest's kernel."""
+
+    EVENT = _NUMBERS["CALLBACKTYPE_event"]
+    FAILSAFE = _NUMBERS["CALLBACKTYPE_failsafe"]
+    SYSCALL = _NUMBERS["CALLBACKTYPE_syscall"]
+    NMI = _NUMBERS["CALLBACKTYPE_nmi"]
+    SYSENTER = _NUMBERS["CALLBACKTYPE_sysenter"]
+    SYSCALL32 = _NUMBERS["CALLBACKTYPE_syscall32"]
+
+
+class Shutdown(IntEnum):
+    """SHUTDOWN_* (xen/include/public/sched.h): why a domain ends."""
+
+    POWEROFF = _NUMBERS["SHUTDOWN_poweroff"]
+    REBOOT = _NUMBERS["SHUTDOWN_reboot"]
+    SUSPEND = _NUMBERS["SHUTDOWN_suspend"]
+    CRASH = _NUMBERS["SHUTDOWN_crash"]
+    WATCHDOG = _NUMBERS["SHUTDOWN_watchdog"]
+    SOFT_RESET = _NUMBERS["SHUTDOWN_soft_reset"]
+
+
+def is_guests(va: int) -> bool:
+    """Whether `va` is canonical and not in Xen's L4 slots (__addr_ok())."""
+    return va < 1 << 47 or va >= _NUMBERS["HYPERVISOR_VIRT_END"]

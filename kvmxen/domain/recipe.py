@@ -63,7 +63,6 @@ def build_pv(
         layout,
         uuid=lasting.uuid,
         ended=ended,
-        trace=Trace() if config.debug else None,
         dispatcher=config.shim == "dispatch" and not config.debug,
         break_event_loops=config.break_event_loops,
     )
@@ -127,6 +126,7 @@ def build_pv(
             devices.attach_first()
         return Run(
             machine=machine,
+            trace=Trace() if config.debug else None,
             symbol=lasting.kernel.symbol,
             xenstore=xenstore,
             console=console,

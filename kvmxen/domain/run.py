@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from kvmxen.backends.console import Console
 from kvmxen.backends.xenstore import XenstoreBackend
@@ -13,6 +14,8 @@ from kvmxen.domain.ending import Ending
 from kvmxen.domain.figures import figures
 from kvmxen.machine import End, Machine
 from kvmxen.report import crash_report
+from kvmxen.run import run
+from kvmxen.trace import Trace
 
 
 class Run:
@@ -25,6 +28,7 @@ class Run:
         self,
         *,
         machine: Machine,
+        trace: Trace | None,
         symbol: Callable[[int], str | None],
         xenstore: XenstoreBackend,
         console: Console,
@@ -34,6 +38,7 @@ class Run:
         began: int,
     ) -> None:
         self.machine = machine
+        self._trace = trace
         self.devices = devices
         self._symbol = symbol
         self._xenstore = xenstore
@@ -46,7 +51,7 @@ class Run:
     def start(self) -> None:
         """Start the vCPUs, unless they are paused."""
         self._built = time.monotonic_ns()
-        self.machine.start()
+        self.machine.start(partial(run, trace=self._trace))
 
     def abandon(self) -> None:
         """Free everything, even if the run was not finished."""
@@ -78,8 +83,8 @@ class Run:
             machine.stop()
             machine.join()
             last = self.figures()
-            if machine.trace:
-                machine.trace.grants(machine.grants)
+            if self._trace:
+                self._trace.grants(machine.grants)
             self._serving.close()
             self._console.close()
             if machine.failure is not None:

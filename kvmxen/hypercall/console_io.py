@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
+from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 _WRITE = 0
 _READ = 1

@@ -5,16 +5,13 @@ from __future__ import annotations
 import errno
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import xen
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
+from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
 from kvmxen.events import Status
 from kvmxen.hypercall.domid import OWN, check_own
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 
 class EvtchnOp(IntEnum):

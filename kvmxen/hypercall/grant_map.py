@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import x86, xen
 from kvmxen.abi.grant_table import (
@@ -19,13 +18,11 @@ from kvmxen.abi.grant_table import (
     GrantStatus,
 )
 from kvmxen.abi.xen import DOMID_GUEST
+from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
 from kvmxen.grants import GrantError
 from kvmxen.layout import PAGE_SHIFT
 from kvmxen.maptrack import Mapping
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 _MAP = struct.Struct("<QIIHhIQ")
 _UNMAP = struct.Struct("<QQI")

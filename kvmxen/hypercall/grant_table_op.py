@@ -10,7 +10,6 @@ import errno
 import struct
 from array import array
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from kvmxen.abi.grant_table import (
     CACHE_CLEAN,
@@ -21,15 +20,13 @@ from kvmxen.abi.grant_table import (
     GrantStatus,
 )
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
+from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.grants import MAX_FRAMES, GrantError
 from kvmxen.hypercall import grant_map
 from kvmxen.hypercall.domid import OWN
 from kvmxen.hypercall.grant_map import refusal, structures
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 _SETUP_TABLE = struct.Struct("<H2xIh6xQ")
 _GET_STATUS_FRAMES = struct.Struct("<IHhQ")

@@ -12,16 +12,13 @@ from array import array
 from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import xen
+from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault, HypercallError
+from kvmxen.gate import PvVcpu
 from kvmxen.hypercall.domid import OWN, check_own
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
-    from kvmxen.gate import PvVcpu
 
 _RESERVATION = struct.Struct("<QQIIH6x")
 _EXCHANGE = struct.Struct("<QQIIH6xQQIIH6xQ")

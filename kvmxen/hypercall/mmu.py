@@ -9,16 +9,13 @@ import errno
 import struct
 from contextlib import suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import xen
 from kvmxen.abi.xen import DOMID_SELF
+from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.hypercall.segments import set_ldt
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 _MMUEXT_OP = struct.Struct("<I4xQQ")
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from kvmxen.abi.xen import Hypercall
+from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault, HypercallError
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 # struct multicall_entry (xen/include/public/xen.h): op, result, six arguments.
 _ENTRY = struct.Struct("<8Q")
 _MAX_CALLS = 1 << 16
 
 
-def multicall(cpu: Cpu, calls: int, count: int) -> int | None:
-    """Run `count` hypercalls, and store each result in its entry.
+def multicall(
+    hypercall: Callable[[Cpu, int, Sequence[int]], int | None], cpu: Cpu, calls: int, count: int
+) -> int | None:
+    """Run `count` calls by `hypercall`, and store each result in its entry.
 
     An iret ends the list, because the guest continues with the registers that it loads.
     """
@@ -30,7 +30,7 @@ def multicall(cpu: Cpu, calls: int, count: int) -> int | None:
         number, _, *arguments = _ENTRY.unpack(cpu.read(entry, _ENTRY.size))
         result: int | None = -errno.ENOSYS
         if number != Hypercall.multicall:
-            result = cpu.hypercall(number, arguments)
+            result = hypercall(cpu, number, arguments)
         if result is None:
             with suppress(GuestFault):
                 cpu.write_u64(entry + 8, cpu.vcpu.rax)

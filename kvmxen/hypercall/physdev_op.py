@@ -8,14 +8,11 @@ from __future__ import annotations
 import errno
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import xen
+from kvmxen.abi.xen import is_guests
+from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
-from kvmxen.hypercall.segments import is_guests
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 
 class PhysdevOp(IntEnum):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import xen
+from kvmxen.abi.xen import Shutdown
+from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 _POLL = struct.Struct("<QI4xQ")
 _WATCHDOG = struct.Struct("<II")
@@ -27,17 +25,6 @@ class SchedOp(IntEnum):
     POLL = xen.SCHEDOP_poll
     SHUTDOWN_CODE = xen.SCHEDOP_shutdown_code
     WATCHDOG = xen.SCHEDOP_watchdog
-
-
-class Shutdown(IntEnum):
-    """SHUTDOWN_*: why a domain ends."""
-
-    POWEROFF = xen.SHUTDOWN_poweroff
-    REBOOT = xen.SHUTDOWN_reboot
-    SUSPEND = xen.SHUTDOWN_suspend
-    CRASH = xen.SHUTDOWN_crash
-    WATCHDOG = xen.SHUTDOWN_watchdog
-    SOFT_RESET = xen.SHUTDOWN_soft_reset
 
 
 def sched_op(cpu: Cpu, command: int, argument: int) -> int:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import errno
 from array import array
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import x86, xen
+from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 ENTRIES_PER_PAGE = 512
 # The GDT's pages 14 and 15 are Xen's (xen/include/public/arch-x86/xen.h).
@@ -51,11 +48,6 @@ def _loaded(descriptor: int) -> int:
 
 def _copied(table: bytes) -> bytes:
     return array("Q", (_loaded(validate(entry)) for entry in array("Q", table))).tobytes()
-
-
-def is_guests(va: int) -> bool:
-    """Whether `va` is canonical and not in Xen's L4 slots (__addr_ok())."""
-    return va < 1 << 47 or va >= xen.HYPERVISOR_VIRT_END
 
 
 def set_gdt(cpu: Cpu, frames: int, entries: int) -> int:

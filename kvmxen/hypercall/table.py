@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from kvmxen.abi.xen import Hypercall
+from kvmxen.cpu import Cpu
+from kvmxen.errors import HypercallError
 from kvmxen.hypercall import (
     console_io,
     event_channel_op,
@@ -31,6 +35,23 @@ class Entry(NamedTuple):
     arguments: int
 
 
+def hypercall(cpu: Cpu, number: int, arguments: Sequence[int]) -> int | None:
+    """Run hypercall `number` for `cpu`; returns its result, or None if it set the registers
+    itself."""
+    entry = TABLE.get(number)
+    cpu.vcpu.count_hypercall(number)
+    if entry is None:
+        result: int | None = -errno.ENOSYS
+    else:
+        try:
+            result = entry.handler(cpu, *arguments[: entry.arguments])
+        except HypercallError as error:
+            result = -error.errno
+    if cpu.on_hypercall:
+        cpu.on_hypercall(number, arguments, result)
+    return result
+
+
 TABLE: dict[int, Entry] = {
     Hypercall.set_trap_table: Entry(traps.set_trap_table, 1),
     Hypercall.mmu_update: Entry(mmu.mmu_update, 4),
@@ -43,7 +64,7 @@ TABLE: dict[int, Entry] = {
     Hypercall.get_debugreg: Entry(traps.get_debugreg, 1),
     Hypercall.update_descriptor: Entry(segments.update_descriptor, 2),
     Hypercall.memory_op: Entry(memory_op.memory_op, 2),
-    Hypercall.multicall: Entry(multicall.multicall, 2),
+    Hypercall.multicall: Entry(partial(multicall.multicall, hypercall), 2),
     Hypercall.update_va_mapping: Entry(mmu.update_va_mapping, 3),
     Hypercall.set_timer_op: Entry(vcpu_op.set_timer_op, 1),
     Hypercall.event_channel_op_compat: Entry(event_channel_op.event_channel_op_compat, 1),

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import errno
 import struct
-from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import x86, xen
+from kvmxen.abi.xen import CallbackType
 from kvmxen.bounce import iret as load_iret
+from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 _TRAP_INFO = struct.Struct("<BBH4xQ")
 _CALLBACK_REGISTER = struct.Struct("<HH4xQ")
-
-
-class CallbackType(IntEnum):
-    """CALLBACKTYPE_* (xen/include/public/callback.h)."""
-
-    EVENT = xen.CALLBACKTYPE_event
-    FAILSAFE = xen.CALLBACKTYPE_failsafe
-    SYSCALL = xen.CALLBACKTYPE_syscall
-    NMI = xen.CALLBACKTYPE_nmi
-    SYSENTER = xen.CALLBACKTYPE_sysenter
-    SYSCALL32 = xen.CALLBACKTYPE_syscall32
 
 
 def set_trap_table(cpu: Cpu, table: int) -> int:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import errno
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from kvmxen.abi import x86, xen
+from kvmxen.abi.xen import CallbackType
+from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
 from kvmxen.hypercall.segments import load_gdt
-from kvmxen.hypercall.traps import CallbackType, register_callback, set_trap
+from kvmxen.hypercall.traps import register_callback, set_trap
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
 
 # struct vcpu_guest_context without the FPU image.
 _CONTEXT_SIZE = 5168

@@ -5,18 +5,13 @@ from __future__ import annotations
 import errno
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from kvmxen import __version__
 from kvmxen.abi import xen
+from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
 from kvmxen.layout import PAGE_SIZE
 
-if TYPE_CHECKING:
-    from kvmxen.cpu import Cpu
-
-# The version of Xen whose ABI we implement.
-MAJOR, MINOR = 4, 17
 CAPABILITIES = b"xen-3.0-x86_64 "
 
 # XENFEAT_*: pae_pgdir_above_4gb, mmu_pt_update_preserve_ad, gnttab_map_avail_bits,
@@ -53,7 +48,7 @@ def xen_version(cpu: Cpu, command: int, argument: int) -> int:
     """Answer one XENVER query. Guests also call it to get pending events delivered."""
     command &= 0xFFFFFFFF
     if command == Version.VERSION:
-        return MAJOR << 16 | MINOR
+        return xen.XEN_VERSION
     if command == Version.PAGESIZE:
         return PAGE_SIZE
     if command == Version.GET_FEATURES:

@@ -13,6 +13,7 @@ from kvmxen.exceptions import handle
 from kvmxen.kvm.ioctl import ior, iow
 from kvmxen.layout import Layout
 from kvmxen.machine import End, Machine
+from kvmxen.run import run
 from kvmxen.shim.abi import constants
 from kvmxen.snippet import load_code
 from tests.e2e.domain import PATIENCE, SLOWNESS
@@ -58,7 +59,7 @@ def test_a_paused_guest_does_nothing_and_then_goes_on(machine: Machine) -> None:
     def calls() -> int:
         return sum(vcpu.hypercalls.values())
 
-    machine.start()
+    machine.start(run)
     wait_until(machine, lambda: calls() > 100)
     for _ in range(20):
         machine.pause()
@@ -75,7 +76,7 @@ def test_a_guest_that_never_comes_out_is_paused_and_stopped(
 ) -> None:
     load_code(machine, SPIN)
     vcpu = machine.cpus[0].vcpu
-    machine.start()
+    machine.start(run)
     wait_until(machine, lambda: vcpu.in_guest)
     machine.pause()
     assert not vcpu.in_guest
@@ -89,7 +90,7 @@ def test_a_guest_that_never_comes_out_is_paused_and_stopped(
 
 def test_a_paused_machine_stops(machine: Machine) -> None:
     load_code(machine, HYPERCALLS)
-    machine.start()
+    machine.start(run)
     machine.pause()
     machine.stop()
     machine.join()

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 from kvmxen.cpu import Cpu
 from kvmxen.features import Features, Filter
+from kvmxen.hypercall.table import hypercall
 from kvmxen.kvm.ioctl import KvmError
 from kvmxen.kvm.structs import CpuidEntry, Debugregs, Sregs
 from kvmxen.kvm.system import Cap
@@ -165,7 +166,7 @@ class Domain:
 
     def hypercall(self, number: int, *arguments: int) -> int | None:
         """Make a hypercall from vCPU 0."""
-        return self.cpu.hypercall(number, [*arguments, *(0,) * (6 - len(arguments))])
+        return hypercall(self.cpu, number, [*arguments, *(0,) * (6 - len(arguments))])
 
     def put(self, data: bytes, offset: int = 0) -> int:
         """Store `data` in the scratch page; return its guest address."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from kvmxen.abi.xen import CallbackType
 from kvmxen.bounce import bounce, iret
 from kvmxen.errors import GuestCrash
 from kvmxen.exceptions import handle, inject
-from kvmxen.hypercall.traps import CallbackType
 from kvmxen.shim.abi import constants
 from tests.unit.forged import FREE_PFN, USER_L4_PFN, Domain, va
 
@@ -284,7 +284,7 @@ def test_user_mode_does_nothing_privileged(domain: Domain, code: bytes) -> None:
     domain.cpu.trap_table[13] = (0, HANDLER)
     handle(domain.cpu, 13)
     assert domain.cpu.vcpu.rip == HANDLER
-    assert not domain.cpu._blocked
+    assert not domain.cpu.blocked
 
 
 def test_port_io_of_user_mode_is_done_by_its_iopl(domain: Domain) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kvmxen import msrs
 from kvmxen.abi import x86
+from kvmxen.abi.xen import XEN_PAT
 from kvmxen.cpuid import Vendor
 from kvmxen.features import Features, Filter
 from kvmxen.kvm.structs import CpuidEntry
@@ -134,7 +135,7 @@ def test_what_a_write_must_not_change(domains: Callable[[Vendor], Domain], vendo
     assert not msrs.write(cpu, x86.MSR_EFER, 0xD00)
     assert not msrs.write(cpu, x86.MSR_MISC_FEATURES_ENABLES, 1)
     assert not msrs.write(cpu, x86.MSR_MICROCODE, 1)
-    assert not msrs.write(cpu, x86.MSR_PAT, msrs.XEN_PAT)
+    assert not msrs.write(cpu, x86.MSR_PAT, XEN_PAT)
     assert not msrs.write(cpu, x86.MSR_APIC_BASE, 0xFEE00900)
 
 

@@ -13,6 +13,7 @@ from kvmxen.abi.xen import Hypercall
 from kvmxen.cli.stats import Stats
 from kvmxen.domain.figures import figures
 from kvmxen.errors import KvmxenError
+from kvmxen.hypercall.table import hypercall
 from tests.unit.forged import Domain
 
 
@@ -22,7 +23,7 @@ def domain() -> Iterator[Domain]:
     for _ in range(3):
         domain.hypercall(Hypercall.xen_version)
     domain.hypercall(Hypercall.sched_op, 0)
-    domain.cpus[1].hypercall(Hypercall.xen_version, [0] * 6)
+    hypercall(domain.cpus[1], Hypercall.xen_version, [0] * 6)
     domain.hypercall(4711)
     domain.machine.events.notify(domain.machine.events.open_backend())
     domain.machine.grants.seed(1, domain.layout.mfn(7))

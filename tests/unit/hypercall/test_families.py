@@ -222,18 +222,18 @@ def test_poll_of_a_pending_port_does_not_sleep(domain: Domain) -> None:
     port = domain.machine.events.open_backend()
     body = struct.pack("<QI4xQI", SCRATCH + 24, 1, 0, port)
     assert with_structure(domain, H.sched_op, 3, body) == 0
-    assert domain.cpu._blocked
-    domain.cpu._blocked = False
+    assert domain.cpu.blocked
+    domain.cpu.blocked = False
     domain.machine.events.notify(port)
     assert with_structure(domain, H.sched_op, 3, body) == 0
-    assert not domain.cpu._blocked
+    assert not domain.cpu.blocked
 
 
 def test_block_enables_events(domain: Domain) -> None:
     domain.memory.write_u8(domain.cpu.info_gpa + 1, 1)
     assert domain.hypercall(H.sched_op, 1) == 0
     assert domain.memory.read(domain.cpu.info_gpa + 1, 1)[0] == 0
-    assert domain.cpu._blocked
+    assert domain.cpu.blocked
 
 
 def test_the_architectural_iopl_is_the_domains(domain: Domain) -> None:

@@ -19,7 +19,7 @@ from kvmxen.abi.xen import DOMID_SELF, EVTCHN_2L_NR_CHANNELS, Hypercall
 from kvmxen.errors import GuestCrash
 from kvmxen.events import Status
 from kvmxen.hypercall.segments import MAX_GDT_FRAMES, MAX_LDT_ENTRIES
-from kvmxen.hypercall.table import TABLE
+from kvmxen.hypercall.table import TABLE, hypercall
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, XENHEAP_FRAMES
 from kvmxen.shim.abi import constants
 from tests.unit import forged
@@ -149,7 +149,7 @@ def check(scratch: list[int], script: list[tuple[int, list[int]]]) -> None:
     try:
         for number, arguments in script:
             arguments = [*arguments, *(0,) * (6 - len(arguments))]
-            result = cpu.hypercall(number, arguments)
+            result = hypercall(cpu, number, arguments)
             if result is None:
                 assert number == Hypercall.iret
             else:

@@ -8,9 +8,8 @@ import struct
 import pytest
 
 from kvmxen.abi import x86
-from kvmxen.abi.xen import Hypercall
+from kvmxen.abi.xen import CallbackType, Hypercall
 from kvmxen.exceptions import TRAP_LOST_DEBUG, handle
-from kvmxen.hypercall.traps import CallbackType
 from kvmxen.kvm.structs import Debugregs
 from tests.unit.forged import SCRATCH, Domain
 

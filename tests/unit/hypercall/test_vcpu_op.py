@@ -9,11 +9,10 @@ import threading
 import pytest
 
 from kvmxen.abi import x86
-from kvmxen.abi.xen import DOMID_SELF, Hypercall, Virq
+from kvmxen.abi.xen import DOMID_SELF, CallbackType, Hypercall, Virq
 from kvmxen.cpu import Cpu
 from kvmxen.hypercall import vcpu_op as vcpu_op_module
 from kvmxen.hypercall.segments import load_gdt
-from kvmxen.hypercall.traps import CallbackType
 from kvmxen.hypercall.vcpu_op import VcpuOp
 from kvmxen.machine import End
 from tests.unit.forged import FREE_PFN, SCRATCH, USER_L4_PFN, Domain, va
