@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from kvmxen.abi import x86
 from kvmxen.exceptions import handle
 from kvmxen.kvm.ioctl import ior, iow
-from kvmxen.layout import Layout
+from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout
 from kvmxen.machine import End, Machine
 from kvmxen.run import run
 from kvmxen.shim.abi import constants
@@ -26,6 +27,8 @@ KVM_GET_REGS, KVM_SET_REGS = ior(0x81, 18 * 8), iow(0x82, 18 * 8)
 # 1: syscall; jmp 1b - and: 1: jmp 1b
 HYPERCALLS = bytes.fromhex("0f05ebfc")
 SPIN = bytes.fromhex("ebfe")
+# A frame that the code and its page tables leave free.
+FREE_PFN = 16
 
 
 @pytest.fixture
@@ -94,6 +97,38 @@ def test_a_paused_machine_stops(machine: Machine) -> None:
     machine.pause()
     machine.stop()
     machine.join()
+
+
+def test_the_operations_of_the_gate(machine: Machine) -> None:
+    load_code(machine, HYPERCALLS)
+    cpu, memory = machine.cpus[0], machine.memory
+    vcpu, fd = cpu.vcpu, cpu.fd
+    vcpu.attention = False
+    assert vcpu.run() == C["TRAP_SYSCALL"]
+    vcpu.set_task_switched(True)
+    vcpu.flush()
+    assert fd.get_sregs().cr0 & x86.CR0_TS
+    # The kernel's tables and GS base, and those of its user code.
+    kernels, users = 0x1000, 0x2000
+    fd.set_msr(x86.MSR_GS_BASE, kernels)
+    fd.set_msr(x86.MSR_KERNEL_GS_BASE, users)
+    vcpu.user_cr3 = machine.layout.mfn(FREE_PFN) << PAGE_SHIFT
+    memory.write(vcpu.user_cr3, memory.read(vcpu.kernel_cr3, PAGE_SIZE))
+    for cr3, base, other in (
+        (vcpu.user_cr3, users, kernels),
+        (vcpu.kernel_cr3, kernels, users),
+    ):
+        vcpu.toggle_mode()
+        vcpu.flush()
+        assert fd.get_sregs().cr3 == cr3
+        assert fd.get_msr(x86.MSR_GS_BASE) == base
+        assert fd.get_msr(x86.MSR_KERNEL_GS_BASE) == other
+    machine.vm.signal_msi(0, C["VECTOR_EVENT"])
+    assert vcpu.halt() == C["STUB_EVENT"]
+    # The vCPU returns to the guest as if nothing had happened.
+    rip = vcpu.rip
+    assert vcpu.run() == C["TRAP_SYSCALL"]
+    assert vcpu.rip == rip
 
 
 def test_a_debug_exception_in_the_shim_is_dropped(machine: Machine) -> None:

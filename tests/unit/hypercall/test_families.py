@@ -7,15 +7,32 @@ import struct
 
 import pytest
 
-from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF, Hypercall, Virq
+from kvmxen.abi import x86, xen
+from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF, CallbackType, Hypercall, Shutdown, Virq
+from kvmxen.events import Status
 from kvmxen.hypercall.event_channel_op import EvtchnOp
+from kvmxen.hypercall.memory_op import Memory
+from kvmxen.hypercall.physdev_op import PhysdevOp
+from kvmxen.hypercall.sched_op import SchedOp
 from kvmxen.hypercall.version import FEATURES, Version
 from kvmxen.machine import End
 from tests.unit.forged import SCRATCH, TOP, TOP_PFN, Domain
 
 ENOSYS, EINVAL, EFAULT, EPERM = -errno.ENOSYS, -errno.EINVAL, -errno.EFAULT, -errno.EPERM
 NOWHERE = 0x1000
+XENS_LAST = xen.HYPERVISOR_VIRT_END - 1
 H = Hypercall
+# The operations that read no structure, or have one of their own test.
+MEMORY_WITHOUT = {
+    Memory.INCREASE_RESERVATION, Memory.DECREASE_RESERVATION, Memory.MAXIMUM_RAM_PAGE,
+    Memory.POPULATE_PHYSMAP,
+}  # fmt: skip
+VERSIONS_WITHOUT = {Version.VERSION, Version.PAGESIZE}
+
+
+def callback(kind: int, address: int = 0) -> bytes:
+    """A struct callback_register; CALLBACKOP_unregister reads its first field."""
+    return struct.pack("<HH4xQ", kind, 0, address)
 
 
 def with_structure(domain: Domain, call: Hypercall, command: int, body: bytes) -> int | None:
@@ -45,41 +62,41 @@ def test_unknown_hypercalls_are_counted(domain: Domain, number: int) -> None:
         (H.event_channel_op, EvtchnOp.RESET, struct.pack("<H", 5), EPERM),
         (H.event_channel_op, 11, bytes(64), ENOSYS),
         (H.event_channel_op, 0xFFFFFFFF, bytes(64), ENOSYS),
-        (H.vcpu_op, 0, b"", EFAULT),
-        (H.sched_op, 2, struct.pack("<I", 6), EINVAL),
-        (H.sched_op, 5, struct.pack("<I", 6), EINVAL),
-        (H.sched_op, 5, struct.pack("<I", 3), 0),
-        (H.sched_op, 3, struct.pack("<QI4xQ", SCRATCH, 129, 0), EINVAL),
-        (H.sched_op, 3, struct.pack("<QI4xQ", NOWHERE, 1, 0), EFAULT),
-        (H.sched_op, 3, struct.pack("<QI4xQII", SCRATCH + 24, 1, 0, 99, 0), EINVAL),
+        (H.vcpu_op, xen.VCPUOP_initialise, b"", EFAULT),
+        (H.sched_op, xen.SCHEDOP_shutdown, struct.pack("<I", 6), EINVAL),
+        (H.sched_op, xen.SCHEDOP_shutdown_code, struct.pack("<I", 6), EINVAL),
+        (H.sched_op, xen.SCHEDOP_shutdown_code, struct.pack("<I", Shutdown.CRASH), 0),
+        (H.sched_op, xen.SCHEDOP_poll, struct.pack("<QI4xQ", SCRATCH, 129, 0), EINVAL),
+        (H.sched_op, xen.SCHEDOP_poll, struct.pack("<QI4xQ", NOWHERE, 1, 0), EFAULT),
+        (H.sched_op, xen.SCHEDOP_poll, struct.pack("<QI4xQII", SCRATCH + 24, 1, 0, 99, 0), EINVAL),
         (H.sched_op, 4, bytes(64), ENOSYS),
-        (H.sched_op, 6, struct.pack("<II", 1, 9), EINVAL),
-        (H.sched_op_compat, 3, bytes(64), ENOSYS),
-        (H.physdev_op, 6, struct.pack("<I", 1), 0),
-        (H.physdev_op, 6, struct.pack("<I", 4), EINVAL),
-        (H.physdev_op, 7, struct.pack("<QI", NOWHERE, 0x10000), 0),
-        (H.physdev_op, 7, struct.pack("<QI", NOWHERE, 0x10001), EINVAL),
-        (H.physdev_op, 7, struct.pack("<QI", 1 << 47, 8), EINVAL),
-        (H.physdev_op, 7, struct.pack("<QI", 0xFFFF87FFFFFFFFFF, 8), EINVAL),
+        (H.sched_op, xen.SCHEDOP_watchdog, struct.pack("<II", 1, 9), EINVAL),
+        (H.sched_op_compat, xen.SCHEDOP_poll, bytes(64), ENOSYS),
+        (H.physdev_op, xen.PHYSDEVOP_set_iopl, struct.pack("<I", 1), 0),
+        (H.physdev_op, xen.PHYSDEVOP_set_iopl, struct.pack("<I", 4), EINVAL),
+        (H.physdev_op, xen.PHYSDEVOP_set_iobitmap, struct.pack("<QI", NOWHERE, 0x10000), 0),
+        (H.physdev_op, xen.PHYSDEVOP_set_iobitmap, struct.pack("<QI", NOWHERE, 0x10001), EINVAL),
+        (H.physdev_op, xen.PHYSDEVOP_set_iobitmap, struct.pack("<QI", 1 << 47, 8), EINVAL),
+        (H.physdev_op, xen.PHYSDEVOP_set_iobitmap, struct.pack("<QI", XENS_LAST, 8), EINVAL),
         (H.physdev_op, 10, bytes(64), ENOSYS),
-        (H.callback_op, 0, struct.pack("<HH4xQ", 0, 0, 1 << 47), EINVAL),
-        (H.callback_op, 0, struct.pack("<HH4xQ", 3, 0, 4096), ENOSYS),
-        (H.callback_op, 0, struct.pack("<HH4xQ", 8, 0, 4096), ENOSYS),
-        (H.callback_op, 1, struct.pack("<H", 0), EINVAL),
-        (H.callback_op, 1, struct.pack("<H", 7), EINVAL),
-        (H.callback_op, 1, struct.pack("<H", 4), 0),
-        (H.callback_op, 1, struct.pack("<H", 3), ENOSYS),
+        (H.callback_op, xen.CALLBACKOP_register, callback(CallbackType.EVENT, 1 << 47), EINVAL),
+        (H.callback_op, xen.CALLBACKOP_register, callback(3, 4096), ENOSYS),
+        (H.callback_op, xen.CALLBACKOP_register, callback(8, 4096), ENOSYS),
+        (H.callback_op, xen.CALLBACKOP_unregister, callback(CallbackType.EVENT), EINVAL),
+        (H.callback_op, xen.CALLBACKOP_unregister, callback(CallbackType.SYSCALL32), EINVAL),
+        (H.callback_op, xen.CALLBACKOP_unregister, callback(CallbackType.NMI), 0),
+        (H.callback_op, xen.CALLBACKOP_unregister, callback(3), ENOSYS),
         (H.callback_op, 2, bytes(64), ENOSYS),
-        (H.nmi_op, 1, bytes(8), 0),
+        (H.nmi_op, xen.XENNMI_unregister_callback, bytes(8), 0),
         (H.nmi_op, 2, bytes(8), ENOSYS),
         (H.xen_version, Version.GET_FEATURES, struct.pack("<II", 1, 0), EINVAL),
         (H.xen_version, 10, bytes(64), ENOSYS),
         (H.vm_assist, 2, bytes(8), ENOSYS),
         (H.console_io, 2, bytes(8), ENOSYS),
         (H.memory_op, 60, bytes(64), ENOSYS),
-        (H.memory_op, 3, struct.pack("<H", 5), EPERM),
-        (H.memory_op, 9, struct.pack("<I4xQ", 0, SCRATCH), -errno.ENOBUFS),
-        (H.memory_op, 11, bytes(72), EPERM),
+        (H.memory_op, xen.XENMEM_current_reservation, struct.pack("<H", 5), EPERM),
+        (H.memory_op, xen.XENMEM_memory_map, struct.pack("<I4xQ", 0, SCRATCH), -errno.ENOBUFS),
+        (H.memory_op, xen.XENMEM_exchange, bytes(72), EPERM),
     ],
 )  # fmt: skip
 def test_answers(domain: Domain, call: Hypercall, command: int, body: bytes, answer: int) -> None:
@@ -96,11 +113,12 @@ def test_answers(domain: Domain, call: Hypercall, command: int, body: bytes, ans
     ("call", "command"),
     [
         *((H.event_channel_op, op) for op in EvtchnOp if op is not EvtchnOp.BIND_PIRQ),
-        (H.sched_op, 2), (H.sched_op, 3), (H.sched_op, 5), (H.sched_op, 6),
-        (H.physdev_op, 6), (H.physdev_op, 7),
-        (H.callback_op, 0), (H.callback_op, 1), (H.nmi_op, 0),
-        *((H.memory_op, op) for op in (3, 4, 5, 9, 11, 12)),
-        *((H.xen_version, op) for op in (1, 2, 3, 4, 5, 6, 8, 9)),
+        *((H.sched_op, op) for op in SchedOp if op not in {SchedOp.YIELD, SchedOp.BLOCK}),
+        *((H.physdev_op, op) for op in PhysdevOp),
+        (H.callback_op, xen.CALLBACKOP_register), (H.callback_op, xen.CALLBACKOP_unregister),
+        (H.nmi_op, xen.XENNMI_register_callback),
+        *((H.memory_op, op) for op in Memory if op not in MEMORY_WITHOUT),
+        *((H.xen_version, op) for op in Version if op not in VERSIONS_WITHOUT),
         (H.set_trap_table, NOWHERE), (H.event_channel_op_compat, NOWHERE),
     ],
 )  # fmt: skip
@@ -127,11 +145,11 @@ def test_event_channels_by_hypercall(domain: Domain) -> None:
     backend = domain.machine.events.open_backend()
     assert (ipi, listener, other, timer, backend) == (1, 2, 3, 4, 5)
     expected = {
-        ipi: struct.pack("<II", 5, 1),
-        listener: struct.pack("<IIH2xI", 2, 0, DOMID_GUEST, other),
-        other: struct.pack("<IIH2xI", 2, 0, DOMID_GUEST, listener),
-        timer: struct.pack("<III", 4, 1, Virq.TIMER),
-        backend: struct.pack("<IIH2xI", 2, 0, 0, 0),
+        ipi: struct.pack("<II", Status.IPI, 1),
+        listener: struct.pack("<IIH2xI", Status.INTERDOMAIN, 0, DOMID_GUEST, other),
+        other: struct.pack("<IIH2xI", Status.INTERDOMAIN, 0, DOMID_GUEST, listener),
+        timer: struct.pack("<III", Status.VIRQ, 1, Virq.TIMER),
+        backend: struct.pack("<IIH2xI", Status.INTERDOMAIN, 0, 0, 0),
     }
     for number, status in expected.items():
         body = struct.pack("<H2xI", DOMID_SELF, number)
@@ -144,20 +162,27 @@ def test_event_channels_by_hypercall(domain: Domain) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "end"),
-    [(0, End.POWEROFF), (1, End.REBOOT), (3, End.CRASH), (4, End.CRASH), (5, End.REBOOT)],
+    [
+        (Shutdown.POWEROFF, End.POWEROFF),
+        (Shutdown.REBOOT, End.REBOOT),
+        (Shutdown.CRASH, End.CRASH),
+        (Shutdown.WATCHDOG, End.CRASH),
+        (Shutdown.SOFT_RESET, End.REBOOT),
+    ],
 )
-def test_shutdown(domain: Domain, reason: int, end: End) -> None:
-    assert with_structure(domain, H.sched_op, 2, struct.pack("<I", reason)) == 0
+def test_shutdown(domain: Domain, reason: Shutdown, end: End) -> None:
+    assert with_structure(domain, H.sched_op, xen.SCHEDOP_shutdown, struct.pack("<I", reason)) == 0
     assert domain.ends == [end]
 
 
 def test_suspend_is_cancelled(domain: Domain) -> None:
-    assert with_structure(domain, H.sched_op, 2, struct.pack("<I", 2)) == 1
+    body = struct.pack("<I", Shutdown.SUSPEND)
+    assert with_structure(domain, H.sched_op, xen.SCHEDOP_shutdown, body) == 1
     assert domain.ends == []
 
 
 def test_the_old_shutdown_has_its_reason_in_a_register(domain: Domain) -> None:
-    assert domain.hypercall(H.sched_op_compat, 2, 1) == 0
+    assert domain.hypercall(H.sched_op_compat, xen.SCHEDOP_shutdown, Shutdown.REBOOT) == 0
     assert domain.ends == [End.REBOOT]
 
 
@@ -166,7 +191,16 @@ def test_xen_version(domain: Domain) -> None:
     assert domain.hypercall(H.xen_version, Version.PAGESIZE) == 4096
     assert with_structure(domain, H.xen_version, Version.GET_FEATURES, bytes(8)) == 0
     assert domain.get(4, 4) == struct.pack("<I", FEATURES)
-    for command, size in {1: 16, 2: 144, 3: 1024, 4: 64, 5: 8, 8: 16, 9: 1024}.items():
+    sizes = {
+        Version.EXTRAVERSION: 16,
+        Version.COMPILE_INFO: 144,
+        Version.CAPABILITIES: 1024,
+        Version.CHANGESET: 64,
+        Version.PLATFORM_PARAMETERS: 8,
+        Version.GUEST_HANDLE: 16,
+        Version.COMMANDLINE: 1024,
+    }
+    for command, size in sizes.items():
         assert with_structure(domain, H.xen_version, command, b"\xee" * 1100) == 0
         assert domain.get(1, size - 1) != b"\xee"
         assert domain.get(4, size) == b"\xee" * 4
@@ -213,7 +247,7 @@ def test_a_multicall_beyond_the_last_address(domain: Domain) -> None:
 
 
 def test_a_multicall_ends_with_the_domain(domain: Domain) -> None:
-    calls = entry(H.sched_op_compat, 2, 0) + entry(H.xen_version)
+    calls = entry(H.sched_op_compat, xen.SCHEDOP_shutdown, Shutdown.POWEROFF) + entry(H.xen_version)
     assert domain.hypercall(H.multicall, domain.put(calls), 2) == 0
     assert struct.unpack("<q", domain.get(8, 64 + 8)) == (0xBAD,)
 
@@ -221,34 +255,36 @@ def test_a_multicall_ends_with_the_domain(domain: Domain) -> None:
 def test_poll_of_a_pending_port_does_not_sleep(domain: Domain) -> None:
     port = domain.machine.events.open_backend()
     body = struct.pack("<QI4xQI", SCRATCH + 24, 1, 0, port)
-    assert with_structure(domain, H.sched_op, 3, body) == 0
+    assert with_structure(domain, H.sched_op, xen.SCHEDOP_poll, body) == 0
     assert domain.cpu.blocked
     domain.cpu.blocked = False
     domain.machine.events.notify(port)
-    assert with_structure(domain, H.sched_op, 3, body) == 0
+    assert with_structure(domain, H.sched_op, xen.SCHEDOP_poll, body) == 0
     assert not domain.cpu.blocked
 
 
 def test_block_enables_events(domain: Domain) -> None:
-    domain.memory.write_u8(domain.cpu.info_gpa + 1, 1)
-    assert domain.hypercall(H.sched_op, 1) == 0
-    assert domain.memory.read(domain.cpu.info_gpa + 1, 1)[0] == 0
+    domain.memory.write_u8(domain.cpu.info_gpa + xen.VCPU_INFO_UPCALL_MASK, 1)
+    assert domain.hypercall(H.sched_op, xen.SCHEDOP_block) == 0
+    assert domain.memory.read(domain.cpu.info_gpa + xen.VCPU_INFO_UPCALL_MASK, 1)[0] == 0
     assert domain.cpu.blocked
 
 
 def test_the_architectural_iopl_is_the_domains(domain: Domain) -> None:
-    for command, on in ((0, True), (1, False)):
-        assert domain.hypercall(H.vm_assist, command, 4) == 0
+    enable, disable = xen.VMASST_CMD_enable, xen.VMASST_CMD_disable
+    iopl = xen.VMASST_TYPE_architectural_iopl
+    for command, other, on in ((enable, disable, True), (disable, enable, False)):
+        assert domain.hypercall(H.vm_assist, command, iopl) == 0
         assert [cpu.vcpu.architectural_iopl for cpu in domain.cpus] == [on, on]
-        assert domain.hypercall(H.vm_assist, command ^ 1, 5) == 0
+        assert domain.hypercall(H.vm_assist, other, iopl + 1) == 0
         assert domain.cpu.vcpu.architectural_iopl == on
 
 
 def test_task_switched(domain: Domain) -> None:
     assert domain.hypercall(H.fpu_taskswitch, 1) == 0
-    assert domain.cpu.vcpu.cr0 & 8
+    assert domain.cpu.vcpu.cr0 & x86.CR0_TS
     assert domain.hypercall(H.fpu_taskswitch, 1 << 32) == 0
-    assert not domain.cpu.vcpu.cr0 & 8
+    assert not domain.cpu.vcpu.cr0 & x86.CR0_TS
 
 
 @pytest.mark.parametrize("call", [H.platform_op, H.sysctl, H.domctl, H.kexec_op, H.hypfs_op, H.mca])

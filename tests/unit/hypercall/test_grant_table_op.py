@@ -22,6 +22,7 @@ from kvmxen.abi.grant_table import (
     READONLY,
     WRITING,
     GnttabOp,
+    GrantStatus,
 )
 from kvmxen.abi.layouts.grant_table import (
     CACHE_FLUSH,
@@ -40,8 +41,11 @@ from kvmxen.hypercall import grant_map
 from kvmxen.layout import PAGE_SHIFT
 from tests.unit.forged import FREE_PFN, NR_PAGES, SCRATCH, Domain, va
 
-OKAY, GENERAL_ERROR, BAD_DOMAIN, BAD_GNTREF = 0, -1, -2, -3
-BAD_HANDLE, BAD_VIRT_ADDR, BAD_DEV_ADDR, DENIED, BAD_PAGE, BAD_COPY = -4, -5, -6, -8, -9, -10
+OKAY, GENERAL_ERROR = GrantStatus.OKAY, GrantStatus.GENERAL_ERROR
+BAD_DOMAIN, BAD_GNTREF = GrantStatus.BAD_DOMAIN, GrantStatus.BAD_GNTREF
+BAD_HANDLE, BAD_VIRT_ADDR = GrantStatus.BAD_HANDLE, GrantStatus.BAD_VIRT_ADDR
+BAD_DEV_ADDR, DENIED = GrantStatus.BAD_DEV_ADDR, GrantStatus.PERMISSION_DENIED
+BAD_PAGE, BAD_COPY = GrantStatus.BAD_PAGE, GrantStatus.BAD_COPY_ARG
 ENOSYS, EINVAL, EFAULT, EPERM = -errno.ENOSYS, -errno.EINVAL, -errno.EFAULT, -errno.EPERM
 NOWHERE = 0x1000
 LIST = SCRATCH + 1024

@@ -8,10 +8,12 @@ import struct
 
 import pytest
 
+from kvmxen.abi import xen
 from kvmxen.abi.xen import DOMID_SELF, Hypercall
 from tests.unit.forged import FREE_PFN, MEMORY, NR_PAGES, SCRATCH, Domain
 
-INCREASE, DECREASE, POPULATE = 0, 1, 6
+INCREASE, DECREASE = xen.XENMEM_increase_reservation, xen.XENMEM_decrease_reservation
+POPULATE = xen.XENMEM_populate_physmap
 EXTENTS = 1024
 MASK64 = (1 << 64) - 1
 
@@ -29,7 +31,7 @@ def reservation(
 
 def current(domain: Domain) -> int | None:
     domain.put(struct.pack("<H", DOMID_SELF))
-    return domain.hypercall(Hypercall.memory_op, 3, SCRATCH)
+    return domain.hypercall(Hypercall.memory_op, xen.XENMEM_current_reservation, SCRATCH)
 
 
 def mfn(domain: Domain, pfn: int) -> int:
@@ -156,25 +158,26 @@ def test_extents_that_are_not_there(domain: Domain) -> None:
 
 def test_sizes(domain: Domain) -> None:
     domain.put(struct.pack("<H", DOMID_SELF))
-    assert domain.hypercall(Hypercall.memory_op, 4, SCRATCH) == NR_PAGES
-    assert domain.hypercall(Hypercall.memory_op, 2) == domain.layout.max_mfn - 1
+    call = Hypercall.memory_op
+    assert domain.hypercall(call, xen.XENMEM_maximum_reservation, SCRATCH) == NR_PAGES
+    assert domain.hypercall(call, xen.XENMEM_maximum_ram_page) == domain.layout.max_mfn - 1
 
 
 def test_the_memory_map(domain: Domain) -> None:
     domain.put(struct.pack("<I4xQ", 8, SCRATCH + 64))
-    assert domain.hypercall(Hypercall.memory_op, 9, SCRATCH) == 0
+    assert domain.hypercall(Hypercall.memory_op, xen.XENMEM_memory_map, SCRATCH) == 0
     assert domain.get(4) == struct.pack("<I", 1)
     assert domain.get(20, 64) == struct.pack("<QQI", 0, MEMORY, 1)
 
 
 def test_where_the_m2p_table_is(domain: Domain) -> None:
-    assert domain.hypercall(Hypercall.memory_op, 12, SCRATCH) == 0
+    assert domain.hypercall(Hypercall.memory_op, xen.XENMEM_machphys_mapping, SCRATCH) == 0
     start, end, last = struct.unpack("<QQQ", domain.get(24))
     assert start == domain.machine.m2p_va
     assert end - start == domain.layout.m2p_bytes
     assert last == domain.layout.max_mfn - 1
     domain.put(struct.pack("<I4xQI", 1, SCRATCH + 64, 99))
-    assert domain.hypercall(Hypercall.memory_op, 5, SCRATCH) == 0
+    assert domain.hypercall(Hypercall.memory_op, xen.XENMEM_machphys_mfn_list, SCRATCH) == 0
     assert domain.get(8, 64) == struct.pack("<Q", domain.layout.m2p_gpa >> 12)
     assert domain.get(8, 72) == bytes(8)
     assert domain.get(4, 16) == struct.pack("<I", 1)
@@ -186,7 +189,7 @@ def exchange(
     given = struct.pack("<QQIIH6x", SCRATCH + EXTENTS, count, order, 0, DOMID_SELF)
     wanted = struct.pack("<QQIIH6x", SCRATCH + 2048, out_count, out_order, 0, DOMID_SELF)
     domain.put(given + wanted + struct.pack("<Q", done))
-    return domain.hypercall(Hypercall.memory_op, 11, SCRATCH)
+    return domain.hypercall(Hypercall.memory_op, xen.XENMEM_exchange, SCRATCH)
 
 
 def test_frames_that_lie_together_are_exchanged_for_one_extent(domain: Domain) -> None:

@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 
+from kvmxen.abi import x86, xen
 from kvmxen.abi.xen import DOMID_SELF, Hypercall
 from kvmxen.hypercall.mmu import MmuExt
 from kvmxen.layout import PAGE_SHIFT
@@ -27,8 +28,9 @@ from tests.unit.forged import (
     va,
 )
 
-ACCESSED, DIRTY, LARGE = 0x20, 0x40, 0x80
-NORMAL, MACHPHYS, PRESERVE_AD = 0, 1, 2
+ACCESSED, DIRTY, LARGE = x86.PTE_ACCESSED, x86.PTE_DIRTY, x86.PTE_LARGE
+NORMAL, MACHPHYS = xen.MMU_NORMAL_PT_UPDATE, xen.MMU_MACHPHYS_UPDATE
+PRESERVE_AD = xen.MMU_PT_UPDATE_PRESERVE_AD
 DONE = 2048
 
 

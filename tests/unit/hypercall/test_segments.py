@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.abi.xen import DOMID_SELF, Hypercall
 from kvmxen.errors import HypercallError
 from kvmxen.hypercall.segments import (
@@ -24,7 +24,7 @@ CODE64_USER = 0x00AFFB000000FFFF
 DATA = 0x00CF93000000FFFF
 DPL3 = 3 << 45
 ACCESSED = 1 << 40
-SET_LDT = 13
+SET_BASE, BY_SELECTOR = Hypercall.set_segment_base, xen.SEGBASE_GS_USER_SEL
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_update_descriptor_refuses(
 
 
 def set_ldt(domain: Domain, address: int, entries: int) -> int | None:
-    domain.put(struct.pack("<I4xQQ", SET_LDT, address, entries), 2048)
+    domain.put(struct.pack("<I4xQQ", xen.MMUEXT_SET_LDT, address, entries), 2048)
     return domain.hypercall(Hypercall.mmuext_op, SCRATCH + 2048, 1, 0, DOMID_SELF)
 
 
@@ -195,13 +195,18 @@ def test_set_ldt_refuses(domain: Domain, address: int, entries: int, code: int) 
 
 
 @pytest.mark.parametrize(
-    ("which", "msr"), [(0, x86.MSR_FS_BASE), (1, x86.MSR_KERNEL_GS_BASE), (2, x86.MSR_GS_BASE)]
+    ("which", "msr"),
+    [
+        (xen.SEGBASE_FS, x86.MSR_FS_BASE),
+        (xen.SEGBASE_GS_USER, x86.MSR_KERNEL_GS_BASE),
+        (xen.SEGBASE_GS_KERNEL, x86.MSR_GS_BASE),
+    ],
 )
 def test_segment_bases(domain: Domain, which: int, msr: int) -> None:
     base = 0xFFFF888000001000
-    assert domain.hypercall(Hypercall.set_segment_base, which, base) == 0
+    assert domain.hypercall(SET_BASE, which, base) == 0
     assert domain.cpu.fd.get_msr(msr) == base
-    assert domain.hypercall(Hypercall.set_segment_base, which, 1 << 47) == -errno.EINVAL
+    assert domain.hypercall(SET_BASE, which, 1 << 47) == -errno.EINVAL
     assert domain.cpu.fd.get_msr(msr) == base
 
 
@@ -210,14 +215,14 @@ def test_the_users_gs_by_selector(domain: Domain) -> None:
     descriptor = DATA | (base & 0xFFFFFF) << 16 | (base >> 24) << 56
     domain.memory.write_u64(domain.gpa(FREE_PFN) + 8, descriptor)
     assert set_gdt(domain, 512, FREE_PFN) == 0
-    assert domain.hypercall(Hypercall.set_segment_base, 3, 8 | 3) == 0
+    assert domain.hypercall(SET_BASE, BY_SELECTOR, 8 | 3) == 0
     assert domain.cpu.fd.get_msr(x86.MSR_KERNEL_GS_BASE) == base
     assert domain.cpu.fd.get_sregs().gs.selector == 8 | 3
     # A selector without a descriptor is the null selector.
-    assert domain.hypercall(Hypercall.set_segment_base, 3, 0xFFFF) == 0
+    assert domain.hypercall(SET_BASE, BY_SELECTOR, 0xFFFF) == 0
     assert domain.cpu.fd.get_sregs().gs.selector == 0
     assert domain.cpu.fd.get_msr(x86.MSR_KERNEL_GS_BASE) == 0
 
 
 def test_an_unknown_base(domain: Domain) -> None:
-    assert domain.hypercall(Hypercall.set_segment_base, 4, 0) == -errno.EINVAL
+    assert domain.hypercall(SET_BASE, BY_SELECTOR + 1, 0) == -errno.EINVAL

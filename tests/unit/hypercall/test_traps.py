@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from kvmxen.abi import x86
+from kvmxen.abi import x86, xen
 from kvmxen.abi.xen import CallbackType, Hypercall
 from kvmxen.exceptions import TRAP_LOST_DEBUG, handle
 from kvmxen.kvm.structs import Debugregs
@@ -42,8 +42,8 @@ def test_a_trap_table_ends(domain: Domain) -> None:
 
 def test_callbacks(domain: Domain) -> None:
     assert domain.hypercall(Hypercall.set_callbacks, CODE, CODE + 1, CODE + 2) == 0
-    body = struct.pack("<HH4xQ", CallbackType.SYSCALL32, 1, CODE + 3)
-    assert domain.hypercall(Hypercall.callback_op, 0, domain.put(body)) == 0
+    body = struct.pack("<HH4xQ", CallbackType.SYSCALL32, xen.CALLBACKF_mask_events, CODE + 3)
+    assert domain.hypercall(Hypercall.callback_op, xen.CALLBACKOP_register, domain.put(body)) == 0
     assert domain.cpu.callbacks == {
         CallbackType.EVENT: (CODE, False),
         CallbackType.FAILSAFE: (CODE + 1, False),
@@ -54,9 +54,10 @@ def test_callbacks(domain: Domain) -> None:
 
 
 def test_the_nmi_callback_is_entered_with_events_masked(domain: Domain) -> None:
-    assert domain.hypercall(Hypercall.nmi_op, 0, domain.put(struct.pack("<Q", CODE))) == 0
-    assert domain.cpu.trap_table == {x86.TRAP_NMI: (4, CODE)}
-    assert domain.hypercall(Hypercall.nmi_op, 1, 0) == 0
+    callback = domain.put(struct.pack("<Q", CODE))
+    assert domain.hypercall(Hypercall.nmi_op, xen.XENNMI_register_callback, callback) == 0
+    assert domain.cpu.trap_table == {x86.TRAP_NMI: (xen.TI_IF, CODE)}
+    assert domain.hypercall(Hypercall.nmi_op, xen.XENNMI_unregister_callback, 0) == 0
     assert domain.cpu.trap_table == {}
 
 

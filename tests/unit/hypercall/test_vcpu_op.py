@@ -12,6 +12,7 @@ from kvmxen.abi import x86
 from kvmxen.abi.xen import DOMID_SELF, CallbackType, Hypercall, Virq
 from kvmxen.cpu import Cpu
 from kvmxen.hypercall import vcpu_op as vcpu_op_module
+from kvmxen.hypercall.mmu import MmuExt
 from kvmxen.hypercall.segments import load_gdt
 from kvmxen.hypercall.vcpu_op import VcpuOp
 from kvmxen.machine import End
@@ -256,6 +257,6 @@ def test_set_timer_op_stops_the_timer(domain: Domain) -> None:
 
 
 def test_a_flush_of_all_leaves_those_that_are_down(domain: Domain) -> None:
-    body = struct.pack("<I4xQQ", 10, 0, 0)
+    body = struct.pack("<I4xQQ", MmuExt.TLB_FLUSH_ALL, 0, 0)
     assert domain.hypercall(Hypercall.mmuext_op, domain.put(body), 1, 0, DOMID_SELF) == 0
     assert not domain.cpus[1].vcpu.flush_pending

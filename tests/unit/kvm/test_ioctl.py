@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,62 +26,56 @@ def null() -> Iterator[int]:
     os.close(fd)
 
 
-SYSTEM: dict[str, Callable[[System], object]] = {
-    "KVM_CHECK_EXTENSION": lambda system: system.check_extension(Cap.XEN_HVM),
-    "KVM_GET_VCPU_MMAP_SIZE": lambda system: system.vcpu_mmap_size(),
-    "KVM_GET_SUPPORTED_CPUID": lambda system: system.supported_cpuid(),
-    "KVM_CREATE_VM": lambda system: system.create_vm(),
-}
-VM: dict[str, Callable[[Vm], object]] = {
-    "KVM_ENABLE_CAP(SPLIT_IRQCHIP)": lambda vm: vm.enable_cap(Cap.SPLIT_IRQCHIP, 0),
-    "KVM_SET_USER_MEMORY_REGION": lambda vm: vm.set_memory(0, 0, 4096, 0),
-    "KVM_CREATE_VCPU": lambda vm: vm.create_vcpu(0),
-    "KVM_SIGNAL_MSI": lambda vm: vm.signal_msi(0, 32),
-    "KVM_IOEVENTFD": lambda vm: vm.listen(0x100, 1, 0, True),
-    "KVM_GET_CLOCK": lambda vm: vm.clock(),
-}
-VCPU: dict[str, Callable[[VcpuFd], object]] = {
-    "KVM_GET_SREGS": lambda vcpu: vcpu.get_sregs(),
-    "KVM_SET_SREGS": lambda vcpu: vcpu.set_sregs(Sregs()),
-    "KVM_GET_MSRS(0x10)": lambda vcpu: vcpu.get_msr(0x10),
-    "KVM_SET_MSRS(0x10)": lambda vcpu: vcpu.set_msr(0x10, 0),
-    "KVM_SET_CPUID2": lambda vcpu: vcpu.set_cpuid([CpuidEntry()]),
-    "KVM_GET_DEBUGREGS": lambda vcpu: vcpu.get_debugregs(),
-    "KVM_SET_DEBUGREGS": lambda vcpu: vcpu.set_debugregs(Debugregs()),
-    "KVM_SET_XCRS": lambda vcpu: vcpu.set_xcr0(1),
-    "KVM_SET_MP_STATE": lambda vcpu: vcpu.set_runnable(),
-    "KVM_GET_TSC_KHZ": lambda vcpu: vcpu.tsc_khz(),
+# Each wrapper: the ioctl, and the method's arguments.
+WRAPPERS: dict[type, dict[str, tuple[str, tuple[object, ...]]]] = {
+    System: {
+        "check_extension": ("KVM_CHECK_EXTENSION", (Cap.XEN_HVM,)),
+        "vcpu_mmap_size": ("KVM_GET_VCPU_MMAP_SIZE", ()),
+        "supported_cpuid": ("KVM_GET_SUPPORTED_CPUID", ()),
+        "create_vm": ("KVM_CREATE_VM", ()),
+    },
+    Vm: {
+        "enable_cap": ("KVM_ENABLE_CAP(SPLIT_IRQCHIP)", (Cap.SPLIT_IRQCHIP, 0)),
+        "set_memory": ("KVM_SET_USER_MEMORY_REGION", (0, 0, 4096, 0)),
+        "create_vcpu": ("KVM_CREATE_VCPU", (0,)),
+        "signal_msi": ("KVM_SIGNAL_MSI", (0, 32)),
+        "listen": ("KVM_IOEVENTFD", (0x100, 1, 0, True)),
+        "clock": ("KVM_GET_CLOCK", ()),
+    },
+    VcpuFd: {
+        "get_sregs": ("KVM_GET_SREGS", ()),
+        "set_sregs": ("KVM_SET_SREGS", (Sregs(),)),
+        "get_msr": ("KVM_GET_MSRS(0x10)", (0x10,)),
+        "set_msr": ("KVM_SET_MSRS(0x10)", (0x10, 0)),
+        "set_cpuid": ("KVM_SET_CPUID2", ([CpuidEntry()],)),
+        "get_debugregs": ("KVM_GET_DEBUGREGS", ()),
+        "set_debugregs": ("KVM_SET_DEBUGREGS", (Debugregs(),)),
+        "set_xcr0": ("KVM_SET_XCRS", (1,)),
+        "set_runnable": ("KVM_SET_MP_STATE", ()),
+        "tsc_khz": ("KVM_GET_TSC_KHZ", ()),
+    },
 }
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        *((System, name) for name in SYSTEM),
-        *((Vm, name) for name in VM),
-        *((VcpuFd, name) for name in VCPU),
-    ],
+    ("kind", "method"), [(kind, method) for kind, known in WRAPPERS.items() for method in known]
 )
-def test_a_failing_ioctl_is_named(kind: type, name: str, null: int) -> None:
+def test_a_failing_ioctl_is_named(kind: type, method: str, null: int) -> None:
     wrapper: Any = object.__new__(kind)
     wrapper.fd = null
     wrapper.index = 0
-    call: Callable[[object], object] = {**SYSTEM, **VM, **VCPU}[name]  # type: ignore[assignment]
+    ioctl, arguments = WRAPPERS[kind][method]
     with pytest.raises(KvmError) as raised:
-        call(wrapper)
-    assert str(raised.value).startswith(f"{name} failed: ")
+        getattr(wrapper, method)(*arguments)
+    assert str(raised.value).startswith(f"{ioctl} failed: ")
     assert raised.value.errno == errno.ENOTTY
     assert raised.value.exit_status == 1
 
 
-def test_every_wrapper_is_tested() -> None:
-    public = {
-        f"{kind.__name__}.{name}"
-        for kind in (System, Vm, VcpuFd)
-        for name in vars(kind)
-        if not name.startswith("_") and name != "close"
-    }
-    assert len(public) == len(SYSTEM) + len(VM) + len(VCPU)
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_every_wrapper_is_tested(kind: type) -> None:
+    public = {name for name in vars(kind) if not name.startswith("_")} - {"close"}
+    assert public == WRAPPERS[kind].keys()
 
 
 def test_too_many_cpuid_entries_are_no_ioctl(null: int) -> None:
