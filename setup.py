@@ -1,4 +1,4 @@
-"""Builds what is not Python: the Cython modules, the shim's gate and the demo guest."""
+"""Builds what is not Python: the Cython modules, the shim and the demo guest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGE = Path("kvmxen")
 SHIM = PACKAGE / "shim"
 # The numbers that the C of all parts, Cython and Python share.
 SHARED_HEADERS = sorted((PACKAGE / "abi").glob("*.h"))
-GATE = SHIM / "gate.bin"
+SHIM_IMAGE = SHIM / "shim.bin"
 # Freestanding, at a fixed address in the upper half, with no registers but the general ones.
 # fmt: off
 SHIM_FLAGS = [
@@ -49,7 +49,7 @@ class BuildExt(build_ext):
 
     def run(self) -> None:
         super().run()
-        for target, build in ((GATE, self.build_gate), (DEMO, self.build_demo)):
+        for target, build in ((SHIM_IMAGE, self.build_shim), (DEMO, self.build_demo)):
             out = Path(self.build_lib) / target
             inputs = [*sources(target.parent, ".S", ".c", ".h", ".ld", ".py"), *SHARED_HEADERS]
             if self.force or newer_group([*map(str, inputs), __file__], str(out)):
@@ -58,7 +58,7 @@ class BuildExt(build_ext):
             if self.inplace:
                 shutil.copyfile(out, target)
 
-    def build_gate(self, out: Path) -> None:
+    def build_shim(self, out: Path) -> None:
         temp = Path(self.build_temp) / SHIM
         temp.mkdir(parents=True, exist_ok=True)
         compiler = tool("CC", "gcc")
@@ -69,9 +69,9 @@ class BuildExt(build_ext):
             if self.force or newer_group([source, *headers], obj):
                 self.spawn([*compiler, "-c", *SHIM_FLAGS, f"-I{PACKAGE}", "-o", obj, source])
             objects.append(obj)
-        script = str(temp / "gate.ld")
+        script = str(temp / "shim.ld")
         preprocess = [*compiler, "-E", "-P", "-x", "assembler-with-cpp", "-o", script]
-        self.spawn([*preprocess, str(SHIM / "gate.ld")])
+        self.spawn([*preprocess, str(SHIM / "shim.ld")])
         linker = tool("LD", "ld")
         self.spawn([*linker, "--no-check-sections", "-T", script, "-o", str(out), *objects])
 
@@ -79,11 +79,11 @@ class BuildExt(build_ext):
         compile_guest(sources(GUESTS / "demo", ".S", ".c"), out)
 
     def get_outputs(self) -> list[str]:
-        images = [str(Path(self.build_lib) / target) for target in (GATE, DEMO)]
+        images = [str(Path(self.build_lib) / target) for target in (SHIM_IMAGE, DEMO)]
         return [*super().get_outputs(), *images]
 
     def get_output_mapping(self) -> dict[str, str]:
-        images = {str(Path(self.build_lib) / target): str(target) for target in (GATE, DEMO)}
+        images = {str(Path(self.build_lib) / target): str(target) for target in (SHIM_IMAGE, DEMO)}
         return {**super().get_output_mapping(), **(images if self.inplace else {})}
 
 

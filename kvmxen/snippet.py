@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-from kvmxen.loader.pagetables import Mapping, PageTables
+from kvmxen.loader.pagetables import InitialPageTables, Mapping
 from kvmxen.machine import Machine
 
 _CODE_VA = 0x10000000000
@@ -16,7 +16,7 @@ def load_code(machine: Machine, code: bytes, argument: int = 0) -> None:
     %rsi is `argument`. The code and its page tables take the first frames, which must be zero.
     """
     memory, layout = machine.memory, machine.layout
-    PageTables(memory, layout).map(Mapping(_CODE_VA, _FIRST_PFN, 2), 0)
+    InitialPageTables(memory, layout).map(Mapping(_CODE_VA, _FIRST_PFN, 2), 0)
     memory.write(layout.mfn(_FIRST_PFN) << PAGE_SHIFT, code)
     machine.enter_at(
         entry=_CODE_VA,

@@ -98,7 +98,7 @@ class RingPages:
             self._peer.grants.unmap_frame(self._refs.pop(), True)
 
 
-class Channel:
+class EventChannel:
     """The event channel to a frontend's `port`. The guest's events ring `doorbell`; by default the
     channel has its own.
 

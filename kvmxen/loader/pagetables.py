@@ -53,7 +53,7 @@ class Mapping:
         ]
 
 
-class PageTables:
+class InitialPageTables:
     """A tree of tables in guest memory that grows with each mapping; the first frame is its
     root."""
 

@@ -12,7 +12,7 @@ from kvmxen.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.frames import fill_p2m, write
 from kvmxen.loader.hypercall_page import HYPERCALL_PAGE
-from kvmxen.loader.pagetables import PageTables
+from kvmxen.loader.pagetables import InitialPageTables
 from kvmxen.loader.plan import plan_pv
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def build(
     write(memory, layout, plan.ramdisk << PAGE_SHIFT, disk)
     fill_p2m(memory, layout, plan.p2m.pfn)
 
-    tables = PageTables(memory, layout)
+    tables = InitialPageTables(memory, layout)
     tables.map(plan.region, plan.tables)
     if plan.p2m_tables:
         tables.map(plan.p2m, plan.p2m.pfn + plan.p2m.frames)

@@ -14,6 +14,6 @@ def constants() -> dict[str, int]:
     return headers.constants(Path(__file__).with_name("abi.h"))
 
 
-def gate() -> bytes:
-    """The gate's code page and the syscall page, as built from gate.S."""
-    return Path(__file__).with_name("gate.bin").read_bytes()
+def code() -> bytes:
+    """The gates, the syscall pages and the dispatcher, as they lie from gpa 0 (shim.ld)."""
+    return Path(__file__).with_name("shim.bin").read_bytes()

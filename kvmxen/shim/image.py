@@ -15,7 +15,7 @@ from enum import Enum
 from kvmxen.abi import x86, xen
 from kvmxen.layout import PAGE_SIZE, SHIM_VCPU_FRAMES, SUPERPAGE, XENHEAP_FRAMES, Layout
 from kvmxen.memory import GuestMemory
-from kvmxen.shim.abi import constants, gate
+from kvmxen.shim.abi import code, constants
 from kvmxen.shim.shared import SharedDomain
 
 _C = constants()
@@ -70,7 +70,7 @@ class ShimImage:
         self.domain = SharedDomain(memory, _C["SHIM_DOMAIN"])
         self._next_frame = _C["SHIM_TABLES"]
         self._first_vcpu = layout.xenheap_gpa - layout.vcpus * _C["VCPU_SIZE"]
-        memory.write(0, gate())
+        memory.write(0, code())
         self._write_idt()
         for index in range(layout.vcpus):
             self._write_vcpu(index)

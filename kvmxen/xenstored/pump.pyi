@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 from kvmxen.xenstore.connection import Connection
 
-class Channel:
+class ClientSocket:
     def __init__(self, descriptor: int, limit: int) -> None: ...
     @property
     def descriptor(self) -> int: ...

@@ -46,7 +46,7 @@ cdef enum:
     EVENTS = 64
 
 
-cdef class Channel:
+cdef class ClientSocket:
     """A client: the descriptor of its socket, and its connection to the store.
 
     `lost` is set if the client left, sent nonsense, or left more than `limit` bytes unread.
@@ -114,25 +114,25 @@ cdef class Channel:
 
 
 cdef class Pump:
-    """Serves channels in the one thread that calls turn() and add(); any thread may call wake()."""
+    """Serves clients in the one thread that calls turn() and add(); any thread may call wake()."""
 
     cdef object _epoll
     cdef int _poll
     cdef int _wakeup
     cdef unsigned long _thread
-    cdef dict _channels
+    cdef dict _clients
     cdef object _woken
 
     def __init__(self):
         self._epoll = select.epoll()
         self._poll = self._epoll.fileno()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._channels = {}
+        self._clients = {}
         self._woken = deque()
         self.watch(self._wakeup)
 
     def close(self):
-        """Close what was opened here; the channels' sockets belong to the caller."""
+        """Close what was opened here; the clients' sockets belong to the caller."""
         self._epoll.close()
         os.close(self._wakeup)
 
@@ -149,17 +149,17 @@ cdef class Pump:
 
         `connect(wake)` returns the connection.
         """
-        cdef Channel channel = Channel(descriptor, limit)
-        channel.connection = connect(partial(self._wake, channel))
-        channel._interest = EPOLLIN
-        self._channels[descriptor] = channel
+        cdef ClientSocket client = ClientSocket(descriptor, limit)
+        client.connection = connect(partial(self._wake, client))
+        client._interest = EPOLLIN
+        self._clients[descriptor] = client
         self.watch(descriptor)
 
     def remove(self, int descriptor):
         """End the connection of the client at `descriptor`, whose socket is still open."""
-        cdef Channel channel = self._channels.pop(descriptor)
-        channel.connection.close()
-        channel.lost = True
+        cdef ClientSocket client = self._clients.pop(descriptor)
+        client.connection.close()
+        client.lost = True
         self.unwatch(descriptor)
 
     def wake(self):
@@ -173,7 +173,7 @@ cdef class Pump:
         lost clients, to be removed.
         """
         cdef epoll_event[EVENTS] events
-        cdef Channel channel
+        cdef ClientSocket client
         cdef dict left = {}
         cdef list served = []
         cdef int index, ready, descriptor
@@ -182,11 +182,11 @@ cdef class Pump:
             ready = epoll_wait(self._poll, events, EVENTS, timeout)
         for index in range(ready):
             descriptor = events[index].data.fd
-            channel = self._channels.get(descriptor)
-            if channel is not None:
+            client = self._clients.get(descriptor)
+            if client is not None:
                 if events[index].events != EPOLLOUT:
-                    channel._receive()
-                served.append(channel)
+                    client._receive()
+                served.append(client)
             elif descriptor == self._wakeup:
                 os.eventfd_read(self._wakeup)
             else:
@@ -194,28 +194,28 @@ cdef class Pump:
         # Send all replies after all requests: a client that waits for several wakes up once.
         while self._woken:
             served.append(self._woken.popleft())
-        for channel in served:
-            if not channel.lost:
-                channel._send()
-            if not channel.lost:
-                self._want(channel)
-            elif self._channels.get(channel.descriptor) is channel:
-                left[channel.descriptor] = None
+        for client in served:
+            if not client.lost:
+                client._send()
+            if not client.lost:
+                self._want(client)
+            elif self._clients.get(client.descriptor) is client:
+                left[client.descriptor] = None
         return list(left)
 
-    def _wake(self, Channel channel):
-        """Note that there is output for `channel`; called from any thread, under the store's
+    def _wake(self, ClientSocket client):
+        """Note that there is output for `client`; called from any thread, under the store's
         lock."""
-        self._woken.append(channel)
+        self._woken.append(client)
         if PyThread_get_thread_ident() != self._thread:
             os.eventfd_write(self._wakeup, 1)
 
-    cdef int _want(self, Channel channel) except -1:
-        """Wait for the events that the channel needs."""
+    cdef int _want(self, ClientSocket client) except -1:
+        """Wait for the events that the client needs."""
         cdef epoll_event event
-        event.events = channel._wanted()
-        if event.events != channel._interest:
-            event.data.fd = channel.descriptor
-            epoll_ctl(self._poll, EPOLL_CTL_MOD, channel.descriptor, &event)
-            channel._interest = event.events
+        event.events = client._wanted()
+        if event.events != client._interest:
+            event.data.fd = client.descriptor
+            epoll_ctl(self._poll, EPOLL_CTL_MOD, client.descriptor, &event)
+            client._interest = event.events
         return 0

@@ -117,7 +117,7 @@ def test_wheel_has_what_runs(contents: set[str]) -> None:
     extensions = {name.partition(".")[0] for name in contents if name.endswith(".so")}
     assert extensions == {n.partition(".")[0] for n in package_sources() if n.endswith(".pyx")}
     headers = {f"kvmxen/{name}.h" for name in ("abi/x86", "abi/xen", "shim/abi")}
-    assert headers | {"kvmxen/shim/gate.bin", "kvmxen/guests/demo.elf"} <= contents
+    assert headers | {"kvmxen/shim/shim.bin", "kvmxen/guests/demo.elf"} <= contents
     assert "kvmxen/py.typed" in contents
 
 
@@ -141,7 +141,7 @@ def test_wheel_runs_without_a_compiler(installed: Path, tmp_path: Path) -> None:
     program = (
         "import kvmxen.memory, kvmxen, pathlib; root = pathlib.Path(kvmxen.__file__).parent\n"
         "assert (root / 'guests/demo.elf').read_bytes()[:4] == b'\\x7fELF'\n"
-        "assert (root / 'shim/gate.bin').stat().st_size > 0; print(root)"
+        "assert (root / 'shim/shim.bin').stat().st_size > 0; print(root)"
     )
     site = run(installed, "-c", WHERE, cwd=tmp_path).strip()
     assert run(installed, "-c", program, cwd=tmp_path, **bare).startswith(site)

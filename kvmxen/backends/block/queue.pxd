@@ -116,4 +116,4 @@ cdef class BlockQueue:
     cdef void _count(self, Job *job, int error) noexcept nogil
     cdef void _respond(self, uint64_t id, uint8_t operation, int error) noexcept nogil
     cdef void _publish(self) noexcept nogil
-    cdef void _ring_the_bell(self) noexcept with gil
+    cdef void _notify_frontend(self) noexcept with gil

@@ -350,9 +350,9 @@ cdef class BlockQueue:
     cdef void _publish(self) noexcept nogil:
         if self._ring.push():
             self._counters.notifications += 1
-            self._ring_the_bell()
+            self._notify_frontend()
 
-    cdef void _ring_the_bell(self) noexcept with gil:
+    cdef void _notify_frontend(self) noexcept with gil:
         try:
             self._notify()
         except BaseException as error:

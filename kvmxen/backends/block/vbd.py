@@ -13,7 +13,7 @@ from kvmxen.abi.blkif import NATIVE, PROTOCOLS, VDISK_CDROM, VDISK_READONLY
 from kvmxen.backends.block.image import Image, open_image
 from kvmxen.backends.block.queue import MAX_INDIRECT_SEGMENTS, BlockQueue
 from kvmxen.backends.frontend import (
-    Channel,
+    EventChannel,
     FrontendError,
     FrontendNodes,
     RingPages,
@@ -196,7 +196,7 @@ class _Served:
         try:
             self._pages = RingPages(peer, refs)
             self._undo.callback(self._pages.close)
-            self._channel = Channel(peer, port)
+            self._channel = EventChannel(peer, port)
             self._undo.callback(self._channel.close)
         except BaseException:
             self.close()

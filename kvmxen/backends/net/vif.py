@@ -17,7 +17,7 @@ from construct import Construct
 
 from kvmxen.abi.netif import MAX_PACKET, RX_REQUEST, RX_RESPONSE, TX_REQUEST, TX_RESPONSE
 from kvmxen.backends.frontend import (
-    Channel,
+    EventChannel,
     FrontendError,
     FrontendNodes,
     RingPages,
@@ -98,7 +98,7 @@ class _Connection:
         return BackRing(pages.window, request.sizeof(), response.sizeof())
 
     def _channel(self, key: str) -> Callable[[], None]:
-        channel = Channel(self._peer, self._frontend.number(key, 0xFFFFFFFF), self.doorbell)
+        channel = EventChannel(self._peer, self._frontend.number(key, 0xFFFFFFFF), self.doorbell)
         self._closers.append(channel.close)
         return channel.notify
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmxen.abi.xenbus import XenbusState as State
-from kvmxen.backends.frontend import Channel, FrontendError, FrontendNodes, RingPages
+from kvmxen.backends.frontend import EventChannel, FrontendError, FrontendNodes, RingPages
 from kvmxen.backends.xenbus import TABLE, Device, Nodes, Xenbus
 from kvmxen.errors import KvmxenError
 from kvmxen.layout import PAGE_SIZE
@@ -302,27 +302,27 @@ def test_ring_pages_that_are_not_granted(domain: FakeDomain) -> None:
 
 def test_a_channel(domain: FakeDomain) -> None:
     port = domain.events.alloc_unbound(0)
-    channel = Channel(domain.peer, port)
+    channel = EventChannel(domain.peer, port)
     domain.events.send(port)
     assert channel.doorbell.unread == 1
     channel.notify()
     assert domain.is_pending(port)
     with pytest.raises(FrontendError, match="not waiting"):
-        Channel(domain.peer, port)
+        EventChannel(domain.peer, port)
     channel.close()
     domain.events.send(port)
     channel.notify()
     assert not domain.is_pending(port)
     assert channel.doorbell.unread == 1
-    Channel(domain.peer, port).close()
+    EventChannel(domain.peer, port).close()
 
 
 def test_a_port_that_became_anothers(domain: FakeDomain) -> None:
     port = domain.events.alloc_unbound(0)
-    channel = Channel(domain.peer, port)
+    channel = EventChannel(domain.peer, port)
     domain.events.close(port)
     assert domain.events.alloc_unbound(0) == port
-    other = Channel(domain.peer, port)
+    other = EventChannel(domain.peer, port)
     channel.notify()
     assert not domain.is_pending(port)
     channel.close()

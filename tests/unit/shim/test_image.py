@@ -11,7 +11,7 @@ from kvmxen.abi import x86, xen
 from kvmxen.abi.x86 import PTE_FRAME, PTE_LARGE, PTE_NX, PTE_PRESENT, PTE_USER, PTE_WRITE
 from kvmxen.layout import HOLE_END, PAGE_SIZE, SHIM_VCPU_FRAMES, Layout
 from kvmxen.memory import GuestMemory
-from kvmxen.shim.abi import constants, gate
+from kvmxen.shim.abi import code, constants
 from kvmxen.shim.image import Placement, ShimImage
 
 C = constants()
@@ -21,27 +21,27 @@ GATES = ("EXITS_GATE", "RING0_GATE", "KERNEL_GATE", "USER_GATE")
 @pytest.mark.parametrize("stub", range(C["NR_STUBS"]))
 def test_each_stub_tells_its_number(stub: int) -> None:
     at = C["EXITS_GATE"] + C["GATE_STUBS"] + stub * C["STUB_SIZE"]
-    code = gate()[at : at + C["STUB_SIZE"]]
+    stub_code = code()[at : at + C["STUB_SIZE"]]
     # push %rax; mov %cr2, %rax before the page fault's
     expected = bytes.fromhex("500f20d0") if stub == x86.TRAP_PAGE_FAULT else b""
-    assert code.startswith(expected + bytes([0xE6, stub]))
+    assert stub_code.startswith(expected + bytes([0xE6, stub]))
 
 
 def test_the_gates_have_the_same_operations() -> None:
     """The host's work lists do not depend on the gate. tests/e2e/test_machine.py runs them."""
     start, end = C["GATE_OP_RETURN"], C["GATE_CALL_INVLPG"]
-    operations = {gate()[C[page] + start : C[page] + end] for page in GATES}
+    operations = {code()[C[page] + start : C[page] + end] for page in GATES}
     assert len(operations) == 1
-    code = operations.pop()
+    built = operations.pop()
     names = {"GATE_IRET", *(name for name in C if name.startswith("GATE_OP_"))}
-    assert all(code[C[name] - start] for name in names)
+    assert all(built[C[name] - start] for name in names)
 
 
 def test_only_the_gate_of_a_dispatcher_in_ring_3_has_calls() -> None:
     start, end = C["GATE_CALL_INVLPG"], C["GATE_CALL_USER_GS"] + 1
-    calls = {page: gate()[C[page] + start : C[page] + end] for page in GATES}
-    code = calls.pop("KERNEL_GATE")
-    assert all(code[C[name] - start] for name in C if name.startswith("GATE_CALL_"))
+    calls = {page: code()[C[page] + start : C[page] + end] for page in GATES}
+    built = calls.pop("KERNEL_GATE")
+    assert all(built[C[name] - start] for name in C if name.startswith("GATE_CALL_"))
     assert not any(map(any, calls.values()))
 
 
@@ -49,14 +49,14 @@ def test_only_the_gate_of_a_dispatcher_in_ring_3_has_calls() -> None:
 def test_a_debug_exception_is_the_hosts_and_can_go_on(page: str) -> None:
     """It arrives on a stack of its own, and may have interrupted any other entry."""
     port = x86.TRAP_DEBUG + (C["STUB_KERNEL"] if page == "KERNEL_GATE" else 0)
-    stub = gate()[C[page] + C["GATE_STUBS"] + x86.TRAP_DEBUG * C["STUB_SIZE"] :]
+    stub = code()[C[page] + C["GATE_STUBS"] + x86.TRAP_DEBUG * C["STUB_SIZE"] :]
     assert stub.startswith(bytes([0xE6, port]) + bytes.fromhex("48cf"))
 
 
 @pytest.mark.parametrize("vector", sorted({*range(C["STUB_EVENT"])} - {x86.TRAP_DEBUG}))
 def test_the_ways_between_address_spaces_go_on_there(vector: int) -> None:
     def stub(page: str) -> bytes:
-        return gate()[C[page] + C["GATE_STUBS"] + vector * C["STUB_SIZE"] :][: C["STUB_SIZE"]]
+        return code()[C[page] + C["GATE_STUBS"] + vector * C["STUB_SIZE"] :][: C["STUB_SIZE"]]
 
     load_cr3, swapgs, iretq = map(bytes.fromhex, ("0f22d8", "0f01f8", "48cf"))
     user, kernel = stub("USER_GATE"), stub("KERNEL_GATE")
@@ -71,7 +71,7 @@ def test_the_ways_between_address_spaces_go_on_there(vector: int) -> None:
 
 
 def test_the_syscall_page_only_traps() -> None:
-    page = gate()[C["SYSCALL_TRAP"] :][:PAGE_SIZE]
+    page = code()[C["SYSCALL_TRAP"] :][:PAGE_SIZE]
     assert page[C["SYSCALL_ENTRY"]] == 0xCC
 
 
@@ -80,8 +80,8 @@ def test_system_calls_of_32_bit_code_lead_to_where_user_code_has_nothing(name: s
     """Some hosts continue at the low half of the address."""
     assert C["SHIM_VA"] + C[f"GATE_{name}"] & 0xFFFFFFFF < PAGE_SIZE
     for page in set(GATES) - {"RING0_GATE"}:
-        code = gate()[C[page] + C[f"GATE_{name}"] :]
-        assert code.startswith(bytes([0xE6, C[f"TRAP_{name}"]]))
+        entry = code()[C[page] + C[f"GATE_{name}"] :]
+        assert entry.startswith(bytes([0xE6, C[f"TRAP_{name}"]]))
 
 
 class Built:
@@ -144,7 +144,7 @@ def test_the_gate_is_ring_0s_alone_and_read_only(placement: Placement, view: str
         (Placement.RING3, "shared"): "EXITS_GATE",
     }
     assert built.walk(C["SHIM_VA"], view) == (C[names[placement, view]], PTE_PRESENT)
-    assert built.memory.read(0, len(gate())) == gate()
+    assert built.memory.read(0, len(code())) == code()
 
 
 @pytest.mark.parametrize("placement", Placement)
