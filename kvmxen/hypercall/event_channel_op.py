@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import errno
-import struct
 from enum import IntEnum
 
 from kvmxen.abi import xen
+from kvmxen.abi.event_channel import (
+    EvtchnAllocUnbound,
+    EvtchnBindInterdomain,
+    EvtchnBindIpi,
+    EvtchnBindVcpu,
+    EvtchnBindVirq,
+    EvtchnStatus,
+)
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
 from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
@@ -44,27 +51,28 @@ def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
         case EvtchnOp.CLOSE:
             events.close(cpu.read_u32(argument))
         case EvtchnOp.BIND_VIRQ:
-            virq, vcpu = struct.unpack("<II", cpu.read(argument, 8))
-            _put_port(cpu, argument + 8, events.bind_virq(virq, vcpu))
-            target = cpu.machine.cpus[vcpu]
+            virq = EvtchnBindVirq.load(cpu, argument)
+            EvtchnBindVirq.port.store(cpu, argument, events.bind_virq(virq.virq, virq.vcpu))
+            target = cpu.machine.cpus[virq.vcpu]
             target.timer.dirty = True
             if target is not cpu:
                 target.kick()
         case EvtchnOp.BIND_IPI:
-            (vcpu,) = struct.unpack("<I", cpu.read(argument, 4))
-            _put_port(cpu, argument + 4, events.bind_ipi(vcpu))
+            vcpu = EvtchnBindIpi.vcpu.load(cpu, argument)
+            EvtchnBindIpi.port.store(cpu, argument, events.bind_ipi(vcpu))
         case EvtchnOp.BIND_VCPU:
-            events.bind_vcpu(*struct.unpack("<II", cpu.read(argument, 8)))
+            events.bind_vcpu(*EvtchnBindVcpu.load(cpu, argument))
         case EvtchnOp.ALLOC_UNBOUND:
-            domid, remote = struct.unpack("<HH", cpu.read(argument, 4))
-            check_own(domid)
-            remote = DOMID_GUEST if remote == DOMID_SELF else remote
-            _put_port(cpu, argument + 4, events.alloc_unbound(remote))
+            unbound = EvtchnAllocUnbound.load(cpu, argument)
+            check_own(unbound.dom)
+            remote = DOMID_GUEST if unbound.remote_dom == DOMID_SELF else unbound.remote_dom
+            EvtchnAllocUnbound.port.store(cpu, argument, events.alloc_unbound(remote))
         case EvtchnOp.BIND_INTERDOMAIN:
-            domid, port = struct.unpack("<H2xI", cpu.read(argument, 8))
-            if domid not in OWN:
+            peer = EvtchnBindInterdomain.load(cpu, argument)
+            if peer.remote_dom not in OWN:
                 raise HypercallError(errno.ESRCH)
-            _put_port(cpu, argument + 8, events.bind_interdomain(port))
+            port = events.bind_interdomain(peer.remote_port)
+            EvtchnBindInterdomain.local_port.store(cpu, argument, port)
         case EvtchnOp.STATUS:
             _status(cpu, argument)
         case EvtchnOp.RESET:
@@ -83,20 +91,15 @@ def event_channel_op_compat(cpu: Cpu, argument: int) -> int:
     return event_channel_op(cpu, command, argument + 4)
 
 
-def _put_port(cpu: Cpu, va: int, port: int) -> None:
-    cpu.write_u32(va, port)
-
-
 def _status(cpu: Cpu, argument: int) -> None:
-    domid, number = struct.unpack("<H2xI", cpu.read(argument, 8))
-    check_own(domid)
-    port = cpu.machine.events.port(number)
+    request = EvtchnStatus.load(cpu, argument)
+    check_own(request.dom)
+    port = cpu.machine.events.port(request.port)
     match port.status:
         case Status.INTERDOMAIN:
-            domid = DOMID_GUEST if port.target else 0
-            detail = struct.pack("<H2xI", domid, port.target)
+            detail = DOMID_GUEST if port.target else 0, port.target
         case Status.UNBOUND:
-            detail = struct.pack("<H6x", port.remote_domain)
+            detail = port.remote_domain, 0
         case _:
-            detail = struct.pack("<I4x", port.target)
-    cpu.write(argument + 8, struct.pack("<II", port.status, port.vcpu) + detail)
+            detail = port.target, 0
+    request.replace(status=port.status, vcpu=port.vcpu, u=detail).store(cpu, argument)
