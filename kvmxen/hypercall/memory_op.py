@@ -7,25 +7,26 @@ back to the host, and later gets the same or another of the domain's frames.
 from __future__ import annotations
 
 import errno
-import struct
 from array import array
 from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
 
 from kvmxen.abi import xen
+from kvmxen.abi.memory import (
+    E820Entry,
+    XenMachphysMapping,
+    XenMachphysMfnList,
+    XenMemoryExchange,
+    XenMemoryMap,
+    XenMemoryReservation,
+)
 from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.gate import PvVcpu
 from kvmxen.hypercall.domid import OWN, check_own
-from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
+from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, SUPERPAGE
 
-_RESERVATION = struct.Struct("<QQIIH6x")
-_EXCHANGE = struct.Struct("<QQIIH6xQQIIH6xQ")
-_MEMORY_MAP = struct.Struct("<I4xQ")
-_E820_ENTRY = struct.Struct("<QQI")
-_MACHPHYS_MAPPING = struct.Struct("<QQQ")
-_MFN_LIST = struct.Struct("<I4xQI4x")
 _E820_RAM = 1
 _MAX_EXTENTS = 1 << 20
 _MAX_ORDER = 9
@@ -62,14 +63,11 @@ def memory_op(cpu: Cpu, command: int, argument: int) -> int:
             check_own(cpu.read_u16(argument))
             return machine.layout.max_pages
         case Memory.MACHPHYS_MAPPING:
-            cpu.write(
-                argument,
-                _MACHPHYS_MAPPING.pack(
-                    machine.m2p_va,
-                    machine.m2p_va + machine.layout.m2p_bytes,
-                    machine.layout.max_mfn - 1,
-                ),
-            )
+            XenMachphysMapping(
+                v_start=machine.m2p_va,
+                v_end=machine.m2p_va + machine.layout.m2p_bytes,
+                max_mfn=machine.layout.max_mfn - 1,
+            ).store(cpu, argument)
             return 0
         case Memory.MACHPHYS_MFN_LIST:
             return _machphys_mfn_list(cpu, argument)
@@ -87,21 +85,23 @@ def memory_op(cpu: Cpu, command: int, argument: int) -> int:
 
 
 def _memory_map(cpu: Cpu, argument: int) -> int:
-    entries, buffer = _MEMORY_MAP.unpack(cpu.read(argument, _MEMORY_MAP.size))
-    if not entries:
+    request = XenMemoryMap.load(cpu, argument)
+    if not request.nr_entries:
         raise HypercallError(errno.ENOBUFS)
     size = cpu.machine.layout.max_pages << PAGE_SHIFT
-    cpu.write(buffer, _E820_ENTRY.pack(0, size, _E820_RAM))
-    cpu.write_u32(argument, 1)
+    E820Entry(size=size, type=_E820_RAM).store(cpu, request.buffer)
+    XenMemoryMap.nr_entries.store(cpu, argument, 1)
     return 0
 
 
 def _machphys_mfn_list(cpu: Cpu, argument: int) -> int:
-    count, pointer, _ = _MFN_LIST.unpack(cpu.read(argument, _MFN_LIST.size))
+    request = XenMachphysMfnList.load(cpu, argument)
     layout = cpu.machine.layout
-    extents = range(layout.m2p_gpa, layout.m2p_gpa + layout.m2p_bytes, 2 << 20)[:count]
-    cpu.write(pointer, array("Q", (gpa >> PAGE_SHIFT for gpa in extents)).tobytes())
-    cpu.write_u32(argument + 16, len(extents))
+    extents = range(layout.m2p_gpa, layout.m2p_gpa + layout.m2p_bytes, SUPERPAGE)
+    extents = extents[: request.max_extents]
+    mfns = array("Q", (gpa >> PAGE_SHIFT for gpa in extents))
+    cpu.write(request.extent_start, mfns.tobytes())
+    XenMachphysMfnList.nr_extents.store(cpu, argument, len(extents))
     return 0
 
 
@@ -111,12 +111,13 @@ def _extents(cpu: Cpu, argument: int, change: Callable[[PvVcpu, int, int, int], 
     Returns how many it changed before an error, which is all that Xen reports.
     """
     try:
-        pointer, count, order, _, domid = _RESERVATION.unpack(cpu.read(argument, _RESERVATION.size))
+        request = XenMemoryReservation.load(cpu, argument)
     except GuestFault:
         return 0
-    if domid not in OWN or count > _MAX_EXTENTS or order > _MAX_ORDER:
+    count, order = request.nr_extents, request.extent_order
+    if request.domid not in OWN or count > _MAX_EXTENTS or order > _MAX_ORDER:
         return 0
-    return change(cpu.vcpu, pointer, count, order)
+    return change(cpu.vcpu, request.extent_start, count, order)
 
 
 def _set_m2p(cpu: Cpu, mfn: int, pfn: int, frames: int) -> None:
@@ -126,34 +127,37 @@ def _set_m2p(cpu: Cpu, mfn: int, pfn: int, frames: int) -> None:
 
 def _exchange(cpu: Cpu, argument: int) -> int:
     """Swap frames for contiguous ones, if the balloon has any."""
-    fields = _EXCHANGE.unpack(cpu.read(argument, _EXCHANGE.size))
-    pointer, count, order, _, domid, out_pointer, out_count, out_order, _, out_domid, done = fields
-    check_own(domid)
-    check_own(out_domid)
+    request = XenMemoryExchange.load(cpu, argument)
+    source, out = request.source, request.out
+    check_own(source.domid)
+    check_own(out.domid)
+    count = source.nr_extents
     if (
-        done
-        or order > _MAX_ORDER
-        or out_order > _MAX_ORDER
-        or count << order != out_count << out_order
-        or count << order > _MAX_EXCHANGE
+        request.nr_exchanged
+        or source.extent_order > _MAX_ORDER
+        or out.extent_order > _MAX_ORDER
+        or count << source.extent_order != out.nr_extents << out.extent_order
+        or count << source.extent_order > _MAX_EXCHANGE
     ):
         raise HypercallError(errno.EINVAL)
     frames = [
-        first + i for first in array("Q", cpu.read(pointer, count * 8)) for i in range(1 << order)
+        first + i
+        for first in array("Q", cpu.read(source.extent_start, count * 8))
+        for i in range(1 << source.extent_order)
     ]
     if not cpu.machine.balloon.may_take(frames) or len(set(frames)) != len(frames):
         raise HypercallError(errno.EINVAL)
-    size = 1 << out_order
-    for index in range(out_count):
+    size = 1 << out.extent_order
+    for index in range(out.nr_extents):
         chunk = frames[index * size : (index + 1) * size]
         if chunk != list(range(chunk[0], chunk[0] + size)):
             raise HypercallError(errno.ENOMEM)
-    for index in range(out_count):
-        pfn = cpu.read_u64(out_pointer + index * 8)
+    for index in range(out.nr_extents):
+        pfn = cpu.read_u64(out.extent_start + index * 8)
         first = frames[index * size]
         for i in range(size):
             cpu.machine.memory.zero(first + i << PAGE_SHIFT, PAGE_SIZE)
         _set_m2p(cpu, first, pfn, size)
-        cpu.write_u64(out_pointer + index * 8, first)
-    cpu.write_u64(argument + 64, count)
+        cpu.write_u64(out.extent_start + index * 8, first)
+    XenMemoryExchange.nr_exchanged.store(cpu, argument, count)
     return 0

@@ -42,12 +42,18 @@ LAYOUTS = [
 IN_C = {"E820Entry": "e820_entry"}
 # Bytes for 64-bit and 32-bit guests: sizeof() of the header's structures with gcc -m64 and -m32.
 SIZES = {
+    "E820Entry": (20, 20),
     "EvtchnAllocUnbound": (8, 8),
     "EvtchnBindInterdomain": (12, 12),
     "EvtchnBindIpi": (8, 8),
     "EvtchnBindVcpu": (8, 8),
     "EvtchnBindVirq": (12, 12),
     "EvtchnStatus": (24, 24),
+    "XenMachphysMapping": (24, 12),
+    "XenMachphysMfnList": (24, 12),
+    "XenMemoryExchange": (72, 44),
+    "XenMemoryMap": (16, 8),
+    "XenMemoryReservation": (32, 20),
 }
 
 
