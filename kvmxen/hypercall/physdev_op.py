@@ -6,10 +6,10 @@ Source: xen/arch/x86/physdev.c.
 from __future__ import annotations
 
 import errno
-import struct
 from enum import IntEnum
 
 from kvmxen.abi import xen
+from kvmxen.abi.physdev import PhysdevSetIobitmap
 from kvmxen.abi.xen import is_guests
 from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
@@ -22,7 +22,6 @@ class PhysdevOp(IntEnum):
     SET_IOBITMAP = xen.PHYSDEVOP_set_iobitmap
 
 
-_IO_BITMAP = struct.Struct("<QI")
 _PORTS = 0x10000
 
 
@@ -35,10 +34,10 @@ def physdev_op(cpu: Cpu, command: int, argument: int) -> int:
                 raise HypercallError(errno.EINVAL)
             cpu.vcpu.iopl = iopl
         case PhysdevOp.SET_IOBITMAP:
-            bitmap, ports = _IO_BITMAP.unpack(cpu.read(argument, _IO_BITMAP.size))
-            if ports > _PORTS or not is_guests(bitmap):
+            request = PhysdevSetIobitmap.load(cpu, argument)
+            if request.nr_ports > _PORTS or not is_guests(request.bitmap):
                 raise HypercallError(errno.EINVAL)
-            cpu.io_bitmap, cpu.io_ports = bitmap, ports
+            cpu.io_bitmap, cpu.io_ports = request.bitmap, request.nr_ports
         case _:
             raise HypercallError(errno.ENOSYS)
     return 0

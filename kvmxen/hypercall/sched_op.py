@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-import struct
+from array import array
 from enum import IntEnum
 
 from kvmxen.abi import xen
+from kvmxen.abi.sched import SchedPoll, SchedWatchdog
 from kvmxen.abi.xen import Shutdown
 from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
 
-_POLL = struct.Struct("<QI4xQ")
-_WATCHDOG = struct.Struct("<II")
 _MAX_POLL_PORTS = 128
 
 
@@ -46,8 +45,8 @@ def sched_op(cpu: Cpu, command: int, argument: int) -> int:
                 raise HypercallError(errno.EINVAL)
             return 0
         case SchedOp.WATCHDOG:
-            number, seconds = _WATCHDOG.unpack(cpu.read(argument, _WATCHDOG.size))
-            return cpu.machine.watchdogs.set(number, seconds)
+            watchdog = SchedWatchdog.load(cpu, argument)
+            return cpu.machine.watchdogs.set(watchdog.id, watchdog.timeout)
     raise HypercallError(errno.ENOSYS)
 
 
@@ -71,13 +70,12 @@ def _shutdown(cpu: Cpu, reason: int) -> int:
 
 
 def _poll(cpu: Cpu, argument: int) -> int:
-    pointer, count, timeout = _POLL.unpack(cpu.read(argument, _POLL.size))
-    if count > _MAX_POLL_PORTS:
+    request = SchedPoll.load(cpu, argument)
+    if request.nr_ports > _MAX_POLL_PORTS:
         raise HypercallError(errno.EINVAL)
-    raw = cpu.read(pointer, count * 4)
-    ports = struct.unpack(f"<{count}I", raw)
+    ports = array("I", cpu.read(request.ports, request.nr_ports * 4))
     # Check every port before sleeping on any.
     pending = [cpu.machine.events.is_pending(port) for port in ports]
     if not any(pending):
-        cpu.poll(ports, timeout)
+        cpu.poll(ports, request.timeout)
     return 0

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import errno
-import struct
 from enum import IntEnum
 
 from kvmxen import __version__
 from kvmxen.abi import xen
+from kvmxen.abi.structure import Structure
+from kvmxen.abi.version import (
+    XenCapabilitiesInfo,
+    XenChangesetInfo,
+    XenCommandline,
+    XenCompileInfo,
+    XenExtraversion,
+    XenFeatureInfo,
+    XenPlatformParameters,
+)
 from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
 from kvmxen.layout import PAGE_SIZE
@@ -34,13 +43,13 @@ class Version(IntEnum):
     COMMANDLINE = xen.XENVER_commandline
 
 
-_TEXTS = {
-    Version.EXTRAVERSION: struct.pack("16s", b".0-kvmxen"),
-    Version.COMPILE_INFO: struct.pack("64s16s32s32s", b"", b"kvmxen", b"", b""),
-    Version.CAPABILITIES: CAPABILITIES.ljust(1024, b"\0"),
-    Version.CHANGESET: struct.pack("64s", f"kvmxen {__version__}".encode()),
-    Version.PLATFORM_PARAMETERS: struct.pack("<Q", xen.HYPERVISOR_VIRT_START),
-    Version.COMMANDLINE: bytes(1024),
+_ANSWERS: dict[int, Structure] = {
+    Version.EXTRAVERSION: XenExtraversion(text=b".0-kvmxen"),
+    Version.COMPILE_INFO: XenCompileInfo(compile_by=b"kvmxen"),
+    Version.CAPABILITIES: XenCapabilitiesInfo(text=CAPABILITIES),
+    Version.CHANGESET: XenChangesetInfo(text=f"kvmxen {__version__}".encode()),
+    Version.PLATFORM_PARAMETERS: XenPlatformParameters(virt_start=xen.HYPERVISOR_VIRT_START),
+    Version.COMMANDLINE: XenCommandline(),
 }
 
 
@@ -52,18 +61,17 @@ def xen_version(cpu: Cpu, command: int, argument: int) -> int:
     if command == Version.PAGESIZE:
         return PAGE_SIZE
     if command == Version.GET_FEATURES:
-        index = cpu.read_u32(argument)
-        if index:
+        if XenFeatureInfo.submap_idx.load(cpu, argument):
             raise HypercallError(errno.EINVAL)
-        cpu.write_u32(argument + 4, FEATURES)
+        XenFeatureInfo.submap.store(cpu, argument, FEATURES)
         return 0
     if command == Version.GUEST_HANDLE:
         cpu.write(argument, cpu.machine.uuid.bytes)
         return 0
-    text = _TEXTS.get(Version(command)) if command in list(Version) else None
-    if text is None:
+    answer = _ANSWERS.get(command)
+    if answer is None:
         raise HypercallError(errno.ENOSYS)
-    cpu.write(argument, text)
+    answer.store(cpu, argument)
     return 0
 
 

@@ -42,6 +42,8 @@ LAYOUTS = [
 IN_C = {"E820Entry": "e820_entry"}
 # Bytes for 64-bit and 32-bit guests: sizeof() of the header's structures with gcc -m64 and -m32.
 SIZES = {
+    "CallbackRegister": (16,),
+    "CpuUserRegs": (200,),
     "E820Entry": (20, 20),
     "EvtchnAllocUnbound": (8, 8),
     "EvtchnBindInterdomain": (12, 12),
@@ -49,11 +51,26 @@ SIZES = {
     "EvtchnBindVcpu": (8, 8),
     "EvtchnBindVirq": (12, 12),
     "EvtchnStatus": (24, 24),
+    "PhysdevSetIobitmap": (16, 8),
+    "SchedPoll": (24, 16),
+    "SchedWatchdog": (8, 8),
+    "TrapInfo": (16, 8),
+    "VcpuGuestContext": (5168,),
+    "VcpuRegisterVcpuInfo": (16, 16),
+    "VcpuRunstateInfo": (48, 44),
+    "VcpuSetSingleshotTimer": (16, 12),
+    "XenCapabilitiesInfo": (1024, 1024),
+    "XenChangesetInfo": (64, 64),
+    "XenCommandline": (1024, 1024),
+    "XenCompileInfo": (144, 144),
+    "XenExtraversion": (16, 16),
+    "XenFeatureInfo": (8, 8),
     "XenMachphysMapping": (24, 12),
     "XenMachphysMfnList": (24, 12),
     "XenMemoryExchange": (72, 44),
     "XenMemoryMap": (16, 8),
     "XenMemoryReservation": (32, 20),
+    "XenPlatformParameters": (8, 4),
 }
 
 
