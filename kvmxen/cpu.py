@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kvmxen.abi import x86
+from kvmxen.abi.arch_xen import CpuUserRegs
 from kvmxen.abi.xen import (
     TI_IF,
     VCPU_INFO_CR2,
@@ -42,23 +43,6 @@ _MSR_KVM_SYSTEM_TIME = 0x4B564D01
 _SYSTEM_TIME_ENABLED = 1
 # Interrupts KVM_RUN; its handler does nothing (vcpu.install_kick).
 KICK_SIGNAL = signal.SIGUSR1
-_GPRS = (
-    "r15",
-    "r14",
-    "r13",
-    "r12",
-    "rbp",
-    "rbx",
-    "r11",
-    "r10",
-    "r9",
-    "r8",
-    "rax",
-    "rcx",
-    "rdx",
-    "rsi",
-    "rdi",
-)
 # The flags that the guest may choose for a vCPU that it starts.
 _FLAGS_AT_START = x86.EFL_ARITHMETIC | x86.EFL_DF
 # DR7: local and global enables, conditions and lengths, but no general detect and no I/O.
@@ -383,17 +367,16 @@ class Cpu:
         self.tables.set_kernel_base(self.vcpu, kernel_mfn, by.vcpu)
         self.tables.set_user_base(self.vcpu, user_mfn, by.vcpu)
 
-    def set_registers(self, registers: Sequence[int]) -> None:
-        """Load the fields of struct cpu_user_regs into a vCPU that is not up."""
-        for name, value in zip(_GPRS, registers, strict=False):
-            setattr(self.vcpu, name, value)
-        rip, cs, _, _, _, rflags, rsp, ss = registers[17:25]
-        if not x86.is_canonical(rip):
+    def set_registers(self, registers: CpuUserRegs) -> None:
+        """Load the registers into a vCPU that is not up."""
+        for name in x86.REGISTERS:
+            setattr(self.vcpu, name, getattr(registers, name))
+        if not x86.is_canonical(registers.rip):
             raise HypercallError(errno.EINVAL)
-        self.vcpu.rip, self.vcpu.rsp = rip, rsp
-        self.vcpu.cs, self.vcpu.ss = cs | 3, ss | 3
-        self.vcpu.rflags = rflags & _FLAGS_AT_START | x86.EFL_IF | x86.EFL_FIXED
-        self.vcpu.iopl = rflags >> x86.EFL_IOPL_SHIFT & 3
+        self.vcpu.rip = registers.rip
+        self.vcpu.cs, self.vcpu.ss = registers.cs | 3, registers.ss | 3
+        self.vcpu.rflags = registers.rflags & _FLAGS_AT_START | x86.EFL_IF | x86.EFL_FIXED
+        self.vcpu.iopl = registers.rflags >> x86.EFL_IOPL_SHIFT & 3
 
     def bring_up(self) -> None:
         """From any thread: VCPUOP_up."""

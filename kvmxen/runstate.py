@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 from enum import IntEnum
 from typing import Protocol
 
-_RUNSTATE_INFO = struct.Struct("<i4x5Q")
+from kvmxen.abi.vcpu import VcpuRunstateInfo
 
 
 class State(IntEnum):
@@ -50,7 +49,7 @@ class Runstate:
         state, since = self.state, self._since
         if state is State.RUNNING and self._sleeper.asleep_since:
             state, since = State.BLOCKED, self._sleeper.asleep_since
-        return _RUNSTATE_INFO.pack(state, since, *self._account(now))
+        return VcpuRunstateInfo.bits64.pack(state, since, *self._account(now))
 
     def _account(self, now: int) -> list[int]:
         times = list(self._times)

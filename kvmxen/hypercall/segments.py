@@ -55,9 +55,13 @@ def set_gdt(cpu: Cpu, frames: int, entries: int) -> int:
     entries &= 0xFFFFFFFF
     if entries > MAX_GDT_ENTRIES:
         raise HypercallError(errno.EINVAL)
-    count = -(-entries // ENTRIES_PER_PAGE)
-    load_gdt(cpu, list(array("Q", cpu.read(frames, count * 8))))
+    load_gdt(cpu, list(array("Q", cpu.read(frames, gdt_pages(entries) * 8))))
     return 0
+
+
+def gdt_pages(entries: int) -> int:
+    """How many pages a GDT of `entries` entries has."""
+    return -(-entries // ENTRIES_PER_PAGE)
 
 
 def load_gdt(cpu: Cpu, frames: list[int]) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import struct
 
 from kvmxen.abi import x86, xen
+from kvmxen.abi.arch_xen import TrapInfo
+from kvmxen.abi.callback import CallbackRegister
 from kvmxen.abi.xen import CallbackType
 from kvmxen.bounce import iret as load_iret
 from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
-
-_TRAP_INFO = struct.Struct("<BBH4xQ")
-_CALLBACK_REGISTER = struct.Struct("<HH4xQ")
 
 
 def set_trap_table(cpu: Cpu, table: int) -> int:
@@ -22,20 +20,19 @@ def set_trap_table(cpu: Cpu, table: int) -> int:
             cpu.set_trap(vector, 0, 0)
         return 0
     for index in range(257):
-        entry = cpu.read(table + index * _TRAP_INFO.size, _TRAP_INFO.size)
-        if not set_trap(cpu, entry):
+        trap = TrapInfo.load(cpu, table + index * TrapInfo.bits64.size)
+        if not set_trap(cpu, trap.vector, trap):
             return 0
     raise HypercallError(errno.EINVAL)
 
 
-def set_trap(cpu: Cpu, entry: bytes) -> bool:
-    """Set one struct trap_info; returns False at the end of a list (address 0)."""
-    vector, flags, _, address = _TRAP_INFO.unpack(entry)
-    if not address:
+def set_trap(cpu: Cpu, vector: int, trap: TrapInfo) -> bool:
+    """Set the trap of `vector`; returns False at the end of a list (address 0)."""
+    if not trap.address:
         return False
-    if not x86.is_canonical(address):
+    if not x86.is_canonical(trap.address):
         raise HypercallError(errno.EINVAL)
-    cpu.set_trap(vector, flags, address)
+    cpu.set_trap(vector, trap.flags, trap.address)
     return True
 
 
@@ -66,7 +63,8 @@ def callback_op(cpu: Cpu, command: int, argument: int) -> int:
     """CALLBACKOP_register and _unregister."""
     command &= 0xFFFFFFFF
     if command == xen.CALLBACKOP_register:
-        register_callback(cpu, *_callback(cpu, argument))
+        request = CallbackRegister.load(cpu, argument)
+        register_callback(cpu, request.type, request.address, request.flags)
     elif command == xen.CALLBACKOP_unregister:
         kind = cpu.read_u16(argument)
         if kind != CallbackType.NMI:
@@ -76,11 +74,6 @@ def callback_op(cpu: Cpu, command: int, argument: int) -> int:
     else:
         raise HypercallError(errno.ENOSYS)
     return 0
-
-
-def _callback(cpu: Cpu, argument: int) -> tuple[int, int, int]:
-    kind, flags, address = _CALLBACK_REGISTER.unpack(cpu.read(argument, _CALLBACK_REGISTER.size))
-    return kind, address, flags
 
 
 def nmi_op(cpu: Cpu, command: int, argument: int) -> int:

@@ -7,25 +7,18 @@ xen/include/public/arch-x86/xen.h.
 from __future__ import annotations
 
 import errno
-import struct
 from enum import IntEnum
 
 from kvmxen.abi import x86, xen
+from kvmxen.abi.arch_xen import VcpuGuestContext
+from kvmxen.abi.vcpu import VcpuRegisterVcpuInfo, VcpuSetSingleshotTimer
 from kvmxen.abi.xen import CallbackType
 from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
-from kvmxen.hypercall.segments import load_gdt
+from kvmxen.hypercall.segments import MAX_GDT_ENTRIES, gdt_pages, load_gdt
 from kvmxen.hypercall.traps import register_callback, set_trap
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
-# struct vcpu_guest_context without the FPU image.
-_CONTEXT_SIZE = 5168
-_USER_REGS = struct.Struct("<15QII Q HBBI QQ H6x H6x H6x H6x H6x".replace(" ", ""))
-_USER_REGS_AT = 520
-_TRAPS_AT = 720
-_TRAP_SIZE = 16
-_TAIL = struct.Struct("<2Q 16QQ 2Q 8Q 8Q 3Q Q 3Q".replace(" ", ""))
-_TAIL_AT = _TRAPS_AT + 256 * _TRAP_SIZE
 _FAR = 1 << 50
 _MIN_PERIOD = 1_000_000
 _MAX_PERIOD = 1_000_000_000 * 86_400
@@ -115,8 +108,9 @@ def _timer(cpu: Cpu, target: Cpu, command: int, argument: int) -> None:
     if command == VcpuOp.STOP_SINGLESHOT_TIMER:
         target.timer.set_singleshot(0)
         return
-    deadline, flags = struct.unpack("<QI", cpu.read(argument, 12))
-    if flags & xen.VCPU_SSHOTTMR_future and deadline < cpu.machine.now():
+    request = VcpuSetSingleshotTimer.load(cpu, argument)
+    deadline = request.timeout_abs_ns
+    if request.flags & xen.VCPU_SSHOTTMR_future and deadline < cpu.machine.now():
         raise HypercallError(errno.ETIME)
     target.timer.set_singleshot(deadline)
 
@@ -138,7 +132,8 @@ def set_timer_op(cpu: Cpu, deadline: int) -> int:
 
 
 def _register_info(cpu: Cpu, target: Cpu, argument: int) -> None:
-    mfn, offset = struct.unpack("<QI", cpu.read(argument, 12))
+    request = VcpuRegisterVcpuInfo.load(cpu, argument)
+    mfn, offset = request.mfn, request.offset
     if target.info_registered or offset > PAGE_SIZE - xen.VCPU_INFO_SIZE or offset % 8:
         raise HypercallError(errno.EINVAL)
     if not cpu.tables.owns(mfn) or (target is not cpu and target.up):
@@ -150,34 +145,28 @@ def _initialise(cpu: Cpu, target: Cpu, argument: int) -> None:
     """Load a struct vcpu_guest_context into a vCPU that is not initialised."""
     if target.initialised:
         raise HypercallError(errno.EEXIST)
-    context = cpu.read(argument, _CONTEXT_SIZE)
-    registers = _USER_REGS.unpack_from(context, _USER_REGS_AT)
-    tail = _TAIL.unpack_from(context, _TAIL_AT)
-    gdt_frames, gdt_entries = tail[2:18], tail[18]
-    kernel_sp, control = tail[20], tail[21:29]
-    event, failsafe, syscall = tail[37:40]
-    fs_base, gs_kernel, gs_user = tail[41:44]
-    if gdt_entries > 7168 or not all(map(x86.is_canonical, (fs_base, gs_kernel, gs_user))):
+    context = VcpuGuestContext.load(cpu, argument)
+    bases = context.fs_base, context.gs_base_kernel, context.gs_base_user
+    if context.gdt_ents > MAX_GDT_ENTRIES or not all(map(x86.is_canonical, bases)):
         raise HypercallError(errno.EINVAL)
-    for start in range(_TRAPS_AT, _TAIL_AT, _TRAP_SIZE):
-        entry = bytearray(context[start : start + _TRAP_SIZE])
-        entry[0] = (start - _TRAPS_AT) // _TRAP_SIZE
-        set_trap(target, bytes(entry))
-    load_gdt(target, list(gdt_frames[: -(-gdt_entries // 512)]))
+    for vector, trap in enumerate(context.trap_ctxt):
+        set_trap(target, vector, trap)
+    load_gdt(target, list(context.gdt_frames[: gdt_pages(context.gdt_ents)]))
     for kind, address in (
-        (CallbackType.EVENT, event),
-        (CallbackType.FAILSAFE, failsafe),
-        (CallbackType.SYSCALL, syscall),
+        (CallbackType.EVENT, context.event_callback_eip),
+        (CallbackType.FAILSAFE, context.failsafe_callback_eip),
+        (CallbackType.SYSCALL, context.syscall_callback_eip),
     ):
         register_callback(target, kind, address, 0)
-    target.kernel_sp = kernel_sp
+    target.kernel_sp = context.kernel_sp
     # xen_pfn_to_cr3: on x86-64 the frame has the same place as in the CPU's cr3.
-    target.set_base_pointers(control[3] >> PAGE_SHIFT, control[1] >> PAGE_SHIFT, cpu)
-    target.set_registers(registers)
+    kernel, user = context.ctrlreg[3] >> PAGE_SHIFT, context.ctrlreg[1] >> PAGE_SHIFT
+    target.set_base_pointers(kernel, user, cpu)
+    target.set_registers(context.user_regs)
     for msr, base in (
-        (x86.MSR_FS_BASE, fs_base),
-        (x86.MSR_GS_BASE, gs_kernel),
-        (x86.MSR_KERNEL_GS_BASE, gs_user),
+        (x86.MSR_FS_BASE, context.fs_base),
+        (x86.MSR_GS_BASE, context.gs_base_kernel),
+        (x86.MSR_KERNEL_GS_BASE, context.gs_base_user),
     ):
         target.initial_msrs[msr] = base
     target.initialised = True

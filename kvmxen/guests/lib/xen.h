@@ -112,12 +112,13 @@ struct cpu_user_regs {
     u64 rip;
     u16 cs, pad0;
     u8 saved_upcall_mask, pad1[3];
-    u64 rflags, rsp, ss, es, ds, fs, gs;
+    u64 rflags, rsp;
+    u16 ss, pad2[3], es, pad3[3], ds, pad4[3], fs, pad5[3], gs, pad6[3];
 };
 _Static_assert(sizeof(struct cpu_user_regs) == 200, "cpu_user_regs");
 
 struct vcpu_guest_context {
-    u8 fpu[512];
+    u8 fpu_ctxt[512];
     u64 flags; /* VGCF_* */
     struct cpu_user_regs user_regs;
     struct trap_info trap_ctxt[256];
