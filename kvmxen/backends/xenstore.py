@@ -44,7 +44,7 @@ class XenstoreBackend:
         Raises KvmxenError if the store's file has no room for those that outlive a run.
         """
         try:
-            with self.store.lock:
+            with self.store.state.lock:
                 populate(self.store, domid=DOMID_GUEST, **nodes)  # type: ignore[arg-type]
         except XenstoreError as error:
             raise KvmxenError(
@@ -57,7 +57,7 @@ class XenstoreBackend:
         more = True
         while more:
             # Other threads get the lock in between, however much the guest asks.
-            with self.store.lock:
+            with self.store.state.lock:
                 more = self._transport.pump()
 
     def request_shutdown(self, how: str) -> None:
@@ -66,13 +66,13 @@ class XenstoreBackend:
 
     def shut_down(self) -> None:
         """Record that the guest has ended; @releaseDomain fires."""
-        self.store.shut_down(DOMID_GUEST)
+        self.store.state.shut_down(DOMID_GUEST)
 
     def dump(self, port: int) -> bytes:
         """The whole state, in Xen's own format; `port` is the host's end of the event channel."""
         from kvmxen.xenstore.dump import dump
 
-        return dump(self.store, ports={DOMID_GUEST: port})
+        return dump(self.store.state, ports={DOMID_GUEST: port})
 
     @staticmethod
     def _load(image: bytes) -> tuple[Store, Connection]:
@@ -85,4 +85,4 @@ class XenstoreBackend:
         raise DumpError("the state of the xenstore has no connection of the guest")
 
     def _wake(self) -> None:
-        self.store.defer(self._transport.push)
+        self.store.state.defer(self._transport.push)

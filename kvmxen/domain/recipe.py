@@ -92,7 +92,7 @@ def build_pv(
         )
         events.serve(store_port, xenstore.pump)
         if lasting.journal is not None:
-            lasting.journal.attach(xenstore.store)
+            lasting.journal.attach(xenstore.store.state)
         xenstore.populate(
             name=config.name,
             uuid=str(lasting.uuid),

@@ -1,5 +1,5 @@
+from kvmxen.xenstore.domain import Domain
 from kvmxen.xenstore.permissions import READ, Permissions
-from kvmxen.xenstore.quota import Domain
 from kvmxen.xenstore.tree import Node
 from kvmxen.xenstore.view import View
 

@@ -2,7 +2,7 @@ from collections.abc import Callable, Iterable
 
 from typing_extensions import Buffer
 
-from kvmxen.xenstore.quota import Domain
+from kvmxen.xenstore.domain import Domain
 from kvmxen.xenstore.session import Session
 from kvmxen.xenstore.state import State
 from kvmxen.xenstore.wire import Message

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 
 from kvmxen.abi import xen
+from kvmxen.xenstore.domain import FEATURES, Domain
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import home
 from kvmxen.xenstore.permissions import DOM0
-from kvmxen.xenstore.quota import FEATURES, QUOTA_NAMES, Domain
+from kvmxen.xenstore.quota import QUOTA_NAMES
 from kvmxen.xenstore.request import Request, domain_id, number
 
 _OK = b"OK\0"

@@ -14,8 +14,9 @@ from kvmxen.abi import xs_state
 from kvmxen.abi.layouts import xs_state as layouts
 from kvmxen.abi.xs_state import Access, ConnectionType, RecordType
 from kvmxen.xenstore.connection import Connection
+from kvmxen.xenstore.domain import Domain
 from kvmxen.xenstore.permissions import DOM0, LETTERS, Permissions
-from kvmxen.xenstore.quota import QUOTA_NAMES, Domain, Quota
+from kvmxen.xenstore.quota import QUOTA_NAMES, Quota
 from kvmxen.xenstore.state import State
 from kvmxen.xenstore.transactions import Transaction
 from kvmxen.xenstore.watches import Watch

@@ -12,19 +12,20 @@ from kvmxen.xenstore.state import State
 
 
 class HostNodes:
-    """Dom0's use of the nodes of `state` through `access`. Safe for threads.
+    """Dom0's use of the nodes of `state` through `access`, of the live ones or of a transaction's.
+    Safe for threads.
 
     All methods raise XenstoreError: EINVAL if a path is not well-formed, ENOENT if there is no
     such node.
     """
 
     def __init__(self, state: State, access: Access) -> None:
-        self._state = state
+        self.state = state
         self._access = access
 
     def read(self, path: str) -> bytes:
         """The value at `path`."""
-        with self._state.lock:
+        with self.state.lock:
             return self._access.look(canonical(path, DOM0)).value
 
     def exists(self, path: str) -> bool:
@@ -39,36 +40,36 @@ class HostNodes:
 
     def directory(self, path: str) -> list[str]:
         """The names of the children of `path`, in the order of their creation."""
-        with self._state.lock:
+        with self.state.lock:
             return self._access.directory(canonical(path, DOM0)).names
 
     def permissions(self, path: str) -> Permissions:
         """The permissions of `path`."""
-        with self._state.lock:
+        with self.state.lock:
             return self._access.look(canonical(path, DOM0, special=True)).permissions
 
     def write(self, path: str, value: bytes) -> None:
         """Set the value at `path`; create the node and those above it if missing."""
-        with self._state.lock:
+        with self.state.lock:
             self._access.write(canonical(path, DOM0), value)
-            self._state.deliver()
+            self.state.deliver()
 
     def mkdir(self, path: str) -> None:
         """Create the node `path` and those above it; an existing node stays."""
-        with self._state.lock:
+        with self.state.lock:
             self._access.mkdir(canonical(path, DOM0))
-            self._state.deliver()
+            self.state.deliver()
 
     def rm(self, path: str) -> None:
         """Remove `path` and all below it; ENOENT only if its parent is missing."""
-        with self._state.lock:
+        with self.state.lock:
             self._access.rm(canonical(path, DOM0))
-            self._state.deliver()
+            self.state.deliver()
 
     def set_permissions(self, path: str, *permissions: Permission) -> None:
         """Replace the permissions of `path`; there must be at least one, the owner's."""
-        with self._state.lock:
+        with self.state.lock:
             for permission in permissions:
-                self._state.domain(permission.domid)
+                self.state.domain(permission.domid)
             self._access.set_permissions(canonical(path, DOM0, special=True), permissions)
-            self._state.deliver()
+            self.state.deliver()

@@ -18,10 +18,11 @@ from kvmxen.abi.layouts import xs_state as layouts
 from kvmxen.abi.xs_state import Access, ConnectionType, RecordType
 from kvmxen.abi.xs_wire import ABS_PATH_MAX, PAYLOAD_MAX
 from kvmxen.xenstore.connection import Connection
+from kvmxen.xenstore.domain import FEATURES
 from kvmxen.xenstore.errors import DumpError, ProtocolError, XenstoreError
 from kvmxen.xenstore.paths import canonical, parent
 from kvmxen.xenstore.permissions import ACCESS_OF, DOM0, Permission, Permissions
-from kvmxen.xenstore.quota import FEATURES, QUOTA_NAMES, Quota
+from kvmxen.xenstore.quota import QUOTA_NAMES, Quota
 from kvmxen.xenstore.state import INTRODUCE, RELEASE
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.transactions import Transaction
@@ -52,8 +53,9 @@ class _Loading:
 def load(image: bytes) -> tuple[Store, list[Restored]]:
     """The store that dump() saw, and its connections. Raises DumpError."""
     store = Store()
-    with store.lock:
-        store.remove("/tool")
+    state = store.state
+    with state.lock:
+        state.remove("/tool")
         loading = _Loading(store)
         try:
             for kind, body in _records(image):
@@ -83,12 +85,13 @@ def _records(image: bytes) -> Iterator[tuple[RecordType, bytes]]:
 
 def _global_quota(loading: _Loading, body: bytes) -> None:
     record = layouts.GLOBAL_QUOTA.parse(body)
-    loading.store.quota = _quota(loading.store.quota, record)
+    state = loading.store.state
+    state.quota = _quota(state.quota, record)
 
 
 def _domain(loading: _Loading, body: bytes) -> None:
     record = layouts.DOMAIN.parse(body)
-    domain = loading.store.domain(record.domain_id)
+    domain = loading.store.state.domain(record.domain_id)
     domain.features = record.features & int(FEATURES)
     domain.quota = _quota(domain.quota, record)
 
@@ -111,7 +114,7 @@ def _connection(loading: _Loading, body: bytes) -> None:
         connection = store.connect(spec.domid)
         connection.domain.introduced = True
         if spec.tdomid != xs_state.DOMID_INVALID:
-            connection.domain.target = store.domain(spec.tdomid)
+            connection.domain.target = store.state.domain(spec.tdomid)
         restored = Restored(connection, port=spec.evtchn)
     else:
         restored = Restored(store.connect(), descriptor=spec.socket_fd)
@@ -162,12 +165,12 @@ def _node(loading: _Loading, body: bytes) -> None:
             raise DumpError(f"the state of the xenstore has no transaction {record.ta_id}")
         loading.transactions[key].append((path, record))
         return
-    store = loading.store
-    misplaced = path in loading.made or store.get(parent(path)) is None
+    state = loading.store.state
+    misplaced = path in loading.made or state.get(parent(path)) is None
     if misplaced or not record.perms:
         raise DumpError(f"the state of the xenstore has a node {path} where none can be")
     loading.made.add(path)
-    store.put(path, record.data, _permissions(record))
+    state.put(path, record.data, _permissions(record))
 
 
 def _resume(transaction: Transaction, records: list[Any]) -> None:

@@ -73,7 +73,7 @@ def populate(
     write(home(DOM0), {"name": "Domain-0", "domid": DOM0})
     # There is only one domain, so the nodes of earlier ones are useless.
     for path in of_one_run(domid):
-        if store.get(path):
+        if store.state.get(path):
             store.rm(path)
     for path in (here, vm, backend):
         make(path, *reads)
@@ -117,4 +117,4 @@ def populate(
             "protocol": "vt100",
         },
     )
-    store.introduce(domid)
+    store.state.introduce(domid)

@@ -7,9 +7,9 @@ number inherits nothing.
 from __future__ import annotations
 
 from kvmxen.xenstore.access import Access
+from kvmxen.xenstore.domain import Domain
 from kvmxen.xenstore.paths import ancestry
 from kvmxen.xenstore.permissions import DOM0
-from kvmxen.xenstore.quota import Domain
 from kvmxen.xenstore.tree import Node
 from kvmxen.xenstore.view import View
 

@@ -1,10 +1,7 @@
 from dataclasses import dataclass
 
-from kvmxen.abi.xs_wire import Feature
-from kvmxen.xenstore.permissions import Permissions
 from kvmxen.xenstore.tree import Node
 
-FEATURES: Feature
 QUOTA_NAMES: tuple[str, ...]
 
 @dataclass(frozen=True)
@@ -21,27 +18,6 @@ class Quota:
     node_size: int = ...
     def with_limit(self, name: str, limit: int) -> Quota: ...
     def limit(self, name: str) -> int: ...
-
-class Domain:
-    quota: Quota
-    introduced: bool
-    shutdown: bool
-    features: int
-    target: Domain | None
-    nodes: int
-    watches: int
-    transactions: int
-    memory: int
-    def __init__(
-        self, domid: int, quota: Quota | None = None, guests_peaks: dict[str, int] | None = None
-    ) -> None: ...
-    @property
-    def domid(self) -> int: ...
-    @property
-    def peaks(self) -> dict[str, int]: ...
-    def allows(self, what: str, amount: int) -> bool: ...
-    def note(self, what: str, amount: int) -> None: ...
-    def rights(self, permissions: Permissions) -> int: ...
 
 def node_size(value: bytes, permissions: int, listing: int) -> int: ...
 def node_memory(path: str, node: Node) -> int: ...

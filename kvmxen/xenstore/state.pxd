@@ -1,4 +1,4 @@
-from kvmxen.xenstore.quota cimport Domain
+from kvmxen.xenstore.domain cimport Domain
 from kvmxen.xenstore.tree cimport Node, Tree
 from kvmxen.xenstore.watches cimport Watches
 

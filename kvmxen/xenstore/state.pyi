@@ -2,8 +2,9 @@ from collections.abc import Callable, Iterable, Iterator
 from threading import RLock
 
 from kvmxen.xenstore.connection import Connection
+from kvmxen.xenstore.domain import Domain
 from kvmxen.xenstore.permissions import Permissions
-from kvmxen.xenstore.quota import Domain, Quota
+from kvmxen.xenstore.quota import Quota
 from kvmxen.xenstore.tree import Node, Tree
 from kvmxen.xenstore.view import Recorder
 from kvmxen.xenstore.watches import Match, Watches

@@ -1,7 +1,8 @@
 """The state of one xenstore: the tree, the domains, the watches, and undelivered events."""
 
+from kvmxen.xenstore.domain cimport Domain
 from kvmxen.xenstore.paths cimport parent
-from kvmxen.xenstore.quota cimport Domain, node_memory
+from kvmxen.xenstore.quota cimport node_memory
 from kvmxen.xenstore.tree cimport Node, Tree
 from kvmxen.xenstore.watches cimport Watch, Watches
 

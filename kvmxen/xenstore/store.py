@@ -17,51 +17,51 @@ from kvmxen.xenstore.transactions import Transaction
 from kvmxen.xenstore.watches import Watch
 
 
-class Store(State, HostNodes):
-    """One domain's xenstore. The methods of HostNodes act as dom0 on the live store.
+class Store(HostNodes):
+    """One domain's xenstore: dom0's use of the live nodes, connections for clients, and watches.
 
-    All methods take `lock`. Callbacks run under it, before the method or the client's request that
-    caused them returns; the changes that callbacks make are announced after that.
+    All methods take `state.lock`. Callbacks run under it, before the method or the client's request
+    that caused them returns; the changes that callbacks make are announced after that.
     """
 
     def __init__(self, quota: Quota | None = None) -> None:
-        State.__init__(self, quota)
-        self._session = Session(self, DOM0, self._event)
-        HostNodes.__init__(self, self, self._session.access)
+        state = State(quota)
+        self._session = Session(state, DOM0, self._event)
+        super().__init__(state, self._session.access)
         self._callbacks: dict[Watch, Callable[[str], None]] = {}
         self._tokens = count()
 
     def connect(self, domid: int = DOM0, wake: Callable[[], None] = lambda: None) -> Connection:
         """A connection for a client that acts as domain `domid`; for `wake` see Connection."""
-        with self.lock:
-            return Connection(self, domid, wake)
+        with self.state.lock:
+            return Connection(self.state, domid, wake)
 
     @contextmanager
     def transaction(self) -> Iterator[HostNodes]:
         """Make several changes as one, uninterrupted; an exception undoes them all."""
-        with self.lock:
-            transaction = Transaction(self, DOM0)
+        with self.state.lock:
+            transaction = Transaction(self.state, DOM0)
             try:
-                yield HostNodes(self, Access(transaction, self.domain(DOM0)))
+                yield HostNodes(self.state, Access(transaction, self.state.domain(DOM0)))
             finally:
                 transaction.close()
             transaction.commit()
-            self.deliver()
+            self.state.deliver()
 
     def watch(self, path: str, callback: Callable[[str], None]) -> Watch:
         """Call `callback(changed_path)` once now, and after each change at or below `path`.
 
         Raises XenstoreError(EINVAL) if `path` is not well-formed.
         """
-        with self.lock:
+        with self.state.lock:
             watch = self._session.watch(path, b"%d" % next(self._tokens))
             self._callbacks[watch] = callback
-            self.deliver()
+            self.state.deliver()
             return watch
 
     def unwatch(self, watch: Watch) -> None:
         """End `watch`; its callback is not called any more."""
-        with self.lock:
+        with self.state.lock:
             del self._callbacks[watch]
             self._session.unwatch(watch.path, watch.token)
 
@@ -71,4 +71,4 @@ class Store(State, HostNodes):
             if callback:
                 callback(path)
 
-        self.defer(call)
+        self.state.defer(call)

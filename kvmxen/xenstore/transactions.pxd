@@ -1,4 +1,4 @@
-from kvmxen.xenstore.quota cimport Domain
+from kvmxen.xenstore.domain cimport Domain
 from kvmxen.xenstore.state cimport State
 from kvmxen.xenstore.tree cimport Node, Tree
 

@@ -1,4 +1,4 @@
-from kvmxen.xenstore.quota cimport Domain
+from kvmxen.xenstore.domain cimport Domain
 
 
 cdef class Watch:

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from enum import Enum
 
-from kvmxen.xenstore.quota import Domain
+from kvmxen.xenstore.domain import Domain
 
 UNLIMITED: int
 

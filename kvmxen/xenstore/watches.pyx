@@ -1,7 +1,7 @@
 """Watches, and which of them an event concerns (tools/xenstored/watch.c)."""
 
 from kvmxen.xenstore.paths cimport ancestry
-from kvmxen.xenstore.quota cimport Domain
+from kvmxen.xenstore.domain cimport Domain
 
 from enum import Enum, auto
 from operator import attrgetter

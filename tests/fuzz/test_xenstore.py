@@ -71,7 +71,7 @@ def make_store(random: Random) -> Store:
         store.set_permissions(f"/local/domain/{domid}", Permission(0), Permission(domid, READ))
         for path in ("data", "data/own"):
             store.set_permissions(f"/local/domain/{domid}/{path}", Permission(domid))
-        store.introduce(domid)
+        store.state.introduce(domid)
     return store
 
 
@@ -101,10 +101,10 @@ def request(random: Random, number: int, transactions: list[int]) -> Message:
 
 def check(store: Store) -> None:
     """The invariants that must hold whatever domain 1 did."""
-    assert inconsistencies(store) == []
+    assert inconsistencies(store.state) == []
     assert store.read("/secret/key") == b"hidden"
     assert store.read("/local/domain/2/data/own") == b"mine"
-    domain = store.domain(1)
+    domain = store.state.domain(1)
     assert domain.nodes <= domain.quota.nodes
     assert domain.watches <= domain.quota.watches
     assert domain.transactions <= domain.quota.transactions
@@ -166,10 +166,10 @@ def attack_wire(random: Random) -> None:
     assert waiting == []
     check_neighbour(neighbour)
     check(store)
-    again, _ = load(dump(store))
-    assert inconsistencies(again) == []
+    again, _ = load(dump(store.state))
+    assert inconsistencies(again.state) == []
     hostile.close()
-    assert store.domain(1).watches == store.domain(1).transactions == 0
+    assert store.state.domain(1).watches == store.state.domain(1).transactions == 0
 
 
 def attack_ring(random: Random) -> None:
@@ -181,7 +181,7 @@ def attack_ring(random: Random) -> None:
     start = random.choice((0, 0, 1000, 2**31 - 9, 2**32 - 9))
     for index in INDICES:
         memory.write_u32(GPA + index, start % 2**32)
-    connection = store.connect(1, lambda: store.defer(transport.push))
+    connection = store.connect(1, lambda: store.state.defer(transport.push))
     transport = RingTransport(connection, memory, GPA, lambda: None)
     for number in range(STEPS):
         match random.randrange(10):

@@ -147,7 +147,7 @@ def test_a_guest_does_not_notice_that_its_xenstore_is_another(guest: Guest) -> N
 
 def test_a_state_without_the_guest_is_refused(guest: Guest) -> None:
     with pytest.raises(DumpError, match="no connection of the guest"):
-        XenstoreBackend(guest.memory, PAGE, guest.notify, dump(Store()))
+        XenstoreBackend(guest.memory, PAGE, guest.notify, dump(Store().state))
 
 
 def test_threads_take_turns(guest: Guest) -> None:
@@ -177,6 +177,6 @@ class Full:
 
 def test_nodes_that_their_file_has_no_room_for() -> None:
     backend = XenstoreBackend(GuestMemory(2 * PAGE), PAGE, lambda: None)
-    backend.store.recorder = Full()
+    backend.store.state.recorder = Full()
     with pytest.raises(KvmxenError, match=r"cannot create .*: No space left on device; fix that"):
         backend.populate(**NODES)

@@ -89,7 +89,7 @@ def test_rm_is_one_change(store: Store, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_watch(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     def change() -> None:
-        while not store.watches.matching(f"{HOME}/data", Match.SUBTREE):
+        while not store.state.watches.matching(f"{HOME}/data", Match.SUBTREE):
             time.sleep(0.001)
         store.write(f"{HOME}/data/new", b"")
 

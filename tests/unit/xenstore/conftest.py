@@ -19,17 +19,17 @@ def store() -> Store:
     store.mkdir("/local/domain/1/data")
     store.set_permissions("/local/domain/1/data", Permission(1))
     store.write("/secret/key", b"hidden")
-    store.introduce(1)
+    store.state.introduce(1)
     return store
 
 
 @pytest.fixture
 def guest(store: Store) -> Client:
     """Domain 1's own connection."""
-    return Client(store, 1)
+    return Client(store.state, 1)
 
 
 @pytest.fixture
 def dom0(store: Store) -> Client:
     """A privileged client, as on the socket."""
-    return Client(store, 0)
+    return Client(store.state, 0)

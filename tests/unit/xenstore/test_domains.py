@@ -14,7 +14,7 @@ OK = b"OK\0"
 
 
 def test_release_takes_the_domain_s_nodes_and_permissions(store: Store, dom0: Client) -> None:
-    guest = Client(store, 1)
+    guest = Client(store.state, 1)
     store.write("/local/domain/1/data/deep/er", b"v")
     store.set_permissions("/local/domain/1/data/deep", Permission(0), Permission(1, READ))
     store.write("/shared", b"v")
@@ -38,13 +38,13 @@ def test_release_takes_the_domain_s_nodes_and_permissions(store: Store, dom0: Cl
     assert dom0.ask(Op.DIRECTORY, b"/mine\0") == b""
     assert dom0.ask(Op.IS_DOMAIN_INTRODUCED, b"1\0") == b"F\0"
     assert dom0.ask(Op.RELEASE, b"1\0") == "ENOENT"
-    assert inconsistencies(store) == []
+    assert inconsistencies(store.state) == []
     guest.connection.feed(b"anything")
     assert not guest.connection.pending
 
 
 def test_a_domain_that_comes_again_begins_anew(store: Store, dom0: Client) -> None:
-    guest = Client(store, 1)
+    guest = Client(store.state, 1)
     guest.ask(Op.WATCH, b"data\0t\0")
     guest.start()
     dom0.ask(Op.RELEASE, b"1\0")
@@ -53,19 +53,19 @@ def test_a_domain_that_comes_again_begins_anew(store: Store, dom0: Client) -> No
     assert dom0.ask(Op.INTRODUCE, b"1\x00100\x005\0") == OK
     assert dom0.drain() == [(b"@introduceDomain", b"t")]
     assert guest.ask(Op.READ, b"name\0") == "EACCES"
-    assert (store.domain(1).watches, store.domain(1).transactions) == (0, 0)
+    assert (store.state.domain(1).watches, store.state.domain(1).transactions) == (0, 0)
     assert guest.start() == 1
 
 
 def test_introducing_again_resets_the_connection_and_is_no_news(store: Store, dom0: Client) -> None:
-    guest = Client(store, 1)
+    guest = Client(store.state, 1)
     guest.ask(Op.WATCH, b"data\0t\0")
     guest.connection.feed(b"half a requ")
     dom0.ask(Op.WATCH, b"@introduceDomain\0t\0")
     dom0.drain()
     assert dom0.ask(Op.INTRODUCE, b"1\x00100\x005\0") == OK
     assert dom0.drain() == []
-    assert store.domain(1).watches == 0
+    assert store.state.domain(1).watches == 0
     assert guest.ask(Op.READ, b"name\0") == b"guest"
 
 
@@ -74,11 +74,11 @@ def test_a_shutdown_is_told_once_until_the_domain_is_resumed(store: Store, dom0:
         dom0.ask(Op.WATCH, path)
     dom0.drain()
     told = [(b"@releaseDomain", b"t"), (b"@releaseDomain/1", b"one")]
-    store.shut_down(1)
-    store.shut_down(1)
+    store.state.shut_down(1)
+    store.state.shut_down(1)
     assert dom0.drain() == told
     assert dom0.ask(Op.RESUME, b"1\0") == OK
-    store.shut_down(1)
+    store.state.shut_down(1)
     assert dom0.drain() == told
 
 
@@ -99,8 +99,8 @@ def test_a_guest_may_be_told_of_domains(store: Store, dom0: Client, guest: Clien
 
 def test_a_domain_does_for_its_target_what_that_may(store: Store, dom0: Client) -> None:
     """A stub domain, 2, that serves domain 1."""
-    store.introduce(2)
-    stub = Client(store, 2)
+    store.state.introduce(2)
+    stub = Client(store.state, 2)
     asked = [
         (Op.READ, b"/local/domain/1/data\0", b""),
         (Op.READ, b"/local/domain/1/name\0", b"guest"),
@@ -126,23 +126,23 @@ def test_features_are_a_domain_s_own(store: Store, dom0: Client) -> None:
     store.set_permissions("/secret", Permission(0), Permission(5, READ))
     assert dom0.ask(Op.SET_FEATURE, b"5\x00%d\0" % Feature.ERROR) == OK
     assert dom0.ask(Op.GET_FEATURE, b"5\0") == b"%d\0" % Feature.ERROR
-    guest = Client(store, 5)
+    guest = Client(store.state, 5)
     assert guest.ask(Op.GET_FEATURE) == b"%d\0" % Feature.ERROR
     assert guest.ask(Op.WATCH, b"x\0t\0") == OK
     assert guest.ask(Op.WATCH, b"y\0t\x001\0") == "EINVAL"
     store.mkdir("/own")
     store.set_permissions("/own", Permission(5))
     assert guest.ask(Op.SET_PERMS, b"/own\0n5\0r32757\0") == OK
-    assert Client(store, 1).ask(Op.READ, b"/own\0") == "EACCES"
+    assert Client(store.state, 1).ask(Op.READ, b"/own\0") == "EACCES"
 
 
 def test_quotas_are_a_domain_s_own_and_new_ones_have_the_global(store: Store, dom0: Client) -> None:
     assert dom0.ask(Op.GET_QUOTA) == " ".join(QUOTA_NAMES).encode() + b"\0"
     assert dom0.ask(Op.SET_QUOTA, b"watches\x001\0") == OK
     assert dom0.ask(Op.GET_QUOTA, b"1\0watches\0") == b"128\0"
-    store.introduce(3)
+    store.state.introduce(3)
     assert dom0.ask(Op.GET_QUOTA, b"3\0watches\0") == b"1\0"
-    guest = Client(store, 3)
+    guest = Client(store.state, 3)
     assert guest.ask(Op.WATCH, b"x\0t\0") == OK
     assert guest.ask(Op.WATCH, b"y\0t\0") == "ENOSPC"
     assert dom0.ask(Op.SET_QUOTA, b"3\0watches\x000\0") == OK
@@ -197,7 +197,7 @@ def test_the_most_that_guests_had_is_told_whoever_made_it_so(store: Store, dom0:
     dom0.ask(Op.RM, b"/local/domain/1/data/a\0")
     assert most(b"nodes") == 4
     assert most(b"memory") > 300
-    store.introduce(2)
+    store.state.introduce(2)
     for number in range(7):
         dom0.ask(Op.WRITE, b"/two/%d\0" % number)
         dom0.ask(Op.SET_PERMS, b"/two/%d\0n2\0" % number)
@@ -211,6 +211,6 @@ def test_the_most_that_guests_had_is_told_whoever_made_it_so(store: Store, dom0:
 
 
 def test_control_finds_what_is_wrong(store: Store, dom0: Client) -> None:
-    store.domain(1).nodes += 1
+    store.state.domain(1).nodes += 1
     answer = dom0.ask(Op.CONTROL, b"check\0")
     assert answer == b"domain 1 is held to own 2 nodes, not 1\0"

@@ -44,9 +44,9 @@ def rich() -> tuple[Store, Client, Client]:
     for name in ("a", "b", "empty"):
         store.set_permissions(f"/local/domain/1/data/{name}", Permission(1))
     store.set_permissions("@introduceDomain", Permission(0), Permission(1, READ))
-    store.introduce(1)
-    store.introduce(5)
-    guest, dom0 = Client(store, 1), Client(store, 0)
+    store.state.introduce(1)
+    store.state.introduce(5)
+    guest, dom0 = Client(store.state, 1), Client(store.state, 0)
     dom0.ask(Op.SET_QUOTA, b"1\0watches\x0055\0")
     dom0.ask(Op.SET_QUOTA, b"nodes\x00500\0")
     dom0.ask(Op.SET_TARGET, b"5\x001\0")
@@ -62,11 +62,11 @@ def rich() -> tuple[Store, Client, Client]:
 
 def restart(store: Store) -> tuple[Store, dict[int, Client]]:
     """Another store from a dump of `store`, and a client of each domain that has a ring."""
-    again, connections = load(dump(store, ports={1: 9}))
+    again, connections = load(dump(store.state, ports={1: 9}))
     clients = {}
     for restored in connections:
         client = Client.__new__(Client)
-        Client.__init__(client, again, 0)
+        Client.__init__(client, again.state, 0)
         client.connection.close()
         client.connection = restored.connection
         clients[restored.connection.domain.domid] = client
@@ -78,7 +78,7 @@ def test_golden_bytes() -> None:
     store.rm("/tool")
     store.write("/key", b"value")
     store.set_permissions("/key", Permission(3, READ), Permission(4, valid=False))
-    image = dump(store)
+    image = dump(store.state)
     assert image[:16] == b"xenstore\0\0\0\2\0\0\0\0"
     found = list(records(image))
     assert [kind for kind, _ in found] == [1, 6, 5, 5, 5, 5, 7, 7, 7, 0]
@@ -97,22 +97,22 @@ def test_all_is_as_it_was() -> None:
     store, guest, _ = rich()
     again, clients = restart(store)
     client = clients[1]
-    nodes = {path: (node.value, node.permissions) for path, node in store.walk("/")}
-    assert {path: (node.value, node.permissions) for path, node in again.walk("/")} == nodes
+    nodes = {path: (node.value, node.permissions) for path, node in store.state.walk("/")}
+    assert {path: (node.value, node.permissions) for path, node in again.state.walk("/")} == nodes
     assert again.directory("/local/domain/1/data") == ["empty", "b", "a"]
     assert again.permissions("@introduceDomain") == (Permission(0), Permission(1, READ))
-    assert inconsistencies(again) == []
-    for domid, domain in store.domains.items():
-        twin = again.domain(domid)
+    assert inconsistencies(again.state) == []
+    for domid, domain in store.state.domains.items():
+        twin = again.state.domain(domid)
         assert (twin.nodes, twin.quota, twin.features, twin.introduced) == (
             domain.nodes,
             domain.quota,
             domain.features,
             domain.introduced,
         )
-    assert again.domain(5).target is again.domain(1)
-    assert again.quota.nodes == 500
-    assert again.domain(1).watches == 3
+    assert again.state.domain(5).target is again.state.domain(1)
+    assert again.state.quota.nodes == 500
+    assert again.state.domain(1).watches == 3
     assert client.ask(Op.WATCH, b"data\0plain\0") == "EEXIST"
     again.write("/local/domain/1/data/x/y", b"")
     guest.drain()
@@ -126,9 +126,9 @@ def test_all_is_as_it_was() -> None:
 
 def test_a_dump_of_what_was_loaded_is_the_same() -> None:
     store, _guest, _ = rich()
-    image = dump(store, ports={1: 9})
+    image = dump(store.state, ports={1: 9})
     again, _ = load(image)
-    assert dump(again, ports={1: 9}) == image
+    assert dump(again.state, ports={1: 9}) == image
 
 
 def test_half_a_request_and_what_waits_are_kept() -> None:
@@ -150,7 +150,7 @@ def test_half_a_request_and_what_waits_are_kept() -> None:
 
 def test_sockets_are_kept_by_their_number() -> None:
     store, _, dom0 = rich()
-    _, connections = load(dump(store, ports={1: 9}, descriptors={dom0.connection: 33}))
+    _, connections = load(dump(store.state, ports={1: 9}, descriptors={dom0.connection: 33}))
     found = {(r.connection.domain.domid, r.port, r.descriptor) for r in connections}
     assert found == {(0, None, 33), (1, 9, None), (5, 0, None)}
     (twin,) = [r.connection for r in connections if r.descriptor == 33]
@@ -174,7 +174,7 @@ def test_a_transaction_goes_on() -> None:
     assert again.directory("/local/domain/1/data") == ["empty", "b", "new"]
     assert again.read("/local/domain/1/data/new/deep") == b"v"
     assert {path for path, _ in client.drain()} >= {b"data/new/deep", b"data/b", b"data/a"}
-    assert inconsistencies(again) == []
+    assert inconsistencies(again.state) == []
 
 
 def test_what_others_made_on_the_way_is_still_theirs() -> None:
@@ -216,7 +216,7 @@ def test_a_transaction_meets_its_conflicts(outside: tuple[Op, bytes], before: bo
 def test_what_is_cut_off_anywhere_is_no_state() -> None:
     store, guest, _ = rich()
     guest.ask(Op.WRITE, b"data/new\0v", guest.start())
-    image = dump(store)
+    image = dump(store.state)
     for length in range(len(image)):
         with pytest.raises(DumpError):
             load(image[:length])
@@ -230,14 +230,14 @@ def test_what_is_altered_is_refused_or_at_least_consistent(changes: list[tuple[i
     tx = guest.start()
     guest.ask(Op.WRITE, b"data/new\0v", tx)
     guest.ask(Op.RM, b"data/a\0", tx)
-    image = bytearray(dump(store, ports={1: 9}))
+    image = bytearray(dump(store.state, ports={1: 9}))
     for at, value in changes:
         image[at % len(image)] = value
     try:
         again, _ = load(bytes(image))
     except DumpError:
         return
-    assert inconsistencies(again) == []
+    assert inconsistencies(again.state) == []
 
 
 def _node(
@@ -288,7 +288,7 @@ _WATCH = struct.pack("<IHH", 1, 2, 2)
     ],
 )
 def test_what_nobody_would_dump_is_refused(made_up: bytes) -> None:
-    start = dump(Store())[:16]
+    start = dump(Store().state)[:16]
     with pytest.raises(DumpError):
         load(start + made_up + _record(0, b""))
 

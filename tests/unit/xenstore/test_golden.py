@@ -61,7 +61,7 @@ CONVERSATION = [
 @pytest.mark.parametrize("size", [1, 3, 16, 1 << 20])
 def test_a_conversation(store: Store, size: int) -> None:
     """The whole conversation, with requests fed and replies taken in pieces of `size` bytes."""
-    store.domain(7)
+    store.state.domain(7)
     clients = {domid: store.connect(domid) for domid in (0, 1)}
     for number, (who, kind, tx, request, answers) in enumerate(CONVERSATION):
         client = clients[who]
@@ -70,7 +70,7 @@ def test_a_conversation(store: Store, size: int) -> None:
             client.feed(sent[at : at + size])
         for answer_kind, answer in answers:
             if kind == 22:
-                node = store.get("/local/domain/1/data")
+                node = store.state.get("/local/domain/1/data")
                 assert node
                 answer %= node.generation
             ids = (0, 0) if answer_kind == 15 else (number, tx)

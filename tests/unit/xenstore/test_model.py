@@ -52,15 +52,15 @@ class Xenstore:
             self.store.mkdir(path)
             self.store.set_permissions(path, Permission.decode(perms.encode()))
         for domid in (1, 2):
-            self.store.introduce(domid)
+            self.store.state.introduce(domid)
         self.model = Model(self.nodes())
-        self.clients = [(Client(self.store, d), self.model.join(d)) for d in DOMAINS]
+        self.clients = [(Client(self.store.state, d), self.model.join(d)) for d in DOMAINS]
         self.who = self.where = self.tx = 0
 
     def nodes(self) -> dict[str, tuple[bytes, tuple[str, ...]]]:
         return {
             path: (node.value, tuple(perm.encode().decode() for perm in node.permissions))
-            for path, node in self.store.walk("/")
+            for path, node in self.store.state.walk("/")
         }
 
     def request(self, who: int, what: int, where: int, extra: int, which: int) -> None:
@@ -154,9 +154,9 @@ class Xenstore:
         assert self.nodes() == model
 
     def the_accounts_are_right(self) -> None:
-        assert inconsistencies(self.store) == []
+        assert inconsistencies(self.store.state) == []
         for domid in DOMAINS:
-            domain = self.store.domain(domid)
+            domain = self.store.state.domain(domid)
             twins = [twin for _, twin in self.clients if twin.domid == domid]
             assert domain.watches == sum(len(twin.watches) for twin in twins)
             assert domain.transactions == sum(len(twin.transactions) for twin in twins)

@@ -33,7 +33,7 @@ def fill(store: Store) -> None:
 def guest() -> Client:
     store = Store()
     fill(store)
-    return Client(store, 1)
+    return Client(store.state, 1)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_a_domain_that_starts_again_finds_the_same() -> None:
     fill(twice)
 
     def content(store: Store) -> dict[str, tuple[bytes, object]]:
-        return {path: (node.value, node.permissions) for path, node in store.walk("/")}
+        return {path: (node.value, node.permissions) for path, node in store.state.walk("/")}
 
     assert content(once) == content(twice)
-    assert twice.is_introduced(1)
-    assert twice.domain(1).nodes == once.domain(1).nodes == 11
+    assert twice.state.is_introduced(1)
+    assert twice.state.domain(1).nodes == once.state.domain(1).nodes == 11

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xenstore.domain import FEATURES
 from kvmxen.xenstore.permissions import DOMID_ANY, Permission
-from kvmxen.xenstore.quota import FEATURES
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import HEADER
 from tests.unit.xenstore.client import Client
@@ -260,14 +260,14 @@ def _name_a_domain(store: Store) -> None:
 
 @pytest.mark.parametrize(("who", "operation", "payload", "answer"), ANSWERS)
 def test_answer(store: Store, who: int, operation: int, payload: bytes, answer: object) -> None:
-    assert Client(store, who).ask(operation, payload) == answer
+    assert Client(store.state, who).ask(operation, payload) == answer
 
 
 @pytest.mark.parametrize(("who", "operation", "payload", "answer"), ANSWERS)
 def test_answer_in_a_transaction(
     store: Store, who: int, operation: int, payload: bytes, answer: object
 ) -> None:
-    client = Client(store, who)
+    client = Client(store.state, who)
     tx = client.start()
     if operation == Op.TRANSACTION_START:
         answer = "EBUSY"
@@ -313,7 +313,7 @@ def test_who_may_do_what(
     for permissions, may in allowed.items():
         store.write("/it", b"")
         store.set_permissions("/it", *(Permission.decode(p.encode()) for p in permissions.split()))
-        client = Client(store, 1)
+        client = Client(store.state, 1)
         tx = client.start() if inside else 0
         answer = client.ask(operation, payload, tx)
         assert (answer != "EACCES") == may, permissions
@@ -332,7 +332,7 @@ def test_a_transaction_that_is_not_is_noticed(dom0: Client, operation: Op) -> No
 
 
 def test_golden_bytes(store: Store) -> None:
-    connection = Client(store, 1).connection
+    connection = Client(store.state, 1).connection
     connection.feed(HEADER.pack(Op.READ, 9, 0, 5) + b"name\0")
     assert connection.take(100) == HEADER.pack(Op.READ, 9, 0, 5) + b"guest"
     connection.feed(HEADER.pack(Op.READ, 10, 0, 5) + b"nope\0")
@@ -382,8 +382,8 @@ def test_a_permission_for_a_domain_that_is_not_gives_nothing_later(
     store: Store, guest: Client
 ) -> None:
     guest.ask(Op.SET_PERMS, b"data\0n1\0b7\0")
-    store.introduce(7)
-    assert Client(store, 7).ask(Op.READ, b"/local/domain/1/data\0") == "EACCES"
+    store.state.introduce(7)
+    assert Client(store.state, 7).ask(Op.READ, b"/local/domain/1/data\0") == "EACCES"
 
 
 def test_a_directory_too_long_for_a_reply_comes_in_parts(store: Store, dom0: Client) -> None:
@@ -464,5 +464,5 @@ def test_every_valid_operation_answers_any_payload_with_something(store: Store) 
     for operation in Op:
         for payload in (b"", b"\0", b"\0\0", b"a", bytes(4096), b"\xff" * 4096, b"/\0" * 2048):
             for who in (0, 1):
-                answer = Client(store, who).ask(operation, payload)
+                answer = Client(store.state, who).ask(operation, payload)
                 assert isinstance(answer, bytes | str)

@@ -15,7 +15,7 @@ def small(**limits: int) -> tuple[Store, Client]:
     store = Store(Quota(**limits))
     store.mkdir("/local/domain/1")
     store.set_permissions("/local/domain/1", Permission(1))
-    return store, Client(store, 1)
+    return store, Client(store.state, 1)
 
 
 def test_xen_s_defaults() -> None:
@@ -37,13 +37,13 @@ def test_nodes() -> None:
     store, guest = small(nodes=4)
     assert guest.ask(Op.WRITE, b"a/b\0") == OK
     assert guest.ask(Op.WRITE, b"c/d\0") == "ENOSPC"
-    assert store.get("/local/domain/1/c") is None
+    assert store.state.get("/local/domain/1/c") is None
     assert guest.ask(Op.MKDIR, b"c\0") == OK
     assert guest.ask(Op.MKDIR, b"d\0") == "ENOSPC"
     assert guest.ask(Op.WRITE, b"c\0still") == OK
     assert guest.ask(Op.RM, b"a\0") == OK
     assert guest.ask(Op.WRITE, b"c/d\0") == OK
-    assert store.domain(1).nodes == 3
+    assert store.state.domain(1).nodes == 3
 
 
 def test_nodes_in_a_transaction() -> None:
@@ -54,7 +54,7 @@ def test_nodes_in_a_transaction() -> None:
     assert guest.ask(Op.MKDIR, b"b/c\0", tx) == OK
     assert guest.ask(Op.MKDIR, b"d\0", tx) == "ENOSPC"
     assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == "ENOMEM"
-    assert store.domain(1).nodes == 1
+    assert store.state.domain(1).nodes == 1
 
 
 def test_nodes_in_two_transactions_that_each_would_fit() -> None:
@@ -66,7 +66,7 @@ def test_nodes_in_two_transactions_that_each_would_fit() -> None:
     assert guest.ask(Op.MKDIR, b"y/1\0", two) == OK
     assert guest.ask(Op.TRANSACTION_END, b"T\0", one) == OK
     assert guest.ask(Op.TRANSACTION_END, b"T\0", two) == "ENOSPC"
-    assert store.domain(1).nodes == 4
+    assert store.state.domain(1).nodes == 4
 
 
 def test_watches_and_transactions() -> None:
@@ -82,7 +82,7 @@ def test_watches_and_transactions() -> None:
     guest.ask(Op.TRANSACTION_END, b"F\0", tx)
     guest.start()
     guest.connection.reset()
-    assert (store.domain(1).watches, store.domain(1).transactions) == (0, 0)
+    assert (store.state.domain(1).watches, store.state.domain(1).transactions) == (0, 0)
 
 
 def test_the_nodes_that_a_transaction_looks_at() -> None:
@@ -105,16 +105,16 @@ def test_a_directory_has_a_size_too() -> None:
 
 def test_memory_is_bounded_and_comes_back() -> None:
     store, guest = small(memory=20_000)
-    before = store.domain(1).memory
+    before = store.state.domain(1).memory
     made = 0
     while guest.ask(Op.WRITE, b"n%d\0" % made + bytes(1900)) == OK:
         made += 1
         assert made < 100
     assert guest.ask(Op.WRITE, b"n%d\0" % made + bytes(1900)) == "ENOMEM"
-    assert store.domain(1).memory <= 20_000
+    assert store.state.domain(1).memory <= 20_000
     for i in range(made):
         assert guest.ask(Op.RM, b"n%d\0" % i) == OK
-    assert store.domain(1).memory == before
+    assert store.state.domain(1).memory == before
 
 
 def test_a_node_can_be_written_again_where_there_is_no_more_memory() -> None:
@@ -131,23 +131,23 @@ def test_a_node_can_be_written_again_where_there_is_no_more_memory() -> None:
 def test_memory_in_transactions() -> None:
     """Everything that a domain's open transactions hold counts together, until they end."""
     store, guest = small(memory=20_000)
-    before = store.domain(1).memory
+    before = store.state.domain(1).memory
     opened = [guest.start() for _ in range(5)]
     for _ in range(3):
         answers = [guest.ask(Op.WRITE, b"n\0" + bytes(1900), tx) for tx in opened]
         assert answers == [OK] * 5
     assert guest.ask(Op.RM, b"n\0", opened[0]) == OK
-    assert store.domain(1).memory < before + 4 * 2000
+    assert store.state.domain(1).memory < before + 4 * 2000
     answers = [guest.ask(Op.WRITE, b"m\0" + bytes(1900), tx) for tx in opened]
     assert answers == [OK] * 5
     assert guest.ask(Op.WRITE, b"o\0" + bytes(1900), opened[0]) == OK
     assert guest.ask(Op.WRITE, b"p\0" + bytes(1900), opened[0]) == "ENOMEM"
-    assert 15_000 < store.domain(1).memory <= 20_000
+    assert 15_000 < store.state.domain(1).memory <= 20_000
     assert guest.ask(Op.TRANSACTION_END, b"T\0", opened[0]) == "ENOMEM"
     for tx in opened[1:4]:
         guest.ask(Op.TRANSACTION_END, b"F\0", tx)
     guest.connection.reset()
-    assert store.domain(1).memory == before
+    assert store.state.domain(1).memory == before
 
 
 def test_memory_of_watches() -> None:
@@ -178,17 +178,17 @@ def test_events_that_nobody_takes_are_bounded() -> None:
     store.write("/open", b"")
     store.set_permissions("/open", Permission(0, READ))
     guest.drain()
-    before = store.domain(1).memory
+    before = store.state.domain(1).memory
     for i in range(2000):
         store.write(f"/open/{i}", b"")
-    assert 9_900 < store.domain(1).memory <= 10_000
+    assert 9_900 < store.state.domain(1).memory <= 10_000
     assert len(guest.drain()) < 500
-    assert store.domain(1).memory == before
+    assert store.state.domain(1).memory == before
 
 
 def test_dom0_is_not_limited() -> None:
     store = Store(Quota(nodes=1, watches=0, node_size=1, transactions=0, memory=1))
-    client = Client(store, 0)
+    client = Client(store.state, 0)
     assert client.ask(Op.WRITE, b"/a/b/c\0" + bytes(3000)) == OK
     assert client.ask(Op.WATCH, b"/a\0t\0") == OK
     assert client.start() == 1

@@ -38,7 +38,7 @@ class Unreliable:
 
 
 def contents(store: Store) -> Contents:
-    return {path: (node.value, node.permissions) for path, node in store.walk("/")}
+    return {path: (node.value, node.permissions) for path, node in store.state.walk("/")}
 
 
 def made(random: Random) -> tuple[Op, bytes]:
@@ -56,10 +56,10 @@ def made(random: Random) -> tuple[Op, bytes]:
 def test_it_is_as_if_it_had_not_been_asked(seed: int) -> None:
     random, refused = Random(seed), 0
     store, twin = Store(), Store()
-    recorder = store.recorder = Unreliable()
-    clients = [Client(each, 0) for each in (store, twin)]
+    recorder = store.state.recorder = Unreliable()
+    clients = [Client(each.state, 0) for each in (store, twin)]
     for each in (store, twin):
-        each.introduce(1)
+        each.state.introduce(1)
     for _ in range(300):
         in_transaction = random.random() < 0.3
         asked = [made(random) for _ in range(random.randrange(1, 4) if in_transaction else 1)]
@@ -72,9 +72,9 @@ def test_it_is_as_if_it_had_not_been_asked(seed: int) -> None:
         else:
             assert ask(clients[1], asked, in_transaction) == answer
         assert contents(store) == contents(twin)
-        assert inconsistencies(store) == []
-        assert {d.domid: (d.nodes, d.memory) for d in store.domains.values()} == {
-            d.domid: (d.nodes, d.memory) for d in twin.domains.values()
+        assert inconsistencies(store.state) == []
+        assert {d.domid: (d.nodes, d.memory) for d in store.state.domains.values()} == {
+            d.domid: (d.nodes, d.memory) for d in twin.state.domains.values()
         }
     assert refused > 20
 
@@ -92,14 +92,14 @@ def ask(client: Client, asked: list[tuple[Op, bytes]], in_transaction: bool) -> 
 def test_the_end_of_a_domain_is_not_refused() -> None:
     """Kept nodes lose the domain's own when they are used again, so there is nothing to keep."""
     store = Store()
-    store.introduce(1)
+    store.state.introduce(1)
     store.write("/own", b"")
     store.set_permissions("/own", Permission(1))
     store.write("/shared", b"")
     store.set_permissions("/shared", Permission(0), Permission(1))
-    recorder = store.recorder = Unreliable()
+    recorder = store.state.recorder = Unreliable()
     recorder.works = False
-    store.release(1)
+    store.state.release(1)
     assert not store.exists("/own")
     assert store.permissions("/shared") == (Permission(0),)
     with pytest.raises(XenstoreError):

@@ -12,8 +12,8 @@ from kvmxen.abi.xs_wire import Operation as Op
 from kvmxen.memory import GuestMemory
 from kvmxen.xenstore import ring
 from kvmxen.xenstore.connection import Connection
+from kvmxen.xenstore.domain import FEATURES
 from kvmxen.xenstore.permissions import Permission
-from kvmxen.xenstore.quota import FEATURES
 from kvmxen.xenstore.ring import RingTransport
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import HEADER, Message, Parser
@@ -33,7 +33,7 @@ class Guest:
             self.set(field, start)
         self.kicks = 0
         self.parser = Parser()
-        connection = Connection(self.store, 1)
+        connection = Connection(self.store.state, 1)
         self.transport = RingTransport(connection, self.memory, GPA, self._kick)
 
     def _kick(self) -> None:
@@ -179,7 +179,7 @@ def test_a_bad_index_breaks_this_connection_only(field: int, value: int) -> None
     guest.transport.pump()
     assert guest.transport.broken
     assert guest.get(ring.ERROR) == RingError.RINGIDX
-    assert guest.store.domain(1).watches == 0
+    assert guest.store.state.domain(1).watches == 0
     guest.store.write("/local/domain/1/x", b"fine")
     assert guest.store.read("/local/domain/1/x") == b"fine"
     guest.set(field, base)
@@ -191,7 +191,7 @@ def test_a_bad_index_breaks_this_connection_only(field: int, value: int) -> None
 
 def test_an_error_is_told_only_to_those_who_know_of_that() -> None:
     guest = Guest()
-    guest.store.domain(1).features = int(Feature.WATCHDEPTH)
+    guest.store.state.domain(1).features = int(Feature.WATCHDEPTH)
     guest.set(ring.REQ_PROD, 5000)
     guest.transport.pump()
     assert guest.transport.broken
@@ -206,19 +206,19 @@ def test_an_error_is_told_only_to_those_who_know_of_that() -> None:
 def test_dom0_begins_a_ring_anew_and_ends_it() -> None:
     guest = Guest(1000)
     guest.ask(Message(Op.WATCH, 1, 0, b"x\0t\0"))
-    guest.store.domain(1).features = int(Feature.RECONNECTION)
+    guest.store.state.domain(1).features = int(Feature.RECONNECTION)
     guest.set(ring.CONNECTION, 1)
-    guest.store.introduce(1)
+    guest.store.state.introduce(1)
     for field in (*range(ring.REQ_CONS, ring.SERVER_FEATURES, 4), ring.CONNECTION):
         assert guest.get(field) == 0
     assert guest.get(ring.SERVER_FEATURES) == Feature.RECONNECTION
     assert guest.ask(Message(Op.READ, 1, 0, b"y\0")) == [Message(Op.ERROR, 1, 0, b"ENOENT\0")]
-    guest.store.release(1)
+    guest.store.state.release(1)
     guest.put(Message(Op.READ, 1, 0, b"x\0").encode())
     assert guest.transport.pump() is False
     guest.transport.push()
     assert guest.take() == []
-    guest.store.introduce(1)
+    guest.store.state.introduce(1)
     assert guest.ask(Message(Op.READ, 1, 0, b"y\0")) == [Message(Op.ERROR, 1, 0, b"EACCES\0")]
 
 
@@ -243,7 +243,7 @@ def test_reconnection_starts_afresh() -> None:
     for field in range(ring.REQ_CONS, ring.SERVER_FEATURES, 4):
         assert guest.get(field) == 0
     assert (guest.get(ring.CONNECTION), guest.get(ring.ERROR)) == (0, 0)
-    assert guest.store.domain(1).watches == guest.store.domain(1).transactions == 0
+    assert guest.store.state.domain(1).watches == guest.store.state.domain(1).transactions == 0
     assert guest.ask(Message(Op.READ, 5, 0, b"y\0")) == [Message(Op.ERROR, 5, 0, b"ENOENT\0")]
 
 

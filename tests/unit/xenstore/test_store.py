@@ -36,7 +36,7 @@ def test_a_callback_is_called_at_once_and_after_each_change() -> None:
     store, told = Store(), list[tuple[str, bytes | None]]()
 
     def changed(path: str) -> None:
-        node = store.get(path)
+        node = store.state.get(path)
         told.append((path, node.value if node else None))
 
     watch = store.watch("/dev", changed)
@@ -95,7 +95,7 @@ def test_a_callback_that_fails_does_not_lose_the_others_news() -> None:
     store, told = Store(), list[str]()
 
     def broken(path: str) -> None:
-        if store.get(path):
+        if store.state.get(path):
             raise RuntimeError("a backend's bug")
 
     store.watch("/a", broken)
@@ -103,7 +103,7 @@ def test_a_callback_that_fails_does_not_lose_the_others_news() -> None:
     told.clear()
     with pytest.raises(RuntimeError):
         store.write("/a", b"")
-    store.deliver()
+    store.state.deliver()
     assert told == ["/a"]
 
 

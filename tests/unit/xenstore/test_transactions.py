@@ -85,7 +85,7 @@ CONFLICTS = [
 @pytest.fixture
 def other(guest: Client, store: Store) -> Client:
     """The guest's second connection, with two nodes in place."""
-    other = Client(store, 1)
+    other = Client(store.state, 1)
     other.ask(W, b"data/a\0old")
     other.ask(W, b"data/b\0old")
     return other
@@ -184,13 +184,13 @@ def test_what_others_made_on_the_way_is_left_as_it_is(guest: Client, other: Clie
 def test_a_refusal_is_something_that_a_client_was_told(store: Store, guest: Client) -> None:
     """The client could have read a node of its own there, so the refusal tells it that there is
     none."""
-    dom0 = Client(store, 0)
+    dom0 = Client(store.state, 0)
     dom0.ask(W, b"/post/box\0")
     dom0.ask(P, b"/post/box\0n0\0w1\0")
     tx = guest.start()
     assert guest.ask(R, b"/post/box/a/x\0", tx) == "EACCES"
     assert guest.ask(W, b"/post/box/a/y\0", tx) == OK
-    assert Client(store, 1).ask(W, b"/post/box/a/z\0") == OK
+    assert Client(store.state, 1).ask(W, b"/post/box/a/z\0") == OK
     assert guest.ask(Op.TRANSACTION_END, b"T\0", tx) == "EAGAIN"
 
 
@@ -251,7 +251,7 @@ def test_a_node_made_and_removed_inside_is_no_news(guest: Client, other: Client)
 def test_three_hundred_domains_start_at_once(store: Store) -> None:
     """None has to restart because of another, although all create nodes in the same directories."""
     store.mkdir("/vm")
-    client = Client(store, 0)
+    client = Client(store.state, 0)
     opened = [client.start() for _ in range(300)]
     for step in range(3):
         for domid, tx in enumerate(opened, 10):
@@ -267,12 +267,12 @@ def test_three_hundred_domains_start_at_once(store: Store) -> None:
         assert client.ask(Op.TRANSACTION_END, b"T\0", tx) == OK
     assert len(store.directory("/vm")) == 300
     assert len(store.directory("/local/domain/0/backend/vif")) == 300
-    assert inconsistencies(store) == []
+    assert inconsistencies(store.state) == []
 
 
 def test_a_directory_that_two_fill_stays_within_its_size(store: Store) -> None:
     """Each alone would fit; the second to end must look again, and is then refused."""
-    guest = Client(store, 1)
+    guest = Client(store.state, 1)
     one, two = guest.start(), guest.start()
     for tx, letter in ((one, b"a"), (two, b"b")):
         for i in range(11):
@@ -320,7 +320,7 @@ class Transactions(RuleBasedStateMachine):
         super().__init__()
         self.store = Store()
         self.store.rm("/tool")
-        self.client = Client(self.store, 0)
+        self.client = Client(self.store.state, 0)
         self.live: Model = {}
         self.open: dict[int, tuple[Model, list[tuple[Request, bytes | str]]]] = {}
 
@@ -372,10 +372,10 @@ class Transactions(RuleBasedStateMachine):
 
     @invariant()
     def the_store_is_the_model(self) -> None:
-        found = {path: node.value for path, node in self.store.walk("/") if path != "/"}
+        found = {path: node.value for path, node in self.store.state.walk("/") if path != "/"}
         assert found == self.live
         # Dom0 also owns the root and the two special nodes.
-        assert self.store.domain(0).nodes == len(found) + 3
+        assert self.store.state.domain(0).nodes == len(found) + 3
 
 
 TestTransactions = Transactions.TestCase

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xenstore.domain import Domain
 from kvmxen.xenstore.permissions import READ, Permission
-from kvmxen.xenstore.quota import Domain
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.watches import UNLIMITED, Match, Watch, Watches
 from tests.unit.xenstore.client import Client
@@ -166,12 +166,12 @@ def test_special_watches(store: Store, dom0: Client, guest: Client) -> None:
             client.ask(Op.WATCH, b"@introduceDomain\0t" + depth.strip(b"\0") + b"\0" + depth)
     dom0.drain()
     guest.drain()
-    store.introduce(7)
+    store.state.introduce(7)
     assert dom0.drain() == [(b"@introduceDomain", b"t"), (b"@introduceDomain/7", b"t1")]
     assert guest.drain() == []
     dom0.ask(Op.SET_PERMS, b"@introduceDomain\0n0\0r1\0")
     guest.drain()
-    store.introduce(8)
+    store.state.introduce(8)
     assert guest.drain() == [(b"@introduceDomain", b"t"), (b"@introduceDomain/8", b"t1")]
 
 

@@ -41,15 +41,15 @@ Nodes = dict[str, tuple[bytes, Permissions]]
 
 
 def nodes(store: Store) -> Nodes:
-    return {path: (node.value, node.permissions) for path, node in store.descend()}
+    return {path: (node.value, node.permissions) for path, node in store.state.descend()}
 
 
 def kept(path: Path) -> Nodes:
     """The nodes that another process finds in the file."""
     store = Store()
     with Journal(path) as journal:
-        journal.attach(store)
-        assert inconsistencies(store) == []
+        journal.attach(store.state)
+        assert inconsistencies(store.state) == []
         return nodes(store)
 
 
@@ -57,7 +57,7 @@ def populated(path: Path) -> Nodes:
     """A file with some entries; returns its nodes."""
     store = Store()
     with Journal(path) as journal:
-        journal.attach(store)
+        journal.attach(store.state)
         for _ in changes(store):
             pass
         store.write("/last", b"")
@@ -67,8 +67,8 @@ def populated(path: Path) -> Nodes:
 def reread(path: Path) -> dict[str, bytes]:
     """The file's current contents, by its entries alone."""
     store = Store()
-    assert replay(path.read_bytes(), store).tail is Tail.TORN
-    return {where: node.value for where, node in store.descend()}
+    assert replay(path.read_bytes(), store.state).tail is Tail.TORN
+    return {where: node.value for where, node in store.state.descend()}
 
 
 def ask(client: Connection, operation: Op, payload: bytes, tx: int = 0) -> bytes:
@@ -103,7 +103,7 @@ def path(tmp_path: Path) -> Path:
 def test_what_was_written_is_there_again(path: Path) -> None:
     store = Store()
     with Journal(path) as journal:
-        journal.attach(store)
+        journal.attach(store.state)
         store.write("/a/b/c", bytes(range(256)))
         store.write("/a/gone", b"")
         store.rm("/a/gone")
@@ -126,9 +126,9 @@ def test_a_reboot_goes_on_with_the_file(path: Path) -> None:
     """Each run of a domain has its own store; all share one file."""
     with Journal(path) as journal:
         first, second = Store(), Store()
-        journal.attach(first)
+        journal.attach(first.state)
         first.write("/first", b"1")
-        journal.attach(second)
+        journal.attach(second.state)
         assert second.read("/first") == b"1"
         first.write("/too/late", b"")
         second.write("/second", b"2")
@@ -139,7 +139,7 @@ def test_a_reboot_goes_on_with_the_file(path: Path) -> None:
 def test_what_was_a_guest_s_goes_with_it(path: Path) -> None:
     store = Store()
     with Journal(path) as journal:
-        journal.attach(store)
+        journal.attach(store.state)
         store.write("/own/deep", b"v")
         store.write("/shared", b"v")
         store.set_permissions("/own", Permission(1))
@@ -153,7 +153,7 @@ def test_what_was_a_guest_s_goes_with_it(path: Path) -> None:
 def test_what_is_a_guest_s_or_of_one_run_is_not_in_the_file(path: Path) -> None:
     store = Store()
     with Journal(path) as journal:
-        journal.attach(store)
+        journal.attach(store.state)
         populate_for_tests(store)
         store.write("/own", b"")
         store.set_permissions("/own", Permission(1))
@@ -180,7 +180,7 @@ def test_what_is_a_guest_s_or_of_one_run_is_not_in_the_file(path: Path) -> None:
 def test_who_owns_a_node_decides_for_all_below_it(path: Path) -> None:
     store = Store()
     with Journal(path) as journal:
-        journal.attach(store)
+        journal.attach(store.state)
         for name in ("x", "x/y", "guest", "guest/z"):
             store.write(f"/a/{name}", name.encode())
         store.set_permissions("/a/guest", Permission(2))
@@ -230,9 +230,9 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 def of_the_next_run(store: Store) -> dict[str, bytes]:
     """The nodes of dom0 whose ancestors are all dom0's, without those of a single run."""
     found: dict[str, bytes] = {}
-    for where, node in store.descend():
+    for where, node in store.state.descend():
         above = [] if where in ("/", "@introduceDomain", "@releaseDomain") else ancestry(where)[:-1]
-        owners = {found_node.owner for each in above if (found_node := store.get(each))}
+        owners = {found_node.owner for each in above if (found_node := store.state.get(each))}
         if owners <= {0} and not re.match("(/vm|/local/domain/(1|0/backend|0/error))(/|$)", where):
             found[where] = node.value
     return found
@@ -254,8 +254,8 @@ def test_after_each_request_the_file_is_what_the_next_run_finds(
     ]
     permissions = [b"n0\0", b"n0\0", b"n1\0", b"n0\0b1\0", b"n2\0", b"b0\0"]
     with Journal(path, slack=500) as disk.journal:
-        disk.journal.attach(store)
-        store.introduce(1)
+        disk.journal.attach(store.state)
+        store.state.introduce(1)
         clients = [store.connect(domid) for domid in (0, 0, 1)]
         for _ in range(300):
             disk.code = choice.choice((0, 0, 0, errno.ENOSPC))
@@ -276,7 +276,7 @@ def test_after_each_request_the_file_is_what_the_next_run_finds(
                 ask(client, Op.TRANSACTION_END, b"T\0", tx)
             disk.code = 0
             assert reread(path) == of_the_next_run(store)
-            assert inconsistencies(store) == []
+            assert inconsistencies(store.state) == []
         expected = of_the_next_run(store)
     assert {where: value for where, (value, _) in kept(path).items()} == expected
 
@@ -284,7 +284,7 @@ def test_after_each_request_the_file_is_what_the_next_run_finds(
 def test_a_path_as_long_as_a_client_may_say_it(path: Path) -> None:
     store, long = Store(), "/" + "x/" * 1500 + "x"
     with Journal(path) as journal:
-        journal.attach(store)
+        journal.attach(store.state)
         assert ask(store.connect(), Op.WRITE, long.encode() + b"\0v") == b"OK\0"
     assert kept(path)[long][0] == b"v"
 
@@ -304,7 +304,7 @@ def test_what_cannot_be_kept_is_refused_and_was_never_done(
 ) -> None:
     store = Store()
     with Journal(path) as disk.journal:
-        disk.journal.attach(store)
+        disk.journal.attach(store.state)
         client = store.connect()
         for node in (b"/a/b", b"/gone/x", b"/p"):
             ask(client, Op.WRITE, node + b"\0v")
@@ -325,7 +325,7 @@ def test_what_cannot_be_kept_is_refused_and_was_never_done(
             with pytest.raises(XenstoreError), store.transaction() as several:
                 several.rm("/a")
             assert nodes(store) == before
-            assert inconsistencies(store) == []
+            assert inconsistencies(store.state) == []
             assert reread(path) == {p: value for p, (value, _) in before.items()}
             # Only once, unless that was long ago.
             assert capfd.readouterr().err.count("are refused until it can") == 1
@@ -339,7 +339,7 @@ def test_what_cannot_be_kept_is_refused_and_was_never_done(
 def test_a_file_that_starts_afresh_may_have_room(path: Path, disk: Disk) -> None:
     store = Store()
     with Journal(path) as disk.journal:
-        disk.journal.attach(store)
+        disk.journal.attach(store.state)
         for i in range(50):
             store.write("/a", b"%d" % i)
         size = path.stat().st_size
@@ -358,7 +358,7 @@ def test_guests_and_backends_do_not_notice_a_full_disk(path: Path, disk: Disk) -
     domain = FakeDomain()
     store = domain.store
     with Journal(path) as disk.journal:
-        disk.journal.attach(store)
+        disk.journal.attach(store.state)
         populate_for_tests(store)
         disk.code = errno.ENOSPC
         populate_for_tests(store)
@@ -372,9 +372,9 @@ def test_guests_and_backends_do_not_notice_a_full_disk(path: Path, disk: Disk) -
                 wait_until(partial(stands, domain, becomes))
             bus.remove("vtest", 3)
         assert ask(guest, Op.WRITE, b"data/x\0v") == b"OK\0"
-        store.shut_down(1)
-        store.release(1)
-        store.introduce(1)
+        store.state.shut_down(1)
+        store.state.release(1)
+        store.state.introduce(1)
         assert domain.failures == []
         assert ask(store.connect(), Op.WRITE, b"/tool/x\0") == b"ENOSPC\0"
 
@@ -412,15 +412,15 @@ def changes(store: Store) -> Iterator[None]:
 def test_every_prefix_of_the_file_is_a_prefix_of_the_requests(path: Path) -> None:
     store = Store()
     with Journal(path) as journal:
-        journal.attach(store)
+        journal.attach(store.state)
         stages = [(path.stat().st_size, nodes(store))]
         stages += [(path.stat().st_size, nodes(store)) for _ in changes(store)]
         data = path.read_bytes()
     assert len({size for size, _ in stages}) == len(stages) == 7
     for length in range(len(MAGIC), len(data) + 1):
         again = Store()
-        assert replay(data[:length], again).tail is Tail.TORN
-        assert inconsistencies(again) == []
+        assert replay(data[:length], again.state).tail is Tail.TORN
+        assert inconsistencies(again.state) == []
         before = [found for size, found in stages if size <= length] or [nodes(Store())]
         assert nodes(again) == before[-1]
     path.write_bytes(data[:-1])
@@ -431,7 +431,7 @@ def test_every_prefix_of_the_file_is_a_prefix_of_the_requests(path: Path) -> Non
 def test_a_tail_of_zeros_is_cut_off(path: Path, length: int) -> None:
     store = Store()
     with Journal(path) as journal:
-        journal.attach(store)
+        journal.attach(store.state)
         store.write("/a", b"1")
     with path.open("ab") as file:
         file.write(bytes(length))
@@ -441,7 +441,7 @@ def test_a_tail_of_zeros_is_cut_off(path: Path, length: int) -> None:
 def test_the_file_stays_small(path: Path) -> None:
     store = Store()
     with Journal(path, slack=1000) as journal:
-        journal.attach(store)
+        journal.attach(store.state)
         for i in range(500):
             store.write(f"/k/{i % 7}", b"%d" % i)
             assert path.stat().st_size < 5000
@@ -592,7 +592,7 @@ def test_other_files_are_left_alone(path: Path, content: bytes) -> None:
 
 def test_one_domain_at_a_time(path: Path) -> None:
     with Journal(path) as journal:
-        journal.attach(Store())
+        journal.attach(Store().state)
         with pytest.raises(KvmxenError, match="in use by another domain"):
             kept(path)
     kept(path)
@@ -648,7 +648,7 @@ from kvmxen.xenstore.wire import Message
 from kvmxen.xenstored.journal import Journal
 with Journal(Path(sys.argv[1]), slack=2000) as journal:
     store = Store()
-    journal.attach(store)
+    journal.attach(store.state)
     client = store.connect()
     number = int(store.read("/last")) if store.exists("/last") else 0
     while True:

@@ -85,7 +85,7 @@ def test_a_client_that_leaves_takes_its_watches_along(raw: Clients, store: Store
     leaver.ask(Operation.WATCH, b"/a\0token\0")
     leaver.socket.close()
     assert other.ask(Operation.WRITE, b"/a\0") == b"OK\0"
-    wait_until(lambda: store.domain(DOM0).watches == 0)
+    wait_until(lambda: store.state.domain(DOM0).watches == 0)
 
 
 def test_nonsense_ends_that_connection_alone(raw: Clients) -> None:
