@@ -1,4 +1,4 @@
-"""Grant entries, operations and their structures, as a 64-bit guest sees them.
+"""Grant entries, operations and their structures.
 
 Source: xen/include/public/grant_table.h.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from kvmxen.abi import xen
+from kvmxen.abi.structure import S16, U16, U32, U64, Nested, Structure, ULong
 
 # The entries that a domain builder fills and a change of version keeps.
 RESERVED_ENTRIES = xen.GNTTAB_NR_RESERVED_ENTRIES
@@ -76,3 +77,98 @@ COPY_DEST_GREF = xen.GNTCOPY_dest_gref
 # GNTTAB_CACHE_*: op of cache_flush.
 CACHE_CLEAN = xen.GNTTAB_CACHE_CLEAN
 CACHE_INVAL = xen.GNTTAB_CACHE_INVAL
+
+
+class GrantEntryV1(Structure):
+    flags = U16()
+    domid = U16()
+    frame = U32()
+
+
+class GrantEntryV2(Structure):
+    """union grant_entry_v2: full_page, and sub_page, whose fields count if flags has SUB_PAGE."""
+
+    flags = U16()
+    domid = U16()
+    page_off = U16()
+    length = U16()
+    frame = U64()
+
+
+class GnttabMapGrantRef(Structure):
+    host_addr = U64()
+    flags = U32()
+    ref = U32()
+    dom = U16()
+    status = S16()
+    handle = U32()
+    dev_bus_addr = U64()
+
+
+class GnttabUnmapGrantRef(Structure):
+    host_addr = U64()
+    dev_bus_addr = U64()
+    handle = U32()
+    status = S16()
+
+
+class GnttabUnmapAndReplace(Structure):
+    host_addr = U64()
+    new_addr = U64()
+    handle = U32()
+    status = S16()
+
+
+class GnttabSetupTable(Structure):
+    dom = U16()
+    nr_frames = U32()
+    status = S16()
+    frame_list = ULong()
+
+
+class GnttabCopyPtr(Structure):
+    """`source` and `dest` of GnttabCopy; `u` is a grant reference (32 bits) or a frame."""
+
+    u = ULong()
+    domid = U16()
+    offset = U16()
+
+
+class GnttabCopy(Structure):
+    source = Nested(GnttabCopyPtr)
+    dest = Nested(GnttabCopyPtr)
+    len = U16()
+    flags = U16()
+    status = S16()
+
+
+class GnttabQuerySize(Structure):
+    dom = U16()
+    nr_frames = U32()
+    max_nr_frames = U32()
+    status = S16()
+
+
+class GnttabGetStatusFrames(Structure):
+    nr_frames = U32()
+    dom = U16()
+    status = S16()
+    frame_list = ULong()
+
+
+class GnttabGetVersion(Structure):
+    dom = U16()
+    version = U32()
+
+
+class GnttabSwapGrantRef(Structure):
+    ref_a = U32()
+    ref_b = U32()
+    status = S16()
+
+
+class GnttabCacheFlush(Structure):
+    dev_bus_addr = U64()
+    offset = U16()
+    length = U16()
+    op = U32()

@@ -6,8 +6,8 @@ Source: xen/common/grant_table.c, xen/arch/x86/pv/grant_table.c.
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from kvmxen.abi import x86, xen
 from kvmxen.abi.grant_table import (
@@ -15,8 +15,12 @@ from kvmxen.abi.grant_table import (
     MAP_CONTAINS_PTE,
     MAP_DEVICE,
     MAP_HOST,
+    GnttabMapGrantRef,
+    GnttabUnmapAndReplace,
+    GnttabUnmapGrantRef,
     GrantStatus,
 )
+from kvmxen.abi.structure import Structure
 from kvmxen.abi.xen import DOMID_GUEST
 from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
@@ -24,23 +28,21 @@ from kvmxen.grants import GrantError
 from kvmxen.layout import PAGE_SHIFT
 from kvmxen.maptrack import Mapping
 
-_MAP = struct.Struct("<QIIHhIQ")
-_UNMAP = struct.Struct("<QQI")
-_UNMAP_STATUS, _UNMAP_SIZE = 20, 24
-
 _DOM0_GRANTS = 512
 _Undone = list[tuple[Mapping, int]]
+_S = TypeVar("_S", bound=Structure)
 
 
-def structures(cpu: Cpu, argument: int, count: int, size: int) -> Iterator[int]:
-    """The address of each of the `count` structures of `size` bytes at `argument`.
+def structures(cpu: Cpu, argument: int, count: int, kind: type[_S]) -> Iterator[tuple[int, _S]]:
+    """The address and a copy of each of the `count` structures at `argument`.
 
     A list may have any length, but ends when the machine stops.
     """
     for index in range(count):
         if cpu.machine.stopping:
             return
-        yield argument + index * size
+        at = argument + index * kind.bits64.size
+        yield at, kind.load(cpu, at)
 
 
 def refusal(domid: int, reference: int) -> GrantStatus:
@@ -55,21 +57,22 @@ def map_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
     """Map `count` of the domain's own grants."""
     flush = False
     try:
-        for at in structures(cpu, argument, count, _MAP.size):
-            address, flags, reference, domid, _, handle, bus = _MAP.unpack(cpu.read(at, _MAP.size))
+        for at, request in structures(cpu, argument, count, GnttabMapGrantRef):
             try:
-                handle, bus = _map(cpu, address, flags, reference, domid)
-                status, flush = GrantStatus.OKAY, True
+                handle, gpa = _map(cpu, request)
+                flush = True
+                answer = request.replace(status=GrantStatus.OKAY, handle=handle, dev_bus_addr=gpa)
             except GrantError as error:
-                status = error.status
-            cpu.write(at, _MAP.pack(address, flags, reference, domid, status, handle, bus))
+                answer = request.replace(status=error.status)
+            answer.store(cpu, at)
     finally:
         if flush:
             _flush(cpu)
 
 
-def _map(cpu: Cpu, address: int, flags: int, reference: int, domid: int) -> tuple[int, int]:
+def _map(cpu: Cpu, request: GnttabMapGrantRef) -> tuple[int, int]:
     """Map a grant; returns its handle and machine address; raises GrantError."""
+    flags, reference, domid = request.flags, request.ref, request.dom
     if not flags & (MAP_DEVICE | MAP_HOST):
         raise GrantError(reference, GrantStatus.BAD_GNTREF)
     if domid != DOMID_GUEST:
@@ -83,7 +86,7 @@ def _map(cpu: Cpu, address: int, flags: int, reference: int, domid: int) -> tupl
         raise GrantError(reference, GrantStatus.NO_SPACE)
     if flags & MAP_HOST:
         try:
-            _store(cpu, address, mapping, _entry(mapping, flags))
+            _store(cpu, request.host_addr, mapping, _entry(mapping, flags))
         except HypercallError:
             maptrack.cancel(handle)
             maptrack.unpin(mapping, kinds)
@@ -110,30 +113,35 @@ def _store(cpu: Cpu, address: int, mapping: Mapping, entry: int) -> None:
 def unmap_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
     """Undo `count` mappings."""
 
-    def unmap(address: int, bus: int, handle: int, undone: _Undone) -> GrantStatus:
-        return _unmap(cpu, handle, address, bus, 0, undone)
+    def unmap(request: GnttabUnmapGrantRef, undone: _Undone) -> GrantStatus:
+        return _unmap(cpu, request.handle, request.host_addr, request.dev_bus_addr, 0, undone)
 
-    _unmap_all(cpu, argument, count, unmap)
+    _unmap_all(cpu, argument, count, GnttabUnmapGrantRef, unmap)
 
 
 def unmap_and_replace(cpu: Cpu, argument: int, count: int) -> None:
     """Undo `count` mappings; each is replaced by the entry of another address."""
 
-    def unmap(address: int, new: int, handle: int, undone: _Undone) -> GrantStatus:
-        return _unmap(cpu, handle, address, 0, new, undone)
+    def unmap(request: GnttabUnmapAndReplace, undone: _Undone) -> GrantStatus:
+        return _unmap(cpu, request.handle, request.host_addr, 0, request.new_addr, undone)
 
-    _unmap_all(cpu, argument, count, unmap)
+    _unmap_all(cpu, argument, count, GnttabUnmapAndReplace, unmap)
+
+
+_Unmap = TypeVar("_Unmap", GnttabUnmapGrantRef, GnttabUnmapAndReplace)
 
 
 def _unmap_all(
-    cpu: Cpu, argument: int, count: int, unmap: Callable[[int, int, int, _Undone], GrantStatus]
+    cpu: Cpu,
+    argument: int,
+    count: int,
+    kind: type[_Unmap],
+    unmap: Callable[[_Unmap, _Undone], GrantStatus],
 ) -> None:
     undone: _Undone = []
     try:
-        for at in structures(cpu, argument, count, _UNMAP_SIZE):
-            address, second, handle = _UNMAP.unpack(cpu.read(at, _UNMAP.size))
-            status = unmap(address, second, handle, undone)
-            cpu.write(at + _UNMAP_STATUS, status.to_bytes(2, "little", signed=True))
+        for at, request in structures(cpu, argument, count, kind):
+            kind.status.store(cpu, at, unmap(request, undone))
     finally:
         # The guest may see that a grant is free only when no translation of it is left.
         if undone:

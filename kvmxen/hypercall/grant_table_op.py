@@ -7,7 +7,6 @@ name two domains: itself, whose grants it may use, and dom0, which grants nothin
 from __future__ import annotations
 
 import errno
-import struct
 from array import array
 from collections.abc import Callable
 
@@ -16,7 +15,14 @@ from kvmxen.abi.grant_table import (
     CACHE_INVAL,
     COPY_DEST_GREF,
     COPY_SOURCE_GREF,
+    GnttabCacheFlush,
+    GnttabCopy,
+    GnttabGetStatusFrames,
+    GnttabGetVersion,
     GnttabOp,
+    GnttabQuerySize,
+    GnttabSetupTable,
+    GnttabSwapGrantRef,
     GrantStatus,
 )
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
@@ -27,14 +33,6 @@ from kvmxen.hypercall import grant_map
 from kvmxen.hypercall.domid import OWN
 from kvmxen.hypercall.grant_map import refusal, structures
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-
-_SETUP_TABLE = struct.Struct("<H2xIh6xQ")
-_GET_STATUS_FRAMES = struct.Struct("<IHhQ")
-_COPY = struct.Struct("<QHH4xQHH4xHHh2x")
-_COPY_STATUS = 36
-_SWAP = struct.Struct("<II")
-_SWAP_STATUS, _SWAP_SIZE = 8, 12
-_CACHE_FLUSH = struct.Struct("<QHHI")
 
 
 def grant_table_op(cpu: Cpu, command: int, argument: int, count: int) -> int:
@@ -55,25 +53,26 @@ def grant_table_op(cpu: Cpu, command: int, argument: int, count: int) -> int:
 
 
 def _setup_table(cpu: Cpu, argument: int) -> None:
-    domid, frames, _, pointer = _SETUP_TABLE.unpack(cpu.read(argument, _SETUP_TABLE.size))
-    status = _table_status(domid)
-    if status is GrantStatus.OKAY and frames > MAX_FRAMES:
+    request = GnttabSetupTable.load(cpu, argument)
+    status = _table_status(request.dom)
+    if status is GrantStatus.OKAY and request.nr_frames > MAX_FRAMES:
         status = GrantStatus.GENERAL_ERROR
     if status is GrantStatus.OKAY:
-        status = _give_frames(cpu, pointer, cpu.machine.grants.grow(frames))
-    _write_status(cpu, argument + 8, status)
+        frames = cpu.machine.grants.grow(request.nr_frames)
+        status = _give_frames(cpu, request.frame_list, frames)
+    GnttabSetupTable.status.store(cpu, argument, status)
 
 
 def _get_status_frames(cpu: Cpu, argument: int) -> None:
-    frames, domid, _, pointer = _GET_STATUS_FRAMES.unpack(
-        cpu.read(argument, _GET_STATUS_FRAMES.size)
-    )
-    status = _table_status(domid)
-    if status is GrantStatus.OKAY and frames > cpu.machine.grants.nr_status_frames:
+    request = GnttabGetStatusFrames.load(cpu, argument)
+    grants = cpu.machine.grants
+    status = _table_status(request.dom)
+    if status is GrantStatus.OKAY and request.nr_frames > grants.nr_status_frames:
         status = GrantStatus.GENERAL_ERROR
     if status is GrantStatus.OKAY:
-        status = _give_frames(cpu, pointer, cpu.machine.grants.status_frames(frames))
-    _write_status(cpu, argument + 6, status)
+        frames = grants.status_frames(request.nr_frames)
+        status = _give_frames(cpu, request.frame_list, frames)
+    GnttabGetStatusFrames.status.store(cpu, argument, status)
 
 
 def _give_frames(cpu: Cpu, pointer: int, frames: list[int]) -> GrantStatus:
@@ -85,9 +84,12 @@ def _give_frames(cpu: Cpu, pointer: int, frames: list[int]) -> GrantStatus:
 
 
 def _query_size(cpu: Cpu, argument: int) -> None:
-    domid = cpu.read_u16(argument)
-    frames = cpu.machine.grants.nr_frames
-    cpu.write(argument + 4, struct.pack("<IIh", frames, MAX_FRAMES, _table_status(domid)))
+    request = GnttabQuerySize.load(cpu, argument)
+    request.replace(
+        nr_frames=cpu.machine.grants.nr_frames,
+        max_nr_frames=MAX_FRAMES,
+        status=_table_status(request.dom),
+    ).store(cpu, argument)
 
 
 def _set_version(cpu: Cpu, argument: int) -> None:
@@ -100,10 +102,10 @@ def _set_version(cpu: Cpu, argument: int) -> None:
 
 
 def _get_version(cpu: Cpu, argument: int) -> None:
-    domid = cpu.read_u16(argument)
+    domid = GnttabGetVersion.dom.load(cpu, argument)
     if domid not in OWN:
         raise HypercallError(errno.EPERM if domid == 0 else errno.ESRCH)
-    cpu.write_u32(argument + 4, cpu.machine.grants.version)
+    GnttabGetVersion.version.store(cpu, argument, cpu.machine.grants.version)
 
 
 def _table_status(domid: int) -> GrantStatus:
@@ -113,57 +115,44 @@ def _table_status(domid: int) -> GrantStatus:
     return GrantStatus.PERMISSION_DENIED if domid == 0 else GrantStatus.BAD_DOMAIN
 
 
-def _write_status(cpu: Cpu, where: int, status: GrantStatus) -> None:
-    cpu.write(where, status.to_bytes(2, "little", signed=True))
-
-
 def _copy(cpu: Cpu, argument: int, count: int) -> None:
-    for at in structures(cpu, argument, count, _COPY.size):
-        _write_status(cpu, at + _COPY_STATUS, _copy_one(cpu, *_COPY.unpack(cpu.read(at, 40))))
+    for at, request in structures(cpu, argument, count, GnttabCopy):
+        GnttabCopy.status.store(cpu, at, _copy_one(cpu, request))
 
 
-def _copy_one(
-    cpu: Cpu,
-    source: int,
-    source_domid: int,
-    source_offset: int,
-    dest: int,
-    dest_domid: int,
-    dest_offset: int,
-    length: int,
-    flags: int,
-    _status: int,
-) -> GrantStatus:
+def _copy_one(cpu: Cpu, request: GnttabCopy) -> GrantStatus:
+    source, dest = request.source, request.dest
+    length, flags = request.len, request.flags
     if not length:
         return GrantStatus.OKAY
     grants = cpu.machine.grants
     pinned: list[tuple[int, bool]] = []
     places: list[tuple[int, int, int]] = []
     try:
-        for frame, domid, by_reference, write in (
-            (source, source_domid, flags & COPY_SOURCE_GREF, False),
-            (dest, dest_domid, flags & COPY_DEST_GREF, True),
+        for place, by_reference, write in (
+            (source, flags & COPY_SOURCE_GREF, False),
+            (dest, flags & COPY_DEST_GREF, True),
         ):
-            if not by_reference and domid != DOMID_SELF:
+            reference, frame = place.u & 0xFFFFFFFF, place.u
+            if not by_reference and place.domid != DOMID_SELF:
                 return GrantStatus.PERMISSION_DENIED
-            if domid not in OWN:
-                return refusal(domid, frame & 0xFFFFFFFF)
+            if place.domid not in OWN:
+                return refusal(place.domid, reference)
             if by_reference:
-                reference = frame & 0xFFFFFFFF
                 places.append(grants.pin(reference, DOMID_GUEST, write, mapping=False))
                 pinned.append((reference, write))
             elif cpu.tables.owns(frame):
                 places.append((frame << PAGE_SHIFT, 0, PAGE_SIZE))
             else:
                 return GrantStatus.BAD_PAGE
-        if source_offset + length > PAGE_SIZE or dest_offset + length > PAGE_SIZE:
+        if source.offset + length > PAGE_SIZE or dest.offset + length > PAGE_SIZE:
             return GrantStatus.BAD_COPY_ARG
-        for (_, start, room), offset in zip(places, (source_offset, dest_offset), strict=True):
+        for (_, start, room), offset in zip(places, (source.offset, dest.offset), strict=True):
             if not start <= offset <= offset + length <= start + room:
                 return GrantStatus.GENERAL_ERROR
         memory = cpu.machine.memory
-        data = memory.read(places[0][0] + source_offset, length)
-        memory.write(places[1][0] + dest_offset, data)
+        data = memory.read(places[0][0] + source.offset, length)
+        memory.write(places[1][0] + dest.offset, data)
     except GrantError as error:
         return error.status
     finally:
@@ -173,22 +162,22 @@ def _copy_one(
 
 
 def _swap_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
-    for at in structures(cpu, argument, count, _SWAP_SIZE):
-        references = _SWAP.unpack(cpu.read(at, _SWAP.size))
-        _write_status(cpu, at + _SWAP_STATUS, cpu.machine.grants.swap(*references))
+    for at, request in structures(cpu, argument, count, GnttabSwapGrantRef):
+        status = cpu.machine.grants.swap(request.ref_a, request.ref_b)
+        GnttabSwapGrantRef.status.store(cpu, at, status)
 
 
 def _cache_flush(cpu: Cpu, argument: int, count: int) -> None:
     """Check the arguments only: caches are coherent."""
-    for at in structures(cpu, argument, count, _CACHE_FLUSH.size):
-        address, offset, length, operation = _CACHE_FLUSH.unpack(cpu.read(at, _CACHE_FLUSH.size))
+    for _, request in structures(cpu, argument, count, GnttabCacheFlush):
         if (
-            offset >= PAGE_SIZE
-            or offset + length > PAGE_SIZE
-            or operation & ~(CACHE_CLEAN | CACHE_INVAL)
+            request.offset >= PAGE_SIZE
+            or request.offset + request.length > PAGE_SIZE
+            or request.op & ~(CACHE_CLEAN | CACHE_INVAL)
         ):
             raise HypercallError(errno.EINVAL)
-        if length and operation and not cpu.tables.owns(address >> PAGE_SHIFT):
+        mfn = request.dev_bus_addr >> PAGE_SHIFT
+        if request.length and request.op and not cpu.tables.owns(mfn):
             raise HypercallError(errno.EPERM)
 
 

@@ -17,15 +17,18 @@ from kvmxen.abi.grant_table import (
     SUB_PAGE,
     TRANSITIVE,
     WRITING,
+    GrantEntryV1,
+    GrantEntryV2,
     GrantStatus,
 )
-from kvmxen.abi.layouts.grant_table import ENTRY_V1, ENTRY_V2
 from kvmxen.errors import HypercallError
 from kvmxen.grants import MAX_FRAMES, GrantError, GrantTable
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout
 from kvmxen.memory import GuestMemory
 from tests.unit.mutator import mutating
 
+ENTRY_V1 = GrantEntryV1.bits64.construct
+ENTRY_V2 = GrantEntryV2.bits64.construct
 LAYOUT = Layout.plan(4 << 20, 1)
 FRAME = LAYOUT.mfn(7)
 BAD_FRAMES = [0, LAYOUT.xenheap_mfn, LAYOUT.m2p_gpa >> PAGE_SHIFT, LAYOUT.max_mfn, 0xFFFFFFFF]

@@ -21,25 +21,33 @@ from kvmxen.abi.grant_table import (
     READING,
     READONLY,
     WRITING,
+    GnttabCacheFlush,
+    GnttabCopy,
+    GnttabGetStatusFrames,
+    GnttabMapGrantRef,
     GnttabOp,
+    GnttabSetupTable,
+    GnttabSwapGrantRef,
+    GnttabUnmapAndReplace,
+    GnttabUnmapGrantRef,
+    GrantEntryV1,
     GrantStatus,
-)
-from kvmxen.abi.layouts.grant_table import (
-    CACHE_FLUSH,
-    COPY,
-    ENTRY_V1,
-    GET_STATUS_FRAMES,
-    MAP_GRANT_REF,
-    SETUP_TABLE,
-    SWAP_GRANT_REF,
-    UNMAP_AND_REPLACE,
-    UNMAP_GRANT_REF,
 )
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF, Hypercall
 from kvmxen.errors import HypercallError
 from kvmxen.hypercall import grant_map
 from kvmxen.layout import PAGE_SHIFT
 from tests.unit.forged import FREE_PFN, NR_PAGES, SCRATCH, Domain, va
+
+CACHE_FLUSH = GnttabCacheFlush.bits64.construct
+COPY = GnttabCopy.bits64.construct
+ENTRY_V1 = GrantEntryV1.bits64.construct
+GET_STATUS_FRAMES = GnttabGetStatusFrames.bits64.construct
+MAP_GRANT_REF = GnttabMapGrantRef.bits64.construct
+SETUP_TABLE = GnttabSetupTable.bits64.construct
+SWAP_GRANT_REF = GnttabSwapGrantRef.bits64.construct
+UNMAP_AND_REPLACE = GnttabUnmapAndReplace.bits64.construct
+UNMAP_GRANT_REF = GnttabUnmapGrantRef.bits64.construct
 
 OKAY, GENERAL_ERROR = GrantStatus.OKAY, GrantStatus.GENERAL_ERROR
 BAD_DOMAIN, BAD_GNTREF = GrantStatus.BAD_DOMAIN, GrantStatus.BAD_GNTREF
@@ -212,9 +220,9 @@ def test_cache_flush(
 
 
 def copy(domain: Domain, **fields: Any) -> int:
-    pointer = {"frame": domain.layout.mfn(FREE_PFN + 1), "domid": DOMID_SELF, "offset": 0}
+    pointer = {"u": domain.layout.mfn(FREE_PFN + 1), "domid": DOMID_SELF, "offset": 0}
     given = {
-        "source": {"frame": REF, "domid": DOMID_SELF, "offset": 0},
+        "source": {"u": REF, "domid": DOMID_SELF, "offset": 0},
         "dest": pointer,
         "len": 8,
         "flags": COPY_SOURCE_GREF,
@@ -226,8 +234,8 @@ def copy(domain: Domain, **fields: Any) -> int:
 def test_copy(domain: Domain) -> None:
     grant(domain)
     domain.memory.write(domain.gpa(FREE_PFN) + 10, b"granted!")
-    source = {"frame": REF, "domid": DOMID_GUEST, "offset": 10}
-    dest = {"frame": domain.layout.mfn(FREE_PFN + 1), "domid": DOMID_SELF, "offset": 4088}
+    source = {"u": REF, "domid": DOMID_GUEST, "offset": 10}
+    dest = {"u": domain.layout.mfn(FREE_PFN + 1), "domid": DOMID_SELF, "offset": 4088}
     assert copy(domain, source=source, dest=dest) == OKAY
     assert domain.memory.read(domain.gpa(FREE_PFN + 1) + 4088, 8) == b"granted!"
     # The other way, over the grant.
@@ -256,7 +264,7 @@ def test_copy(domain: Domain) -> None:
 def test_a_copy_that_is_refused(domain: Domain, change: dict[str, Any], status: int) -> None:
     grant(domain)
     given = {
-        name: dict(zip(("frame", "domid", "offset"), value, strict=True))
+        name: dict(zip(("u", "domid", "offset"), value, strict=True))
         if isinstance(value, tuple)
         else value
         for name, value in change.items()
@@ -268,8 +276,8 @@ def test_a_copy_that_is_refused(domain: Domain, change: dict[str, Any], status: 
 def test_each_copy_of_a_list_has_its_status(domain: Domain) -> None:
     grant(domain)
     good = {
-        "source": {"frame": REF, "domid": DOMID_SELF, "offset": 0},
-        "dest": {"frame": domain.layout.mfn(FREE_PFN), "domid": DOMID_SELF, "offset": 8},
+        "source": {"u": REF, "domid": DOMID_SELF, "offset": 0},
+        "dest": {"u": domain.layout.mfn(FREE_PFN), "domid": DOMID_SELF, "offset": 8},
         "len": 8,
         "flags": COPY_SOURCE_GREF,
         "status": -99,
