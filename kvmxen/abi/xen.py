@@ -1,4 +1,6 @@
-"""Xen's public ABI, as a 64-bit guest sees it: the numbers of xen.h, each under its name there."""
+"""Xen's public ABI: the numbers of our xen.h, each under its name there, and the structures of
+Xen's that name hypercalls.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmxen.abi.headers import constants
+from kvmxen.abi.structure import U32, Array, Structure, ULong
 
 _NUMBERS = constants(Path(__file__).with_suffix(".h"))
 globals().update(_NUMBERS)
@@ -116,3 +119,16 @@ class Shutdown(IntEnum):
 def is_guests(va: int) -> bool:
     """Whether `va` is canonical and not in Xen's L4 slots (__addr_ok())."""
     return va < 1 << 47 or va >= _NUMBERS["HYPERVISOR_VIRT_END"]
+
+
+class MmuextOp(Structure):
+    cmd = U32()
+    # Unions: a frame or an address; a number, the address of a bitmap of vCPUs, or a frame.
+    arg1 = ULong()
+    arg2 = ULong()
+
+
+class MulticallEntry(Structure):
+    op = ULong()
+    result = ULong()
+    args = Array(ULong(), 6)

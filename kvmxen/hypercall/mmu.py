@@ -6,18 +6,15 @@ Source: xen/include/public/xen.h; semantics of xen/arch/x86/mm.c.
 from __future__ import annotations
 
 import errno
-import struct
 from contextlib import suppress
 from enum import IntEnum
 
 from kvmxen.abi import xen
-from kvmxen.abi.xen import DOMID_SELF
+from kvmxen.abi.xen import DOMID_SELF, MmuextOp
 from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.hypercall.segments import set_ldt
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-
-_MMUEXT_OP = struct.Struct("<I4xQQ")
 
 # Bounds the work of one hypercall; a larger count is an error, as no guest batches so much.
 MAX_BATCH = 1 << 16
@@ -110,8 +107,8 @@ def mmuext_op(cpu: Cpu, operations: int, count: int, done: int, domid: int) -> i
         for i in range(succeeded, count):
             if cpu.machine.stopping:
                 break
-            command, arg1, arg2 = _MMUEXT_OP.unpack(cpu.read(operations + i * 24, 24))
-            _mmuext(cpu, command, arg1, arg2)
+            operation = MmuextOp.load(cpu, operations + i * MmuextOp.bits64.size)
+            _mmuext(cpu, operation.cmd, operation.arg1, operation.arg2)
             succeeded += 1
     finally:
         _tell(cpu, done, succeeded)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from kvmxen.abi.xen import Hypercall
+from kvmxen.abi.xen import Hypercall, MulticallEntry
 from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault, HypercallError
 
-# struct multicall_entry (xen/include/public/xen.h): op, result, six arguments.
-_ENTRY = struct.Struct("<8Q")
 _MAX_CALLS = 1 << 16
 
 
@@ -26,16 +23,17 @@ def multicall(
     count &= 0xFFFFFFFF
     if count > _MAX_CALLS:
         raise HypercallError(errno.EINVAL)
-    for entry in range(calls, calls + count * _ENTRY.size, _ENTRY.size):
-        number, _, *arguments = _ENTRY.unpack(cpu.read(entry, _ENTRY.size))
+    size = MulticallEntry.bits64.size
+    for at in range(calls, calls + count * size, size):
+        entry = MulticallEntry.load(cpu, at)
         result: int | None = -errno.ENOSYS
-        if number != Hypercall.multicall:
-            result = hypercall(cpu, number, arguments)
+        if entry.op != Hypercall.multicall:
+            result = hypercall(cpu, entry.op, entry.args)
         if result is None:
             with suppress(GuestFault):
-                cpu.write_u64(entry + 8, cpu.vcpu.rax)
+                MulticallEntry.result.store(cpu, at, cpu.vcpu.rax)
             return None
-        cpu.write_u64(entry + 8, result & (1 << 64) - 1)
+        MulticallEntry.result.store(cpu, at, result & (1 << 64) - 1)
         if cpu.machine.stopping:
             break
     return 0

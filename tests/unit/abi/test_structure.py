@@ -64,6 +64,8 @@ SIZES = {
     "GnttabUnmapGrantRef": (24, 24),
     "GrantEntryV1": (8, 8),
     "GrantEntryV2": (16, 16),
+    "MmuextOp": (24, 12),
+    "MulticallEntry": (64, 32),
     "PhysdevSetIobitmap": (16, 8),
     "SchedPoll": (24, 16),
     "SchedWatchdog": (8, 8),
