@@ -6,7 +6,6 @@ from kvmxen.vcpu cimport kvm_regs
 cdef class PvVcpu(SharedState):
     cdef readonly uint64_t error_code
     cdef readonly uint64_t cr2
-    cdef readonly bint halted
     cdef readonly int syscall_ring
     cdef readonly bint in_dispatcher
     cdef public uint16_t cs, ss
@@ -20,7 +19,6 @@ cdef class PvVcpu(SharedState):
     cdef uint64_t leaving  # the L4 that the CPU has loaded, if it is not the kernel's; else 0
     cdef bint _stepping
     cdef bint _swapgs
-    cdef readonly bint entered
     cdef public bint flush_pending, ending, in_ring3, waiting
     cdef uint64_t _done, _msr_value
     cdef uint32_t _msr
@@ -36,10 +34,10 @@ cdef class PvVcpu(SharedState):
     cdef void leave(self, uint64_t cr3) noexcept
     cpdef int invlpg(self, uint64_t va) except -1
     cdef uint64_t _current_cr3(self) noexcept
-    cdef int _compose(self) noexcept
+    cdef int _compose(self) except -1
     cdef void _start(self)
     cdef void _start_guest(self, uint16_t cs, uint16_t ss, uint64_t rflags)
-    cdef object _run_to_trap(self)
+    cdef object _run_to_trap(self, int state)
     cdef int _decode_uninterpreted(self) noexcept
     cdef int _decode(self) except -1
     cdef bint _take_bad_iret(self) noexcept

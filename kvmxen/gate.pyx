@@ -17,7 +17,8 @@ from kvmxen.abi.xen cimport (
 from kvmxen.memory cimport GuestMemory
 from kvmxen.shim.shared cimport SharedState, shim_frame, shim_state
 from kvmxen.vcpu cimport (
-    kvm_regs, kvm_run, run_dirty, run_immediate, run_port, run_reason, run_regs, run_suberror,
+    AT_WORK, GUEST, HALTED, STOPPED, kvm_regs, kvm_run, run_dirty, run_immediate, run_port,
+    run_reason, run_regs, run_suberror,
 )
 
 from kvmxen.errors import GuestCrash
@@ -182,8 +183,9 @@ cdef class PvVcpu(SharedState):
         """The gpa of the L4 table in use."""
         return self._current_cr3()
 
-    cdef int _compose(self) noexcept:
+    cdef int _compose(self) except -1:
         """Complete the work list except its last operation; returns the number of words in use."""
+        self.check(AT_WORK)
         cdef uint64_t *work = self._work
         cdef int n = 2 * self._touches
         cdef int i
@@ -255,12 +257,12 @@ cdef class PvVcpu(SharedState):
         INTERRUPTED after `interrupt` or if `attention` was set (which it resets). Raises
         GuestCrash if the guest cannot continue.
         """
-        if not self.entered:
+        if not self.has_entered():
             if self.attention:
                 self.attention = False
                 return _INTERRUPTED
             self._start_guest(self.cs, self.ss, self.rflags)
-        return self._run_to_trap()
+        return self._run_to_trap(GUEST)
 
     cdef void _start_guest(self, uint16_t cs, uint16_t ss, uint64_t rflags):
         """Complete the work list so that it returns to the guest."""
@@ -300,18 +302,14 @@ cdef class PvVcpu(SharedState):
     def halt(self):
         """Sleep in KVM until an interrupt; returns as `run` does, normally STUB_EVENT."""
         cdef int n
-        if not self.entered:
+        if not self.has_entered():
             if self.attention:
                 self.attention = False
                 return _INTERRUPTED
             n = self._compose()
             self._work[n] = SHIM_VA + GATE_OP_HALT
             self._start()
-        self.halted = True
-        try:
-            return self._run_to_trap()
-        finally:
-            self.halted = False
+        return self._run_to_trap(HALTED)
 
     def arguments(self):
         """The hypercall arguments of a 64-bit PV guest, in order."""
@@ -322,23 +320,21 @@ cdef class PvVcpu(SharedState):
         """From another vCPU's thread: wait until this one has left the guest or flushed."""
         cdef uint64_t before = self.exits
         with nogil:
-            while self.flush_pending and self.in_guest and self.exits == before:
+            while self.flush_pending and self.is_running() and self.exits == before:
                 sched_yield()
 
     cdef int _enter_to_exit(self) except -1:
         """KVM_RUN, despite signals, until the guest exits; raises GuestCrash if `ending` is set."""
-        while not self.enter():
+        while not self.enter(AT_WORK):
             # `attention`, set before the signal, still stops the next run.
             run_immediate(self._run, 0)
             if self.ending:
                 raise GuestCrash("stopped in the shim")
 
-    cdef object _run_to_trap(self):
-        self.entered = True
-        if not self.enter():
+    cdef object _run_to_trap(self, int state):
+        if not self.enter(state):
             run_immediate(self._run, 0)
             return _INTERRUPTED
-        self.entered = False
         if not _is_gate_exit(self._run):
             if (run_reason(self._run) == 17 and run_suberror(self._run) == 1
                     and not self.state.kernel_mode):
@@ -390,7 +386,7 @@ cdef class PvVcpu(SharedState):
             # to be saved; the stub's iretq continues there.
             if rip != SHIM_VA + GATE_SYSENTER:
                 top[-3] &= ~EFL_TF
-            self.entered = True
+            self.become(STOPPED)
             return _TRAP_LOST_DEBUG
         if kernel_gate and interrupt and self._take_bad_iret():
             # The interrupt met the dispatcher before it could report the bad iret. The registers

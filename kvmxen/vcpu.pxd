@@ -19,11 +19,16 @@ cdef extern from "kvm/run.h":
     void run_immediate(kvm_run *run, int value) noexcept nogil
 
 
+cdef enum:
+    # See the head of vcpu.pyx. From GUEST on, KVM has the registers.
+    HOST, AT_WORK, GUEST, HALTED, STOPPED
+
+
 cdef class Vcpu:
     cdef readonly int index
     cdef readonly uint64_t exits
     cdef readonly uint64_t guest_ns
-    cdef readonly bint in_guest
+    cdef int _state
     cdef public bint attention
     cdef public uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp
     cdef public uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags
@@ -33,7 +38,11 @@ cdef class Vcpu:
     cdef uint64_t _left
 
     cdef void attach(self, int index, int fd, const uint8_t[::1] run, unsigned ignored_port)
-    cdef bint enter(self) except -1
+    cdef bint is_running(self) noexcept nogil
+    cdef bint has_entered(self) noexcept nogil
+    cdef int check(self, int state) except -1
+    cdef int become(self, int state) except -1
+    cdef bint enter(self, int state) except -1
     cdef int crash(self) except -1
     cdef void load(self, const kvm_regs *regs) noexcept
     cdef void save(self, kvm_regs *regs) noexcept

@@ -1,6 +1,16 @@
-"""The run loop: KVM_RUN without the GIL, kicks, exits. It knows no shim and no Xen.
+"""Running a vCPU: KVM_RUN without the GIL, kicks, exits. It knows no shim and no Xen.
 
-While a vCPU is out of the guest, its registers are here; the guest resumes with them.
+A vCPU is in one state, which only its own thread changes; any thread may read it.
+
+    host      its registers are in the Vcpu, and the guest resumes with them
+    at work   KVM_RUN in code of ours, which changes no register of the guest
+    guest     KVM_RUN in the guest
+    halted    KVM_RUN asleep, until an interrupt
+    stopped   KVM has the registers: a signal ended KVM_RUN, or an exit that is not the guest's
+
+    host -> at work -> host
+    host -> guest, halted -> host, stopped
+    host -> stopped -> guest, halted
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -57,6 +67,14 @@ def install_kick(int number):
     _install_kick(number)
 
 
+cdef int[5] _NEXT
+_NEXT[HOST] = 1 << AT_WORK | 1 << GUEST | 1 << HALTED | 1 << STOPPED
+_NEXT[AT_WORK] = 1 << HOST
+_NEXT[GUEST] = _NEXT[HALTED] = 1 << HOST | 1 << STOPPED
+_NEXT[STOPPED] = 1 << GUEST | 1 << HALTED
+_STATES = ("host", "at work", "guest", "halted", "stopped")
+
+
 cdef class Vcpu:
     """One virtual CPU: its kvm_run area and its general registers.
 
@@ -79,14 +97,52 @@ cdef class Vcpu:
         """From any thread: make KVM_RUN return at once. Send the vCPU's thread a signal too."""
         run_immediate(self._run, 1)
 
-    cdef bint enter(self) except -1:
-        """KVM_RUN once; returns True if the guest exited, False if a signal ended KVM_RUN."""
+    @property
+    def state(self):
+        """The state, by its name in the head of this file."""
+        return _STATES[self._state]
+
+    @property
+    def in_guest(self):
+        """Whether the vCPU's thread is in KVM_RUN."""
+        return self.is_running()
+
+    @property
+    def entered(self):
+        """Whether KVM has the guest's registers."""
+        return self.has_entered()
+
+    @property
+    def halted(self):
+        """Whether the vCPU sleeps in KVM_RUN."""
+        return self._state == HALTED
+
+    cdef bint is_running(self) noexcept nogil:
+        return self._state != HOST and self._state != STOPPED
+
+    cdef bint has_entered(self) noexcept nogil:
+        return self._state >= GUEST
+
+    cdef int check(self, int state) except -1:
+        """Raise RuntimeError if `state` cannot follow the present one."""
+        if not _NEXT[self._state] >> state & 1:
+            raise RuntimeError(f"vCPU {self.index} cannot go from {_STATES[self._state]} to "
+                               f"{_STATES[state]}")
+        return 0
+
+    cdef int become(self, int state) except -1:
+        self.check(state)
+        self._state = state
+        return 0
+
+    cdef bint enter(self, int state) except -1:
+        """KVM_RUN once, in `state`; returns True if the guest exited, False after a signal."""
         cdef int fd = self._fd
         cdef int result
         cdef int error
         cdef uint64_t before
         cdef uint64_t after
-        self.in_guest = True
+        self.become(state)
         with nogil:
             before = _now()
             if <int64_t>(before - self._left) > _STOPPED_NS:
@@ -102,10 +158,11 @@ cdef class Vcpu:
             self.guest_ns += after - before
             # A signal ends KVM_RUN only if the process is stopped or frozen, or the domain paused.
             self._left = after if result == 0 else 0
-        self.in_guest = False
         if result == 0:
+            self.become(HOST)
             self.exits += 1
             return True
+        self.become(HOST if state == AT_WORK else STOPPED)
         if error == EINTR or error == EAGAIN:
             return False
         raise GuestCrash(f"KVM_RUN failed: {os.strerror(error)}")

@@ -91,6 +91,46 @@ def test_a_guest_that_never_comes_out_is_paused_and_stopped(
     assert ends == []
 
 
+def test_the_states_of_a_vcpu(machine: Machine) -> None:
+    """Every arrow in the head of vcpu.pyx, taken by hand in this thread."""
+    load_code(machine, HYPERCALLS)
+    vcpu = machine.cpus[0].vcpu
+    vcpu.attention = False
+    assert vcpu.state == "host"
+    assert vcpu.run() == C["TRAP_SYSCALL"]
+    assert vcpu.state == "host"
+    vcpu.invlpg(vcpu.rip)
+    vcpu.flush()
+    assert vcpu.state == "host"
+    vcpu.interrupt()
+    assert vcpu.run() == C["INTERRUPTED"]
+    assert vcpu.state == "stopped"
+    assert vcpu.entered
+    with pytest.raises(RuntimeError, match="cannot go from stopped to at work"):
+        vcpu.step_in_ring0()
+    vcpu.interrupt()
+    assert vcpu.run() == C["INTERRUPTED"]
+    assert vcpu.run() == C["TRAP_SYSCALL"]
+    vcpu.interrupt()
+    assert vcpu.halt() == C["INTERRUPTED"]
+    assert vcpu.state == "stopped"
+    machine.vm.signal_msi(0, C["VECTOR_EVENT"])
+    assert vcpu.halt() == C["STUB_EVENT"]
+    assert vcpu.state == "host"
+
+
+def test_another_thread_sees_the_states(machine: Machine) -> None:
+    load_code(machine, SPIN)
+    vcpu = machine.cpus[0].vcpu
+    machine.start(run)
+    wait_until(machine, lambda: vcpu.state == "guest")
+    machine.pause()
+    assert vcpu.state == "stopped"
+    machine.resume()
+    wait_until(machine, lambda: vcpu.state == "guest")
+    assert vcpu.in_guest
+
+
 def test_a_paused_machine_stops(machine: Machine) -> None:
     load_code(machine, HYPERCALLS)
     machine.start(run)
