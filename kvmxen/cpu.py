@@ -241,6 +241,10 @@ class Cpu:
             vcpu.forget_event_loop()
             self.timer.set_wake(self.machine.now() + delay)
 
+    def note_own_event(self) -> None:
+        """Note that the vCPU has sent an event to itself, for the finding of event loops."""
+        self.vcpu.note_own_event()
+
     def block(self) -> None:
         """Sleep until an event."""
         self.blocked = True

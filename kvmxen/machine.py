@@ -220,6 +220,10 @@ class Machine:
             index - LEGACY_MAX_VCPUS
         ) * VCPU_INFO_SIZE
 
+    def owns(self, mfn: int) -> bool:
+        """Whether machine frame `mfn` is the guest's RAM."""
+        return self.tables.owns(mfn)
+
     def now(self) -> int:
         """System time, in ns."""
         return self.vm.clock()
@@ -302,15 +306,15 @@ class Machine:
             self.stop()
             self._ended(end)
 
-    def shutdown(self, reason: Shutdown, cpu: Cpu) -> None:
-        """End the domain as the guest asked."""
+    def shutdown(self, reason: Shutdown, index: int) -> None:
+        """End the domain as the guest asked by vCPU `index`."""
         match reason:
             case Shutdown.POWEROFF:
                 self._end(End.POWEROFF)
             case Shutdown.REBOOT | Shutdown.SOFT_RESET:
                 self._end(End.REBOOT)
             case _:
-                self.crash("the guest's kernel reported a crash", cpu)
+                self.crash("the guest's kernel reported a crash", self.cpus[index])
 
     def crash(self, reason: str, cpu: Cpu) -> None:
         """End the domain because the guest cannot continue."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
+from kvmxen.hypercall.caller import Caller
 
 _WRITE = 0
 _READ = 1
@@ -15,7 +15,7 @@ _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\n\t\r"
 _UNPRINTABLE = bytes(set(range(256)) - set(_PRINTABLE))
 
 
-def console_io(cpu: Cpu, command: int, count: int, buffer: int) -> int:
+def console_io(cpu: Caller, command: int, count: int, buffer: int) -> int:
     """CONSOLEIO_write; there is never anything to read."""
     command, count = command & 0xFFFFFFFF, count & 0xFFFFFFFF
     if command == _READ:

@@ -15,9 +15,9 @@ from kvmxen.abi.event_channel import (
     EvtchnStatus,
 )
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
-from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
 from kvmxen.events import Status
+from kvmxen.hypercall.caller import Caller
 from kvmxen.hypercall.domid import OWN, check_own
 
 
@@ -37,13 +37,13 @@ class EvtchnOp(IntEnum):
     RESET = xen.EVTCHNOP_reset
 
 
-def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
+def event_channel_op(cpu: Caller, command: int, argument: int) -> int:
     """Perform one EVTCHNOP; there are no FIFO channels (-ENOSYS)."""
     command &= 0xFFFFFFFF
     events = cpu.machine.events
     if command == EvtchnOp.SEND:
         if events.send(cpu.read_u32(argument)) == cpu.index:
-            cpu.vcpu.note_own_event()
+            cpu.note_own_event()
         return 0
     match command:
         case EvtchnOp.UNMASK:
@@ -85,13 +85,13 @@ def event_channel_op(cpu: Cpu, command: int, argument: int) -> int:
     return 0
 
 
-def event_channel_op_compat(cpu: Cpu, argument: int) -> int:
+def event_channel_op_compat(cpu: Caller, argument: int) -> int:
     """The form before Xen 3.2: the command precedes its argument in memory."""
     command = cpu.read_u32(argument)
     return event_channel_op(cpu, command, argument + 4)
 
 
-def _status(cpu: Cpu, argument: int) -> None:
+def _status(cpu: Caller, argument: int) -> None:
     request = EvtchnStatus.load(cpu, argument)
     check_own(request.dom)
     port = cpu.machine.events.port(request.port)

@@ -6,7 +6,7 @@ Source: xen/common/grant_table.c, xen/arch/x86/pv/grant_table.c.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from kvmxen.abi import x86, xen
@@ -16,41 +16,20 @@ from kvmxen.abi.grant_table import (
     MAP_DEVICE,
     MAP_HOST,
     GnttabMapGrantRef,
+    GnttabOp,
     GnttabUnmapAndReplace,
     GnttabUnmapGrantRef,
     GrantStatus,
 )
-from kvmxen.abi.structure import Structure
 from kvmxen.abi.xen import DOMID_GUEST
 from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
 from kvmxen.grants import GrantError
+from kvmxen.hypercall.grant_table_op import refusal, structures
 from kvmxen.layout import PAGE_SHIFT
 from kvmxen.maptrack import Mapping
 
-_DOM0_GRANTS = 512
 _Undone = list[tuple[Mapping, int]]
-_S = TypeVar("_S", bound=Structure)
-
-
-def structures(cpu: Cpu, argument: int, count: int, kind: type[_S]) -> Iterator[tuple[int, _S]]:
-    """The address and a copy of each of the `count` structures at `argument`.
-
-    A list may have any length, but ends when the machine stops.
-    """
-    for index in range(count):
-        if cpu.machine.stopping:
-            return
-        at = argument + index * kind.bits64.size
-        yield at, kind.load(cpu, at)
-
-
-def refusal(domid: int, reference: int) -> GrantStatus:
-    """Why a grant of domain `domid` cannot be used: dom0 has one frame of entries and grants
-    nothing, and there is no other domain."""
-    if domid != 0:
-        return GrantStatus.BAD_DOMAIN
-    return GrantStatus.GENERAL_ERROR if reference < _DOM0_GRANTS else GrantStatus.BAD_GNTREF
 
 
 def map_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
@@ -214,3 +193,11 @@ def _leaf(cpu: Cpu, address: int) -> int:
 def _flush(cpu: Cpu) -> None:
     cpu.vcpu.flush_tlb()
     cpu.machine.flush_others(cpu)
+
+
+# For grant_table_op.
+LISTS: dict[int, Callable[[Cpu, int, int], None]] = {
+    GnttabOp.MAP_GRANT_REF: map_grant_ref,
+    GnttabOp.UNMAP_GRANT_REF: unmap_grant_ref,
+    GnttabOp.UNMAP_AND_REPLACE: unmap_and_replace,
+}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from kvmxen.abi.grant_table import (
     CACHE_CLEAN,
@@ -25,22 +26,34 @@ from kvmxen.abi.grant_table import (
     GnttabSwapGrantRef,
     GrantStatus,
 )
+from kvmxen.abi.structure import Structure
 from kvmxen.abi.xen import DOMID_GUEST, DOMID_SELF
-from kvmxen.cpu import Cpu
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.grants import MAX_FRAMES, GrantError
-from kvmxen.hypercall import grant_map
+from kvmxen.hypercall.caller import Caller
 from kvmxen.hypercall.domid import OWN
-from kvmxen.hypercall.grant_map import refusal, structures
 from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
 
+_DOM0_GRANTS = 512
+_C = TypeVar("_C", bound=Caller)
+_S = TypeVar("_S", bound=Structure)
 
-def grant_table_op(cpu: Cpu, command: int, argument: int, count: int) -> int:
-    """Perform `command` on each of the `count` structures at `argument`."""
+
+def grant_table_op(
+    mappings: Mapping[int, Callable[[_C, int, int], None]],
+    cpu: _C,
+    command: int,
+    argument: int,
+    count: int,
+) -> int:
+    """Perform `command` on each of the `count` structures at `argument`.
+
+    `mappings` has the operations that map and unmap, which differ by the kind of guest.
+    """
     command, count = command & 0xFFFFFFFF, count & 0xFFFFFFFF
     if count & 1 << 31:
         raise HypercallError(errno.EINVAL)
-    handler = _LISTS.get(command)
+    handler = mappings.get(command) or _LISTS.get(command)
     if handler:
         handler(cpu, argument, count)
         return 0
@@ -52,7 +65,27 @@ def grant_table_op(cpu: Cpu, command: int, argument: int, count: int) -> int:
     return 0
 
 
-def _setup_table(cpu: Cpu, argument: int) -> None:
+def structures(cpu: Caller, argument: int, count: int, kind: type[_S]) -> Iterator[tuple[int, _S]]:
+    """The address and a copy of each of the `count` structures at `argument`.
+
+    A list may have any length, but ends when the machine stops.
+    """
+    for index in range(count):
+        if cpu.machine.stopping:
+            return
+        at = argument + index * kind.bits64.size
+        yield at, kind.load(cpu, at)
+
+
+def refusal(domid: int, reference: int) -> GrantStatus:
+    """Why a grant of domain `domid` cannot be used: dom0 has one frame of entries and grants
+    nothing, and there is no other domain."""
+    if domid != 0:
+        return GrantStatus.BAD_DOMAIN
+    return GrantStatus.GENERAL_ERROR if reference < _DOM0_GRANTS else GrantStatus.BAD_GNTREF
+
+
+def _setup_table(cpu: Caller, argument: int) -> None:
     request = GnttabSetupTable.load(cpu, argument)
     status = _table_status(request.dom)
     if status is GrantStatus.OKAY and request.nr_frames > MAX_FRAMES:
@@ -63,7 +96,7 @@ def _setup_table(cpu: Cpu, argument: int) -> None:
     GnttabSetupTable.status.store(cpu, argument, status)
 
 
-def _get_status_frames(cpu: Cpu, argument: int) -> None:
+def _get_status_frames(cpu: Caller, argument: int) -> None:
     request = GnttabGetStatusFrames.load(cpu, argument)
     grants = cpu.machine.grants
     status = _table_status(request.dom)
@@ -75,7 +108,7 @@ def _get_status_frames(cpu: Cpu, argument: int) -> None:
     GnttabGetStatusFrames.status.store(cpu, argument, status)
 
 
-def _give_frames(cpu: Cpu, pointer: int, frames: list[int]) -> GrantStatus:
+def _give_frames(cpu: Caller, pointer: int, frames: list[int]) -> GrantStatus:
     try:
         cpu.write(pointer, array("Q", frames).tobytes())
     except GuestFault:
@@ -83,7 +116,7 @@ def _give_frames(cpu: Cpu, pointer: int, frames: list[int]) -> GrantStatus:
     return GrantStatus.OKAY
 
 
-def _query_size(cpu: Cpu, argument: int) -> None:
+def _query_size(cpu: Caller, argument: int) -> None:
     request = GnttabQuerySize.load(cpu, argument)
     request.replace(
         nr_frames=cpu.machine.grants.nr_frames,
@@ -92,7 +125,7 @@ def _query_size(cpu: Cpu, argument: int) -> None:
     ).store(cpu, argument)
 
 
-def _set_version(cpu: Cpu, argument: int) -> None:
+def _set_version(cpu: Caller, argument: int) -> None:
     version = cpu.read_u32(argument)
     try:
         cpu.machine.grants.set_version(version)
@@ -101,7 +134,7 @@ def _set_version(cpu: Cpu, argument: int) -> None:
         cpu.write_u32(argument, cpu.machine.grants.version)
 
 
-def _get_version(cpu: Cpu, argument: int) -> None:
+def _get_version(cpu: Caller, argument: int) -> None:
     domid = GnttabGetVersion.dom.load(cpu, argument)
     if domid not in OWN:
         raise HypercallError(errno.EPERM if domid == 0 else errno.ESRCH)
@@ -115,12 +148,12 @@ def _table_status(domid: int) -> GrantStatus:
     return GrantStatus.PERMISSION_DENIED if domid == 0 else GrantStatus.BAD_DOMAIN
 
 
-def _copy(cpu: Cpu, argument: int, count: int) -> None:
+def _copy(cpu: Caller, argument: int, count: int) -> None:
     for at, request in structures(cpu, argument, count, GnttabCopy):
         GnttabCopy.status.store(cpu, at, _copy_one(cpu, request))
 
 
-def _copy_one(cpu: Cpu, request: GnttabCopy) -> GrantStatus:
+def _copy_one(cpu: Caller, request: GnttabCopy) -> GrantStatus:
     source, dest = request.source, request.dest
     length, flags = request.len, request.flags
     if not length:
@@ -141,7 +174,7 @@ def _copy_one(cpu: Cpu, request: GnttabCopy) -> GrantStatus:
             if by_reference:
                 places.append(grants.pin(reference, DOMID_GUEST, write, mapping=False))
                 pinned.append((reference, write))
-            elif cpu.tables.owns(frame):
+            elif cpu.machine.owns(frame):
                 places.append((frame << PAGE_SHIFT, 0, PAGE_SIZE))
             else:
                 return GrantStatus.BAD_PAGE
@@ -161,13 +194,13 @@ def _copy_one(cpu: Cpu, request: GnttabCopy) -> GrantStatus:
     return GrantStatus.OKAY
 
 
-def _swap_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
+def _swap_grant_ref(cpu: Caller, argument: int, count: int) -> None:
     for at, request in structures(cpu, argument, count, GnttabSwapGrantRef):
         status = cpu.machine.grants.swap(request.ref_a, request.ref_b)
         GnttabSwapGrantRef.status.store(cpu, at, status)
 
 
-def _cache_flush(cpu: Cpu, argument: int, count: int) -> None:
+def _cache_flush(cpu: Caller, argument: int, count: int) -> None:
     """Check the arguments only: caches are coherent."""
     for _, request in structures(cpu, argument, count, GnttabCacheFlush):
         if (
@@ -177,26 +210,23 @@ def _cache_flush(cpu: Cpu, argument: int, count: int) -> None:
         ):
             raise HypercallError(errno.EINVAL)
         mfn = request.dev_bus_addr >> PAGE_SHIFT
-        if request.length and request.op and not cpu.tables.owns(mfn):
+        if request.length and request.op and not cpu.machine.owns(mfn):
             raise HypercallError(errno.EPERM)
 
 
-def _transfer(_cpu: Cpu, _argument: int, _count: int) -> None:
+def _transfer(_cpu: Caller, _argument: int, _count: int) -> None:
     """Refuse, as a Xen started with gnttab=no-transfer does: there is no receiver."""
     raise HypercallError(errno.EOPNOTSUPP)
 
 
-_SINGLE: dict[int, Callable[[Cpu, int], None]] = {
+_SINGLE: dict[int, Callable[[Caller, int], None]] = {
     GnttabOp.SETUP_TABLE: _setup_table,
     GnttabOp.QUERY_SIZE: _query_size,
     GnttabOp.SET_VERSION: _set_version,
     GnttabOp.GET_STATUS_FRAMES: _get_status_frames,
     GnttabOp.GET_VERSION: _get_version,
 }
-_LISTS: dict[int, Callable[[Cpu, int, int], None]] = {
-    GnttabOp.MAP_GRANT_REF: grant_map.map_grant_ref,
-    GnttabOp.UNMAP_GRANT_REF: grant_map.unmap_grant_ref,
-    GnttabOp.UNMAP_AND_REPLACE: grant_map.unmap_and_replace,
+_LISTS: dict[int, Callable[[Caller, int, int], None]] = {
     GnttabOp.COPY: _copy,
     GnttabOp.TRANSFER: _transfer,
     GnttabOp.SWAP_GRANT_REF: _swap_grant_ref,

@@ -9,8 +9,8 @@ from enum import IntEnum
 from kvmxen.abi import xen
 from kvmxen.abi.sched import SchedPoll, SchedWatchdog
 from kvmxen.abi.xen import Shutdown
-from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
+from kvmxen.hypercall.caller import Caller
 
 _MAX_POLL_PORTS = 128
 
@@ -26,7 +26,7 @@ class SchedOp(IntEnum):
     WATCHDOG = xen.SCHEDOP_watchdog
 
 
-def sched_op(cpu: Cpu, command: int, argument: int) -> int:
+def sched_op(cpu: Caller, command: int, argument: int) -> int:
     """Perform one SCHEDOP."""
     match command & 0xFFFFFFFF:
         case SchedOp.YIELD:
@@ -50,7 +50,7 @@ def sched_op(cpu: Cpu, command: int, argument: int) -> int:
     raise HypercallError(errno.ENOSYS)
 
 
-def sched_op_compat(cpu: Cpu, command: int, argument: int) -> int:
+def sched_op_compat(cpu: Caller, command: int, argument: int) -> int:
     """The form before Xen 3.1: the shutdown's reason is the argument itself."""
     if command & 0xFFFFFFFF == SchedOp.SHUTDOWN:
         return _shutdown(cpu, argument & 0xFFFFFFFF)
@@ -59,17 +59,17 @@ def sched_op_compat(cpu: Cpu, command: int, argument: int) -> int:
     raise HypercallError(errno.ENOSYS)
 
 
-def _shutdown(cpu: Cpu, reason: int) -> int:
+def _shutdown(cpu: Caller, reason: int) -> int:
     if reason > Shutdown.SOFT_RESET:
         raise HypercallError(errno.EINVAL)
     if reason == Shutdown.SUSPEND:
         # A cancelled suspend returns 1: the guest continues where it was.
         return 1
-    cpu.machine.shutdown(Shutdown(reason), cpu)
+    cpu.machine.shutdown(Shutdown(reason), cpu.index)
     return 0
 
 
-def _poll(cpu: Cpu, argument: int) -> int:
+def _poll(cpu: Caller, argument: int) -> int:
     request = SchedPoll.load(cpu, argument)
     if request.nr_ports > _MAX_POLL_PORTS:
         raise HypercallError(errno.EINVAL)

@@ -13,6 +13,7 @@ from kvmxen.errors import HypercallError
 from kvmxen.hypercall import (
     console_io,
     event_channel_op,
+    grant_map,
     grant_table_op,
     memory_op,
     mmu,
@@ -24,6 +25,7 @@ from kvmxen.hypercall import (
     traps,
     vcpu_op,
     version,
+    vm_assist,
 )
 
 
@@ -70,8 +72,8 @@ TABLE: dict[int, Entry] = {
     Hypercall.event_channel_op_compat: Entry(event_channel_op.event_channel_op_compat, 1),
     Hypercall.xen_version: Entry(version.xen_version, 2),
     Hypercall.console_io: Entry(console_io.console_io, 3),
-    Hypercall.grant_table_op: Entry(grant_table_op.grant_table_op, 3),
-    Hypercall.vm_assist: Entry(version.vm_assist, 2),
+    Hypercall.grant_table_op: Entry(partial(grant_table_op.grant_table_op, grant_map.LISTS), 3),
+    Hypercall.vm_assist: Entry(vm_assist.vm_assist, 2),
     Hypercall.update_va_mapping_otherdomain: Entry(mmu.update_va_mapping_otherdomain, 4),
     Hypercall.iret: Entry(traps.iret, 0),
     Hypercall.vcpu_op: Entry(vcpu_op.vcpu_op, 3),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 
-from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
+from kvmxen.hypercall.caller import Caller
 
 
-def refuse(cpu: Cpu) -> int:
+def refuse(cpu: Caller) -> int:
     """Raise HypercallError(EPERM), as Xen's XSM_PRIV does for a domU."""
     raise HypercallError(errno.EPERM)

@@ -1,4 +1,4 @@
-"""xen_version and vm_assist. Source: xen/include/public/version.h and features.h."""
+"""xen_version. Source: xen/include/public/version.h and features.h."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from kvmxen.abi.version import (
     XenFeatureInfo,
     XenPlatformParameters,
 )
-from kvmxen.cpu import Cpu
 from kvmxen.errors import HypercallError
+from kvmxen.hypercall.caller import Caller
 from kvmxen.layout import PAGE_SIZE
 
 CAPABILITIES = b"xen-3.0-x86_64 "
@@ -53,7 +53,7 @@ _ANSWERS: dict[int, Structure] = {
 }
 
 
-def xen_version(cpu: Cpu, command: int, argument: int) -> int:
+def xen_version(cpu: Caller, command: int, argument: int) -> int:
     """Answer one XENVER query. Guests also call it to get pending events delivered."""
     command &= 0xFFFFFFFF
     if command == Version.VERSION:
@@ -72,20 +72,4 @@ def xen_version(cpu: Cpu, command: int, argument: int) -> int:
     if answer is None:
         raise HypercallError(errno.ENOSYS)
     answer.store(cpu, argument)
-    return 0
-
-
-_VM_ASSISTS = frozenset({0, 1, 2, 3, 4, 5})
-
-
-def vm_assist(cpu: Cpu, command: int, assist: int) -> int:
-    """Enable or disable an assist: all but the architectural IOPL always act as enabled."""
-    command, assist = command & 0xFFFFFFFF, assist & 0xFFFFFFFF
-    if command not in (xen.VMASST_CMD_enable, xen.VMASST_CMD_disable):
-        raise HypercallError(errno.ENOSYS)
-    if assist not in _VM_ASSISTS:
-        raise HypercallError(errno.EINVAL)
-    if assist == xen.VMASST_TYPE_architectural_iopl:
-        for each in cpu.machine.cpus:
-            each.vcpu.architectural_iopl = command == xen.VMASST_CMD_enable
     return 0
