@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from kvmxen.abi import x86
 from kvmxen.abi.arch_xen import CpuUserRegs
+from kvmxen.abi.shared_info import VcpuTimeInfo
 from kvmxen.abi.xen import (
     TI_IF,
     VCPU_INFO_CR2,
     VCPU_INFO_SIZE,
     VCPU_INFO_TIME,
-    VCPU_TIME_INFO_SIZE,
     XEN_PAT,
     CallbackType,
     Virq,
@@ -317,7 +317,7 @@ class Cpu:
         if version & 1 or version == self._time_version:
             return
         if self._time_va:
-            time = memory.read(self.info_gpa + VCPU_INFO_TIME, VCPU_TIME_INFO_SIZE)
+            time = memory.read(self.info_gpa + VCPU_INFO_TIME, VcpuTimeInfo.bits64.size)
             try:
                 # The version is odd while the rest changes, as pvclock readers expect.
                 self.write(self._time_va, (version | 1).to_bytes(4, "little"))

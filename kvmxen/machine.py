@@ -9,9 +9,9 @@ from enum import Enum
 from uuid import UUID, uuid4
 
 from kvmxen.abi import xen
+from kvmxen.abi.shared_info import SharedInfo
 from kvmxen.abi.xen import (
     LEGACY_MAX_VCPUS,
-    SHARED_INFO_WALLCLOCK,
     VCPU_INFO_SIZE,
     VCPU_INFO_UPCALL_MASK,
     XEN_VERSION,
@@ -207,9 +207,11 @@ class Machine:
         """Write the wall-clock time at system time 0 into shared_info."""
         epoch = time.time_ns() - self.now()
         seconds, nanoseconds = divmod(epoch, 1_000_000_000)
-        where = (self.layout.shared_info_mfn << PAGE_SHIFT) + SHARED_INFO_WALLCLOCK
-        for offset, value in enumerate((2, seconds & 0xFFFFFFFF, nanoseconds, seconds >> 32)):
-            self.memory.write_u32(where + offset * 4, value)
+        where = self.layout.shared_info_mfn << PAGE_SHIFT
+        SharedInfo.wc_sec.store(self.memory, where, seconds & 0xFFFFFFFF)
+        SharedInfo.wc_sec_hi.store(self.memory, where, seconds >> 32)
+        SharedInfo.wc_nsec.store(self.memory, where, nanoseconds)
+        SharedInfo.wc_version.store(self.memory, where, 2)
 
     def first_info_gpa(self, index: int) -> int:
         """The gpa of vCPU `index`'s vcpu_info until the guest registers another."""

@@ -74,11 +74,9 @@
 #define VCPU_INFO_PENDING_SEL 8
 #define VCPU_INFO_CR2 16
 #define VCPU_INFO_TIME 32
-#define VCPU_TIME_INFO_SIZE 32
 #define LEGACY_MAX_VCPUS 32
 #define SHARED_INFO_EVTCHN_PENDING 2048
 #define SHARED_INFO_EVTCHN_MASK 2560
-#define SHARED_INFO_WALLCLOCK 3072
 
 /* Page tables: mmu_update, by the low bits of its pointer; mmuext_op; update_va_mapping (xen.h). */
 #define MMU_NORMAL_PT_UPDATE 0

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvmxen.abi.start_info import MAX_GUEST_CMDLINE, START_INFO, StartInfoFlags
+from kvmxen.abi.start_info import MAX_GUEST_CMDLINE, StartInfo, StartInfoFlags
 from kvmxen.errors import UsageError
 from kvmxen.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
@@ -75,26 +75,25 @@ def build(
     if disk:
         mod_start = plan.ramdisk if notes.mod_start_pfn else plan.va(plan.ramdisk)
         flags |= StartInfoFlags.MOD_START_PFN if notes.mod_start_pfn else 0
-    info = START_INFO.pack(
-        b"xen-3.0-x86_64",
-        layout.nr_pages,
-        layout.shared_info_mfn << PAGE_SHIFT,
-        flags,
-        layout.mfn(plan.store),
-        store_port,
-        layout.mfn(plan.console),
-        console_port,
-        plan.va(plan.tables),
-        plan.nr_tables,
-        plan.p2m.va,
-        mod_start,
-        len(disk),
-        command,
-        # If the list of frames has a mapping of its own: its first frame, and their number.
-        plan.p2m.pfn if plan.p2m_tables else 0,
-        plan.p2m.frames + plan.p2m_tables if plan.p2m_tables else 0,
+    info = StartInfo(
+        magic=b"xen-3.0-x86_64",
+        nr_pages=layout.nr_pages,
+        shared_info=layout.shared_info_mfn << PAGE_SHIFT,
+        flags=flags,
+        store_mfn=layout.mfn(plan.store),
+        store_evtchn=store_port,
+        console_mfn=layout.mfn(plan.console),
+        console_evtchn=console_port,
+        pt_base=plan.va(plan.tables),
+        nr_pt_frames=plan.nr_tables,
+        mfn_list=plan.p2m.va,
+        mod_start=mod_start,
+        mod_len=len(disk),
+        cmd_line=command,
+        first_p2m_pfn=plan.p2m.pfn if plan.p2m_tables else 0,
+        nr_p2m_frames=plan.p2m.frames + plan.p2m_tables if plan.p2m_tables else 0,
     )
-    write(memory, layout, plan.start_info << PAGE_SHIFT, info)
+    write(memory, layout, plan.start_info << PAGE_SHIFT, info.pack())
     return PvStart(
         entry=kernel.entry,
         cr3=layout.mfn(plan.tables) << PAGE_SHIFT,
@@ -114,4 +113,4 @@ def _command_line(cmdline: str) -> bytes:
             f"the kernel command line has {len(command)} bytes, but Xen's start_info holds "
             f"{MAX_GUEST_CMDLINE - 1}; shorten it"
         )
-    return command.ljust(MAX_GUEST_CMDLINE, b"\0")
+    return command

@@ -2,7 +2,7 @@
  * The part of Xen's public ABI that a 64-bit PV guest of ours uses: the numbers of abi/xen.h, and
  * layouts, which are those of xen/include/public/{xen,arch-x86/xen,arch-x86/xen-x86_64,
  * event_channel,sched,memory,vcpu,callback,version,grant_table}.h and io/{console,xs_wire,xenbus,
- * ring}.h; the asserts hold them.
+ * ring}.h; the asserts and tests/unit/abi/test_structure.py hold them.
  */
 #pragma once
 
@@ -69,6 +69,7 @@ struct shared_info {
     struct vcpu_info vcpu_info[LEGACY_MAX_VCPUS];
     u64 evtchn_pending[64], evtchn_mask[64];
     u32 wc_version, wc_sec, wc_nsec, wc_sec_hi;
+    u64 max_pfn, pfn_to_mfn_frame_list_list, nmi_reason, p2m_cr3, p2m_vaddr, p2m_generation;
 };
 _Static_assert(offsetof(struct shared_info, wc_version) == 3072, "shared_info");
 

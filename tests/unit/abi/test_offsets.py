@@ -9,9 +9,12 @@ import pytest
 
 from kvmxen.abi import io_console, ring, xen
 from kvmxen.abi.layouts.io_console import XENCONS_INTERFACE
-from kvmxen.abi.layouts.start_info import START_INFO
-from kvmxen.abi.layouts.xen import SHARED_INFO, VCPU_INFO, VCPU_TIME_INFO
+from kvmxen.abi.shared_info import SharedInfo, VcpuInfo, VcpuTimeInfo
+from kvmxen.abi.start_info import StartInfo
 from kvmxen.hypercall.table import TABLE
+
+SHARED_INFO, VCPU_INFO = SharedInfo.bits64.construct, VcpuInfo.bits64.construct
+VCPU_TIME_INFO, START_INFO = VcpuTimeInfo.bits64.construct, StartInfo.bits64.construct
 
 
 def offset_of(layout: construct.Struct, path: Sequence[str | int]) -> int:
@@ -41,8 +44,8 @@ def offset_of(layout: construct.Struct, path: Sequence[str | int]) -> int:
         (VCPU_INFO, ["time"], xen.VCPU_INFO_TIME),
         (SHARED_INFO, ["evtchn_pending"], xen.SHARED_INFO_EVTCHN_PENDING),
         (SHARED_INFO, ["evtchn_mask"], xen.SHARED_INFO_EVTCHN_MASK),
-        (SHARED_INFO, ["wc_version"], xen.SHARED_INFO_WALLCLOCK),
-        (SHARED_INFO, ["wc_sec_hi"], xen.SHARED_INFO_WALLCLOCK + 12),
+        (SHARED_INFO, ["wc_version"], 3072),
+        (SHARED_INFO, ["wc_sec_hi"], 3084),
         (SHARED_INFO, ["vcpu_info", 3], 3 * xen.VCPU_INFO_SIZE),
         (XENCONS_INTERFACE, ["in"], io_console.INPUT),
         (XENCONS_INTERFACE, ["out"], io_console.OUTPUT),
