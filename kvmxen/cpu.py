@@ -65,13 +65,12 @@ class Cpu:
         self.index = fd.index
         self.fd = fd
         part = machine.image.vcpu_gpa(fd.index)
-        self.vcpu = PvVcpu(machine.memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"], CR0)
+        self.vcpu = PvVcpu(machine.memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"])
         self.gdt_gpa = part + _C["VCPU_GDT"]
         self.ldt_gpa = part + _C["VCPU_LDT"]
         self.gdt_frames: list[int] = []
         self.ldt_frames: list[int] = []
         self.info_gpa = machine.first_info_gpa(fd.index)
-        self.vcpu.set_info(machine.memory, self.info_gpa)
         self.info_registered = False
         self.trap_table: dict[int, tuple[int, int]] = {}
         self.callbacks: dict[int, tuple[int, bool]] = {}
@@ -102,6 +101,11 @@ class Cpu:
         self.deferred: list[Callable[[], None]] = []
         self._tsc_khz = fd.tsc_khz()
         self._thread: threading.Thread | None = None
+
+    def create(self) -> None:
+        """Write the state that the vCPU and the dispatcher share, for a vCPU that has not run."""
+        self.vcpu.create(CR0)
+        self.vcpu.set_info(self.machine.memory, self.info_gpa)
 
     @property
     def kernel_sp(self) -> int:

@@ -12,7 +12,6 @@ class PvVcpu(SharedState):
         run: Buffer,
         part_gpa: int,
         part_size: int,
-        cr0: int,
     ) -> None: ...
     @property
     def error_code(self) -> int: ...

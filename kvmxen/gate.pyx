@@ -78,17 +78,18 @@ cdef class PvVcpu(SharedState):
     """A virtual CPU and its part of the shim's memory.
 
     `fd` and `run` are the vCPU's KVM fd and its kvm_run area, which must stay open until its
-    last run; its part of the shim is `part_size` bytes at `part_gpa`; `cr0` is its CR0.
+    last run; its part of the shim is `part_size` bytes at `part_gpa`, where `create` writes the
+    state of a new vCPU.
     """
 
     def __cinit__(self, GuestMemory memory, int index, int fd, const uint8_t[::1] run,
-                  uint64_t part_gpa, uint64_t part_size, uint64_t cr0):
+                  uint64_t part_gpa, uint64_t part_size):
         self.attach(index, fd, run, DOORBELL_PORT)
         self._owner = memory
         self._part = memory.at(part_gpa, part_size)
         self._part_va = SHIM_VA + part_gpa
         self._work = <uint64_t *>(self._part + VCPU_WORK)
-        self.share(<shim_state *>(self._part + VCPU_STATE), index, cr0)
+        self.state = <shim_state *>(self._part + VCPU_STATE)
         self.cs = FLAT_RING3_CS64
         self.ss = FLAT_RING3_SS
         self.rflags = EFL_IF | EFL_FIXED

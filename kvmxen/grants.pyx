@@ -99,7 +99,10 @@ cdef inline bint is_pinned(const Active *act) noexcept nogil:
 
 
 cdef class GrantTable:
-    """The grant table of a domain with `layout`; its frames are in the xenheap."""
+    """The grant table of a domain with `layout`; its frames are in the xenheap.
+
+    It starts as a domain's does: version 1, one frame. `resume` continues one that was used.
+    """
 
     def __cinit__(self, GuestMemory memory, layout):
         cdef uint64_t size = MOST_FRAMES * PAGE
@@ -348,6 +351,18 @@ cdef class GrantTable:
         self.nr_frames = max(self.nr_frames, <uint32_t>frames)
         pthread_mutex_unlock(&self._lock)
         return [self._first_mfn + i for i in range(frames)]
+
+    def resume(self, version, frames):
+        """Continue a table in the same memory that had this `version` and `nr_frames`.
+
+        It has no pins: each backend maps its grants again. Raises ValueError if there is no such
+        table.
+        """
+        if version not in (1, 2) or not 1 <= frames <= MAX_FRAMES:
+            raise ValueError(f"no grant table has version {version} and {frames} frames")
+        pthread_mutex_lock(&self._lock)
+        self.version, self.nr_frames = version, frames
+        pthread_mutex_unlock(&self._lock)
 
     def status_frames(self, frames):
         """The mfns of the first `frames` frames of status words; raises HypercallError(EINVAL) if

@@ -115,6 +115,7 @@ class Machine:
         layout = self.layout
         self.vm.enable_cap(Cap.SPLIT_IRQCHIP, 0)
         self.image = ShimImage(self.memory, layout)
+        self.image.create()
         base = self.memory.host_address
         self.vm.set_memory(0, 0, min(layout.end, HOLE_START), base)
         if layout.end > HOLE_END:
@@ -136,6 +137,7 @@ class Machine:
         self.tables = PageTables(
             self.memory, layout, self.image.slots, not self.probe.sees_host_stores
         )
+        self.tables.create()
         self.balloon = Balloon(self.memory, self.tables, layout)
         self.grants = GrantTable(self.memory, layout)
         self.maptrack = Maptrack(self.grants)
@@ -150,6 +152,8 @@ class Machine:
             self._listen,
         )
         self.cpus = [Cpu(self, fd) for fd in self._fds]
+        for cpu in self.cpus:
+            cpu.create()
 
     def _bind_ipi(self, port: int, index: int | None) -> None:
         kind = _C["PORT_HOST"] if index is None else _C["PORT_IPI"] + index

@@ -110,12 +110,15 @@ cdef class PageTables:
         self._heap_frames = XENHEAP_FRAMES
         self._m2p_gpa = layout.m2p_gpa
         self._absent_gpa = layout.absent_mfn << 12
-        memset(memory.find(self._absent_gpa, 4096), 0xff, 4096)
         for i in range(OUR_SLOTS):
             self._pinned_slots[i] = slots.pinned[i]
             self._kernel_slots[i] = slots.kernel[i]
             self._user_slots[i] = slots.user[i]
             self._shared_slots[i] = slots.shared[i]
+
+    def create(self):
+        """Fill the frame that stands for absent I/O memory, which reads as all ones."""
+        memset(self.memory.find(self._absent_gpa, 4096), 0xff, 4096)
 
     # Ownership of frames.
 

@@ -44,7 +44,8 @@ class Ring3:
         self.data_gpa = data
         part = image.vcpu_gpa(0)
         prepare(fd, image, Placement.EXITS, part_gpa=part, cr3=l4, pat=_PAT, xcr0=xcr0)
-        self.vcpu = PvVcpu(memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"], CR0)
+        self.vcpu = PvVcpu(memory, fd.index, fd.fd, fd.run, part, _C["VCPU_SIZE"])
+        self.vcpu.create(CR0)
         self.vcpu.kernel_cr3 = l4
 
     def load(self, code: bytes) -> None:

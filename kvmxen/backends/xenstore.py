@@ -37,6 +37,8 @@ class XenstoreBackend:
             self.store, connection = self._load(image)
         connection.wake = self._wake
         self._transport = RingTransport(connection, memory, gpa, notify)
+        if image is None:
+            self._transport.create()
 
     def populate(self, **nodes: object) -> None:
         """Write the nodes that a domain starts with (kvmxen/xenstore/nodes.py).

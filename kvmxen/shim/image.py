@@ -59,8 +59,9 @@ class Slots:
 
 
 class ShimImage:
-    """Writes the shim for `layout` into `memory`, for EXITS at first, and knows where its parts
-    are. `domain` is the state that its dispatcher reads."""
+    """The shim of a domain with `layout` in its `memory`, which `create` puts there: where its
+    parts are, and the L4 entries, `slots`, by which a guest reaches it. `domain` is the state that
+    its dispatcher reads."""
 
     def __init__(self, memory: GuestMemory, layout: Layout) -> None:
         if SHIM_VCPU_FRAMES * PAGE_SIZE != _C["VCPU_SIZE"]:
@@ -70,7 +71,12 @@ class ShimImage:
         self.domain = SharedDomain(memory, _C["SHIM_DOMAIN"])
         self._next_frame = _C["SHIM_TABLES"]
         self._first_vcpu = layout.xenheap_gpa - layout.vcpus * _C["VCPU_SIZE"]
-        memory.write(0, code())
+        self.slots = Slots(*self.domain.slots)
+
+    def create(self) -> None:
+        """Write the shim, for EXITS at first, into memory that is all zero."""
+        layout = self._layout
+        self._memory.write(0, code())
         self._write_idt()
         for index in range(layout.vcpus):
             self._write_vcpu(index)

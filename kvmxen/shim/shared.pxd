@@ -65,7 +65,6 @@ cdef class SharedState(Vcpu):
     cdef shim_state *state
     cdef int _cpuids
 
-    cdef void share(self, shim_state *state, int index, uint64_t cr0) noexcept
     cdef bint come_back(self) noexcept
 
 

@@ -35,10 +35,10 @@ cdef extern from *:
 cdef class SharedState(Vcpu):
     """A vCPU with state shared with the dispatcher."""
 
-    cdef void share(self, shim_state *state, int index, uint64_t cr0) noexcept:
-        """Initialise `state`, which outlives this object, for vCPU `index`."""
-        self.state = state
-        state.index = index
+    def create(self, uint64_t cr0):
+        """Write the state of a vCPU that has not run, with this CR0."""
+        cdef shim_state *state = self.state
+        state.index = self.index
         state.cr0 = state.loaded_cr0 = cr0
         state.kernel_mode = True
         state.outside = True
@@ -217,6 +217,10 @@ cdef class SharedState(Vcpu):
         return {i: self.state.taken[i] for i in range(48) if self.state.taken[i]}
 
 
+cdef tuple _entries(const uint64_t *slots):
+    return tuple([slots[i] for i in range(SHIM_L4_SLOTS)])
+
+
 cdef class SharedDomain:
     """The domain's facts for the dispatcher, at `gpa` of `memory`; only the host writes them."""
 
@@ -252,6 +256,13 @@ cdef class SharedDomain:
             domain.kernel_slots[i] = slots.kernel[i]
             domain.user_slots[i] = slots.user[i]
             domain.shared_slots[i] = slots.shared[i]
+
+    @property
+    def slots(self):
+        """The four tuples of L4 entries that `describe` wrote, in the order of shim.image.Slots."""
+        cdef shim_domain *domain = self._domain
+        return (_entries(domain.pinned_slots), _entries(domain.kernel_slots),
+                _entries(domain.user_slots), _entries(domain.shared_slots))
 
     @property
     def ports_gpa(self):

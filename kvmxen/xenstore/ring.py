@@ -27,7 +27,8 @@ _ROUNDS = 64
 class RingTransport:
     """Moves bytes between the page at `gpa` and `connection`.
 
-    `notify()` sends the guest an event. Raises GuestFault if the page is not the guest's.
+    `notify()` sends the guest an event. Raises GuestFault if the page is not the guest's. For a
+    guest that starts, call `create`; one that has run continues where the page says.
     """
 
     def __init__(
@@ -41,7 +42,10 @@ class RingTransport:
         self._replies = RingWriter(memory, gpa + RSP, RING_SIZE, gpa + RSP_CONS, gpa + RSP_PROD)
         self._broken = False
         connection.renewed = self._renew
-        self._offer()
+
+    def create(self) -> None:
+        """Tell the guest what xenstore can do."""
+        self._memory.write_u32(self._gpa + SERVER_FEATURES, self._connection.domain.features)
 
     @property
     def broken(self) -> bool:
@@ -95,14 +99,11 @@ class RingTransport:
         self._replies.write(reply)
         return bool(request or reply)
 
-    def _offer(self) -> None:
-        self._memory.write_u32(self._gpa + SERVER_FEATURES, self._connection.domain.features)
-
     def _renew(self) -> None:
         """Start anew: dom0 introduced the domain, perhaps again, or released it."""
         self._broken = self._connection.released
         if not self._broken:
-            self._offer()
+            self.create()
             self._start()
 
     def _start(self) -> None:

@@ -183,6 +183,7 @@ def attack_ring(random: Random) -> None:
         memory.write_u32(GPA + index, start % 2**32)
     connection = store.connect(1, lambda: store.state.defer(transport.push))
     transport = RingTransport(connection, memory, GPA, lambda: None)
+    transport.create()
     for number in range(STEPS):
         match random.randrange(10):
             case 0:

@@ -85,6 +85,7 @@ def test_what_is_not_ram_has_no_pfn(layout: Layout) -> None:
 def test_the_shim_fits_below_the_xenheap(layout: Layout) -> None:
     # Raises AssertionError if its page tables would reach the vCPUs' parts.
     image = ShimImage(GuestMemory(layout.end), layout)
+    image.create()
     parts = [image.vcpu_gpa(index) for index in range(layout.vcpus)]
     size = constants()["VCPU_SIZE"]
     assert parts[-1] + size == layout.xenheap_gpa
@@ -99,7 +100,7 @@ def test_the_extremes(memory: int, vcpus: int) -> None:
     layout = Layout.plan(memory, vcpus)
     assert layout.nr_pages == memory >> PAGE_SHIFT
     assert len(layout.ram) == (1 if memory < 2 << 30 else 2)
-    ShimImage(GuestMemory(layout.end), layout)
+    ShimImage(GuestMemory(layout.end), layout).create()
 
 
 def test_room_to_grow_changes_nothing_of_the_memory_at_the_start() -> None:

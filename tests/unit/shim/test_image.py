@@ -91,6 +91,7 @@ class Built:
         self.layout = Layout.plan(memory, vcpus)
         self.memory = GuestMemory(self.layout.end)
         self.image = ShimImage(self.memory, self.layout)
+        self.image.create()
         self.image.place(placement, xen_version=4 << 16, tsc_khz=2_000_000, sets_fs_base=False)
 
     def find(self, va: int, view: str = "kernel") -> tuple[int, int] | None:

@@ -35,6 +35,7 @@ class Guest:
         self.parser = Parser()
         connection = Connection(self.store.state, 1)
         self.transport = RingTransport(connection, self.memory, GPA, self._kick)
+        self.transport.create()
 
     def _kick(self) -> None:
         self.kicks += 1
