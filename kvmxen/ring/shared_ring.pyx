@@ -7,14 +7,12 @@ of shared memory once, and examines only the copy. An impossible index breaks th
 Only one thread at a time may use the C methods of a ring, which run without the GIL.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from kvmxen.memory cimport Window
 
 from kvmxen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
-from kvmxen.ring.byte_ring import RingBroken
 
 # SRING's fields, as 32-bit words.
 cdef enum:
@@ -108,43 +106,8 @@ cdef class BackRing:
         index_store(self.shared, _RSP_PROD, self.rsp_prod)
         return self.rsp_prod - index_load(self.shared, _RSP_EVENT) < self.rsp_prod - old
 
-    # The same for Python.
-
     @property
     def pending(self):
         """The number of requests whose responses the frontend does not see yet; callable from
         any thread."""
         return <uint32_t>(index_load(self.shared, _REQ_PROD) - index_load(self.shared, _RSP_PROD))
-
-    @property
-    def unanswered(self):
-        """The number of taken requests without a response."""
-        return <uint32_t>(self.req_cons - self.rsp_prod)
-
-    def request(self):
-        """A private copy of the next request, or None; raises RingBroken."""
-        cdef bytes taken = PyBytes_FromStringAndSize(NULL, self.request_size)
-        cdef int result = self.take(PyBytes_AS_STRING(taken))
-        if result == RING_BROKEN:
-            raise RingBroken(f"more than {self.size} requests in a ring of {self.size}")
-        return taken if result == RING_TAKEN else None
-
-    def final_check(self):
-        """Whether there is a request; if not, ask for an event with the next. Raises RingBroken."""
-        cdef int result = self.more()
-        if result == RING_BROKEN:
-            raise RingBroken(f"more than {self.size} requests in a ring of {self.size}")
-        return result > 0
-
-    def respond(self, const uint8_t[::1] response):
-        """Answer a taken request with `response_size` bytes; raises ValueError for any other
-        length."""
-        if <uint32_t>response.shape[0] != self.response_size:
-            raise ValueError(f"a response has {self.response_size} bytes")
-        if self.rsp_prod == self.req_cons:
-            raise ValueError("there is no request to respond to")
-        self.put(&response[0])
-
-    def push_responses(self):
-        """Publish the responses; return whether the frontend wants an event."""
-        return self.push()

@@ -28,7 +28,6 @@ from kvmxen.loop import Loop
 from kvmxen.memory import GuestMemory, Window
 from kvmxen.paging import PageTables
 from kvmxen.ring.byte_ring import RingReader, RingWriter
-from kvmxen.ring.shared_ring import BackRing
 from kvmxen.shim.abi import constants
 from kvmxen.shim.image import Placement, ShimImage
 from kvmxen.xenstore import ring
@@ -38,6 +37,7 @@ from kvmxen.xenstore.store import Store
 from tests.unit.backends.test_xenstore import PAGE
 from tests.unit.backends.test_xenstore import Guest as XenstoreGuest
 from tests.unit.forged import FREE_PFN, NR_PAGES, SCRATCH, USER_L4_PFN, Domain, va
+from tests.unit.ring.built import PythonRing
 
 C = constants()
 
@@ -160,7 +160,7 @@ def test_a_ring_of_requests() -> None:
     """The backend's new end takes the requests again that the old one had not answered."""
     memory = GuestMemory(4 * PAGE_SIZE)
     window = Window(memory, [PAGE_SIZE])
-    before = BackRing(window, 8, 8)
+    before = PythonRing(window, 8, 8)
     for index in range(3):
         memory.write_u64(PAGE_SIZE + 64 + index * 8, index)
     memory.write_u32(PAGE_SIZE, 3)
@@ -168,7 +168,7 @@ def test_a_ring_of_requests() -> None:
     before.respond(bytes(8))
     before.push_responses()
     with Unchanged(memory):
-        found = BackRing(window, 8, 8)
+        found = PythonRing(window, 8, 8)
     assert found.pending == 2
     assert found.request() == (1).to_bytes(8, "little")
 
