@@ -23,10 +23,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DIRECTORY = 1, READ = 2, WATCH = 4, START = 6, END = 7, WRITE = 11, EVENT = 15, ERROR = 16 };
+#include "abi/io.h"
 
 #define VALUE "0123456789abcdef"
-#define PAYLOAD_MAX 4096
 /* What a domain's start writes, each a node of its own, and below its backend. */
 #define STEPS 24
 
@@ -36,7 +35,7 @@ struct header {
 
 struct message {
     struct header header;
-    char payload[PAYLOAD_MAX];
+    char payload[XENSTORE_PAYLOAD_MAX];
 };
 
 /* `step` counts the replies within the operation under way. */
@@ -76,7 +75,8 @@ static void dial(struct connection *connection, const char *path)
 static void say(struct connection *connection, uint32_t type, const char *payload, size_t length)
 {
     struct message message = {
-        { type, connection->number, type == START ? 0 : connection->transaction, (uint32_t)length },
+        { type, connection->number,
+          type == XS_TRANSACTION_START ? 0 : connection->transaction, (uint32_t)length },
         { 0 },
     };
 
@@ -90,7 +90,7 @@ static void say(struct connection *connection, uint32_t type, const char *payloa
 static void ask(struct connection *connection, uint32_t type, const char *first,
                 const char *second, size_t tail)
 {
-    char payload[PAYLOAD_MAX];
+    char payload[XENSTORE_PAYLOAD_MAX];
     size_t length = strlen(first) + 1;
 
     memcpy(payload, first, length);
@@ -146,9 +146,9 @@ static unsigned step_simple(struct connection *connection)
     if (!strcmp(operation, "directory"))
         *strrchr(path, '/') = 0;
     if (!strcmp(operation, "write"))
-        ask(connection, WRITE, path, VALUE, 0);
+        ask(connection, XS_WRITE, path, VALUE, 0);
     else
-        ask(connection, strcmp(operation, "read") ? DIRECTORY : READ, path, "", 0);
+        ask(connection, strcmp(operation, "read") ? XS_DIRECTORY : XS_READ, path, "", 0);
     return 1;
 }
 
@@ -157,7 +157,7 @@ static unsigned step_watch(struct connection *connection)
     char path[64];
 
     sprintf(path, "/watched/%u", connection->number);
-    ask(connection, WRITE, path, VALUE, 0);
+    ask(connection, XS_WRITE, path, VALUE, 0);
     return 2;
 }
 
@@ -166,13 +166,13 @@ static unsigned step_transaction(struct connection *connection)
     char path[64];
 
     if (connection->step == 0)
-        ask(connection, START, "", "", 0);
+        ask(connection, XS_TRANSACTION_START, "", "", 0);
     else if (connection->step == 1) {
         /* Of its own, so that nobody else's commit disturbs it. */
         sprintf(path, "/own/%u/node", connection->number);
-        ask(connection, WRITE, path, VALUE, 0);
+        ask(connection, XS_WRITE, path, VALUE, 0);
     } else
-        ask(connection, END, "T", "", 0);
+        ask(connection, XS_TRANSACTION_END, "T", "", 0);
     return 1;
 }
 
@@ -182,18 +182,18 @@ static unsigned step_start(struct connection *connection)
     char path[128];
 
     if (step == 0) {
-        ask(connection, START, "", "", 0);
+        ask(connection, XS_TRANSACTION_START, "", "", 0);
         return 1;
     }
     if (step == STEPS) {
-        ask(connection, END, "T", "", 0);
+        ask(connection, XS_TRANSACTION_END, "T", "", 0);
         return 1;
     }
     if (step % 2)
         sprintf(path, "/local/domain/%u/device/vbd/%u/state", domain, step);
     else
         sprintf(path, "/local/domain/0/backend/vbd/%u/%u/state", domain, step);
-    ask(connection, WRITE, path, "1", 0);
+    ask(connection, XS_WRITE, path, "1", 0);
     return 1;
 }
 
@@ -217,14 +217,14 @@ static unsigned (*step_of(const char *name, unsigned *steps))(struct connection 
 static void once(struct connection *connection, uint32_t type, const char *first,
                  const char *second, size_t tail)
 {
-    char payload[PAYLOAD_MAX + 1];
+    char payload[XENSTORE_PAYLOAD_MAX + 1];
     uint32_t reply;
 
     ask(connection, type, first, second, tail);
     do {
         while (!(reply = next(connection, payload)))
             receive(connection);
-        if (reply == ERROR)
+        if (reply == XS_ERROR)
             errx(1, "%s: %s", first, payload);
     } while (reply != type);
 }
@@ -237,7 +237,7 @@ static void fill(const char *path, unsigned from, unsigned to)
     dial(&connection, path);
     for (; from < to; from++) {
         sprintf(name, "/bench/%u/%u", from / 100, from % 100);
-        once(&connection, WRITE, name, VALUE, 0);
+        once(&connection, XS_WRITE, name, VALUE, 0);
     }
 }
 
@@ -245,7 +245,7 @@ static void fill(const char *path, unsigned from, unsigned to)
 static int advance(struct connection *connection, uint32_t type, const char *payload,
                    unsigned steps, unsigned (*step)(struct connection *), int over)
 {
-    if (type == ERROR) {
+    if (type == XS_ERROR) {
         if (strcmp(payload, "EAGAIN") || connection->step != steps - 1)
             errx(1, "%s, step %u: %s", operation, connection->step, payload);
         again++;
@@ -254,9 +254,9 @@ static int advance(struct connection *connection, uint32_t type, const char *pay
         connection->awaited = step(connection);
         return 1;
     }
-    if (type == START)
+    if (type == XS_TRANSACTION_START)
         connection->transaction = (uint32_t)strtoul(payload, NULL, 10);
-    if (type == END)
+    if (type == XS_TRANSACTION_END)
         connection->transaction = 0;
     if (--connection->awaited)
         return 1;
@@ -276,7 +276,7 @@ static void run(const char *path, unsigned count, double seconds)
     unsigned (*step)(struct connection *) = step_of(operation, &steps);
     struct connection *connections = calloc(count, sizeof *connections);
     int once_each = seconds == 0, poll = epoll_create1(0);
-    char payload[PAYLOAD_MAX + 1];
+    char payload[XENSTORE_PAYLOAD_MAX + 1];
     struct epoll_event events[64];
     double start, end;
 
@@ -290,8 +290,8 @@ static void run(const char *path, unsigned count, double seconds)
         dial(connection, path);
         sprintf(name, "/watched/%u", i);
         if (step == step_watch) {
-            once(connection, WATCH, name, "token", 1);
-            while (next(connection, payload) != EVENT)
+            once(connection, XS_WATCH, name, "token", 1);
+            while (next(connection, payload) != XS_WATCH_EVENT)
                 receive(connection);
         }
         epoll_ctl(poll, EPOLL_CTL_ADD, connection->fd, &event);

@@ -52,7 +52,7 @@ class Client:
         if compiler is None:
             raise Unavailable("this host has no gcc")
         program = folder / "client"
-        flags = ("-O2", "-Wall", "-Wextra", "-Werror")
+        flags = ("-O2", "-Wall", "-Wextra", "-Werror", f"-I{_HERE.parents[1] / 'kvmxen'}")
         subprocess.run([compiler, *flags, "-o", program, _HERE / "client.c"], check=True)
         return cls(program)
 

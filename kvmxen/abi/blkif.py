@@ -10,35 +10,37 @@ from enum import IntEnum
 
 from construct import Array, Const, Int8ul, Int16sl, Int16ul, Int32ul, Int64ul, Padding, Struct
 
+from kvmxen.abi import io
+
 SECTOR = 512
-MAX_SEGMENTS_PER_REQUEST = 11
-MAX_INDIRECT_PAGES_PER_REQUEST = 8
+MAX_SEGMENTS_PER_REQUEST = io.BLKIF_MAX_SEGMENTS_PER_REQUEST
+MAX_INDIRECT_PAGES_PER_REQUEST = io.BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST
 
 
 class BlkifOp(IntEnum):
     """BLKIF_OP_*"""
 
-    READ = 0
-    WRITE = 1
-    WRITE_BARRIER = 2
-    FLUSH_DISKCACHE = 3
-    DISCARD = 5
-    INDIRECT = 6
+    READ = io.BLKIF_OP_READ
+    WRITE = io.BLKIF_OP_WRITE
+    WRITE_BARRIER = io.BLKIF_OP_WRITE_BARRIER
+    FLUSH_DISKCACHE = io.BLKIF_OP_FLUSH_DISKCACHE
+    DISCARD = io.BLKIF_OP_DISCARD
+    INDIRECT = io.BLKIF_OP_INDIRECT
 
 
 class BlkifStatus(IntEnum):
     """BLKIF_RSP_*"""
 
-    OKAY = 0
-    ERROR = -1
-    EOPNOTSUPP = -2
+    OKAY = io.BLKIF_RSP_OKAY
+    ERROR = io.BLKIF_RSP_ERROR
+    EOPNOTSUPP = io.BLKIF_RSP_EOPNOTSUPP
 
 
 # BLKIF_DISCARD_SECURE, in a discard's flag.
-DISCARD_SECURE = 1
+DISCARD_SECURE = io.BLKIF_DISCARD_SECURE
 # VDISK_*, in the node "info".
-VDISK_CDROM = 1
-VDISK_READONLY = 4
+VDISK_CDROM = io.VDISK_CDROM
+VDISK_READONLY = io.VDISK_READONLY
 
 SEGMENT = Struct("gref" / Int32ul, "first_sect" / Int8ul, "last_sect" / Int8ul, Padding(2))
 

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 from construct import Array, Int8ul, Int16sl, Int16ul, Int32ul, Padding, Struct
 
+from kvmxen.abi import io
+
 # NETTXF_*: flags of a transmit request.
-TX_CSUM_BLANK = 1 << 0
-TX_DATA_VALIDATED = 1 << 1
-TX_MORE_DATA = 1 << 2
-TX_EXTRA_INFO = 1 << 3
+TX_CSUM_BLANK = io.NETTXF_csum_blank
+TX_DATA_VALIDATED = io.NETTXF_data_validated
+TX_MORE_DATA = io.NETTXF_more_data
+TX_EXTRA_INFO = io.NETTXF_extra_info
 
 # NETRXF_*: flags of a receive response.
-RX_DATA_VALIDATED = 1 << 0
-RX_CSUM_BLANK = 1 << 1
-RX_MORE_DATA = 1 << 2
-RX_EXTRA_INFO = 1 << 3
+RX_DATA_VALIDATED = io.NETRXF_data_validated
+RX_CSUM_BLANK = io.NETRXF_csum_blank
+RX_MORE_DATA = io.NETRXF_more_data
+RX_EXTRA_INFO = io.NETRXF_extra_info
 
 # XEN_NETIF_EXTRA_TYPE_*
-EXTRA_GSO = 1
-EXTRA_MCAST_ADD = 2
-EXTRA_MCAST_DEL = 3
-EXTRA_HASH = 4
-EXTRA_MORE = 1
+EXTRA_GSO = io.XEN_NETIF_EXTRA_TYPE_GSO
+EXTRA_MCAST_ADD = io.XEN_NETIF_EXTRA_TYPE_MCAST_ADD
+EXTRA_MCAST_DEL = io.XEN_NETIF_EXTRA_TYPE_MCAST_DEL
+EXTRA_HASH = io.XEN_NETIF_EXTRA_TYPE_HASH
+EXTRA_MORE = io.XEN_NETIF_EXTRA_FLAG_MORE
 
 # XEN_NETIF_GSO_TYPE_*
-GSO_NONE = 0
-GSO_TCPV4 = 1
-GSO_TCPV6 = 2
+GSO_NONE = io.XEN_NETIF_GSO_TYPE_NONE
+GSO_TCPV4 = io.XEN_NETIF_GSO_TYPE_TCPV4
+GSO_TCPV6 = io.XEN_NETIF_GSO_TYPE_TCPV6
 
 # NETIF_RSP_*: a status. A received packet's status is its length in bytes.
-RSP_NULL = 1
-RSP_OKAY = 0
-RSP_ERROR = -1
-RSP_DROPPED = -2
+RSP_NULL = io.NETIF_RSP_NULL
+RSP_OKAY = io.NETIF_RSP_OKAY
+RSP_ERROR = io.NETIF_RSP_ERROR
+RSP_DROPPED = io.NETIF_RSP_DROPPED
 
 # A transmit request's size has 16 bits.
 MAX_PACKET = 0xFFFF

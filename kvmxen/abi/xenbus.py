@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from kvmxen.abi import io
+
 
 class XenbusState(IntEnum):
     """enum xenbus_state"""
 
-    UNKNOWN = 0
-    INITIALISING = 1
-    INIT_WAIT = 2
-    INITIALISED = 3
-    CONNECTED = 4
-    CLOSING = 5
-    CLOSED = 6
-    RECONFIGURING = 7
-    RECONFIGURED = 8
+    UNKNOWN = io.XenbusStateUnknown
+    INITIALISING = io.XenbusStateInitialising
+    INIT_WAIT = io.XenbusStateInitWait
+    INITIALISED = io.XenbusStateInitialised
+    CONNECTED = io.XenbusStateConnected
+    CLOSING = io.XenbusStateClosing
+    CLOSED = io.XenbusStateClosed
+    RECONFIGURING = io.XenbusStateReconfiguring
+    RECONFIGURED = io.XenbusStateReconfigured

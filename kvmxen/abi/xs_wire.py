@@ -5,41 +5,43 @@ from __future__ import annotations
 import errno
 from enum import IntEnum, IntFlag
 
-PAYLOAD_MAX = 4096
-ABS_PATH_MAX = 3072
-REL_PATH_MAX = 2048
-RING_SIZE = 1024
+from kvmxen.abi import io
+
+PAYLOAD_MAX = io.XENSTORE_PAYLOAD_MAX
+ABS_PATH_MAX = io.XENSTORE_ABS_PATH_MAX
+REL_PATH_MAX = io.XENSTORE_REL_PATH_MAX
+RING_SIZE = io.XENSTORE_RING_SIZE
 
 
 class Operation(IntEnum):
-    """enum xsd_sockmsg_type; 20 was RESTRICT and is no longer valid."""
+    """enum xsd_sockmsg_type"""
 
-    CONTROL = 0
-    DIRECTORY = 1
-    READ = 2
-    GET_PERMS = 3
-    WATCH = 4
-    UNWATCH = 5
-    TRANSACTION_START = 6
-    TRANSACTION_END = 7
-    INTRODUCE = 8
-    RELEASE = 9
-    GET_DOMAIN_PATH = 10
-    WRITE = 11
-    MKDIR = 12
-    RM = 13
-    SET_PERMS = 14
-    WATCH_EVENT = 15
-    ERROR = 16
-    IS_DOMAIN_INTRODUCED = 17
-    RESUME = 18
-    SET_TARGET = 19
-    RESET_WATCHES = 21
-    DIRECTORY_PART = 22
-    GET_FEATURE = 23
-    SET_FEATURE = 24
-    GET_QUOTA = 25
-    SET_QUOTA = 26
+    CONTROL = io.XS_CONTROL
+    DIRECTORY = io.XS_DIRECTORY
+    READ = io.XS_READ
+    GET_PERMS = io.XS_GET_PERMS
+    WATCH = io.XS_WATCH
+    UNWATCH = io.XS_UNWATCH
+    TRANSACTION_START = io.XS_TRANSACTION_START
+    TRANSACTION_END = io.XS_TRANSACTION_END
+    INTRODUCE = io.XS_INTRODUCE
+    RELEASE = io.XS_RELEASE
+    GET_DOMAIN_PATH = io.XS_GET_DOMAIN_PATH
+    WRITE = io.XS_WRITE
+    MKDIR = io.XS_MKDIR
+    RM = io.XS_RM
+    SET_PERMS = io.XS_SET_PERMS
+    WATCH_EVENT = io.XS_WATCH_EVENT
+    ERROR = io.XS_ERROR
+    IS_DOMAIN_INTRODUCED = io.XS_IS_DOMAIN_INTRODUCED
+    RESUME = io.XS_RESUME
+    SET_TARGET = io.XS_SET_TARGET
+    RESET_WATCHES = io.XS_RESET_WATCHES
+    DIRECTORY_PART = io.XS_DIRECTORY_PART
+    GET_FEATURE = io.XS_GET_FEATURE
+    SET_FEATURE = io.XS_SET_FEATURE
+    GET_QUOTA = io.XS_GET_QUOTA
+    SET_QUOTA = io.XS_SET_QUOTA
 
 
 class Feature(IntFlag):

@@ -1,12 +1,11 @@
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from kvmxen.abi.io cimport (
+    BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST, BLKIF_MAX_SEGMENTS_PER_REQUEST,
+)
 from kvmxen.backends.block.engine cimport MAX_SEGMENTS, Engine, Op
 from kvmxen.grants cimport GrantTable
 from kvmxen.ring.shared_ring cimport BackRing
-
-cdef enum:
-    SEGMENTS_PER_REQUEST = 11
-    INDIRECT_PAGES = 8
 
 
 # A 64-bit frontend's structures; a test compares them with kvmxen/abi/blkif.py.
@@ -22,7 +21,7 @@ cdef struct RequestRw:
     uint16_t handle
     uint64_t id
     uint64_t sector_number
-    Segment seg[SEGMENTS_PER_REQUEST]
+    Segment seg[BLKIF_MAX_SEGMENTS_PER_REQUEST]
 
 
 cdef struct RequestDiscard:
@@ -41,7 +40,7 @@ cdef struct RequestIndirect:
     uint64_t id
     uint64_t sector_number
     uint16_t handle
-    uint32_t indirect_grefs[INDIRECT_PAGES]
+    uint32_t indirect_grefs[BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST]
 
 
 cdef union Request:

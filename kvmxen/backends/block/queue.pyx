@@ -13,24 +13,16 @@ from libc.string cimport memmove, memset
 from kvmxen.backends.block.engine cimport (
     MAX_SEGMENTS, OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE, Engine, Op, iovec,
 )
+from kvmxen.abi.io cimport (
+    BLKIF_DISCARD_SECURE, BLKIF_MAX_SEGMENTS_PER_REQUEST, BLKIF_OP_DISCARD,
+    BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_INDIRECT, BLKIF_OP_READ, BLKIF_OP_WRITE,
+    BLKIF_OP_WRITE_BARRIER, BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR,
+)
 from kvmxen.abi.xen cimport GNTST_okay
 from kvmxen.grants cimport GrantTable
 from kvmxen.ring.shared_ring cimport RING_TAKEN, BackRing
 
 cdef enum:
-    # BLKIF_OP_*
-    READ = 0
-    WRITE = 1
-    WRITE_BARRIER = 2
-    FLUSH_DISKCACHE = 3
-    DISCARD = 5
-    INDIRECT = 6
-    # BLKIF_RSP_*
-    OKAY = 0
-    ERROR = -1
-    UNSUPPORTED = -2
-
-    DISCARD_SECURE = 1
     SECTOR_SHIFT = 9
     SECTORS_PER_PAGE = 8
     # The most entries that the grant table can have.
@@ -153,7 +145,7 @@ cdef class BlockQueue:
                 self._respond(job.id, job.operation, error)
                 continue
             self._free_count -= 1
-            if job.operation == WRITE_BARRIER and self._in_flight:
+            if job.operation == BLKIF_OP_WRITE_BARRIER and self._in_flight:
                 # All requests before it must be done, and none after it begun.
                 self._held = job
             else:
@@ -172,24 +164,24 @@ cdef class BlockQueue:
         job.ref_count = 0
         job.op.offset = job.op.left = 0
         job.op.iov_first = job.op.iov_count = 0
-        if operation == DISCARD:
+        if operation == BLKIF_OP_DISCARD:
             return self._prepare_discard(request, job)
-        if operation == INDIRECT:
+        if operation == BLKIF_OP_INDIRECT:
             return self._prepare_indirect(request, job)
-        if operation > FLUSH_DISKCACHE:
+        if operation > BLKIF_OP_FLUSH_DISKCACHE:
             return EOPNOTSUPP
         return self._prepare_data(request, job)
 
     cdef int _prepare_data(self, Request *request, Job *job) noexcept nogil:
         cdef uint32_t count = request.rw.nr_segments
-        if job.operation >= WRITE_BARRIER:
+        if job.operation >= BLKIF_OP_WRITE_BARRIER:
             job.steps = FLUSH_BEFORE if not count else FLUSH_BEFORE | FLUSH_AFTER
             if not count:
                 return 0
-        if count > SEGMENTS_PER_REQUEST:
+        if count > BLKIF_MAX_SEGMENTS_PER_REQUEST:
             return EINVAL
         return self._map(job, request.rw.seg, count, request.rw.sector_number,
-                         job.operation == READ)
+                         job.operation == BLKIF_OP_READ)
 
     cdef int _prepare_indirect(self, Request *request, Job *job) noexcept nogil:
         cdef Segment segments[MAX_SEGMENTS]
@@ -197,7 +189,7 @@ cdef class BlockQueue:
         cdef uint8_t operation = request.indirect.indirect_op
         # The response names the inner operation.
         job.operation = operation
-        if operation > WRITE or count > MAX_SEGMENTS:
+        if operation > BLKIF_OP_WRITE or count > MAX_SEGMENTS:
             return EINVAL
         # One page holds MAX_SEGMENTS segments.
         if self._grants.copy_from(request.indirect.indirect_grefs[0], 0,
@@ -205,12 +197,13 @@ cdef class BlockQueue:
                                   <uint8_t *>segments) != GNTST_okay:
             return EINVAL
         self._counters.bytes_copied += count * sizeof(Segment)
-        return self._map(job, segments, count, request.indirect.sector_number, operation == READ)
+        return self._map(
+            job, segments, count, request.indirect.sector_number, operation == BLKIF_OP_READ)
 
     cdef int _prepare_discard(self, Request *request, Job *job) noexcept nogil:
         cdef uint64_t count = request.discard.nr_sectors
         cdef uint64_t sector = request.discard.sector_number
-        if not self._discard or request.discard.flag & DISCARD_SECURE:
+        if not self._discard or request.discard.flag & BLKIF_DISCARD_SECURE:
             return EOPNOTSUPP
         if (self._readonly or not count or count > self._sectors
                 or sector > self._sectors - count or (sector | count) & self._sector_mask):
@@ -341,9 +334,9 @@ cdef class BlockQueue:
         response.operation = operation
         if error:
             self._counters.errors += 1
-            response.status = ERROR
-            if error == EOPNOTSUPP and operation not in (READ, WRITE):
-                response.status = UNSUPPORTED
+            response.status = BLKIF_RSP_ERROR
+            if error == EOPNOTSUPP and operation not in (BLKIF_OP_READ, BLKIF_OP_WRITE):
+                response.status = BLKIF_RSP_EOPNOTSUPP
         # A 32-bit frontend's response differs only in the padding at its end.
         self._ring.put(&response)
 

@@ -8,8 +8,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
+from kvmxen.abi.io cimport (
+    XEN_NETIF_GSO_TYPE_NONE, XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6,
+)
 from kvmxen.backends.net.packet cimport (
-    GSO_NONE, GSO_TCPV4, GSO_TCPV6, MAX_GSO_HEADER, MAX_PACKET, MIN_GSO_SIZE, Cut, Packet,
+    MAX_GSO_HEADER, MAX_PACKET, MIN_GSO_SIZE, Cut, Packet,
     begin_cut, checksum_field, finish_checksum, next_segment, start_checksum,
 )
 
@@ -112,7 +115,7 @@ cdef class StreamLink(Link):
             return LINK_DROPPED
         if self._out_end > GATHERED and (self.flush() or self.ended):
             return LINK_DROPPED if self.ended else LINK_FULL
-        if packet.gso_type == GSO_NONE:
+        if packet.gso_type == XEN_NETIF_GSO_TYPE_NONE:
             if packet.blank:
                 finish_checksum(packet)
             self._append(packet.data, packet.length)
@@ -201,7 +204,7 @@ cdef class StreamLink(Link):
                     self._in_begin += PREFIX + length
                     packet.data, packet.length = at + PREFIX, length
                     packet.blank, packet.validated = False, True
-                    packet.gso_type, packet.gso_size = GSO_NONE, 0
+                    packet.gso_type, packet.gso_size = XEN_NETIF_GSO_TYPE_NONE, 0
                     return LINK_PACKET
             if not self._fill() and not self.ended:
                 return LINK_NONE
@@ -253,9 +256,11 @@ cdef class TapLink(Link):
             header.flags = NEEDS_CSUM
             header.csum_start = <uint16_t>packet.transport
             header.csum_offset = <uint16_t>checksum_field(packet)
-        if packet.gso_type != GSO_NONE:
+        if packet.gso_type != XEN_NETIF_GSO_TYPE_NONE:
             begin_cut(packet, &cut)
-            header.gso_type = VNET_GSO_TCPV4 if packet.gso_type == GSO_TCPV4 else VNET_GSO_TCPV6
+            header.gso_type = VNET_GSO_TCPV6
+            if packet.gso_type == XEN_NETIF_GSO_TYPE_TCPV4:
+                header.gso_type = VNET_GSO_TCPV4
             if packet.data[packet.transport + 13] & TCP_CWR:
                 header.gso_type |= VNET_GSO_ECN
             header.hdr_len, header.gso_size = <uint16_t>cut.header, packet.gso_size
@@ -291,10 +296,10 @@ cdef class TapLink(Link):
             packet.data, packet.length = self._buffer, <uint32_t>got
             packet.blank = header.flags & NEEDS_CSUM != 0
             packet.validated = header.flags & DATA_VALID != 0
-            packet.gso_type, packet.gso_size = GSO_NONE, header.gso_size
+            packet.gso_type, packet.gso_size = XEN_NETIF_GSO_TYPE_NONE, header.gso_size
             kind = header.gso_type & <uint8_t>~VNET_GSO_ECN
             if kind == VNET_GSO_TCPV4:
-                packet.gso_type = GSO_TCPV4
+                packet.gso_type = XEN_NETIF_GSO_TYPE_TCPV4
             elif kind == VNET_GSO_TCPV6:
-                packet.gso_type = GSO_TCPV6
+                packet.gso_type = XEN_NETIF_GSO_TYPE_TCPV6
             return LINK_PACKET

@@ -1,11 +1,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 cdef enum:
-    # XEN_NETIF_GSO_TYPE_*
-    GSO_NONE = 0
-    GSO_TCPV4 = 1
-    GSO_TCPV6 = 2
-
     # The longest packet, in bytes: a request's size is 16 bits.
     MAX_PACKET = 0xffff
     # Smaller segments than any TCP sends (TCP_MIN_SND_MSS) would only multiply headers.

@@ -8,6 +8,10 @@ in Linux's net/ipv4/tcp_offload.c.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from kvmxen.abi.io cimport (
+    XEN_NETIF_GSO_TYPE_NONE, XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6,
+)
+
 cdef extern from *:
     """
     #include <stdint.h>
@@ -154,14 +158,14 @@ cdef bint is_sound(Packet *packet) noexcept nogil:
     cdef Cut cut
     if packet.length < ETHERNET:
         return False
-    if packet.gso_type == GSO_NONE:
+    if packet.gso_type == XEN_NETIF_GSO_TYPE_NONE:
         return not packet.blank or locate(packet)
     if not locate(packet) or packet.protocol != TCP or packet.gso_size < MIN_GSO_SIZE:
         return False
     begin_cut(packet, &cut)
     if cut.header > MAX_GSO_HEADER:
         return False
-    version = 4 if packet.gso_type == GSO_TCPV4 else 6
+    version = 4 if packet.gso_type == XEN_NETIF_GSO_TYPE_TCPV4 else 6
     # Whatever the guest said, each segment needs its own checksum.
     packet.blank = True
     return packet.ip_version == version and packet.end == packet.length
@@ -267,9 +271,11 @@ cdef int open_packet(Packet *packet, bytearray frame, bint gso, uint16_t gso_siz
     packet.data = <uint8_t *><char *>frame
     packet.length = <uint32_t>len(frame)
     packet.blank, packet.validated = True, False
-    packet.gso_type, packet.gso_size = GSO_NONE, gso_size
+    packet.gso_type, packet.gso_size = XEN_NETIF_GSO_TYPE_NONE, gso_size
     if gso:
-        packet.gso_type = GSO_TCPV6 if frame[12:14] == b"\x86\xdd" else GSO_TCPV4
+        packet.gso_type = XEN_NETIF_GSO_TYPE_TCPV4
+        if frame[12:14] == b"\x86\xdd":
+            packet.gso_type = XEN_NETIF_GSO_TYPE_TCPV6
     if not is_sound(packet):
         raise ValueError("no whole packet of TCP or UDP")
     return 0

@@ -12,12 +12,18 @@ the same way.
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from kvmxen.backends.net.packet cimport GSO_NONE, GSO_TCPV4, GSO_TCPV6, Packet, is_sound
+from kvmxen.abi.io cimport (
+    NETIF_RSP_ERROR, NETIF_RSP_NULL, NETIF_RSP_OKAY, NETRXF_csum_blank, NETRXF_data_validated,
+    NETRXF_extra_info, NETRXF_more_data, NETTXF_csum_blank, NETTXF_data_validated,
+    NETTXF_extra_info, NETTXF_more_data, XEN_NETIF_EXTRA_FLAG_MORE, XEN_NETIF_EXTRA_TYPE_GSO,
+    XEN_NETIF_EXTRA_TYPE_HASH, XEN_NETIF_EXTRA_TYPE_MCAST_ADD, XEN_NETIF_EXTRA_TYPE_MCAST_DEL,
+    XEN_NETIF_GSO_TYPE_NONE, XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6,
+)
+from kvmxen.backends.net.packet cimport Packet, is_sound
 from kvmxen.abi.xen cimport GNTST_okay
 from kvmxen.grants cimport GrantTable
 from kvmxen.ring.shared_ring cimport RING_TAKEN, BackRing
 
-from kvmxen.abi import netif
 from kvmxen.layout import PAGE_SIZE
 
 cdef enum:
@@ -26,43 +32,13 @@ cdef enum:
     # The limit for older frontends; today's need at most XEN_NETIF_NR_SLOTS_MIN (18).
     MAX_SLOTS = 20
 
-    # NETTXF_*
-    TX_CSUM_BLANK = 1 << 0
-    TX_DATA_VALIDATED = 1 << 1
-    TX_MORE_DATA = 1 << 2
-    TX_EXTRA_INFO = 1 << 3
-    # NETRXF_*
-    RX_DATA_VALIDATED = 1 << 0
-    RX_CSUM_BLANK = 1 << 1
-    RX_MORE_DATA = 1 << 2
-    RX_EXTRA_INFO = 1 << 3
-    # XEN_NETIF_EXTRA_*
-    EXTRA_GSO = 1
-    EXTRA_MCAST_ADD = 2
-    EXTRA_MCAST_DEL = 3
-    EXTRA_HASH = 4
-    EXTRA_MORE = 1
-    # NETIF_RSP_*
-    RSP_NULL = 1
-    RSP_OKAY = 0
-    RSP_ERROR = -1
-
 assert PAGE == PAGE_SIZE
-assert (TX_CSUM_BLANK, TX_DATA_VALIDATED, TX_MORE_DATA, TX_EXTRA_INFO) == (
-    netif.TX_CSUM_BLANK, netif.TX_DATA_VALIDATED, netif.TX_MORE_DATA, netif.TX_EXTRA_INFO)
-assert (RX_DATA_VALIDATED, RX_CSUM_BLANK, RX_MORE_DATA, RX_EXTRA_INFO) == (
-    netif.RX_DATA_VALIDATED, netif.RX_CSUM_BLANK, netif.RX_MORE_DATA, netif.RX_EXTRA_INFO)
-assert (EXTRA_GSO, EXTRA_MCAST_ADD, EXTRA_MCAST_DEL, EXTRA_HASH, EXTRA_MORE) == (
-    netif.EXTRA_GSO, netif.EXTRA_MCAST_ADD, netif.EXTRA_MCAST_DEL, netif.EXTRA_HASH,
-    netif.EXTRA_MORE)
-assert (RSP_NULL, RSP_OKAY, RSP_ERROR) == (netif.RSP_NULL, netif.RSP_OKAY, netif.RSP_ERROR)
-assert (GSO_NONE, GSO_TCPV4, GSO_TCPV6) == (netif.GSO_NONE, netif.GSO_TCPV4, netif.GSO_TCPV6)
 
 
 cdef struct Extra:
     uint8_t type
     uint8_t flags
-    # For EXTRA_GSO. For EXTRA_MCAST_*, the six bytes from here on are an address.
+    # For GSO. For MCAST_ADD and MCAST_DEL, the six bytes from here on are an address.
     uint16_t gso_size
     uint8_t gso_type
     uint8_t pad
@@ -113,17 +89,17 @@ cdef class MulticastFilter:
     cdef int16_t add(self, const uint8_t *address) noexcept nogil:
         if self.find(address) < 0:
             if self.count == MAX_ADDRESSES:
-                return RSP_ERROR
+                return NETIF_RSP_ERROR
             memcpy(self._addresses[self.count], address, 6)
             self.count += 1
-        return RSP_OKAY
+        return NETIF_RSP_OKAY
 
     cdef int16_t remove(self, const uint8_t *address) noexcept nogil:
         cdef int at = self.find(address)
         if at >= 0:
             self.count -= 1
             memcpy(self._addresses[at], self._addresses[self.count], 6)
-        return RSP_OKAY
+        return NETIF_RSP_OKAY
 
 
 cdef class NetQueue:
@@ -153,40 +129,40 @@ cdef class NetQueue:
         cdef Slot slot
         cdef uint32_t count = 1
         cdef uint32_t i
-        cdef int16_t status = RSP_OKAY
+        cdef int16_t status = NETIF_RSP_OKAY
         cdef int kind = FETCH_PACKET
         cdef bint sound = True
         self._taken = 0
         if self.tx.take(&slots[0]) != RING_TAKEN:
             return FETCH_BROKEN if self.tx.broken else FETCH_NONE
-        self._answer(slots[0].id, RSP_OKAY)
-        packet.gso_type, packet.gso_size = GSO_NONE, 0
-        if slots[0].flags & TX_EXTRA_INFO:
+        self._answer(slots[0].id, NETIF_RSP_OKAY)
+        packet.gso_type, packet.gso_size = XEN_NETIF_GSO_TYPE_NONE, 0
+        if slots[0].flags & NETTXF_extra_info:
             kind = self._extras(packet, &sound)
         slot = slots[0]
-        while kind != FETCH_BROKEN and slot.flags & TX_MORE_DATA:
+        while kind != FETCH_BROKEN and slot.flags & NETTXF_more_data:
             if self.tx.take(&slot) != RING_TAKEN:
                 kind = FETCH_BROKEN
                 break
-            self._answer(slot.id, RSP_OKAY)
+            self._answer(slot.id, NETIF_RSP_OKAY)
             if count < MAX_SLOTS:
                 slots[count] = slot
             count += 1
         if kind == FETCH_BROKEN:
             self.counters.tx_errors += 1
             return kind
-        packet.blank = slots[0].flags & TX_CSUM_BLANK != 0
-        packet.validated = slots[0].flags & TX_DATA_VALIDATED != 0
+        packet.blank = slots[0].flags & NETTXF_csum_blank != 0
+        packet.validated = slots[0].flags & NETTXF_data_validated != 0
         if not sound or kind == FETCH_PACKET and not (
                 count <= MAX_SLOTS and self._gather(packet, slots, count) and is_sound(packet)):
-            kind, status = FETCH_OTHER, RSP_ERROR
+            kind, status = FETCH_OTHER, NETIF_RSP_ERROR
             self.counters.tx_errors += 1
         elif kind == FETCH_PACKET:
             self.counters.tx_packets += 1
             self.counters.tx_bytes += packet.length
-            self.counters.tx_gso += packet.gso_type != GSO_NONE
+            self.counters.tx_gso += packet.gso_type != XEN_NETIF_GSO_TYPE_NONE
         for i in range(self._taken):
-            if self._answers[i].status != RSP_NULL:
+            if self._answers[i].status != NETIF_RSP_NULL:
                 self._answers[i].status = status
             self.tx.put(&self._answers[i])
         return kind
@@ -204,21 +180,22 @@ cdef class NetQueue:
         while True:
             if self.tx.take(&entry) != RING_TAKEN:
                 return FETCH_BROKEN
-            self._answer(0, RSP_NULL)
-            if entry.extra.type == EXTRA_GSO:
+            self._answer(0, NETIF_RSP_NULL)
+            if entry.extra.type == XEN_NETIF_EXTRA_TYPE_GSO:
                 packet.gso_type, packet.gso_size = entry.extra.gso_type, entry.extra.gso_size
-                if packet.gso_type not in (GSO_TCPV4, GSO_TCPV6):
+                if packet.gso_type not in (XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6):
                     sound[0] = False
-            elif entry.extra.type in (EXTRA_MCAST_ADD, EXTRA_MCAST_DEL):
+            elif entry.extra.type in (
+                    XEN_NETIF_EXTRA_TYPE_MCAST_ADD, XEN_NETIF_EXTRA_TYPE_MCAST_DEL):
                 # A message, not a packet.
                 kind = FETCH_OTHER
-                if entry.extra.type == EXTRA_MCAST_DEL:
+                if entry.extra.type == XEN_NETIF_EXTRA_TYPE_MCAST_DEL:
                     self.filter.remove(<uint8_t *>&entry + 2)
-                elif self.filter.add(<uint8_t *>&entry + 2) != RSP_OKAY:
+                elif self.filter.add(<uint8_t *>&entry + 2) != NETIF_RSP_OKAY:
                     sound[0] = False
-            elif entry.extra.type != EXTRA_HASH:
+            elif entry.extra.type != XEN_NETIF_EXTRA_TYPE_HASH:
                 sound[0] = False
-            if not entry.extra.flags & EXTRA_MORE:
+            if not entry.extra.flags & XEN_NETIF_EXTRA_FLAG_MORE:
                 return kind
 
     cdef bint _gather(self, Packet *packet, const Slot *slots, uint32_t count) noexcept nogil:
@@ -250,7 +227,8 @@ cdef class NetQueue:
 
         If it has not, it will send an event with the next.
         """
-        cdef uint32_t wanted = (packet.length + PAGE - 1) // PAGE + (packet.gso_type != GSO_NONE)
+        cdef bint gso = packet.gso_type != XEN_NETIF_GSO_TYPE_NONE
+        cdef uint32_t wanted = (packet.length + PAGE - 1) // PAGE + gso
         cdef int found = self.rx.more(wanted)
         return -1 if found < 0 else <uint32_t>found >= wanted
 
@@ -262,26 +240,26 @@ cdef class NetQueue:
         cdef uint32_t size
         cdef uint16_t flags = 0
         if packet.blank:
-            flags = RX_CSUM_BLANK | RX_DATA_VALIDATED
+            flags = NETRXF_csum_blank | NETRXF_data_validated
         elif packet.validated:
-            flags = RX_DATA_VALIDATED
-        if packet.gso_type != GSO_NONE:
-            flags |= RX_EXTRA_INFO
+            flags = NETRXF_data_validated
+        if packet.gso_type != XEN_NETIF_GSO_TYPE_NONE:
+            flags |= NETRXF_extra_info
         while at < packet.length:
             if self.rx.take(&request) != RING_TAKEN:
                 return
             size = min(packet.length - at, <uint32_t>PAGE)
             entry.response.id, entry.response.offset = request.id, 0
-            entry.response.flags = flags | (RX_MORE_DATA if at + size < packet.length else 0)
+            entry.response.flags = flags | (NETRXF_more_data if at + size < packet.length else 0)
             entry.response.status = <int16_t>size
             if self.grants.copy_to(request.gref, 0, size, packet.data + at) != GNTST_okay:
-                entry.response.status = RSP_ERROR
+                entry.response.status = NETIF_RSP_ERROR
                 self.counters.rx_errors += 1
             self.rx.put(&entry)
-            if flags & RX_EXTRA_INFO:
+            if flags & NETRXF_extra_info:
                 if self.rx.take(&request) != RING_TAKEN:
                     return
-                entry.extra.type, entry.extra.flags = EXTRA_GSO, 0
+                entry.extra.type, entry.extra.flags = XEN_NETIF_EXTRA_TYPE_GSO, 0
                 entry.extra.gso_size, entry.extra.gso_type = packet.gso_size, packet.gso_type
                 entry.extra.pad = entry.extra.features = 0
                 self.rx.put(&entry)

@@ -163,8 +163,8 @@ void xenbus_find(struct xenbus_device *device, const char *frontend);
 void xenbus_say(const struct xenbus_device *device, const char *key, const char *value);
 void xenbus_put(const struct xenbus_device *device, const char *key, u32 value);
 /* The backend's state. */
-bool xenbus_is(const struct xenbus_device *device, enum xenbus_state state);
-void xenbus_await(const struct xenbus_device *device, enum xenbus_state state);
+bool xenbus_is(const struct xenbus_device *device, u32 state);
+void xenbus_await(const struct xenbus_device *device, u32 state);
 
 /* ---- memory.c ---- */
 #define PTE_RO (PTE_PRESENT | PTE_USER | PTE_ACCESSED)

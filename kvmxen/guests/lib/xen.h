@@ -1,11 +1,12 @@
 /*
- * The part of Xen's public ABI that a 64-bit PV guest of ours uses: the numbers of abi/xen.h, and
- * layouts, which are those of xen/include/public/{xen,arch-x86/xen,arch-x86/xen-x86_64,
+ * The part of Xen's public ABI that a 64-bit PV guest of ours uses: the numbers of abi/xen.h and
+ * abi/io.h, and layouts, which are those of xen/include/public/{xen,arch-x86/xen,arch-x86/xen-x86_64,
  * event_channel,sched,memory,vcpu,callback,version,grant_table}.h and io/{console,xs_wire,xenbus,
  * ring}.h; the asserts and tests/unit/abi/test_structure.py hold them.
  */
 #pragma once
 
+#include "abi/io.h"
 #include "abi/x86.h"
 #include "abi/xen.h"
 
@@ -182,40 +183,14 @@ struct xencons_interface {
 };
 _Static_assert(sizeof(struct xencons_interface) == 3088, "xencons_interface");
 
-#define XENSTORE_RING_SIZE 1024
-#define XENSTORE_PAYLOAD_MAX 4096
-
 struct xenstore_domain_interface {
     char req[XENSTORE_RING_SIZE], rsp[XENSTORE_RING_SIZE];
     u32 req_cons, req_prod, rsp_cons, rsp_prod;
 };
 
-enum xsd_sockmsg_type {
-    XS_DIRECTORY = 1,
-    XS_READ = 2,
-    XS_WATCH = 4,
-    XS_UNWATCH = 5,
-    XS_TRANSACTION_START = 6,
-    XS_TRANSACTION_END = 7,
-    XS_GET_DOMAIN_PATH = 10,
-    XS_WRITE = 11,
-    XS_RM = 13,
-    XS_WATCH_EVENT = 15,
-    XS_ERROR = 16,
-};
-
 struct xsd_sockmsg { u32 type, req_id, tx_id, len; };
 
 /* ---- devices: io/xenbus.h, io/ring.h ---- */
-
-enum xenbus_state {
-    XenbusStateInitialising = 1,
-    XenbusStateInitWait = 2,
-    XenbusStateInitialised = 3,
-    XenbusStateConnected = 4,
-    XenbusStateClosing = 5,
-    XenbusStateClosed = 6,
-};
 
 /* What every shared ring begins with; the entries come at RING_ENTRIES. */
 struct sring { u32 req_prod, req_event, rsp_prod, rsp_event; };

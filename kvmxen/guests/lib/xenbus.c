@@ -25,14 +25,14 @@ void xenbus_put(const struct xenbus_device *device, const char *key, u32 value)
     xenbus_say(device, key, text);
 }
 
-bool xenbus_is(const struct xenbus_device *device, enum xenbus_state state)
+bool xenbus_is(const struct xenbus_device *device, u32 state)
 {
     char path[160], text[16];
     format(path, sizeof path, "%s/state", device->backend);
     return xs_read(XS_NO_TRANSACTION, path, text, sizeof text) == 1 && text[0] == '0' + (char)state;
 }
 
-void xenbus_await(const struct xenbus_device *device, enum xenbus_state state)
+void xenbus_await(const struct xenbus_device *device, u32 state)
 {
     u64 end = now() + PATIENCE;
     while (!xenbus_is(device, state))

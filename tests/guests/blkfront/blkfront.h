@@ -3,17 +3,6 @@
 
 #include "guest.h"
 
-#define BLKIF_OP_READ 0
-#define BLKIF_OP_WRITE 1
-#define BLKIF_OP_WRITE_BARRIER 2
-#define BLKIF_OP_FLUSH_DISKCACHE 3
-#define BLKIF_OP_DISCARD 5
-#define BLKIF_OP_INDIRECT 6
-#define BLKIF_RSP_OKAY 0
-#define BLKIF_RSP_ERROR (-1)
-#define BLKIF_RSP_EOPNOTSUPP (-2)
-#define BLKIF_MAX_SEGMENTS_PER_REQUEST 11
-#define BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST 8
 #define INDIRECT_SEGMENTS 256
 
 struct blkif_request_segment {

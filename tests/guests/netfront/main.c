@@ -7,8 +7,6 @@
 #define TX_REF 8
 #define RX_REF 9
 #define DATA_REF 10
-#define MORE_DATA 4
-#define EXTRA_INFO 8
 
 struct tx_request {
     u32 gref;
@@ -139,12 +137,12 @@ static void rings_that_break(void)
         xenbus_await(&vif, XenbusStateClosing);
         end();
         connect(starts[i]);
-        request(starts[i], DATA_REF, 0, MORE_DATA, 60);
+        request(starts[i], DATA_REF, 0, NETTXF_more_data, 60);
         kick(starts[i] + 1);
         xenbus_await(&vif, XenbusStateClosing);
         end();
         connect(starts[i]);
-        request(starts[i], DATA_REF, 0, EXTRA_INFO, 60);
+        request(starts[i], DATA_REF, 0, NETTXF_extra_info, 60);
         kick(starts[i] + 1);
         xenbus_await(&vif, XenbusStateClosing);
         end();

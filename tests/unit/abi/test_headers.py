@@ -13,11 +13,11 @@ from types import ModuleType
 import pytest
 
 import kvmxen
-from kvmxen.abi import headers, x86, xen
+from kvmxen.abi import headers, io, x86, xen
 
 ROOT = Path(kvmxen.__file__).parent
 TESTS = Path(__file__).parents[2]
-SHARED = {"x86": x86, "xen": xen}
+SHARED = {"io": io, "x86": x86, "xen": xen}
 HEADERS = (*sorted((ROOT / "abi").glob("*.h")), ROOT / "shim" / "abi.h")
 SOURCES = sorted(
     path
@@ -65,7 +65,7 @@ def second_homes(text: str, numbers: dict[str, int]) -> list[str]:
     """The `numbers` that the source `text` defines again: by name; by the name without its
     first word, if it does so with several; or by a literal that means nothing else."""
     named = {name.lower(): value for name, value in numbers.items()}
-    short = {name.partition("_")[2]: value for name, value in named.items()}
+    short = {name.partition("_")[2]: value for name, value in named.items() if "_" in name}
     found, doubtful = [], []
     for name, value in definitions(text):
         bare = re.sub(r"^_+", "", name.lower())
