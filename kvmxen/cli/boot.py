@@ -59,7 +59,7 @@ class _Command(click.Command):
             raise explained(error, words) from None
 
 
-@click.command(cls=_Command, epilog=STATUSES, short_help="Boot a kernel as a Xen guest.")
+@click.command(cls=_Command, epilog=STATUSES)
 @click.argument("kernel", required=False, type=Path)
 @click.option("--ramdisk", metavar="FILE", type=Path, help="The guest's initial ramdisk.")
 @click.option(

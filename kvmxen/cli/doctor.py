@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kvmxen.doctor import Finding
 
 
-@click.command(short_help="Report what this host's /dev/kvm can do.")
+@click.command()
 def doctor() -> int:
     """Report what this host's /dev/kvm can do, what that means, and how to get access.
 

@@ -34,7 +34,7 @@ def _detach(name: str, request: BlockDetach | NetworkDetach, device: str) -> Non
         )
 
 
-@click.command("block-attach", short_help="Attach a disk to a running domain.")
+@click.command("block-attach")
 @click.argument("name")
 @click.argument("disk", metavar="FILE[,KEY=VALUE]...")
 def block_attach(name: str, disk: str) -> None:
@@ -44,7 +44,7 @@ def block_attach(name: str, disk: str) -> None:
     click.echo(_ask(name, BlockAttach(DiskSpec.parse(disk))))
 
 
-@click.command("block-detach", short_help="Detach a disk from a running domain.")
+@click.command("block-detach")
 @click.argument("name")
 @click.argument("device")
 @_FORCE
@@ -56,7 +56,7 @@ def block_detach(name: str, device: str, force: bool) -> None:
     _detach(name, BlockDetach(device, force), device)
 
 
-@click.command("block-resize", short_help="Tell a running domain that a disk has grown.")
+@click.command("block-resize")
 @click.argument("name")
 @click.argument("device")
 def block_resize(name: str, device: str) -> None:
@@ -71,7 +71,7 @@ def block_resize(name: str, device: str) -> None:
     _ask(name, BlockResize(device))
 
 
-@click.command("network-attach", short_help="Attach a network interface to a running domain.")
+@click.command("network-attach")
 @click.argument("name")
 @click.argument("net")
 def network_attach(name: str, net: str) -> None:
@@ -85,7 +85,7 @@ def network_attach(name: str, net: str) -> None:
     click.echo(_ask(name, NetworkAttach(spec)))
 
 
-@click.command("network-detach", short_help="Detach a network interface from a running domain.")
+@click.command("network-detach")
 @click.argument("name")
 @click.argument("number", type=click.IntRange(0, 0xFFFF))
 @_FORCE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 import click
@@ -13,37 +13,40 @@ from kvmxen.cli.status import FAILED, INTERRUPTED, STATUSES, USAGE
 from kvmxen.errors import FieldError, KvmxenError, printable, shortage
 from kvmxen.streams import say, settle
 
-# The module of each command.
-_MODULES = {
-    "block-attach": "hotplug",
-    "block-detach": "hotplug",
-    "block-resize": "hotplug",
-    "boot": "boot",
-    "doctor": "doctor",
-    "network-attach": "hotplug",
-    "network-detach": "hotplug",
-    "top": "top",
-    "xenstore": "xenstore",
+# The module of each command, and what the list of commands says of it.
+_COMMANDS = {
+    "block-attach": ("hotplug", "Attach a disk to a running domain."),
+    "block-detach": ("hotplug", "Detach a disk from a running domain."),
+    "block-resize": ("hotplug", "Tell a running domain that a disk has grown."),
+    "boot": ("boot", "Boot a kernel as a Xen guest."),
+    "doctor": ("doctor", "Report what this host's /dev/kvm can do."),
+    "network-attach": ("hotplug", "Attach a network interface to a running domain."),
+    "network-detach": ("hotplug", "Detach a network interface from a running domain."),
+    "top": ("top", "Show the activity of a running domain's devices."),
+    "xenstore": ("xenstore", "Read, change and watch a domain's xenstore."),
 }
 
 
-class _Commands(Mapping[str, click.Command]):
-    """The commands by name, each imported on demand: a boot needs only one of them."""
+class _Commands(click.Group):
+    """The commands, each imported when it is used: --help needs none of them, a boot one."""
 
-    def __getitem__(self, name: str) -> click.Command:
-        module = import_module(f"kvmxen.cli.{_MODULES[name]}")
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module = import_module(f"kvmxen.cli.{_COMMANDS[name][0]}")
         command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(_MODULES)
-
-    def __len__(self) -> int:
-        return len(_MODULES)
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
 @click.group(
-    commands=_Commands(),
+    cls=_Commands,
     epilog=STATUSES,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -24,7 +24,7 @@ class Row(NamedTuple):
     rate: float
 
 
-@click.command(short_help="Show the activity of a running domain's devices.")
+@click.command()
 @click.argument("name")
 @click.option("--once", is_flag=True, help="Print the totals once, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the totals once, as JSON.")

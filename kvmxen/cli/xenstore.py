@@ -27,7 +27,7 @@ class _Refused(KvmxenError):
     exit_status = 4
 
 
-@click.group(epilog=XENSTORE_STATUSES, short_help="Read, change and watch a domain's xenstore.")
+@click.group(epilog=XENSTORE_STATUSES)
 def xenstore() -> None:
     """Read, change and watch the xenstore of the running domain NAME.
 
