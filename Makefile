@@ -61,7 +61,7 @@ lint: $(VENV)/built
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -f kvmxen/shim/shim.bin kvmxen/guests/demo.elf
+	rm -f kvmxen/pv/shim/shim.bin kvmxen/guests/demo.elf
 	find kvmxen tests -name '*.so' -delete -o -name __pycache__ -prune -exec rm -r {} +
 
 # The packages and the environment, then the extension modules and the guests' code.

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kvmxen.guests._build import compile_guest, tool
 
 PACKAGE = Path("kvmxen")
-SHIM = PACKAGE / "shim"
+SHIM = PACKAGE / "pv" / "shim"
 # The numbers that the C of all parts, Cython and Python share.
-SHARED_HEADERS = sorted((PACKAGE / "abi").glob("*.h"))
+SHARED_HEADERS = sorted((PACKAGE / "xen" / "abi").glob("*.h"))
 SHIM_IMAGE = SHIM / "shim.bin"
 # Freestanding, at a fixed address in the upper half, with no registers but the general ones.
 # fmt: off

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.page import table
 from benchmarks.sample import Sample
-from kvmxen.initramfs import system
+from kvmxen.domain.initramfs import system
 from tests import packages
 
 _KERNEL = "6.1"

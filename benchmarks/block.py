@@ -19,14 +19,14 @@ from tempfile import TemporaryDirectory
 from benchmarks import plot
 from benchmarks.page import table
 from benchmarks.sample import Pair, Sample, in_turn
-from kvmxen.abi.blkif import NATIVE, PROTOCOLS, SEGMENT
 from kvmxen.backends.block.image import RawImage
 from kvmxen.backends.block.queue import BlockQueue
 from kvmxen.config import DiskSpec
 from kvmxen.errors import KvmxenError
-from kvmxen.memory import Window
+from kvmxen.kvm.memory import Window
 from kvmxen.ring.doorbell import Doorbell
 from kvmxen.ring.shared_ring import BackRing
+from kvmxen.xen.abi.blkif import NATIVE, PROTOCOLS, SEGMENT
 from tests.unit.backends.fake_domain import FakeDomain
 
 SIZE = 256 << 20

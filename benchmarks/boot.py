@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.page import table
 from benchmarks.sample import Sample
 from kvmxen import guests
-from kvmxen.initramfs import system
+from kvmxen.domain.initramfs import system
 from tests import packages
 
 KERNELS = ("6.1", "6.12")

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.page import table
 from benchmarks.sample import Pair, in_turn
-from kvmxen.layout import Layout
-from kvmxen.machine import Machine
-from kvmxen.run import run as vcpu_loop
-from kvmxen.shim.abi import constants
-from kvmxen.snippet import load_code
+from kvmxen.kvm.layout import Layout
+from kvmxen.pv.machine import Machine
+from kvmxen.pv.run import run as vcpu_loop
+from kvmxen.pv.shim.abi import constants
+from kvmxen.pv.snippet import load_code
 
 _HERE = Path(__file__).parent
 _MEMORY = 32 << 20

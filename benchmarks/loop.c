@@ -7,9 +7,9 @@
 #include <stdint.h>
 #include <sys/ioctl.h>
 
-#include "abi/x86.h"
-#include "abi/xen.h"
-#include "shim/abi.h"
+#include "xen/abi/x86.h"
+#include "xen/abi/xen.h"
+#include "pv/shim/abi.h"
 
 enum { VERSION = 0x40011 };
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from benchmarks import plot
 from benchmarks.page import table
 from benchmarks.sample import Pair, Sample, in_turn
-from kvmxen.abi import netif
-from kvmxen.abi.ring import REQ_PROD, RSP_EVENT
 from kvmxen.backends.net.interface import Credit, Interface
 from kvmxen.backends.net.link import StreamLink
 from kvmxen.backends.net.queue import MulticastFilter, NetQueue
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
 from kvmxen.ring.doorbell import Doorbell
+from kvmxen.xen.abi import netif
+from kvmxen.xen.abi.ring import REQ_PROD, RSP_EVENT
 from tests.unit.backends.fake_domain import FakeDomain
 from tests.unit.backends.net.frontend import SIZE, Ring
 

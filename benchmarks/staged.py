@@ -18,7 +18,7 @@ from kvmxen.cli import main
 from kvmxen.domain import images, recipe
 from kvmxen.domain.run import Run
 from kvmxen.loader.kernel import load_kernel
-from kvmxen.machine import Machine
+from kvmxen.pv.machine import Machine
 
 _spawned = int(sys.argv[1])
 _stages: dict[str, int] = {}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kvmxen.domain.remote import connect
     from kvmxen.domain.state import Event, State
     from kvmxen.errors import KvmxenError, UsageError
-    from kvmxen.machine import End
+    from kvmxen.pv.machine import End
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ _PLACES = {
     "ConsoleSpec": "config.console",
     "DiskSpec": "config.disk",
     "Domain": "domain.domain",
-    "End": "machine",
+    "End": "pv.machine",
     "Ending": "domain.ending",
     "Event": "domain.state",
     "KvmxenError": "errors",

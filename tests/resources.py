@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 
+from kvmxen.kvm.layout import Layout
 from kvmxen.kvm.system import Cap, System
-from kvmxen.layout import Layout
-from kvmxen.machine import Machine
-from kvmxen.programs import look_at_programs
+from kvmxen.pv.machine import Machine
+from kvmxen.pv.programs import look_at_programs
 
 # Each is a pytest marker; a marked test is skipped if the machine lacks it.
 NEEDS = {

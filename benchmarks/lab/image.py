@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import guest
 from benchmarks.lab import devices, jobs, python
+from kvmxen.domain.initramfs import Entry, build_cpio, folder, program, system
 from kvmxen.guests._build import compile_guest
-from kvmxen.initramfs import Entry, build_cpio, folder, program, system
 from kvmxen.loader.bzimage import find_payload
 from kvmxen.loader.decompress import decompress_payload
 from tests import packages

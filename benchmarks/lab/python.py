@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from kvmxen.initramfs import Entry
+from kvmxen.domain.initramfs import Entry
 
 VENV = Path("/venv")
 INTERPRETER = VENV / "bin/python3"

@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "abi/io.h"
+#include "xen/abi/io.h"
 
 #define VALUE "0123456789abcdef"
 /* What a domain's start writes, each a node of its own, and below its backend. */

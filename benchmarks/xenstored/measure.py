@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.page import table
 from benchmarks.sample import Pair, Sample
 from benchmarks.xenstored import daemons, plot
-from kvmxen.xenstored.listener import connect
+from kvmxen.xenstore.server.listener import connect
 from tests.packages import Unavailable
 
 OPERATIONS = ("read", "write", "directory", "transaction", "watch")

@@ -9,8 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+from kvmxen.xenstore.server.server import Server
 from kvmxen.xenstore.store import Store
-from kvmxen.xenstored.server import Server
 
 
 def main() -> None:

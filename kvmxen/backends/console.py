@@ -13,7 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from kvmxen.abi.io_console import (
+from kvmxen.kvm.memory import GuestMemory
+from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
+from kvmxen.streams import say
+from kvmxen.xen.abi.io_console import (
     IN_CONS,
     IN_PROD,
     INPUT,
@@ -23,9 +26,6 @@ from kvmxen.abi.io_console import (
     OUTPUT,
     OUTPUT_SIZE,
 )
-from kvmxen.memory import GuestMemory
-from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
-from kvmxen.streams import say
 
 TAIL_BYTES = 8192
 # The most emergency writes to hold; beyond that the oldest are lost.
@@ -56,7 +56,7 @@ class Terminal(Protocol):
 
 
 class Watcher(Protocol):
-    """The part of kvmxen.loop.Loop that a backend uses."""
+    """The part of kvmxen.backends.loop.Loop that a backend uses."""
 
     def watch(self, fd: int, readable: bool, callback: Callable[[], None]) -> None: ...
 

@@ -8,10 +8,10 @@ from threading import Thread
 
 from kvmxen.backends.peer import Peer
 from kvmxen.errors import GuestFault, HypercallError
-from kvmxen.events import BackendPort
-from kvmxen.grants import GrantError
-from kvmxen.memory import Window
+from kvmxen.kvm.memory import Window
 from kvmxen.ring.doorbell import Doorbell
+from kvmxen.xen.events import BackendPort
+from kvmxen.xen.grants import GrantError
 from kvmxen.xenstore.errors import XenstoreError
 
 _NUMBER = re.compile(rb"[0-9]{1,20}").fullmatch

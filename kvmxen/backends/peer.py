@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvmxen.abi.xen import DOMID_GUEST
-from kvmxen.events import EventChannels
-from kvmxen.grants import GrantTable
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.memory import GuestMemory
+from kvmxen.xen.abi.xen import DOMID_GUEST
+from kvmxen.xen.events import EventChannels
+from kvmxen.xen.grants import GrantTable
 from kvmxen.xenstore.store import Store
 
 

@@ -17,10 +17,10 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.frontend import FrontendError, FrontendNodes
 from kvmxen.backends.peer import Peer
 from kvmxen.errors import KvmxenError
+from kvmxen.xen.abi.xenbus import XenbusState as State
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import home
 from kvmxen.xenstore.permissions import DOM0, READ, Permission

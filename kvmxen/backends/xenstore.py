@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from kvmxen.abi.xen import DOMID_GUEST
 from kvmxen.errors import KvmxenError
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.memory import GuestMemory
+from kvmxen.xen.abi.xen import DOMID_GUEST
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.errors import DumpError, XenstoreError
 from kvmxen.xenstore.nodes import populate

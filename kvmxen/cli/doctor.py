@@ -10,7 +10,7 @@ import click
 from kvmxen.errors import KvmxenError
 
 if TYPE_CHECKING:
-    from kvmxen.doctor import Finding
+    from kvmxen.domain.doctor import Finding
 
 
 @click.command()
@@ -19,7 +19,7 @@ def doctor() -> int:
 
     The exit status is 0 if a PV guest can run, else 1.
     """
-    from kvmxen.doctor import examine
+    from kvmxen.domain.doctor import examine
 
     diagnosis = examine()
     if sys.stdout.isatty():

@@ -12,7 +12,7 @@ from kvmxen.config import Config
 from kvmxen.domain.domain import Domain
 from kvmxen.domain.state import Event
 from kvmxen.errors import Interrupted
-from kvmxen.machine import End
+from kvmxen.pv.machine import End
 from kvmxen.streams import say, tell
 
 _STATUSES = {End.POWEROFF: 0, End.CRASH: CRASHED, End.REBOOT: REBOOTED}

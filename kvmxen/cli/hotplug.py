@@ -11,7 +11,7 @@ from kvmxen.config.net import NetSpec
 from kvmxen.errors import KvmxenError, UsageError
 
 if TYPE_CHECKING:
-    from kvmxen.control.requests import BlockDetach, NetworkDetach, Request
+    from kvmxen.domain.control.requests import BlockDetach, NetworkDetach, Request
 
 _FORCE = click.option(
     "--force", is_flag=True, help="Remove it without asking the guest; data may be lost."
@@ -20,8 +20,8 @@ _FORCE = click.option(
 
 def _ask(name: str, request: Request) -> Any:
     # Imported here: --help should not pay for it.
-    from kvmxen.control.client import ask
-    from kvmxen.rundir import runtime_root
+    from kvmxen.domain.control.client import ask
+    from kvmxen.domain.rundir import runtime_root
 
     return ask(runtime_root(), name, request)
 
@@ -39,7 +39,7 @@ def _detach(name: str, request: BlockDetach | NetworkDetach, device: str) -> Non
 @click.argument("disk", metavar="FILE[,KEY=VALUE]...")
 def block_attach(name: str, disk: str) -> None:
     """Attach a disk, written as for boot's --disk, to the running domain NAME; print its name."""
-    from kvmxen.control.requests import BlockAttach
+    from kvmxen.domain.control.requests import BlockAttach
 
     click.echo(_ask(name, BlockAttach(DiskSpec.parse(disk))))
 
@@ -50,7 +50,7 @@ def block_attach(name: str, disk: str) -> None:
 @_FORCE
 def block_detach(name: str, device: str, force: bool) -> None:
     """Detach DEVICE, a disk such as xvdb, from the running domain NAME."""
-    from kvmxen.control.requests import BlockDetach
+    from kvmxen.domain.control.requests import BlockDetach
 
     device_number(device)
     _detach(name, BlockDetach(device, force), device)
@@ -65,7 +65,7 @@ def block_resize(name: str, device: str) -> None:
     A guest notices that by itself within seconds; this command makes it happen at once. Only raw
     disks can be resized, and they can only grow.
     """
-    from kvmxen.control.requests import BlockResize
+    from kvmxen.domain.control.requests import BlockResize
 
     device_number(device)
     _ask(name, BlockResize(device))
@@ -77,7 +77,7 @@ def block_resize(name: str, device: str) -> None:
 def network_attach(name: str, net: str) -> None:
     """Attach an interface, written as for boot's --net, to the running domain NAME; print its
     number."""
-    from kvmxen.control.requests import NetworkAttach
+    from kvmxen.domain.control.requests import NetworkAttach
 
     spec = NetSpec.parse(net)
     if spec is None:
@@ -91,6 +91,6 @@ def network_attach(name: str, net: str) -> None:
 @_FORCE
 def network_detach(name: str, number: int, force: bool) -> None:
     """Detach the interface NUMBER, 0 for the first, from the running domain NAME."""
-    from kvmxen.control.requests import NetworkDetach
+    from kvmxen.domain.control.requests import NetworkDetach
 
     _detach(name, NetworkDetach(number, force), f"network interface {number}")

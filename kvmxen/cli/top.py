@@ -33,9 +33,9 @@ def top(name: str, once: bool, as_json: bool) -> None:
 
     The totals and the rates per second are updated every second, until Ctrl-C.
     """
-    from kvmxen.control.client import ask
-    from kvmxen.control.requests import Figures as Ask
-    from kvmxen.rundir import runtime_root
+    from kvmxen.domain.control.client import ask
+    from kvmxen.domain.control.requests import Figures as Ask
+    from kvmxen.domain.rundir import runtime_root
 
     root = runtime_root()
     figures = ask(root, name, Ask())

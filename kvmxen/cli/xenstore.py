@@ -14,7 +14,7 @@ from kvmxen.cli.status import XENSTORE_STATUSES
 from kvmxen.errors import KvmxenError, UsageError
 
 if TYPE_CHECKING:
-    from kvmxen.xenstored.client import Client
+    from kvmxen.xenstore.server.client import Client
 
 _ATTEMPTS = 100
 
@@ -123,8 +123,8 @@ def watch(name: str, path: tuple[str, ...], number: int | None) -> None:
 @contextmanager
 def _connected(name: str) -> Iterator[Client]:
     from kvmxen.config.domain import is_name
-    from kvmxen.rundir import runtime_root
-    from kvmxen.xenstored.client import Client
+    from kvmxen.domain.rundir import runtime_root
+    from kvmxen.xenstore.server.client import Client
 
     if not is_name(name):
         raise UsageError(f"{name!r} cannot be the name of a domain (see kvmxen xenstore --help)")
@@ -171,7 +171,7 @@ def _as_one(client: Client, change: Callable[[], None]) -> None:
 
 
 def _absolute(path: str) -> str:
-    from kvmxen.abi.xen import DOMID_GUEST
+    from kvmxen.xen.abi.xen import DOMID_GUEST
     from kvmxen.xenstore.paths import home
 
     if path.startswith(("/", "@")):

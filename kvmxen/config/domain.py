@@ -13,7 +13,7 @@ from kvmxen.config.disk import DiskSpec, with_targets
 from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import MIB, host_memory
 from kvmxen.errors import FieldError
-from kvmxen.layout import MAX_VCPUS, PAGE_SIZE
+from kvmxen.kvm.layout import MAX_VCPUS, PAGE_SIZE
 
 MIN_MEMORY = 32 * MIB
 # struct start_info has 1024 bytes for it, including a NUL (xen/include/public/xen.h).

@@ -8,21 +8,21 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from uuid import uuid4
 
+from kvmxen.backends.loop import Loop
 from kvmxen.backends.terminal import ConsoleStream, PlainTerminal, open_terminal
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.net import NetSpec
-from kvmxen.control.commands import perform
-from kvmxen.control.server import ControlServer
+from kvmxen.domain.control.commands import perform
+from kvmxen.domain.control.server import ControlServer
 from kvmxen.domain.devices import Devices
 from kvmxen.domain.ending import Ending
 from kvmxen.domain.images import read_kernel, read_ramdisk
 from kvmxen.domain.recipe import Lasting, Step, build_pv
 from kvmxen.domain.run import Run
+from kvmxen.domain.rundir import RunDirectory
 from kvmxen.domain.state import Event, State
 from kvmxen.errors import KvmxenError
-from kvmxen.loop import Loop
-from kvmxen.machine import End
-from kvmxen.rundir import RunDirectory
+from kvmxen.pv.machine import End
 
 
 class Domain:
@@ -58,7 +58,7 @@ class Domain:
                     terminal = undo.enter_context(open_terminal(config.console))
                 journal = None
                 if config.xenstore:
-                    from kvmxen.xenstored.journal import Journal
+                    from kvmxen.xenstore.server.journal import Journal
 
                     journal = undo.enter_context(Journal(config.xenstore))
                 kernel = read_kernel(config)

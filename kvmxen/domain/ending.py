@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvmxen.machine import End
+from kvmxen.pv.machine import End
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from kvmxen.machine import Machine
-from kvmxen.trace import hypercall_name, trap_name
+from kvmxen.pv.machine import Machine
+from kvmxen.pv.trace import hypercall_name, trap_name
 
 
 def figures(

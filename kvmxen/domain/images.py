@@ -9,15 +9,15 @@ from kvmxen import guests
 from kvmxen.backends.terminal import terminal_size
 from kvmxen.config import Config
 from kvmxen.config.sizes import MIB
+from kvmxen.domain.rundir import cache_directory
 from kvmxen.errors import KvmxenError
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.files import RegularFile
 from kvmxen.loader.kernel import load_kernel
-from kvmxen.rundir import cache_directory
 from kvmxen.streams import say
 
 if TYPE_CHECKING:
-    from kvmxen.modules import Module
+    from kvmxen.domain.modules import Module
 
 _DEMO = Path(guests.__file__).with_name("demo.elf")
 
@@ -35,7 +35,7 @@ def default_cmdline(config: Config) -> str:
 def read_ramdisk(config: Config, kernel: ElfKernel) -> bytes | bytearray | None:
     """The initial ramdisk that `config` asks for; raises KvmxenError if it cannot be read."""
     if config.shell:
-        from kvmxen.initramfs import shell_initramfs
+        from kvmxen.domain.initramfs import shell_initramfs
 
         return shell_initramfs(
             modules=find_drivers(config, kernel), size=terminal_size(config.console)
@@ -54,7 +54,7 @@ def find_drivers(config: Config, kernel: ElfKernel) -> list[Module]:
 
     Raises KvmxenError if `config` names a folder that lacks them.
     """
-    from kvmxen.modules import drivers
+    from kvmxen.domain.modules import drivers
 
     try:
         return drivers(kernel, config.modules or Path("/"))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from kvmxen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.backends.console import Console
+from kvmxen.backends.loop import Loop
 from kvmxen.backends.peer import Peer
 from kvmxen.backends.terminal import PlainTerminal
 from kvmxen.backends.xenbus import Xenbus
@@ -20,18 +20,18 @@ from kvmxen.config import Config
 from kvmxen.domain.devices import Devices
 from kvmxen.domain.images import default_cmdline
 from kvmxen.domain.run import Run
-from kvmxen.layout import PAGE_SHIFT, Layout
+from kvmxen.kvm.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.frames import fill_m2p
 from kvmxen.loader.pv import build
-from kvmxen.loop import Loop
-from kvmxen.machine import End, Machine
-from kvmxen.trace import Trace
-from kvmxen.xenstored.protocol import SOCKET
-from kvmxen.xenstored.server import Server
+from kvmxen.pv.machine import End, Machine
+from kvmxen.pv.trace import Trace
+from kvmxen.xen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
+from kvmxen.xenstore.server.protocol import SOCKET
+from kvmxen.xenstore.server.server import Server
 
 if TYPE_CHECKING:
-    from kvmxen.xenstored.journal import Journal
+    from kvmxen.xenstore.server.journal import Journal
 
 # A context for a step that may take long, in which a person may interrupt it.
 Step = Callable[[], AbstractContextManager[None]]

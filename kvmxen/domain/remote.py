@@ -8,14 +8,14 @@ from uuid import UUID
 
 from kvmxen.config import DiskSpec
 from kvmxen.config.net import NetSpec
-from kvmxen.control import requests
-from kvmxen.control.client import ask
-from kvmxen.control.requests import Request
+from kvmxen.domain.control import requests
+from kvmxen.domain.control.client import ask
+from kvmxen.domain.control.requests import Request
 from kvmxen.domain.ending import Ending
+from kvmxen.domain.rundir import runtime_root
 from kvmxen.domain.state import State
 from kvmxen.errors import KvmxenError
-from kvmxen.machine import End
-from kvmxen.rundir import runtime_root
+from kvmxen.pv.machine import End
 
 # How long, in s, a process whose guest has ended may take to close its devices.
 _CLOSING_S = 60.0

@@ -12,10 +12,10 @@ from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.domain.devices import Devices
 from kvmxen.domain.ending import Ending
 from kvmxen.domain.figures import figures
-from kvmxen.machine import End, Machine
-from kvmxen.report import crash_report
-from kvmxen.run import run
-from kvmxen.trace import Trace
+from kvmxen.domain.report import crash_report
+from kvmxen.pv.machine import End, Machine
+from kvmxen.pv.run import run
+from kvmxen.pv.trace import Trace
 
 
 class Run:

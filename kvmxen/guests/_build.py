@@ -11,7 +11,7 @@ from pathlib import Path
 from kvmxen.errors import KvmxenError
 
 RUNTIME = Path(__file__).parent / "lib"
-# Its abi/ has the numbers that guests share with the rest of kvmxen.
+# Its xen/abi/ has the numbers that guests share with the rest of kvmxen.
 PACKAGE = Path(__file__).parents[1]
 
 # The runtime's kernel runs in ring 3 without FPU state of its own: general registers only.

@@ -19,11 +19,11 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.enums import ENUM_NOTE_N_TYPE
 from elftools.elf.notes import iter_notes
 
-from kvmxen.abi.elfnote import NOTE_NAME
 from kvmxen.errors import KvmxenError
 from kvmxen.loader import guest_section
 from kvmxen.loader.elf import check_elf, contents
 from kvmxen.loader.facts import Facts, Load
+from kvmxen.xen.abi.elfnote import NOTE_NAME
 
 MAX_HEADERS = 4096
 MAX_NOTES = 1024

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kvmxen.layout import INVALID_P2M, PAGE_SHIFT, PAGE_SIZE, Extent, Layout
+from kvmxen.kvm.layout import INVALID_P2M, PAGE_SHIFT, PAGE_SIZE, Extent, Layout
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from kvmxen.memory import GuestMemory
+    from kvmxen.kvm.memory import GuestMemory
 
 ENTRY_SIZE = 8
 

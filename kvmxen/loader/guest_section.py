@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from kvmxen.abi.elfnote import NoteType
 from kvmxen.errors import KvmxenError
-from kvmxen.layout import PAGE_SHIFT
+from kvmxen.kvm.layout import PAGE_SHIFT
+from kvmxen.xen.abi.elfnote import NoteType
 
 NAME = b"__xen_guest"
 MAX_BYTES = 4096

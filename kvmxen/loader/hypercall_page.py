@@ -6,7 +6,7 @@ pv_ring3_init_hypercall_page in xen/arch/x86/pv/hypercall.c for the instructions
 
 from __future__ import annotations
 
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
 
 _ENTRY_SIZE = 32
 _IRET = 23  # does not return; finds the guest's RAX on the stack

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvmxen.abi import xen
-from kvmxen.abi.elfnote import NoteType
 from kvmxen.errors import KvmxenError
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.xen.abi import xen
+from kvmxen.xen.abi.elfnote import NoteType
 
 _LOWER_END = 1 << 47
 _VA_END = 1 << 64

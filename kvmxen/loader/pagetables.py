@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvmxen.abi import x86
-from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout
+from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE, Layout
 from kvmxen.loader.frames import runs
+from kvmxen.xen.abi import x86
 
 if TYPE_CHECKING:
-    from kvmxen.memory import GuestMemory
+    from kvmxen.kvm.memory import GuestMemory
 
 # A PV kernel runs in ring 3, hence the user bit. The tables' own frames stay writable; Xen would
 # emulate the guest's stores to them instead.

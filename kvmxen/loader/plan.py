@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from kvmxen.errors import KvmxenError
-from kvmxen.layout import PAGE_SHIFT
+from kvmxen.kvm.layout import PAGE_SHIFT
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.frames import ENTRY_SIZE, frames_of
 from kvmxen.loader.notes import is_guest_range

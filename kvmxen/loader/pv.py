@@ -6,19 +6,19 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvmxen.abi.start_info import MAX_GUEST_CMDLINE, StartInfo, StartInfoFlags
 from kvmxen.errors import UsageError
-from kvmxen.layout import PAGE_SHIFT, Layout
+from kvmxen.kvm.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.frames import fill_p2m, write
 from kvmxen.loader.hypercall_page import HYPERCALL_PAGE
 from kvmxen.loader.pagetables import InitialPageTables
 from kvmxen.loader.plan import plan_pv
+from kvmxen.xen.abi.start_info import MAX_GUEST_CMDLINE, StartInfo, StartInfoFlags
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from kvmxen.memory import GuestMemory
+    from kvmxen.kvm.memory import GuestMemory
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from kvmxen.memory cimport GuestMemory
+from kvmxen.kvm.memory cimport GuestMemory
 
 
 cdef class RingHalf:

@@ -1,6 +1,6 @@
 from typing_extensions import Buffer
 
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.memory import GuestMemory
 
 class RingBroken(Exception): ...
 

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t, uint32_t
 
-from kvmxen.memory cimport Window
+from kvmxen.kvm.memory cimport Window
 
 cdef enum:
     RING_EMPTY = 0

@@ -1,4 +1,4 @@
-from kvmxen.memory import Window
+from kvmxen.kvm.memory import Window
 
 class BackRing:
     def __init__(self, window: Window, request_size: int, response_size: int) -> None: ...

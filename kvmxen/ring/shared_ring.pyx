@@ -10,9 +10,9 @@ Only one thread at a time may use the C methods of a ring, which run without the
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from kvmxen.memory cimport Window
+from kvmxen.kvm.memory cimport Window
 
-from kvmxen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
+from kvmxen.xen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
 
 # SRING's fields, as 32-bit words.
 cdef enum:

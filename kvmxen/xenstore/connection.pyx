@@ -5,7 +5,7 @@ from kvmxen.xenstore.wire cimport Parser, pack
 import errno
 from collections import deque
 
-from kvmxen.abi.xs_wire import ERROR_NAMES, PAYLOAD_MAX, Operation
+from kvmxen.xen.abi.xs_wire import ERROR_NAMES, PAYLOAD_MAX, Operation
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.operations import execute
 from kvmxen.xenstore.session import Session

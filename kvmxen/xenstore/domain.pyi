@@ -1,4 +1,4 @@
-from kvmxen.abi.xs_wire import Feature
+from kvmxen.xen.abi.xs_wire import Feature
 from kvmxen.xenstore.permissions import Permissions
 from kvmxen.xenstore.quota import Quota
 

@@ -1,6 +1,6 @@
 """A domain as xenstore knows it (struct domain in tools/xenstored/domain.h)."""
 
-from kvmxen.abi.xs_wire import Feature
+from kvmxen.xen.abi.xs_wire import Feature
 from kvmxen.xenstore.permissions import DOM0
 from kvmxen.xenstore.permissions import rights as rights_of
 from kvmxen.xenstore.quota import Quota

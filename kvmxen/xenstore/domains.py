@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from kvmxen.abi import xen
+from kvmxen.xen.abi import xen
 from kvmxen.xenstore.domain import FEATURES, Domain
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import home

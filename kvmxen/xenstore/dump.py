@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 
 from construct import Construct
 
-from kvmxen.abi import xs_state
-from kvmxen.abi.layouts import xs_state as layouts
-from kvmxen.abi.xs_state import Access, ConnectionType, RecordType
+from kvmxen.xen.abi import xs_state
+from kvmxen.xen.abi.layouts import xs_state as layouts
+from kvmxen.xen.abi.xs_state import Access, ConnectionType, RecordType
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.domain import Domain
 from kvmxen.xenstore.permissions import DOM0, LETTERS, Permissions

@@ -13,10 +13,10 @@ from typing import Any
 
 from construct import ConstructError
 
-from kvmxen.abi import xs_state
-from kvmxen.abi.layouts import xs_state as layouts
-from kvmxen.abi.xs_state import Access, ConnectionType, RecordType
-from kvmxen.abi.xs_wire import ABS_PATH_MAX, PAYLOAD_MAX
+from kvmxen.xen.abi import xs_state
+from kvmxen.xen.abi.layouts import xs_state as layouts
+from kvmxen.xen.abi.xs_state import Access, ConnectionType, RecordType
+from kvmxen.xen.abi.xs_wire import ABS_PATH_MAX, PAYLOAD_MAX
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.domain import FEATURES
 from kvmxen.xenstore.errors import DumpError, ProtocolError, XenstoreError

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvmxen.abi.xs_wire import PAYLOAD_MAX, Feature, Operation
+from kvmxen.xen.abi.xs_wire import PAYLOAD_MAX, Feature, Operation
 from kvmxen.xenstore import domains
 from kvmxen.xenstore.control import control
 from kvmxen.xenstore.errors import XenstoreError

@@ -1,4 +1,4 @@
-from kvmxen.abi.xs_wire import REL_PATH_MAX
+from kvmxen.xen.abi.xs_wire import REL_PATH_MAX
 
 def home(domid: int) -> str: ...
 def canonical(

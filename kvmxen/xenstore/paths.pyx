@@ -9,7 +9,7 @@ from cpython.unicode cimport PyUnicode_READ_CHAR
 import errno
 import re
 
-from kvmxen.abi.xs_wire import ABS_PATH_MAX, REL_PATH_MAX
+from kvmxen.xen.abi.xs_wire import ABS_PATH_MAX, REL_PATH_MAX
 from kvmxen.xenstore.errors import XenstoreError
 
 cdef object _DOMAIN_PREFIX = re.compile(r"/local/domain/[0-9]{1,5}/").match

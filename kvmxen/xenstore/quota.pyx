@@ -4,7 +4,7 @@ from kvmxen.xenstore.tree cimport Node
 
 from dataclasses import dataclass, fields, replace
 
-from kvmxen.abi.xs_wire import REL_PATH_MAX
+from kvmxen.xen.abi.xs_wire import REL_PATH_MAX
 
 # The bytes that Xen counts for a node beside its content: struct node_hdr and struct
 # xs_permissions.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kvmxen.abi.xs_wire import RING_SIZE, ConnectionState, Feature, RingError
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.memory import GuestMemory
 from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
+from kvmxen.xen.abi.xs_wire import RING_SIZE, ConnectionState, Feature, RingError
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.errors import ProtocolError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from kvmxen.abi.xs_wire import ABS_PATH_MAX
+from kvmxen.xen.abi.xs_wire import ABS_PATH_MAX
 from kvmxen.xenstore.access import Access
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.paths import canonical, home

@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 from struct import Struct
 from typing import NamedTuple
 
-from kvmxen.abi.xs_wire import PAYLOAD_MAX
+from kvmxen.xen.abi.xs_wire import PAYLOAD_MAX
 from kvmxen.xenstore.errors import ProtocolError
 
 cdef extern from "<endian.h>" nogil:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kvmxen.initramfs import Entry, build_cpio, folder, program
+from kvmxen.domain.initramfs import Entry, build_cpio, folder, program
 from tests.conftest import FAILED
 from tests.e2e.domain import Boot, Domain, Ramdisk
 from tests.resources import has_kvm

@@ -9,13 +9,13 @@ from array import array
 from collections import Counter
 from unittest.mock import patch
 
-from kvmxen.abi import x86, xen
 from kvmxen.cli.main import main
-from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-from kvmxen.machine import Machine
+from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE
+from kvmxen.pv.machine import Machine
+from kvmxen.xen.abi import x86, xen
 
 _XEN_SLOTS = range(xen.XEN_FIRST_SLOT, xen.XEN_FIRST_SLOT + xen.XEN_SLOTS)
-# shim/types.h: a count for each level, and the level of a pin.
+# pv/shim/types.h: a count for each level, and the level of a pin.
 _SHIFTS = {1: 0, 2: 16, 3: 32, 4: 48}
 _COUNTS = {1: 0xFFFF, 2: 0xFFFF, 3: 0xFFFF, 4: 0xFF}
 _PIN_SHIFT = 56

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.initramfs import Entry, build_cpio, folder, program
+from kvmxen.domain.initramfs import Entry, build_cpio, folder, program
 from tests import packages
 from tests.e2e.conftest import PRELUDE
 from tests.lab.modules import modules

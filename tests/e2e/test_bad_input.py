@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from kvmxen.abi.elfnote import NoteType
+from kvmxen.xen.abi.elfnote import NoteType
 from tests.e2e.domain import ROOT
 from tests.unit.loader.images import (
     INIT_P2M,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.doctor import EXITS_OF_A_BOOT, EXITS_WITHOUT_DISPATCHER
+from kvmxen.domain.doctor import EXITS_OF_A_BOOT, EXITS_WITHOUT_DISPATCHER
 from tests.e2e.domain import LIMIT, Boot, Ramdisk
 
 

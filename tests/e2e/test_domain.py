@@ -18,7 +18,7 @@ from kvmxen.backends.terminal import ConsoleStream
 from kvmxen.cli.person import Person
 from kvmxen.domain.ending import Ending
 from kvmxen.domain.remote import RemoteDomain
-from kvmxen.rundir import runtime_root
+from kvmxen.domain.rundir import runtime_root
 from tests.e2e.domain import PATIENCE, ROOT, SLOWNESS
 
 WAIT = PATIENCE * SLOWNESS

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvmxen.abi import x86
-from kvmxen.exceptions import handle
 from kvmxen.kvm.ioctl import ior, iow
-from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout
-from kvmxen.machine import End, Machine
-from kvmxen.run import run
-from kvmxen.shim.abi import constants
-from kvmxen.snippet import load_code
+from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE, Layout
+from kvmxen.pv.exceptions import handle
+from kvmxen.pv.machine import End, Machine
+from kvmxen.pv.run import run
+from kvmxen.pv.shim.abi import constants
+from kvmxen.pv.snippet import load_code
+from kvmxen.xen.abi import x86
 from tests.e2e.domain import PATIENCE, SLOWNESS
 
 C = constants()

@@ -116,8 +116,8 @@ def test_wheel_has_what_runs(contents: set[str]) -> None:
     assert modules - contents == set()
     extensions = {name.partition(".")[0] for name in contents if name.endswith(".so")}
     assert extensions == {n.partition(".")[0] for n in package_sources() if n.endswith(".pyx")}
-    headers = {f"kvmxen/{name}.h" for name in ("abi/x86", "abi/xen", "shim/abi")}
-    assert headers | {"kvmxen/shim/shim.bin", "kvmxen/guests/demo.elf"} <= contents
+    headers = {f"kvmxen/{name}.h" for name in ("xen/abi/x86", "xen/abi/xen", "pv/shim/abi")}
+    assert headers | {"kvmxen/pv/shim/shim.bin", "kvmxen/guests/demo.elf"} <= contents
     assert "kvmxen/py.typed" in contents
 
 
@@ -139,9 +139,9 @@ def test_wheel_runs_without_a_compiler(installed: Path, tmp_path: Path) -> None:
     bare = {"PATH": str(installed.parent), "PYTHONPATH": ""}
     assert run(installed.parent / "kvmxen", "--version", cwd=tmp_path, **bare).startswith("kvmxen ")
     program = (
-        "import kvmxen.memory, kvmxen, pathlib; root = pathlib.Path(kvmxen.__file__).parent\n"
+        "import kvmxen.kvm.memory, kvmxen, pathlib; root = pathlib.Path(kvmxen.__file__).parent\n"
         "assert (root / 'guests/demo.elf').read_bytes()[:4] == b'\\x7fELF'\n"
-        "assert (root / 'shim/shim.bin').stat().st_size > 0; print(root)"
+        "assert (root / 'pv/shim/shim.bin').stat().st_size > 0; print(root)"
     )
     site = run(installed, "-c", WHERE, cwd=tmp_path).strip()
     assert run(installed, "-c", program, cwd=tmp_path, **bare).startswith(site)

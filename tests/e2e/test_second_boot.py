@@ -22,32 +22,32 @@ NEEDED = {
 }  # fmt: skip
 # Modules of kvmxen that only a kernel's first boot needs, or a crash's symbols, or unused options.
 NOT_NEEDED = {
-    "kvmxen.abi.xs_state",
-    "kvmxen.abi.layouts",
+    "kvmxen.xen.abi.xs_state",
+    "kvmxen.xen.abi.layouts",
     "kvmxen.backends.block",
     "kvmxen.backends.net",
     "kvmxen.cli.doctor",
     "kvmxen.cli.hotplug",
     "kvmxen.cli.top",
     "kvmxen.cli.xenstore",
-    "kvmxen.control.client",
-    "kvmxen.doctor",
+    "kvmxen.domain.control.client",
+    "kvmxen.domain.doctor",
     "kvmxen.guests._build",
-    "kvmxen.initramfs",
+    "kvmxen.domain.initramfs",
     "kvmxen.loader.bzimage",
     "kvmxen.loader.decompress",
     "kvmxen.loader.elf_reader",
     "kvmxen.loader.guest_section",
     "kvmxen.loader.symbols",
     "kvmxen.loader.unpack",
-    "kvmxen.modules",
-    "kvmxen.programs",
+    "kvmxen.domain.modules",
+    "kvmxen.pv.programs",
     "kvmxen.ring.shared_ring",
     "kvmxen.xenstore.dump",
     "kvmxen.xenstore.load",
-    "kvmxen.xenstored.client",
-    "kvmxen.xenstored.entries",
-    "kvmxen.xenstored.journal",
+    "kvmxen.xenstore.server.client",
+    "kvmxen.xenstore.server.entries",
+    "kvmxen.xenstore.server.journal",
 }
 PROGRAM = """
 import pathlib, sys
@@ -84,7 +84,7 @@ def allowed() -> set[str]:
 
 
 def check(modules: set[str]) -> None:
-    assert "kvmxen.machine" in modules
+    assert "kvmxen.pv.machine" in modules
     # Cython's own modules have no files.
     public = {name for name in modules if not name.startswith("_")} - {"cython_runtime"}
     ours = {name for name in public if name.partition(".")[0] == "kvmxen"}

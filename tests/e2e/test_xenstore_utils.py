@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.xenstored.daemons import NAMES, running
+from kvmxen.xenstore.server.protocol import SOCKET
+from kvmxen.xenstore.server.server import Server
 from kvmxen.xenstore.store import Store
-from kvmxen.xenstored.protocol import SOCKET
-from kvmxen.xenstored.server import Server
 from tests import packages
 from tests.xen_tools import Programs, xen_programs
 

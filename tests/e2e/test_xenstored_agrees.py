@@ -18,7 +18,7 @@ from random import Random
 import pytest
 
 from benchmarks.xenstored.daemons import running
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.wire import Message, Parser

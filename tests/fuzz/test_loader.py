@@ -8,14 +8,14 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmxen.abi.elfnote import NoteType as N
 from kvmxen.errors import KvmxenError
-from kvmxen.layout import PAGE_SIZE, Layout
+from kvmxen.kvm.layout import PAGE_SIZE, Layout
+from kvmxen.kvm.memory import GuestMemory
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.elf_reader import read
 from kvmxen.loader.facts import Facts
 from kvmxen.loader.pv import build
-from kvmxen.memory import GuestMemory
+from kvmxen.xen.abi.elfnote import NoteType as N
 from tests.unit.loader.images import ENTRY, INIT_P2M, NOTES, START, VIRT_BASE, Load, elf, u64
 
 MEMORY = 24 << 20

@@ -13,9 +13,9 @@ from random import Random
 
 import pytest
 
-from kvmxen.abi.xs_wire import ERROR_NAMES, PAYLOAD_MAX, RING_SIZE
-from kvmxen.abi.xs_wire import Operation as Op
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.memory import GuestMemory
+from kvmxen.xen.abi.xs_wire import ERROR_NAMES, PAYLOAD_MAX, RING_SIZE
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore import ring
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.control import inconsistencies

@@ -14,10 +14,10 @@ import sys
 import threading
 from pathlib import Path
 
-from kvmxen import machine
 from kvmxen.cli.foreground import boot
 from kvmxen.config import Config, ConsoleSpec
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.memory import GuestMemory
+from kvmxen.pv import machine
 
 GUARD = 1 << 30
 _PROT_NONE = 0

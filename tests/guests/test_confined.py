@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.layout import Layout
-from kvmxen.shim.abi import constants
+from kvmxen.kvm.layout import Layout
+from kvmxen.pv.shim.abi import constants
 from tests.e2e.domain import LIMIT, Boot
 
 MIB = 1 << 20

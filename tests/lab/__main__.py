@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 # The tests by default: those that depend on the kind of KVM.
 SUITE = (
     "tests/lab/test_inside.py",
-    "tests/unit/test_features.py::test_this_host",
+    "tests/unit/pv/test_features.py::test_this_host",
     "tests/guests",
     "tests/e2e/test_machine.py",
     "tests/e2e/test_cpu.py",

@@ -6,7 +6,7 @@ import lzma
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kvmxen.modules import dependencies
+from kvmxen.domain.modules import dependencies
 from tests import packages
 
 

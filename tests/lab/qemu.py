@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kvmxen.domain.initramfs import Entry, build_cpio, folder, program
 from kvmxen.errors import KvmxenError
-from kvmxen.initramfs import Entry, build_cpio, folder, program
 from tests import packages
 from tests.lab.modules import modules
 

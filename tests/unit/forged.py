@@ -9,15 +9,15 @@ from __future__ import annotations
 import mmap
 from unittest.mock import patch
 
-from kvmxen.cpu import Cpu
-from kvmxen.features import Features, Filter
-from kvmxen.hypercall.table import hypercall
 from kvmxen.kvm.ioctl import KvmError
+from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE, Layout
 from kvmxen.kvm.structs import CpuidEntry, Debugregs, Sregs
 from kvmxen.kvm.system import Cap
-from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE, Layout
-from kvmxen.machine import End, Machine
-from kvmxen.probe import Probe
+from kvmxen.pv.cpu import Cpu
+from kvmxen.pv.features import Features, Filter
+from kvmxen.pv.hypercalls.table import hypercall
+from kvmxen.pv.machine import End, Machine
+from kvmxen.pv.probe import Probe
 
 MEMORY = 8 << 20
 NR_PAGES = MEMORY >> PAGE_SHIFT
@@ -146,8 +146,8 @@ class Domain:
         self.ends: list[End] = []
         self.output: list[bytes] = []
         with (
-            patch.multiple("kvmxen.machine", System=System, Vm=Vm, VcpuFd=VcpuFd),
-            patch("kvmxen.machine.probe", return_value=probe),
+            patch.multiple("kvmxen.pv.machine", System=System, Vm=Vm, VcpuFd=VcpuFd),
+            patch("kvmxen.pv.machine.probe", return_value=probe),
         ):
             self.machine = Machine(self.layout, ended=self.ends.append)
             self.machine.emergency_output = self.output.append

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from kvmxen.layout import PAGE_SIZE
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.kvm.memory import GuestMemory
 
 # The end of its standard input ends it. It reports its start.
 _PROGRAM = """

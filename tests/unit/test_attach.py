@@ -11,25 +11,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmxen.abi import xen
-from kvmxen.abi.grant_table import GrantEntryV2
-from kvmxen.abi.io_console import OUT_PROD, OUTPUT
-from kvmxen.abi.xs_wire import Operation
 from kvmxen.backends.console import Console
+from kvmxen.backends.loop import Loop
 from kvmxen.backends.terminal import PlainTerminal
 from kvmxen.backends.xenstore import XenstoreBackend
-from kvmxen.balloon import Balloon
-from kvmxen.cpu import Cpu
-from kvmxen.events import EventChannels
-from kvmxen.gate import PvVcpu
-from kvmxen.grants import GrantTable
-from kvmxen.layout import PAGE_SHIFT, PAGE_SIZE
-from kvmxen.loop import Loop
-from kvmxen.memory import GuestMemory, Window
-from kvmxen.paging import PageTables
+from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE
+from kvmxen.kvm.memory import GuestMemory, Window
+from kvmxen.pv.balloon import Balloon
+from kvmxen.pv.cpu import Cpu
+from kvmxen.pv.gate import PvVcpu
+from kvmxen.pv.paging import PageTables
+from kvmxen.pv.shim.abi import constants
+from kvmxen.pv.shim.image import Placement, ShimImage
 from kvmxen.ring.byte_ring import RingReader, RingWriter
-from kvmxen.shim.abi import constants
-from kvmxen.shim.image import Placement, ShimImage
+from kvmxen.xen.abi import xen
+from kvmxen.xen.abi.grant_table import GrantEntryV2
+from kvmxen.xen.abi.io_console import OUT_PROD, OUTPUT
+from kvmxen.xen.abi.xs_wire import Operation
+from kvmxen.xen.events import EventChannels
+from kvmxen.xen.grants import GrantTable
 from kvmxen.xenstore import ring
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.ring import RingTransport

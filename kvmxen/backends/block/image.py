@@ -8,13 +8,13 @@ import os
 import struct
 from typing import Protocol
 
-from kvmxen.abi.blkif import SECTOR
 from kvmxen.backends.block.engine import Engine
 from kvmxen.backends.block.files import is_block_device, open_disk, size_of
 from kvmxen.backends.block.pool import PoolEngine
 from kvmxen.backends.block.uring import UringEngine
 from kvmxen.config.disk import DiskSpec
 from kvmxen.errors import KvmxenError
+from kvmxen.xen.abi.blkif import SECTOR
 
 POOL_THREADS = 8
 _BLKSSZGET = 0x1268

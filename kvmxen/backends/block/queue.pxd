@@ -1,14 +1,14 @@
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from kvmxen.abi.io cimport (
+from kvmxen.xen.abi.io cimport (
     BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST, BLKIF_MAX_SEGMENTS_PER_REQUEST,
 )
 from kvmxen.backends.block.engine cimport MAX_SEGMENTS, Engine, Op
-from kvmxen.grants cimport GrantTable
+from kvmxen.xen.grants cimport GrantTable
 from kvmxen.ring.shared_ring cimport BackRing
 
 
-# A 64-bit frontend's structures; a test compares them with kvmxen/abi/blkif.py.
+# A 64-bit frontend's structures; a test compares them with kvmxen/xen/abi/blkif.py.
 cdef struct Segment:
     uint32_t gref
     uint8_t first_sect

@@ -1,8 +1,8 @@
 from collections.abc import Callable
 
 from kvmxen.backends.block.engine import Engine
-from kvmxen.grants import GrantTable
 from kvmxen.ring.shared_ring import BackRing
+from kvmxen.xen.grants import GrantTable
 
 MAX_INDIRECT_SEGMENTS: int
 

@@ -13,13 +13,13 @@ from libc.string cimport memmove, memset
 from kvmxen.backends.block.engine cimport (
     MAX_SEGMENTS, OP_DISCARD, OP_FLUSH, OP_READ, OP_WRITE, Engine, Op, iovec,
 )
-from kvmxen.abi.io cimport (
+from kvmxen.xen.abi.io cimport (
     BLKIF_DISCARD_SECURE, BLKIF_MAX_SEGMENTS_PER_REQUEST, BLKIF_OP_DISCARD,
     BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_INDIRECT, BLKIF_OP_READ, BLKIF_OP_WRITE,
     BLKIF_OP_WRITE_BARRIER, BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR,
 )
-from kvmxen.abi.xen cimport GNTST_okay
-from kvmxen.grants cimport GrantTable
+from kvmxen.xen.abi.xen cimport GNTST_okay
+from kvmxen.xen.grants cimport GrantTable
 from kvmxen.ring.shared_ring cimport RING_TAKEN, BackRing
 
 cdef enum:

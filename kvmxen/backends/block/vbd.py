@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from kvmxen.abi.blkif import NATIVE, PROTOCOLS, VDISK_CDROM, VDISK_READONLY
 from kvmxen.backends.block.image import Image, open_image
 from kvmxen.backends.block.queue import MAX_INDIRECT_SEGMENTS, BlockQueue
 from kvmxen.backends.frontend import (
@@ -24,6 +23,7 @@ from kvmxen.backends.xenbus import Device, Nodes
 from kvmxen.config.disk import DiskSpec
 from kvmxen.errors import KvmxenError
 from kvmxen.ring.shared_ring import BackRing
+from kvmxen.xen.abi.blkif import NATIVE, PROTOCOLS, VDISK_CDROM, VDISK_READONLY
 
 MAX_RING_ORDER = 4
 MAX_QUEUES = 8

@@ -8,7 +8,7 @@ in Linux's net/ipv4/tcp_offload.c.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from kvmxen.abi.io cimport (
+from kvmxen.xen.abi.io cimport (
     XEN_NETIF_GSO_TYPE_NONE, XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6,
 )
 

@@ -1,7 +1,7 @@
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from kvmxen.backends.net.packet cimport Packet
-from kvmxen.grants cimport GrantTable
+from kvmxen.xen.grants cimport GrantTable
 from kvmxen.ring.shared_ring cimport BackRing
 
 cdef enum:

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 
-from kvmxen.grants import GrantTable
 from kvmxen.ring.shared_ring import BackRing
+from kvmxen.xen.grants import GrantTable
 
 class MulticastFilter:
     enabled: bool

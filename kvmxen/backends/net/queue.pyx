@@ -12,7 +12,7 @@ the same way.
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from kvmxen.abi.io cimport (
+from kvmxen.xen.abi.io cimport (
     NETIF_RSP_ERROR, NETIF_RSP_NULL, NETIF_RSP_OKAY, NETRXF_csum_blank, NETRXF_data_validated,
     NETRXF_extra_info, NETRXF_more_data, NETTXF_csum_blank, NETTXF_data_validated,
     NETTXF_extra_info, NETTXF_more_data, XEN_NETIF_EXTRA_FLAG_MORE, XEN_NETIF_EXTRA_TYPE_GSO,
@@ -20,11 +20,11 @@ from kvmxen.abi.io cimport (
     XEN_NETIF_GSO_TYPE_NONE, XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6,
 )
 from kvmxen.backends.net.packet cimport Packet, is_sound
-from kvmxen.abi.xen cimport GNTST_okay
-from kvmxen.grants cimport GrantTable
+from kvmxen.xen.abi.xen cimport GNTST_okay
+from kvmxen.xen.grants cimport GrantTable
 from kvmxen.ring.shared_ring cimport RING_TAKEN, BackRing
 
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
 
 cdef enum:
     PAGE = 4096

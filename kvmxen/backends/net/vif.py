@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from construct import Construct
 
-from kvmxen.abi.netif import MAX_PACKET, RX_REQUEST, RX_RESPONSE, TX_REQUEST, TX_RESPONSE
 from kvmxen.backends.frontend import (
     EventChannel,
     FrontendError,
@@ -29,9 +28,10 @@ from kvmxen.backends.net.queue import MulticastFilter, NetQueue
 from kvmxen.backends.peer import Peer
 from kvmxen.backends.xenbus import Device, Nodes
 from kvmxen.config.net import Rate
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
 from kvmxen.ring.doorbell import Doorbell
 from kvmxen.ring.shared_ring import BackRing
+from kvmxen.xen.abi.netif import MAX_PACKET, RX_REQUEST, RX_RESPONSE, TX_REQUEST, TX_RESPONSE
 
 # The default maximum of Linux's netback.
 MAX_QUEUES = 8

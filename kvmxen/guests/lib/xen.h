@@ -1,14 +1,14 @@
 /*
- * The part of Xen's public ABI that a 64-bit PV guest of ours uses: the numbers of abi/xen.h and
- * abi/io.h, and layouts, which are those of xen/include/public/{xen,arch-x86/xen,arch-x86/xen-x86_64,
+ * The part of Xen's public ABI that a 64-bit PV guest of ours uses: the numbers of xen/abi/xen.h
+ * and xen/abi/io.h, and layouts, which are those of xen/include/public/{xen,arch-x86/xen,arch-x86/xen-x86_64,
  * event_channel,sched,memory,vcpu,callback,version,grant_table}.h and io/{console,xs_wire,xenbus,
- * ring}.h; the asserts and tests/unit/abi/test_structure.py hold them.
+ * ring}.h; the asserts and tests/unit/xen/abi/test_structure.py hold them.
  */
 #pragma once
 
-#include "abi/io.h"
-#include "abi/x86.h"
-#include "abi/xen.h"
+#include "xen/abi/io.h"
+#include "xen/abi/x86.h"
+#include "xen/abi/xen.h"
 
 /* Selectors of the flat segments that Xen keeps in every GDT. */
 #define FLAT_KERNEL_CS FLAT_RING3_CS64

@@ -4,7 +4,7 @@
  * part of the shim, and xenheap=, that of the shim's end. With two vCPUs the second has the first
  * flush its translations, so that user code is interrupted anywhere.
  */
-#include "shim/abi.h"
+#include "pv/shim/abi.h"
 #include "confined.h"
 
 #define FETCH 16

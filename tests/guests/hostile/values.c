@@ -1,5 +1,5 @@
 /* Where the values come from: a seeded sequence and a taste for the edges. */
-#include "shim/abi.h"
+#include "pv/shim/abi.h"
 #include "hostile.h"
 
 /* Frames that value-as-mfn may hit: past the bootstrap mapping, which ends 2 MiB-aligned at most

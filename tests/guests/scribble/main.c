@@ -3,7 +3,7 @@
  * end, and no one else's. Command line: parts=, the machine address of the first vCPU's part of
  * the shim, seed=, rounds=. A second vCPU writes there too. Says SUCCESS if it lives.
  */
-#include "shim/abi.h"
+#include "pv/shim/abi.h"
 #include "guest.h"
 
 static u64 parts, seed;

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from itertools import count
 
-from kvmxen.abi.grant_table import PERMIT_ACCESS, READONLY
-from kvmxen.abi.xen import DOMID_GUEST, SHARED_INFO_EVTCHN_PENDING
-from kvmxen.abi.xenbus import XenbusState
 from kvmxen.backends.peer import Peer
-from kvmxen.events import EventChannels
-from kvmxen.grants import GrantTable
-from kvmxen.layout import PAGE_SHIFT, Layout
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.layout import PAGE_SHIFT, Layout
+from kvmxen.kvm.memory import GuestMemory
+from kvmxen.xen.abi.grant_table import PERMIT_ACCESS, READONLY
+from kvmxen.xen.abi.xen import DOMID_GUEST, SHARED_INFO_EVTCHN_PENDING
+from kvmxen.xen.abi.xenbus import XenbusState
+from kvmxen.xen.events import EventChannels
+from kvmxen.xen.grants import GrantTable
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.permissions import DOM0, READ, Permission
 from kvmxen.xenstore.store import Store

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.abi.io_console import (
+from kvmxen.backends.console import TAIL_BYTES, Console
+from kvmxen.backends.terminal import PlainTerminal, StdioTerminal, open_terminal
+from kvmxen.config import ConsoleSpec
+from kvmxen.kvm.memory import GuestMemory
+from kvmxen.xen.abi.io_console import (
     IN_CONS,
     IN_PROD,
     INPUT,
@@ -18,10 +22,6 @@ from kvmxen.abi.io_console import (
     OUTPUT,
     OUTPUT_SIZE,
 )
-from kvmxen.backends.console import TAIL_BYTES, Console
-from kvmxen.backends.terminal import PlainTerminal, StdioTerminal, open_terminal
-from kvmxen.config import ConsoleSpec
-from kvmxen.memory import GuestMemory
 
 PAGE = 0x1000
 

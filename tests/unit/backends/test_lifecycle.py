@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.abi.blkif import NATIVE
 from kvmxen.backends.block.vbd import Vbd
 from kvmxen.backends.frontend import FrontendError, FrontendNodes
 from kvmxen.backends.net.vif import Vif
 from kvmxen.backends.xenbus import Device
 from kvmxen.config.disk import DiskSpec, with_targets
+from kvmxen.xen.abi.blkif import NATIVE
 from tests.e2e import disks
 from tests.unit.backends.block.frontend import Queue
 from tests.unit.backends.block.scarcity import open_descriptors

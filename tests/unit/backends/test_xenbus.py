@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.frontend import EventChannel, FrontendError, FrontendNodes, RingPages
 from kvmxen.backends.xenbus import TABLE, Device, Nodes, Xenbus
 from kvmxen.errors import KvmxenError
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.xen.abi.xenbus import XenbusState as State
 from tests.unit.backends.fake_domain import PATIENCE, FakeDomain, wait_until
 
 BACK = "/local/domain/0/backend/vtest/1/3"

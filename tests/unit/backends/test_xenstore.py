@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
-from kvmxen.abi.xen import DOMID_GUEST
-from kvmxen.abi.xs_wire import RING_SIZE, Operation
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.errors import KvmxenError
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.memory import GuestMemory
+from kvmxen.xen.abi.xen import DOMID_GUEST
+from kvmxen.xen.abi.xs_wire import RING_SIZE, Operation
 from kvmxen.xenstore.dump import dump
 from kvmxen.xenstore.errors import DumpError, XenstoreError
 from kvmxen.xenstore.permissions import Permissions

@@ -17,7 +17,16 @@ from kvmxen.errors import KvmxenError
 
 KVMXEN = [sys.executable, "-m", "kvmxen"]
 # Each takes tens of milliseconds to import, or opens things that --help does not need.
-HEAVY = {"construct", "elftools", "rich", "ctypes", "lz4", "zstandard", "asyncio", "kvmxen.kvm"}
+HEAVY = {
+    "construct",
+    "elftools",
+    "rich",
+    "ctypes",
+    "lz4",
+    "zstandard",
+    "asyncio",
+    "kvmxen.kvm.ioctl",
+}
 
 
 class Booted:

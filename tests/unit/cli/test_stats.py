@@ -9,11 +9,11 @@ from typing import Literal
 
 import pytest
 
-from kvmxen.abi.xen import Hypercall
 from kvmxen.cli.stats import Stats
 from kvmxen.domain.figures import figures
 from kvmxen.errors import KvmxenError
-from kvmxen.hypercall.table import hypercall
+from kvmxen.pv.hypercalls.table import hypercall
+from kvmxen.xen.abi.xen import Hypercall
 from tests.unit.forged import Domain
 
 

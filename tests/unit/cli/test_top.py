@@ -58,6 +58,6 @@ def test_once(
     def ask(*_: Any) -> Figures:
         return figures
 
-    monkeypatch.setattr("kvmxen.control.client.ask", ask)
+    monkeypatch.setattr("kvmxen.domain.control.client.ask", ask)
     assert main(["top", "web", "--once"]) == 0
     assert capsys.readouterr().out == output

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from kvmxen.cli import main
+from kvmxen.xenstore.server.protocol import SOCKET
+from kvmxen.xenstore.server.server import Server
 from kvmxen.xenstore.store import Store
 from kvmxen.xenstore.watches import Match
-from kvmxen.xenstored.protocol import SOCKET
-from kvmxen.xenstored.server import Server
 
 HOME = "/local/domain/1"
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kvmxen.abi.elfnote import NoteType
+from kvmxen.xen.abi.elfnote import NoteType
 
 VIRT_BASE = 0xFFFF_FFFF_8000_0000
 START = 0x10_0000

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kvmxen
-from kvmxen.abi.elfnote import NoteType as N
 from kvmxen.errors import KvmxenError
 from kvmxen.loader.bzimage import find_payload
 from kvmxen.loader.decompress import decompress_payload
 from kvmxen.loader.elf import ElfKernel
+from kvmxen.xen.abi.elfnote import NoteType as N
 from tests.unit.loader.images import (
     EM_386,
     EM_AARCH64,

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmxen.abi.elfnote import NoteType as N
 from kvmxen.errors import KvmxenError
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.guest_section import notes_of
+from kvmxen.xen.abi.elfnote import NoteType as N
 from tests.unit.loader.images import ENTRY, START, VIRT_BASE, Load, elf, elf32, u64
 
 # As in Linux 2.6.18 and NetBSD.

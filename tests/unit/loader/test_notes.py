@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from kvmxen.abi.elfnote import NoteType
 from kvmxen.errors import KvmxenError
 from kvmxen.loader.elf_reader import MAX_NOTE_BYTES, MAX_NOTES, read
 from kvmxen.loader.notes import XenNotes, check, interpret, is_guest_range
+from kvmxen.xen.abi.elfnote import NoteType
 from tests.unit.loader.images import (
     ENTRY,
     INIT_P2M,

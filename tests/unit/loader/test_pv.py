@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from kvmxen.abi.elfnote import NoteType
-from kvmxen.abi.start_info import StartInfo, StartInfoFlags
 from kvmxen.errors import KvmxenError, UsageError
-from kvmxen.layout import INVALID_P2M, Layout
+from kvmxen.kvm.layout import INVALID_P2M, Layout
+from kvmxen.kvm.memory import GuestMemory
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.frames import fill_m2p
 from kvmxen.loader.pv import PvStart, build
-from kvmxen.memory import GuestMemory
+from kvmxen.xen.abi.elfnote import NoteType
+from kvmxen.xen.abi.start_info import StartInfo, StartInfoFlags
 from tests.unit.loader.images import INIT_P2M, NOTES, START, VIRT_BASE, Load, Notes, elf, u64
 
 MIB = 1 << 20

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmxen.errors import GuestFault
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.memory import GuestMemory
 from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
 
 SIZE = 1024

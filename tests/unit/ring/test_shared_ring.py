@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmxen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
 from kvmxen.errors import GuestFault
-from kvmxen.layout import PAGE_SIZE
-from kvmxen.memory import GuestMemory, Window
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.kvm.memory import GuestMemory, Window
 from kvmxen.ring.byte_ring import RingBroken
+from kvmxen.xen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
 from tests.unit.ring.built import PythonRing
 
 WRAP = 1 << 32

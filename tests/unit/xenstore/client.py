@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from kvmxen.abi.xs_wire import Operation
+from kvmxen.xen.abi.xs_wire import Operation
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.state import State
 from kvmxen.xenstore.wire import Message, Parser

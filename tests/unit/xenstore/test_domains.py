@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kvmxen.abi.xs_wire import Feature
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi.xs_wire import Feature
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.control import inconsistencies
 from kvmxen.xenstore.permissions import READ, WRITE, Permission
 from kvmxen.xenstore.quota import QUOTA_NAMES

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmxen.abi import xs_state
-from kvmxen.abi.xs_state import RecordType
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi import xs_state
+from kvmxen.xen.abi.xs_state import RecordType
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.control import inconsistencies
 from kvmxen.xenstore.dump import dump
 from kvmxen.xenstore.errors import DumpError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvmxen.abi.xs_wire import Operation
+from kvmxen.xen.abi.xs_wire import Operation
 from kvmxen.xenstore.store import Store
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from random import Random
 
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.control import inconsistencies
 from kvmxen.xenstore.permissions import Permission
 from kvmxen.xenstore.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.nodes import populate
 from kvmxen.xenstore.store import Store
 from tests.unit.xenstore.client import Client

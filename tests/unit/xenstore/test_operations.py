@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.domain import FEATURES
 from kvmxen.xenstore.permissions import DOMID_ANY, Permission
 from kvmxen.xenstore.store import Store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.permissions import READ, Permission
 from kvmxen.xenstore.quota import Quota
 from kvmxen.xenstore.store import Store

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.control import inconsistencies
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.permissions import Permission, Permissions

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmxen.abi.layouts.xs_wire import xenstore_domain_interface
-from kvmxen.abi.xs_wire import Feature, RingError
-from kvmxen.abi.xs_wire import Operation as Op
-from kvmxen.memory import GuestMemory
+from kvmxen.kvm.memory import GuestMemory
+from kvmxen.xen.abi.layouts.xs_wire import xenstore_domain_interface
+from kvmxen.xen.abi.xs_wire import Feature, RingError
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore import ring
 from kvmxen.xenstore.connection import Connection
 from kvmxen.xenstore.domain import FEATURES

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.permissions import READ, Permission
 from kvmxen.xenstore.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvmxen.abi.xs_wire import Operation as Op
+from kvmxen.xen.abi.xs_wire import Operation as Op
 from kvmxen.xenstore.domain import Domain
 from kvmxen.xenstore.permissions import READ, Permission
 from kvmxen.xenstore.store import Store

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmxen.abi import xs_wire
-from kvmxen.abi.layouts.xs_wire import xenstore_domain_interface, xsd_sockmsg
-from kvmxen.abi.xs_wire import Operation
+from kvmxen.xen.abi import xs_wire
+from kvmxen.xen.abi.layouts.xs_wire import xenstore_domain_interface, xsd_sockmsg
+from kvmxen.xen.abi.xs_wire import Operation
 from kvmxen.xenstore import ring
 from kvmxen.xenstore.errors import ProtocolError
 from kvmxen.xenstore.wire import HEADER, Message, Parser

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from kvmxen.abi.blkif import NATIVE, PROTOCOLS, SEGMENT, BlkifOp, BlkifStatus
-from kvmxen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
-from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.block.vbd import Vbd
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.config.disk import DiskSpec, with_targets
-from kvmxen.layout import PAGE_SIZE
-from kvmxen.memory import Window
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.kvm.memory import Window
+from kvmxen.xen.abi.blkif import NATIVE, PROTOCOLS, SEGMENT, BlkifOp, BlkifStatus
+from kvmxen.xen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
+from kvmxen.xen.abi.xenbus import XenbusState as State
 from tests.unit.backends.fake_domain import FakeDomain, wait_until
 
 WRAP = 1 << 32

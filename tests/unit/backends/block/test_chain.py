@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmxen.abi.blkif import BlkifOp, BlkifStatus
 from kvmxen.backends.block.chain import Chain
 from kvmxen.backends.block.qemu import QemuImage
 from kvmxen.config import DiskSpec
 from kvmxen.errors import KvmxenError
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.xen.abi.blkif import BlkifOp, BlkifStatus
 from tests.e2e.disks import run, tool
 from tests.unit.backends.block.frontend import Disk, Seg
 from tests.unit.backends.block.scarcity import open_descriptors

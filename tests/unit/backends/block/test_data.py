@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.abi.blkif import PROTOCOLS, BlkifOp, BlkifStatus
-from kvmxen.abi.ring import RSP_PROD
-from kvmxen.abi.xenbus import XenbusState
 from kvmxen.backends.block import image
 from kvmxen.backends.block.pool import PoolEngine
 from kvmxen.backends.block.uring import UringEngine
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.xen.abi.blkif import PROTOCOLS, BlkifOp, BlkifStatus
+from kvmxen.xen.abi.ring import RSP_PROD
+from kvmxen.xen.abi.xenbus import XenbusState
 from tests.unit.backends.block.frontend import Disk, Seg
 from tests.unit.backends.fake_domain import wait_until
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.abi.blkif import BlkifOp, BlkifStatus
-from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends import xenbus
 from kvmxen.errors import KvmxenError
+from kvmxen.xen.abi.blkif import BlkifOp, BlkifStatus
+from kvmxen.xen.abi.xenbus import XenbusState as State
 from tests.e2e.disks import run
 from tests.unit.backends.block.frontend import Disk, Seg
 from tests.unit.backends.fake_domain import wait_until

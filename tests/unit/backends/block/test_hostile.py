@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmxen.abi.blkif import BlkifOp, BlkifStatus
-from kvmxen.abi.grant_table import PERMIT_ACCESS
-from kvmxen.abi.ring import REQ_PROD
-from kvmxen.abi.xenbus import XenbusState as State
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.xen.abi.blkif import BlkifOp, BlkifStatus
+from kvmxen.xen.abi.grant_table import PERMIT_ACCESS
+from kvmxen.xen.abi.ring import REQ_PROD
+from kvmxen.xen.abi.xenbus import XenbusState as State
 from tests.unit.backends.block.frontend import Disk, Queue, Seg
 
 SIZE = 4 << 20

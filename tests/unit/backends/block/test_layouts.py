@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kvmxen.abi.blkif import NATIVE, PROTOCOLS, SEGMENT
 from kvmxen.backends.block.queue import layouts
-from tests.unit.abi.test_offsets import offset_of
+from kvmxen.xen.abi.blkif import NATIVE, PROTOCOLS, SEGMENT
+from tests.unit.xen.abi.test_offsets import offset_of
 
 
 @pytest.mark.parametrize("name", ["request", "discard", "indirect", "response", "segment"])

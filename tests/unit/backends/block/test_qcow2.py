@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.abi.blkif import BlkifOp, BlkifStatus
-from kvmxen.abi.xenbus import XenbusState
 from kvmxen.backends.block import qemu, vbd
 from kvmxen.backends.block.qemu import QemuImage
 from kvmxen.config import DiskSpec
 from kvmxen.errors import KvmxenError
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.xen.abi.blkif import BlkifOp, BlkifStatus
+from kvmxen.xen.abi.xenbus import XenbusState
 from tests.e2e.disks import run, tool
 from tests.unit.backends.block.frontend import Disk, Seg
 

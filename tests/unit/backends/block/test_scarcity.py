@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.abi.blkif import BlkifOp, BlkifStatus
-from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.block.vbd import MAX_QUEUES
+from kvmxen.xen.abi.blkif import BlkifOp, BlkifStatus
+from kvmxen.xen.abi.xenbus import XenbusState as State
 from tests.unit.backends.block.frontend import Disk
 from tests.unit.backends.block.scarcity import descriptors, open_descriptors
 

@@ -20,12 +20,12 @@ from types import FrameType
 
 import pytest
 
-from kvmxen.abi.blkif import BlkifOp, BlkifStatus
 from kvmxen.backends.block import confine
 from kvmxen.backends.block.qemu import QemuImage
 from kvmxen.backends.block.server import Server, passed
 from kvmxen.config import DiskSpec
 from kvmxen.errors import KvmxenError
+from kvmxen.xen.abi.blkif import BlkifOp, BlkifStatus
 from tests.e2e.disks import run, tool
 from tests.unit.backends.block.frontend import Disk, Seg
 from tests.unit.backends.block.scarcity import descriptors, open_descriptors

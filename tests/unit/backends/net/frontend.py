@@ -7,11 +7,11 @@ from typing import Any
 
 from construct import Construct
 
-from kvmxen.abi import netif
-from kvmxen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD
-from kvmxen.layout import PAGE_SIZE
-from kvmxen.memory import Window
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.kvm.memory import Window
 from kvmxen.ring.shared_ring import BackRing
+from kvmxen.xen.abi import netif
+from kvmxen.xen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD
 from tests.unit.backends.fake_domain import FakeDomain
 
 WRAP = 1 << 32

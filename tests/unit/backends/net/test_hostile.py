@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmxen.abi import netif
-from kvmxen.abi.grant_table import READONLY
-from kvmxen.abi.ring import REQ_PROD
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.xen.abi import netif
+from kvmxen.xen.abi.grant_table import READONLY
+from kvmxen.xen.abi.ring import REQ_PROD
 from tests.unit.backends.fake_domain import wait_until
 from tests.unit.backends.net.conftest import Path
 from tests.unit.backends.net.frames import TCP, checksum, pseudo_header, tcp_frame, udp_frame

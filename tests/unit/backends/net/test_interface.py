@@ -6,10 +6,10 @@ import socket
 
 import pytest
 
-from kvmxen.abi import netif
-from kvmxen.abi.ring import REQ_PROD
 from kvmxen.backends.net.interface import Credit
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.xen.abi import netif
+from kvmxen.xen.abi.ring import REQ_PROD
 from tests.unit.backends.fake_domain import wait_until
 from tests.unit.backends.net.conftest import Path
 from tests.unit.backends.net.frames import tcp_frame, udp_frame

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from kvmxen.abi import netif
-from kvmxen.layout import PAGE_SIZE
+from kvmxen.kvm.layout import PAGE_SIZE
+from kvmxen.xen.abi import netif
 from tests.unit.backends.net.conftest import Path
 
 # What Linux certainly keeps together.

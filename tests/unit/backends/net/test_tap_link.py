@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from kvmxen.abi import netif
 from kvmxen.backends.net.packet import prepare
+from kvmxen.xen.abi import netif
 from tests.unit.backends.net.conftest import Path
 from tests.unit.backends.net.frames import tcp_frame, udp_frame
 from tests.unit.backends.net.frontend import gso

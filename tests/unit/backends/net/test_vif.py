@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmxen.abi.ring import REQ_PROD
-from kvmxen.abi.xen import DOMID_GUEST
-from kvmxen.abi.xenbus import XenbusState as State
 from kvmxen.backends.net.link import StreamLink
 from kvmxen.backends.net.vif import Offloads, Vif, Wire
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.config.net import Rate
+from kvmxen.xen.abi.ring import REQ_PROD
+from kvmxen.xen.abi.xen import DOMID_GUEST
+from kvmxen.xen.abi.xenbus import XenbusState as State
 from tests.unit.backends.fake_domain import FakeDomain, wait_until
 from tests.unit.backends.net.frames import tcp_frame, udp_frame
 from tests.unit.backends.net.frontend import NetFrontend

@@ -1,0 +1,42 @@
+"""The client's side of a domain's control socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kvmxen.domain.control.protocol import (
+    MAX_REPLY,
+    SOCKET,
+    ProtocolError,
+    parse_reply,
+    read_line,
+    write_line,
+)
+from kvmxen.domain.control.requests import Request, pack
+from kvmxen.errors import KvmxenError
+from kvmxen.xenstore.server.listener import connect
+
+
+def ask(root: Path, name: str, request: Request) -> Any:
+    """Send `request` to the domain `name`, whose run directory is in `root`; returns its answer.
+
+    Raises KvmxenError if there is no such domain, or if the request failed.
+    """
+    try:
+        connected = connect(root / name / SOCKET)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        raise KvmxenError(
+            f"no domain named {name} is running; give the --name that it was started with"
+        ) from None
+    except OSError as error:
+        raise KvmxenError(
+            f"cannot reach the domain {name}: {error.strerror}; "
+            "only root and the user who started it may"
+        ) from None
+    with connected:
+        try:
+            write_line(connected, pack(request))
+            return parse_reply(read_line(connected, MAX_REPLY))
+        except (OSError, ProtocolError):
+            raise KvmxenError(f"the domain {name} ended before it answered") from None

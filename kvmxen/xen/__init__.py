@@ -1,0 +1,1 @@
+"""The Xen that any guest sees: its ABI, events, grants, hypercalls, time; nothing of PV."""
