@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from kvmxen.errors import GuestFault, HypercallError
 from kvmxen.kvm.layout import PAGE_SHIFT
-from kvmxen.kvm.structs import Segment
 from kvmxen.kvm.vcpu import VcpuFd
 from kvmxen.pv.bounce import bounce
 from kvmxen.pv.gate import PvVcpu
@@ -47,8 +46,6 @@ KICK_SIGNAL = signal.SIGUSR1
 _FLAGS_AT_START = x86.EFL_ARITHMETIC | x86.EFL_DF
 # DR7: local and global enables, conditions and lengths, but no general detect and no I/O.
 _DR7_ALLOWED = 0xFFFF03FF
-# Bits of a segment's type.
-_ACCESSED, _READABLE, _CODE = 1, 2, 8
 # DR6: the breakpoint bits, which each debug exception replaces, and all status bits.
 _DR6_BREAKPOINTS = 0xF
 _DR6_STATUS = 0xE00F
@@ -424,39 +421,6 @@ class Cpu:
     def load_ldt(self, entries: int) -> None:
         """Load the LDT that has been copied into the shim."""
         load_ldt(self.fd, self.machine.image, entries)
-
-    def load_user_gs(self, selector: int) -> None:
-        """SEGBASE_GS_USER_SEL: load the user's GS from a selector of the guest's GDT or LDT."""
-        descriptor = 0
-        if selector & ~3:
-            table, frames = (
-                (self.ldt_gpa, self.ldt_frames) if selector & 4 else (self.gdt_gpa, self.gdt_frames)
-            )
-            if selector >> 3 < len(frames) * 512:
-                descriptor = self.machine.memory.read_u64(table + (selector & ~7))
-        present = descriptor >> 47 & 1
-        kind = descriptor >> 40 & 0xF
-        if selector & ~3 and (not present or (kind & _CODE and not kind & _READABLE)):
-            selector = descriptor = present = 0
-        base = descriptor >> 16 & 0xFFFFFF | descriptor >> 56 << 24
-        sregs = self.fd.get_sregs()
-        if sregs.gs.selector != selector:
-            limit = descriptor & 0xFFFF | (descriptor >> 48 & 0xF) << 16
-            granular = descriptor >> 55 & 1
-            sregs.gs = Segment(
-                base=sregs.gs.base,
-                limit=limit << 12 | 0xFFF if granular else limit,
-                selector=selector,
-                type=kind | _ACCESSED,
-                present=present,
-                dpl=3,
-                db=descriptor >> 54 & 1,
-                s=1,
-                g=granular,
-                unusable=not present,
-            )
-            self.fd.set_sregs(sregs)
-        self.fd.set_msr(x86.MSR_KERNEL_GS_BASE, base)
 
     def set_xcr0(self, value: int) -> None:
         """Execute xsetbv with a value that has been checked."""

@@ -11,6 +11,7 @@ from array import array
 
 from kvmxen.errors import HypercallError
 from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE
+from kvmxen.kvm.structs import Segment
 from kvmxen.pv.cpu import Cpu
 from kvmxen.xen.abi import x86, xen
 
@@ -20,11 +21,8 @@ MAX_GDT_FRAMES = 14
 MAX_GDT_ENTRIES = MAX_GDT_FRAMES * ENTRIES_PER_PAGE
 MAX_LDT_ENTRIES = 8192
 
-_PRESENT = 1 << 47
-_DPL3 = 3 << 45
-_NOT_SYSTEM = 1 << 44
-_TYPE = 0x1F << 40
-_ACCESSED = 1 << 40
+_TYPE = 0x1F << x86.DESC_TYPE_SHIFT
+_IN_USE = x86.DESC_PRESENT | x86.DESC_SEGMENT
 
 
 def validate(descriptor: int) -> int:
@@ -32,18 +30,18 @@ def validate(descriptor: int) -> int:
 
     One that is not present, or of type 0, can only fault. Raises HypercallError(EINVAL).
     """
-    if not descriptor & _PRESENT or not descriptor & _TYPE:
+    if not descriptor & x86.DESC_PRESENT or not descriptor & _TYPE:
         return descriptor
-    if not descriptor & _NOT_SYSTEM:
+    if not descriptor & x86.DESC_SEGMENT:
         raise HypercallError(errno.EINVAL)
-    return descriptor | _DPL3
+    return descriptor | x86.DESC_DPL3
 
 
 def _loaded(descriptor: int) -> int:
     """The valid `descriptor` for the CPU's copy: marked accessed, because ring 3's view of the
     copies is read-only, for the CPU too."""
-    used = descriptor & _PRESENT and descriptor & _NOT_SYSTEM
-    return descriptor | _ACCESSED if used else descriptor
+    used = descriptor & _IN_USE == _IN_USE
+    return descriptor | x86.DESC_ACCESSED if used else descriptor
 
 
 def _copied(table: bytes) -> bytes:
@@ -112,7 +110,7 @@ def set_segment_base(cpu: Cpu, which: int, base: int) -> int:
     # The dispatcher may have left one of them to be written on the return to the guest.
     cpu.vcpu.flush()
     if which == xen.SEGBASE_GS_USER_SEL:
-        cpu.load_user_gs(base & 0xFFFF)
+        _load_user_gs(cpu, base & 0xFFFF)
         return 0
     registers = {
         xen.SEGBASE_FS: x86.MSR_FS_BASE,
@@ -123,3 +121,37 @@ def set_segment_base(cpu: Cpu, which: int, base: int) -> int:
         raise HypercallError(errno.EINVAL)
     cpu.fd.set_msr(registers[which], base)
     return 0
+
+
+def _load_user_gs(cpu: Cpu, selector: int) -> None:
+    """Load the user's GS from a selector of the guest's GDT or LDT; null if it cannot be read."""
+    descriptor = 0
+    if selector & ~3:
+        table, frames = (
+            (cpu.ldt_gpa, cpu.ldt_frames) if selector & 4 else (cpu.gdt_gpa, cpu.gdt_frames)
+        )
+        if selector >> 3 < len(frames) * ENTRIES_PER_PAGE:
+            descriptor = cpu.machine.memory.read_u64(table + (selector & ~7))
+    unreadable = descriptor & (x86.DESC_CODE | x86.DESC_READ_WRITE) == x86.DESC_CODE
+    if selector & ~3 and (not descriptor & x86.DESC_PRESENT or unreadable):
+        selector = descriptor = 0
+    present = bool(descriptor & x86.DESC_PRESENT)
+    base = descriptor >> 16 & 0xFFFFFF | descriptor >> 56 << 24
+    sregs = cpu.fd.get_sregs()
+    if sregs.gs.selector != selector:
+        limit = descriptor & 0xFFFF | (descriptor >> 48 & 0xF) << 16
+        granular = bool(descriptor & x86.DESC_GRANULAR)
+        sregs.gs = Segment(
+            base=sregs.gs.base,
+            limit=limit << 12 | 0xFFF if granular else limit,
+            selector=selector,
+            type=(descriptor | x86.DESC_ACCESSED) >> x86.DESC_TYPE_SHIFT & 0xF,
+            present=present,
+            dpl=3,
+            db=bool(descriptor & x86.DESC_DB),
+            s=1,
+            g=granular,
+            unusable=not present,
+        )
+        cpu.fd.set_sregs(sregs)
+    cpu.fd.set_msr(x86.MSR_KERNEL_GS_BASE, base)

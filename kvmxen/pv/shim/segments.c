@@ -1,18 +1,11 @@
-/* Segments, as kvmxen/pv/hypercalls/segments.py has them: only what the CPU's own copies of the guest's
- * tables hold, which were checked.
+/* Segments, as pv/hypercalls/segments.py has them: only those of the CPU's own copies of the guest's
+ * tables, which were checked.
  */
 #include "dispatch.h"
 
-/* Of a segment descriptor. */
-#define DESC_CODE (0x18ul << 40)
-#define DESC_DATA_WRITE (0x12ul << 40)
-#define DESC_DATA_MASK (0x1aul << 40)
-#define DESC_CONFORMING (0x4ul << 40)
-#define DESC_DPL3 (3ul << 45)
-#define DESC_PRESENT (1ul << 47)
-#define DESC_LONG (1ul << 53)
-#define DESC_DB (1ul << 54)
-
+#define CODE (DESC_SEGMENT | DESC_CODE)
+#define DATA_WRITE (DESC_SEGMENT | DESC_READ_WRITE)
+#define DATA_MASK (DESC_SEGMENT | DESC_CODE | DESC_READ_WRITE)
 
 /* From here on the GDT is Xen's. */
 #define FIRST_RESERVED 0xe000u
@@ -30,11 +23,11 @@ bool may_return_to(const frame *f, u64 cs, u64 ss)
 {
     u64 code = descriptor(f, cs), data = descriptor(f, ss);
 
-    return (code & (DESC_CODE | DESC_DPL3 | DESC_PRESENT | DESC_LONG | DESC_DB))
-               == (DESC_CODE | DESC_DPL3 | DESC_PRESENT | DESC_LONG)
+    return (code & (CODE | DESC_DPL3 | DESC_PRESENT | DESC_LONG | DESC_DB))
+               == (CODE | DESC_DPL3 | DESC_PRESENT | DESC_LONG)
            && !(code & DESC_CONFORMING)
-           && (data & (DESC_DATA_MASK | DESC_DPL3 | DESC_PRESENT))
-                  == (DESC_DATA_WRITE | DESC_DPL3 | DESC_PRESENT);
+           && (data & (DATA_MASK | DESC_DPL3 | DESC_PRESENT))
+                  == (DATA_WRITE | DESC_DPL3 | DESC_PRESENT);
 }
 
 /* The user's GS: null, or a segment of the GDT that can be read. */
@@ -50,8 +43,8 @@ static int user_gs(state *s, frame *f)
     if (selector >= FIRST_RESERVED)
         return HOST;
     data = descriptor(f, selector);
-    if ((data & (DESC_DATA_MASK | DESC_DPL3 | DESC_PRESENT))
-            != (DESC_DATA_WRITE | DESC_DPL3 | DESC_PRESENT))
+    if ((data & (DATA_MASK | DESC_DPL3 | DESC_PRESENT))
+            != (DATA_WRITE | DESC_DPL3 | DESC_PRESENT))
         return HOST;
     load_user_gs(s, (u16)selector, (data >> 16 & 0xffffff) | data >> 56 << 24);
     return DONE;
