@@ -3,7 +3,7 @@
 A vCPU is in one state, which only its own thread changes; any thread may read it.
 
     host      its registers are in the Vcpu, and the guest resumes with them
-    at work   KVM_RUN in code of ours, which changes no register of the guest
+    at work   KVM_RUN for the host: code of ours, or one instruction of the guest's kernel
     guest     KVM_RUN in the guest
     halted    KVM_RUN asleep, until an interrupt
     stopped   KVM has the registers: a signal ended KVM_RUN, or an exit that is not the guest's

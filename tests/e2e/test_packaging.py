@@ -116,7 +116,9 @@ def test_wheel_has_what_runs(contents: set[str]) -> None:
     assert modules - contents == set()
     extensions = {name.partition(".")[0] for name in contents if name.endswith(".so")}
     assert extensions == {n.partition(".")[0] for n in package_sources() if n.endswith(".pyx")}
-    headers = {f"kvmxen/{name}.h" for name in ("xen/abi/x86", "xen/abi/xen", "pv/shim/abi")}
+    headers = {
+        f"kvmxen/{name}.h" for name in ("xen/abi/x86", "xen/abi/xen", "xen/abi/io", "pv/shim/abi")
+    }
     assert headers | {"kvmxen/pv/shim/shim.bin", "kvmxen/guests/demo.elf"} <= contents
     assert "kvmxen/py.typed" in contents
 

@@ -24,10 +24,11 @@ _INIT = Path(__file__).with_name("init.sh")
 _FILE = 0o100644
 _TAIL = 3000
 # Seconds between two looks at the log, and those in which a panicked machine should end.
-_LOOK, _LAST_WORDS = 1, 20
+_LOOK, _PANICKING = 1, 20
 _STATUS = re.compile(r"^lab: exit status (\d+)", re.M)
+_PANIC = "Kernel panic"
 # What Linux writes from an exception on that it does not survive.
-_PANIC = re.compile(r"^.*(Oops|BUG:|int3: |Kernel panic)", re.M)
+_LAST_WORDS = re.compile(rf"^.*(Oops|BUG:|int3: |{_PANIC})", re.M)
 _CONSOLE = Entry("dev/console", 0o020600, device=(5, 1))
 # The host's files, a writable layer above them, KVM, and tap devices on a bridge.
 WANTED = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "kvm_amd", "tun", "bridge")
@@ -52,8 +53,8 @@ class End:
     @property
     def last_words(self) -> str:
         """The log from the panic of the machine's kernel on, else its end."""
-        panic = _PANIC.search(self.log)
-        return self.log[panic.start() :][:_TAIL] if panic else self.log[-_TAIL:]
+        words = _LAST_WORDS.search(self.log)
+        return self.log[words.start() :][:_TAIL] if words else self.log[-_TAIL:]
 
 
 def run(version: str, command: str, *, silence: float = math.inf) -> End:
@@ -89,7 +90,7 @@ def _watch(machine: subprocess.Popen[bytes], log: Path, silence: float) -> None:
         now = time.monotonic()
         if len(text) > size:
             size, grown = len(text), now
-        if now - grown > (_LAST_WORDS if _PANIC.search(text) else silence):
+        if now - grown > (_PANICKING if _PANIC in text else silence):
             return
 
 

@@ -107,8 +107,7 @@ def mmuext_op(cpu: Cpu, operations: int, count: int, done: int, domid: int) -> i
         for i in range(succeeded, count):
             if cpu.machine.stopping:
                 break
-            operation = MmuextOp.load(cpu, operations + i * MmuextOp.bits64.size)
-            _mmuext(cpu, operation.cmd, operation.arg1, operation.arg2)
+            _mmuext(cpu, *MmuextOp.load(cpu, operations + i * MmuextOp.bits64.size))
             succeeded += 1
     finally:
         _tell(cpu, done, succeeded)

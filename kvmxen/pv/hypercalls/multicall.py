@@ -25,10 +25,10 @@ def multicall(
         raise HypercallError(errno.EINVAL)
     size = MulticallEntry.bits64.size
     for at in range(calls, calls + count * size, size):
-        entry = MulticallEntry.load(cpu, at)
+        number, _, *arguments = MulticallEntry.load(cpu, at)
         result: int | None = -errno.ENOSYS
-        if entry.op != Hypercall.multicall:
-            result = hypercall(cpu, entry.op, entry.args)
+        if number != Hypercall.multicall:
+            result = hypercall(cpu, number, arguments)
         if result is None:
             with suppress(GuestFault):
                 MulticallEntry.result.store(cpu, at, cpu.vcpu.rax)
