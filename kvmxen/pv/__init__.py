@@ -1,1 +1,1 @@
-"""A PV guest: its kernel runs in ring 3, and what it cannot do there is done for it."""
+"""A PV guest: its kernel runs in ring 3, and kvmxen does what it cannot do there."""

@@ -243,7 +243,7 @@ class Cpu:
             self.timer.set_wake(self.machine.now() + delay)
 
     def note_own_event(self) -> None:
-        """Note that the vCPU has sent an event to itself, for the finding of event loops."""
+        """Note that the vCPU has sent an event to itself, so that an event loop is found."""
         self.vcpu.note_own_event()
 
     def block(self) -> None:

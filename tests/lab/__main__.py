@@ -10,6 +10,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import pytest
+
 from kvmxen.errors import KvmxenError
 from tests import packages
 from tests.lab.progress import DONE_VARIABLE, ended
@@ -52,10 +54,8 @@ KEEPER = "python -m tests.lab.keep_kvm_in_use"
 TEST_LIMIT = 400
 # A machine hangs if no test begins or ends for so many seconds.
 SILENCE = TEST_LIMIT + 200
-# A panic of the emulated machine is no fault of a test: see docs/lab.md. Three of them are.
+# A panic of the emulated machine is no test's fault (docs/lab.md); three in one run are a failure.
 MACHINES = 3
-# pytest's exit status if it has no tests to run.
-NO_TESTS = 5
 
 
 def main() -> int:
@@ -113,7 +113,7 @@ def tests(version: str, before: str, command: list[str]) -> int:
         )
         end = run(version, script, silence=SILENCE)
         status = end.status
-        if done and status == NO_TESTS:
+        if done and status == pytest.ExitCode.NO_TESTS_COLLECTED:
             status = 0
         done |= ended(end.log)
         if status is not None:

@@ -107,11 +107,19 @@ def test_a_failure_before_the_panic_counts(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_panic_after_the_last_test(monkeypatch: pytest.MonkeyPatch) -> None:
     log = line("a.py::b", passed=True) + PANIC
-    assert run_tests(monkeypatch, qemu.End(log, None), qemu.End("", lab.NO_TESTS))[0] == 0
+    assert (
+        run_tests(
+            monkeypatch, qemu.End(log, None), qemu.End("", pytest.ExitCode.NO_TESTS_COLLECTED)
+        )[0]
+        == 0
+    )
 
 
 def test_no_tests_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_tests(monkeypatch, qemu.End("", lab.NO_TESTS))[0] == lab.NO_TESTS
+    assert (
+        run_tests(monkeypatch, qemu.End("", pytest.ExitCode.NO_TESTS_COLLECTED))[0]
+        == pytest.ExitCode.NO_TESTS_COLLECTED
+    )
 
 
 def test_every_machine_may_not_die(monkeypatch: pytest.MonkeyPatch) -> None:

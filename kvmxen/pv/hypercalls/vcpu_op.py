@@ -13,11 +13,10 @@ from kvmxen.errors import HypercallError
 from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE
 from kvmxen.pv.cpu import Cpu
 from kvmxen.pv.hypercalls.segments import MAX_GDT_ENTRIES, gdt_pages, load_gdt
-from kvmxen.pv.hypercalls.traps import register_callback, set_trap
+from kvmxen.pv.hypercalls.traps import set_callbacks, set_trap
 from kvmxen.xen.abi import x86, xen
 from kvmxen.xen.abi.arch_xen import VcpuGuestContext
 from kvmxen.xen.abi.vcpu import VcpuRegisterVcpuInfo, VcpuSetSingleshotTimer
-from kvmxen.xen.abi.xen import CallbackType
 
 _FAR = 1 << 50
 _MIN_PERIOD = 1_000_000
@@ -152,12 +151,12 @@ def _initialise(cpu: Cpu, target: Cpu, argument: int) -> None:
     for vector, trap in enumerate(context.trap_ctxt):
         set_trap(target, vector, trap)
     load_gdt(target, list(context.gdt_frames[: gdt_pages(context.gdt_ents)]))
-    for kind, address in (
-        (CallbackType.EVENT, context.event_callback_eip),
-        (CallbackType.FAILSAFE, context.failsafe_callback_eip),
-        (CallbackType.SYSCALL, context.syscall_callback_eip),
-    ):
-        register_callback(target, kind, address, 0)
+    set_callbacks(
+        target,
+        context.event_callback_eip,
+        context.failsafe_callback_eip,
+        context.syscall_callback_eip,
+    )
     target.kernel_sp = context.kernel_sp
     # xen_pfn_to_cr3: on x86-64 the frame has the same place as in the CPU's cr3.
     kernel, user = context.ctrlreg[3] >> PAGE_SHIFT, context.ctrlreg[1] >> PAGE_SHIFT

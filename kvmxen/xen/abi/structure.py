@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Guest(Protocol):
-    """Whose memory has the structures: a Cpu, by virtual addresses. Both raise GuestFault."""
+    """The vCPU whose memory has the structures, by virtual address; both raise GuestFault."""
 
     def read(self, va: int, length: int, /) -> bytes: ...
 
@@ -155,8 +155,8 @@ class _Lazy:
 
 
 class Structure(tuple[Any, ...]):
-    """A private copy of a structure. Subclasses say for guests of which widths they hold, and
-    whether they are packed."""
+    """A private copy of a structure. A subclass says which widths of guests it is for, and whether
+    it is packed."""
 
     bits64 = _Lazy(64)
     bits32 = _Lazy(32)
@@ -265,7 +265,7 @@ class Layout(Generic[S]):
         self.alignment, at, codes = 1, 0, ""
         for name, field in structure.fields.items():
             code, alignment = field.place(width)
-            # A 32-bit x86 guest aligns a uint64_t, too, to 4 bytes.
+            # 32-bit x86 aligns even a uint64_t to 4 bytes.
             alignment = 1 if structure.packed else min(alignment, width // 8)
             padding = -at % alignment
             self.fields[name] = at + padding, f"<{code}"
