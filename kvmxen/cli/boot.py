@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
+from uuid import UUID
 
 import click
 
@@ -11,7 +14,7 @@ from kvmxen.cli.hints import explained
 from kvmxen.cli.stats import Kind, Stats
 from kvmxen.cli.status import STATUSES
 from kvmxen.config import Config, ConsoleSpec, DiskSpec
-from kvmxen.config.domain import OnReboot, Shim
+from kvmxen.config.domain import Action, Shim
 from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import parse_size
 from kvmxen.errors import UsageError
@@ -43,10 +46,20 @@ def _stats(
     raise click.BadParameter(f"{value!r} is neither json nor json:FILE", ctx, param)
 
 
-def _timeout(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+def _seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     if value is not None and not 0 < value < float("inf"):
-        raise UsageError(f"--timeout must be more than 0 seconds, not {value:g}")
+        raise UsageError(f"{param.opts[0]} must be more than 0 seconds, not {value:g}")
     return value
+
+
+def _action(option: str, default: Action, when: str) -> Callable[[Any], Any]:
+    return click.option(
+        option,
+        type=click.Choice(get_args(Action)),
+        default=default,
+        show_default=True,
+        help=f"What to do when the guest {when}.",
+    )
 
 
 class _Command(click.Command):
@@ -124,15 +137,21 @@ class _Command(click.Command):
     "--timeout",
     metavar="SECONDS",
     type=float,
-    callback=_timeout,
+    callback=_seconds,
     help="Destroy the guest after that time, counted from the start of the command.",
 )
 @click.option(
-    "--on-reboot",
-    type=click.Choice(["restart", "destroy"]),
-    default="restart",
-    show_default=True,
-    help="What to do when the guest reboots.",
+    "--shutdown-timeout",
+    metavar="SECONDS",
+    type=float,
+    callback=_seconds,
+    help="Destroy a guest that has not shut down that long after it was asked to.",
+)
+@_action("--on-poweroff", "destroy", "powers off")
+@_action("--on-reboot", "restart", "reboots")
+@_action("--on-crash", "destroy", "crashes")
+@click.option(
+    "--uuid", type=click.UUID, metavar="UUID", help="The domain's UUID.  [default: a random one]"
 )
 @click.option(
     "--stats",
@@ -174,7 +193,11 @@ def boot(
     console: str,
     nets: tuple[str, ...],
     timeout: float | None,
-    on_reboot: OnReboot,
+    shutdown_timeout: float | None,
+    on_poweroff: Action,
+    on_reboot: Action,
+    on_crash: Action,
+    uuid: UUID | None,
     stats: tuple[Kind, Path | None] | None,
     shim: Shim,
     xenstore: Path | None,
@@ -196,7 +219,10 @@ def boot(
         disks=tuple(map(DiskSpec.parse, disks)),
         console=ConsoleSpec.parse(console),
         nets=tuple(spec for text in nets if (spec := NetSpec.parse(text))),
+        uuid=uuid,
+        on_poweroff=on_poweroff,
         on_reboot=on_reboot,
+        on_crash=on_crash,
         shim=shim,
         xenstore=xenstore,
         break_event_loops=break_event_loops,
@@ -204,4 +230,9 @@ def boot(
     )
     from kvmxen.cli.foreground import boot
 
-    return boot(config, timeout=timeout, stats=Stats(*stats) if stats else None)
+    return boot(
+        config,
+        timeout=timeout,
+        patience=shutdown_timeout,
+        stats=Stats(*stats) if stats else None,
+    )

@@ -7,24 +7,36 @@ from contextlib import ExitStack
 from kvmxen.backends.terminal import open_terminal
 from kvmxen.cli.person import Person
 from kvmxen.cli.stats import Stats
-from kvmxen.cli.status import CRASHED, REBOOTED
+from kvmxen.cli.status import CRASHED, INTERRUPTED, REBOOTED
 from kvmxen.config import Config
 from kvmxen.domain.domain import Domain
+from kvmxen.domain.ending import Ending
 from kvmxen.domain.state import Event
 from kvmxen.errors import Interrupted
 from kvmxen.pv.machine import End
 from kvmxen.streams import say, tell
 
-_STATUSES = {End.POWEROFF: 0, End.CRASH: CRASHED, End.REBOOT: REBOOTED}
+_STATUSES = {
+    End.POWEROFF: 0,
+    End.CRASH: CRASHED,
+    End.REBOOT: REBOOTED,
+    End.DESTROYED: INTERRUPTED,
+}
 
 
-def boot(config: Config, *, timeout: float | None = None, stats: Stats | None = None) -> int:
+def boot(
+    config: Config,
+    *,
+    timeout: float | None = None,
+    patience: float | None = None,
+    stats: Stats | None = None,
+) -> int:
     """Boot what `config` describes, again after each reboot; return the exit status of its end.
 
-    `timeout` is in seconds, from now on. Call it in the main thread. Raises KvmxenError for what a
-    person can fix.
+    `timeout` is in seconds, from now on; see Person for `patience`. Call it in the main thread.
+    Raises KvmxenError for what a person can fix.
     """
-    person = Person()
+    person = Person(patience)
     try:
         with person.signals(timeout), ExitStack() as stack:
             with person.interruptible():
@@ -37,7 +49,8 @@ def boot(config: Config, *, timeout: float | None = None, stats: Stats | None = 
             domain = stack.enter_context(
                 Domain(config, terminal=terminal, step=person.interruptible)
             )
-            domain.listen(lambda event: _report(domain, event, report))
+            reports = _Reports(domain, report)
+            domain.listen(reports.told)
             person.watch(domain)
             domain.start()
             ending = domain.wait()
@@ -45,13 +58,32 @@ def boot(config: Config, *, timeout: float | None = None, stats: Stats | None = 
         say(str(interruption))
         return interruption.exit_status
     assert ending is not None
-    if ending.end is End.CRASH:
-        tell(ending.report)
-    elif person.status is not None:
+    reports.crash()
+    if ending.end is not End.CRASH and person.status is not None:
         return person.status
     return _STATUSES[ending.end]
 
 
-def _report(domain: Domain, event: Event, report: Stats) -> None:
-    if event in (Event.REBOOTED, Event.ENDED):
-        report.report(domain.stats())
+class _Reports:
+    """Prints the figures and the crash reports of the runs of `domain`."""
+
+    def __init__(self, domain: Domain, stats: Stats) -> None:
+        self._domain = domain
+        self._stats = stats
+        self._crash: Ending | None = None
+
+    def told(self, event: Event) -> None:
+        """Report what ended by `event`, in the domain's thread."""
+        if event in (Event.REBOOTED, Event.ENDED):
+            self._stats.report(self._domain.stats())
+        if event in (Event.REBOOTED, Event.PRESERVED):
+            self.crash()
+        if event is Event.PRESERVED:
+            say("the guest has stopped and is preserved: interrupt or destroy it to end it")
+
+    def crash(self) -> None:
+        """Report the last crash, if it has not been reported."""
+        ending = self._domain.ending
+        if ending is not None and ending.end is End.CRASH and ending is not self._crash:
+            self._crash = ending
+            tell(ending.report)

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Timer
 from types import FrameType
 from typing import Protocol
 
@@ -33,10 +34,12 @@ class Person:
     """A person's requests to a domain that is built and runs.
 
     If a person or the timeout ended it, `status` is the exit status for that. `leaving()` is the
-    cleanup that must happen even if the process ends at once.
+    cleanup that must happen even if the process ends at once. A guest that was asked to shut down
+    is destroyed `patience` seconds later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float | None = None) -> None:
+        self._patience = patience
         self.status: int | None = None
         self.leaving: Callable[[], None] = lambda: None
         self._guest: Guest | None = None
@@ -98,12 +101,20 @@ class Person:
             say("asking the guest to shut down; repeat to destroy it")
             if not guest.shutdown():
                 self._destroy(guest, INTERRUPTED)
+            elif self._patience is not None:
+                timer = Timer(self._patience, self._lose_patience, (guest,))
+                timer.daemon = True
+                timer.start()
         elif self._wishes == 2:
             self._destroy(guest, INTERRUPTED)
         else:
             say("exiting without waiting for the guest's devices")
             self.leaving()
             os._exit(INTERRUPTED)
+
+    def _lose_patience(self, guest: Guest) -> None:
+        say(f"the guest has not shut down in {self._patience:g} seconds: destroying it")
+        self._destroy(guest, INTERRUPTED)
 
     def _destroy(self, guest: Guest, status: int) -> None:
         self.status = status

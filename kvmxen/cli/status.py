@@ -17,7 +17,7 @@ Exit status of boot:
     3  the guest crashed
     4  the time limit of --timeout was reached
     5  the guest rebooted, with --on-reboot destroy
-  130  interrupted
+  130  interrupted, or destroyed
 """
 
 XENSTORE_STATUSES = """\b

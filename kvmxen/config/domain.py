@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from uuid import UUID
 
 from kvmxen.config.console import ConsoleSpec
 from kvmxen.config.disk import DiskSpec, with_targets
@@ -23,7 +24,8 @@ _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,63}", re.ASCII)
 # Python's stand-in for a byte that is not UTF-8 (PEP 383).
 _NO_CHARACTER = re.compile("[\udc80-\udcff]")
 
-OnReboot = Literal["restart", "destroy"]
+# What happens when the guest ends.
+Action = Literal["destroy", "restart", "preserve"]
 Shim = Literal["dispatch", "exits"]
 
 
@@ -47,7 +49,10 @@ class Config:
 
     `kernel` defaults to the embedded demo guest. `memory` is in bytes. The guest may grow to
     `max_memory` and `max_vcpus`, by default the amounts that it starts with. The constructor gives
-    each of `disks` a target.
+    each of `disks` a target. A domain whose `uuid` is None gets a random one.
+
+    When the guest powers off, reboots or crashes, it is destroyed, booted again, or preserved: its
+    vCPUs have stopped, and the rest stays until it is destroyed.
     """
 
     kernel: Path | None = None
@@ -63,7 +68,10 @@ class Config:
     disks: tuple[DiskSpec, ...] = ()
     console: ConsoleSpec = field(default_factory=lambda: ConsoleSpec("stdio"))
     nets: tuple[NetSpec, ...] = ()
-    on_reboot: OnReboot = "restart"
+    uuid: UUID | None = None
+    on_poweroff: Action = "destroy"
+    on_reboot: Action = "restart"
+    on_crash: Action = "destroy"
     shim: Shim = "dispatch"
     break_event_loops: bool = False
     xenstore: Path | None = None

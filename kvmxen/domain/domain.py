@@ -11,6 +11,7 @@ from uuid import uuid4
 from kvmxen.backends.loop import Loop
 from kvmxen.backends.terminal import ConsoleStream, PlainTerminal, open_terminal
 from kvmxen.config import Config, DiskSpec
+from kvmxen.config.domain import Action
 from kvmxen.config.net import NetSpec
 from kvmxen.domain.control.commands import perform
 from kvmxen.domain.control.server import ControlServer
@@ -39,14 +40,16 @@ class Domain:
         self, config: Config, *, terminal: PlainTerminal | None = None, step: Step = nullcontext
     ) -> None:
         self.config = config
-        self.uuid = uuid4()
+        self.uuid = config.uuid or uuid4()
         self._changed = threading.Condition()
         self._listeners: list[Callable[[Event], None]] = []
         self._thread: threading.Thread | None = None
-        self._paused = self._destroyed = self._done = False
+        self._paused = self._destroyed = self._preserved = self._done = False
         # How the run in progress ended.
         self._over: End | None = None
-        self._ending: Ending | None = None
+        # How the last run ended, and whether the domain ended with it.
+        self._last: Ending | None = None
+        self._settled = False
         self._failure: BaseException | None = None
         self._figures: dict[str, object] = {}
         self._loop = Loop()
@@ -85,7 +88,14 @@ class Domain:
         """What the domain does at the moment."""
         if self._done:
             return State.ENDED
+        if self._preserved:
+            return State.PRESERVED
         return State.PAUSED if self._paused or self._thread is None else State.RUNNING
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the guest's last run ended; None in its first run."""
+        return self._last
 
     def start(self) -> None:
         """Start the guest at its first instruction."""
@@ -95,19 +105,23 @@ class Domain:
 
     def pause(self) -> None:
         """Stop every vCPU where it is; time continues. Returns when all have left the guest."""
-        with self._changed:
-            self._paused = True
-            if self._run is not None:
-                self._run.machine.pause()
-        self._tell(Event.PAUSED)
+        if self._set_paused(True):
+            self._tell(Event.PAUSED)
 
     def unpause(self) -> None:
         """Undo pause."""
+        if self._set_paused(False):
+            self._tell(Event.UNPAUSED)
+
+    def _set_paused(self, paused: bool) -> bool:
+        """Pause or unpause; returns whether that was a change."""
         with self._changed:
-            self._paused = False
+            if self._preserved or self._settled:
+                raise KvmxenError(f"the guest of {self.config.name} has ended")
+            changed, self._paused = self._paused is not paused, paused
             if self._run is not None:
-                self._run.machine.resume()
-        self._tell(Event.UNPAUSED)
+                (self._run.machine.pause if paused else self._run.machine.resume)()
+        return changed
 
     def shutdown(self) -> bool:
         """Ask the guest to power off, without waiting; returns whether there is a guest to ask."""
@@ -137,7 +151,7 @@ class Domain:
                 return None
         if self._failure is not None:
             raise self._failure
-        return self._ending
+        return self._last
 
     def close(self) -> None:
         """Destroy the guest, wait, and free all host resources; does nothing the second time."""
@@ -212,7 +226,7 @@ class Domain:
 
     def wait_for_clients(self, timeout: float | None) -> dict[str, object] | None:
         """Like wait(), but returns as soon as the end is known, while the socket still exists."""
-        ending = self._wait(lambda: bool(self._ending or self._failure), timeout)
+        ending = self._wait(lambda: self._settled, timeout)
         return None if ending is None else vars(ending) | {"end": ending.end.name}
 
     def _devices(self) -> Devices:
@@ -234,7 +248,7 @@ class Domain:
 
     def _ask(self, how: str) -> bool:
         with self._changed:
-            if self._run is None or self._thread is None:
+            if self._run is None or self._thread is None or self._over is not None:
                 return False
             self._run.request(how)
             return True
@@ -254,7 +268,7 @@ class Domain:
                 self._tell(Event.REBOOTED)
                 self._build_again()
         except BaseException as error:
-            self._settle(None, error)
+            self._settle(error)
             if self._run is not None:
                 self._run.abandon()
         finally:
@@ -268,17 +282,38 @@ class Domain:
             run.start()
         while self._over is None:
             self._loop.run()
+        self._last = run.stop(End.DESTROYED if self._destroyed else self._over)
+        action = self._action(self._last.end)
+        if action == "preserve":
+            self._preserve()
         with self._changed:
-            self._run = None
-        ending, self._figures = run.finish(End.DESTROYED if self._destroyed else self._over)
-        again = ending.end is End.REBOOT and self.config.on_reboot == "restart"
-        if not again:
-            self._settle(ending, None)
-        return again
+            self._run, self._figures = None, run.figures()
+        run.close()
+        if action != "restart":
+            self._settle(None)
+        return action == "restart"
 
-    def _settle(self, ending: Ending | None, failure: BaseException | None) -> None:
+    def _action(self, end: End) -> Action:
+        config = self.config
+        match end:
+            case End.POWEROFF:
+                return config.on_poweroff
+            case End.REBOOT:
+                return config.on_reboot
+            case End.CRASH:
+                return config.on_crash
+        return "destroy"
+
+    def _preserve(self) -> None:
+        """Wait until a guest that has stopped is destroyed."""
+        self._preserved = True
+        self._tell(Event.PRESERVED)
+        while not self._destroyed:
+            self._loop.run()
+
+    def _settle(self, failure: BaseException | None) -> None:
         with self._changed:
-            self._ending, self._failure = ending, failure
+            self._failure, self._settled = failure, True
             self._changed.notify_all()
 
     def _build_again(self) -> None:

@@ -70,26 +70,34 @@ class Run:
             run_ns=time.monotonic_ns() - self._built,
         )
 
-    def finish(self, end: End) -> tuple[Ending, dict[str, object]]:
-        """End everything; returns how the run ended, and the last figures.
+    def stop(self, end: End) -> Ending:
+        """End the vCPUs' threads; the services and the guest's memory stay. Returns how it ended.
 
-        This takes long if a device is slow to close. Raises the internal error, if any, that
-        stopped a thread of the run.
+        Raises the internal error, if any, that stopped a thread of the run.
         """
         machine = self.machine
+        at = time.time()
+        self._xenstore.shut_down()
+        machine.stop()
+        machine.join()
+        if self._trace:
+            self._trace.grants(machine.grants)
+        self._console.close()
+        self._check()
+        if end is not End.CRASH:
+            return Ending(end, at)
+        report = crash_report(machine, self._symbol, self._console.tail)
+        return Ending(end, at, machine.crash_reason, report)
+
+    def close(self) -> None:
+        """End the services, which takes long if a device is slow to close, and free everything.
+
+        Raises the internal error, if any, that stopped a thread of them.
+        """
         with self._undo:
-            at = time.time()
-            self._xenstore.shut_down()
-            machine.stop()
-            machine.join()
-            last = self.figures()
-            if self._trace:
-                self._trace.grants(machine.grants)
             self._serving.close()
-            self._console.close()
-            if machine.failure is not None:
-                raise machine.failure
-            if end is not End.CRASH:
-                return Ending(end, at), last
-            report = crash_report(machine, self._symbol, self._console.tail)
-            return Ending(end, at, machine.crash_reason, report), last
+            self._check()
+
+    def _check(self) -> None:
+        if self.machine.failure is not None:
+            raise self.machine.failure

@@ -10,6 +10,7 @@ class State(Enum):
 
     RUNNING = "running"
     PAUSED = "paused"
+    PRESERVED = "preserved"
     ENDED = "ended"
 
 
@@ -20,4 +21,5 @@ class Event(Enum):
     PAUSED = "paused"
     UNPAUSED = "unpaused"
     REBOOTED = "rebooted"
+    PRESERVED = "preserved"
     ENDED = "ended"

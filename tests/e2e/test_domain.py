@@ -20,6 +20,7 @@ from kvmxen.domain.ending import Ending
 from kvmxen.domain.remote import RemoteDomain
 from kvmxen.domain.rundir import runtime_root
 from tests.e2e.domain import PATIENCE, ROOT, SLOWNESS
+from tests.unit.loader.images import ENTRY, Load, elf
 
 WAIT = PATIENCE * SLOWNESS
 # Methods of Domain only for the server of its control socket.
@@ -136,6 +137,71 @@ def test_a_reboot(grub: Config) -> None:
     assert ending is not None
     assert ending.end is End.DESTROYED
     assert events == [Event.STARTED, Event.REBOOTED, Event.REBOOTED, Event.ENDED]
+
+
+@pytest.fixture
+def crashing(tmp_path: Path) -> Path:
+    """A kernel whose first instruction is undefined, when it has no trap table yet."""
+    kernel = tmp_path / "crashing"
+    kernel.write_bytes(elf(loads=[Load(data=b"\x90" * (ENTRY % 0x1000) + b"\x0f\x0b")]))
+    return kernel
+
+
+def test_a_guest_that_crashes_is_booted_again(crashing: Path) -> None:
+    ends: list[End] = []
+    rebooted = threading.Semaphore(0)
+
+    def told(event: Event) -> None:
+        if event is Event.REBOOTED and domain.ending:
+            ends.append(domain.ending.end)
+            rebooted.release()
+
+    config = Config(name="again", kernel=crashing, on_crash="restart", console=ConsoleSpec("none"))
+    with Domain(config) as domain:
+        domain.listen(told)
+        domain.start()
+        for _ in range(2):
+            assert rebooted.acquire(timeout=WAIT)
+    assert ends[:2] == [End.CRASH, End.CRASH]
+
+
+@pytest.mark.parametrize("end", [End.CRASH, End.POWEROFF])
+def test_a_guest_is_preserved(crashing: Path, disk: Path, end: End) -> None:
+    events: list[Event] = []
+    preserved = threading.Event()
+
+    def told(event: Event) -> None:
+        events.append(event)
+        if event is Event.PRESERVED:
+            preserved.set()
+
+    config = Config(
+        name="kept",
+        kernel=crashing if end is End.CRASH else None,
+        on_crash="preserve",
+        on_poweroff="preserve",
+        console=ConsoleSpec("none"),
+    )
+    with Domain(config) as domain:
+        domain.listen(told)
+        domain.attach_disk(DiskSpec(path=disk))
+        domain.start()
+        assert preserved.wait(WAIT)
+        assert domain.state is State.PRESERVED
+        assert domain.ending is not None
+        assert domain.ending.end is end
+        assert domain.wait(0) is None
+        assert not domain.shutdown()
+        with pytest.raises(KvmxenError, match="the guest of kept has ended"):
+            domain.pause()
+        assert domain.stats()["exits_total"]
+        assert set(domain.device_figures()) == {"vbd/51712"}
+        domain.destroy()
+        ending = domain.wait(WAIT)
+    assert ending is domain.ending
+    assert ending is not None
+    assert (ending.end, bool(ending.report)) == (end, end is End.CRASH)
+    assert events == [Event.STARTED, Event.PRESERVED, Event.ENDED]
 
 
 def test_paused_over_a_reboot(grub: Config) -> None:

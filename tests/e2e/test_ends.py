@@ -50,6 +50,21 @@ def test_second_sigterm_destroys(boot: Boot, pv_grub: Path) -> None:
     assert "Traceback" not in domain.stderr
 
 
+def test_a_guest_that_does_not_shut_down_in_time_is_destroyed(boot: Boot, pv_grub: Path) -> None:
+    domain = boot(pv_grub, "--timeout", LIMIT, "--shutdown-timeout", "0.5")
+    domain.expect("grub> ")
+    domain.process.terminate()
+    domain.ends(130)
+    assert "the guest has not shut down in 0.5 seconds: destroying it" in domain.stderr
+
+
+def test_a_preserved_guest_ends_with_its_process(boot: Boot) -> None:
+    domain = boot("--timeout", LIMIT, "--on-poweroff", "preserve")
+    domain.expect_stderr("is preserved: interrupt or destroy it")
+    domain.process.terminate()
+    domain.ends(130)
+
+
 def test_escape_key_twice_destroys(boot: Boot, pv_grub: Path) -> None:
     domain = boot(pv_grub, "--timeout", LIMIT, tty=True)
     domain.expect("grub> ")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from uuid import UUID
 
 import click
 import pytest
@@ -36,12 +37,20 @@ class Booted:
     def __init__(self) -> None:
         self.configs: list[Config] = []
         self.timeout: float | None = None
+        self.patience: float | None = None
         self.stats: Stats | None = None
         self.outcome: int | BaseException = 0
 
-    def boot(self, config: Config, *, timeout: float | None, stats: Stats | None) -> int:
+    def boot(
+        self,
+        config: Config,
+        *,
+        timeout: float | None,
+        patience: float | None,
+        stats: Stats | None,
+    ) -> int:
         self.configs.append(config)
-        self.timeout, self.stats = timeout, stats
+        self.timeout, self.patience, self.stats = timeout, patience, stats
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
@@ -66,7 +75,9 @@ def test_no_option(booted: Booted) -> None:
 def test_every_option(booted: Booted) -> None:
     arguments = (
         "boot vmlinuz --ramdisk rd --cmdline quiet --name web --memory 64 --vcpus 4 "
-        "--console file:log --timeout 1.5 --on-reboot destroy --stats=json --xenstore kept --debug"
+        "--console file:log --timeout 1.5 --on-reboot destroy --on-crash preserve "
+        "--on-poweroff restart --shutdown-timeout 9 --uuid 12345678-1234-1234-1234-123456789abc "
+        "--stats=json --xenstore kept --debug"
     )
     assert main(arguments.split()) == 0
     assert booted.configs == [
@@ -78,12 +89,15 @@ def test_every_option(booted: Booted) -> None:
             memory=64 << 20,
             vcpus=4,
             console=ConsoleSpec("file", Path("log")),
+            uuid=UUID("12345678-1234-1234-1234-123456789abc"),
+            on_poweroff="restart",
             on_reboot="destroy",
+            on_crash="preserve",
             xenstore=Path("kept"),
             debug=True,
         )
     ]
-    assert booted.timeout == 1.5
+    assert (booted.timeout, booted.patience) == (1.5, 9)
     assert vars(booted.stats) == vars(Stats("json"))
 
 

@@ -73,7 +73,11 @@ def test_defaults() -> None:
     assert config.memory == 512 * MIB
     assert config.vcpus == 1
     assert config.console == ConsoleSpec("stdio")
-    assert config.on_reboot == "restart"
+    assert (config.on_poweroff, config.on_reboot, config.on_crash) == (
+        "destroy",
+        "restart",
+        "destroy",
+    )
 
 
 KERNEL = Path("vmlinuz")
