@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from kvmxen.config.net import NetSpec
     from kvmxen.domain.domain import Domain
     from kvmxen.domain.ending import Ending
+    from kvmxen.domain.events import Event
     from kvmxen.domain.remote import connect
-    from kvmxen.domain.state import Event, State
+    from kvmxen.domain.state import State
     from kvmxen.errors import KvmxenError, UsageError
     from kvmxen.pv.machine import End
 
@@ -36,7 +37,7 @@ _PLACES = {
     "Domain": "domain.domain",
     "End": "pv.machine",
     "Ending": "domain.ending",
-    "Event": "domain.state",
+    "Event": "domain.events",
     "KvmxenError": "errors",
     "NetSpec": "config.net",
     "State": "domain.state",

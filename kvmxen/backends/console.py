@@ -1,7 +1,8 @@
 """The console backend: the guest's two byte rings, with a terminal at the other end.
 
-It runs in the main thread's loop. Output that the terminal does not take stays in the ring, so a
-slow terminal slows the guest; only a pty that nobody reads loses its oldest output.
+It runs in the domain's loop. Output that the terminal does not take stays in the ring, so a
+slow terminal slows the guest; only a pty that nobody reads loses its oldest output. Viewers in
+other processes see what the guest writes and may type, whatever the terminal is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from kvmxen.backends.loop import Watcher
+from kvmxen.backends.viewers import Viewers
 from kvmxen.kvm.memory import GuestMemory
 from kvmxen.ring.byte_ring import RingBroken, RingReader, RingWriter
 from kvmxen.streams import say
@@ -55,18 +58,11 @@ class Terminal(Protocol):
         """The part of `data` that the guest gets."""
 
 
-class Watcher(Protocol):
-    """The part of kvmxen.backends.loop.Loop that a backend uses."""
-
-    def watch(self, fd: int, readable: bool, callback: Callable[[], None]) -> None: ...
-
-    def unwatch(self, fd: int) -> None: ...
-
-    def post(self, callback: Callable[[], None]) -> None: ...
-
-
 class Console:
-    """Serves the console page at `gpa`; `notify()` sends the guest an event."""
+    """Serves the console page at `gpa`; `notify()` sends the guest an event.
+
+    `viewers` outlive it: they see the guest's next run too.
+    """
 
     def __init__(
         self,
@@ -75,12 +71,15 @@ class Console:
         notify: Callable[[], None],
         terminal: Terminal,
         loop: Watcher,
+        viewers: Viewers,
     ) -> None:
         self._output = RingReader(memory, gpa + OUTPUT, OUTPUT_SIZE, gpa + OUT_CONS, gpa + OUT_PROD)
         self._input = RingWriter(memory, gpa + INPUT, INPUT_SIZE, gpa + IN_CONS, gpa + IN_PROD)
         self._notify = notify
         self._terminal = terminal
         self._loop = loop
+        self._viewers = viewers
+        viewers.keyboard = self
         self._typed = bytearray()
         self._reading = self._writing = False
         self._complained = False
@@ -99,8 +98,19 @@ class Console:
                 pass
         # Callbacks posted earlier must do nothing: the terminal may have its next guest.
         self._over = True
+        self._viewers.keyboard = None
         self._unwatch_input()
         self._unwatch_output()
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether input would not have to wait for long."""
+        return len(self._typed) < INPUT_SIZE
+
+    def type(self, data: bytes) -> None:
+        """Give the guest `data`, which a viewer typed."""
+        self._typed += data
+        self.pump()
 
     @property
     def tail(self) -> bytes:
@@ -137,9 +147,11 @@ class Console:
                 self._waiting = (
                     self._emergency.popleft() if self._emergency else self._output.read(_CHUNK)
                 )
-                moved |= bool(self._waiting)
-                self._tail += self._waiting
-                del self._tail[:-TAIL_BYTES]
+                if self._waiting:
+                    moved = True
+                    self._tail += self._waiting
+                    del self._tail[:-TAIL_BYTES]
+                    self._viewers.written(self._waiting)
             if not self._waiting:
                 break
             if not self._write():
@@ -233,7 +245,7 @@ class Console:
         self._typed += self._terminal.filter_input(data)
         if self._terminal.raw:
             del self._typed[_TYPED_AHEAD:]
-        elif len(self._typed) >= INPUT_SIZE:
+        elif not self.takes_input:
             # The writer at the other end then waits.
             self._unwatch_input()
         self.pump()
@@ -243,5 +255,6 @@ class Console:
         if count:
             del self._typed[:count]
             self._notify()
-            if len(self._typed) < INPUT_SIZE:
+            if self.takes_input:
                 self._watch_input()
+                self._viewers.has_room()

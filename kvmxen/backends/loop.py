@@ -7,6 +7,17 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
+
+
+class Watcher(Protocol):
+    """The part of Loop that a backend uses."""
+
+    def watch(self, fd: int, readable: bool, callback: Callable[[], None]) -> None: ...
+
+    def unwatch(self, fd: int) -> None: ...
+
+    def post(self, callback: Callable[[], None]) -> None: ...
 
 
 class Loop:

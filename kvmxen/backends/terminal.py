@@ -6,6 +6,7 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import termios
 import time
 import tty
@@ -26,10 +27,11 @@ _UNREAD = 256 << 10
 class ConsoleStream:
     """The far end of a console, for the program that holds the domain; it carries bytes both ways.
 
-    The guest waits while _UNREAD bytes are unread. The stream owns the two descriptors.
+    The stream owns the two descriptors. `writes` is whether the guest gets what is typed.
     """
 
-    def __init__(self, input_fd: int, output_fd: int) -> None:
+    def __init__(self, input_fd: int, output_fd: int, *, writes: bool = True) -> None:
+        self.writes = writes
         self._input = open(input_fd, "rb", buffering=0)  # noqa: SIM115 - closed by close()
         self._output = open(output_fd, "wb", buffering=0)  # noqa: SIM115
         self._ahead = b""
@@ -78,6 +80,12 @@ class ConsoleStream:
         """Leave the console; later output of the guest is lost."""
         self._input.close()
         self._output.close()
+
+
+def stream_of(connected: socket.socket, *, writes: bool) -> ConsoleStream:
+    """The stream of a console at the other end of `connected`, which it then owns."""
+    fd = connected.detach()
+    return ConsoleStream(fd, os.dup(fd), writes=writes)
 
 
 class PlainTerminal:
@@ -150,6 +158,8 @@ class PtyTerminal(PlainTerminal):
 
 class ProgramTerminal(PlainTerminal):
     """A console for this program itself, which holds its far end, `stream`.
+
+    The guest waits while _UNREAD bytes are unread.
 
     Pipes, not a socket: the loop can watch each direction on its own, and a pipe does not fill up
     sooner if the guest writes little at a time.

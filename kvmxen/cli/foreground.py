@@ -11,7 +11,7 @@ from kvmxen.cli.status import CRASHED, INTERRUPTED, REBOOTED
 from kvmxen.config import Config
 from kvmxen.domain.domain import Domain
 from kvmxen.domain.ending import Ending
-from kvmxen.domain.state import Event
+from kvmxen.domain.events import Event
 from kvmxen.errors import Interrupted
 from kvmxen.pv.machine import End
 from kvmxen.streams import say, tell

@@ -12,6 +12,7 @@ from kvmxen.backends.xenbus import Device, NoSuchDevice, Xenbus
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.disk import device_number, with_targets
 from kvmxen.config.net import NetSpec
+from kvmxen.domain.description import Interface
 from kvmxen.errors import KvmxenError
 
 # How long a detach waits, in s. A guest's driver gives up an unused device at once.
@@ -28,13 +29,14 @@ class Devices:
         self._peer = peer
         self._bus = bus
         self._config = config
+        self._specs: dict[tuple[str, int], DiskSpec | NetSpec] = {}
         # Held from the choice of a device's number until the bus has the device.
         self._attaching = threading.Lock()
 
     def attach_first(self) -> None:
         """Attach the devices that the domain starts with."""
         for disk in self._config.disks:
-            self._attach(block_device(self._peer, disk))
+            self._attach_disk(disk)
         for index, net in enumerate(self._config.nets):
             self._attach_net(index, net)
 
@@ -42,7 +44,7 @@ class Devices:
         """Attach a disk; returns its name in the guest, by default the first free one."""
         with self._attaching:
             (disk,) = with_targets([spec], self._bus.numbers("vbd"))
-            self._attach(block_device(self._peer, disk))
+            self._attach_disk(disk)
         return disk.target
 
     def detach_disk(self, device: str, *, force: bool = False) -> bool:
@@ -73,8 +75,30 @@ class Devices:
         """The counters of each device, by its kind and number, such as "vbd/51712"."""
         return self._bus.figures()
 
+    def disks(self) -> tuple[DiskSpec, ...]:
+        """The disks that the guest has."""
+        return tuple(spec for _, spec in self._present("vbd") if isinstance(spec, DiskSpec))
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        """The network interfaces that the guest has."""
+        return tuple(
+            Interface(number, spec)
+            for number, spec in self._present("vif")
+            if isinstance(spec, NetSpec)
+        )
+
+    def _present(self, kind: str) -> Iterator[tuple[int, DiskSpec | NetSpec]]:
+        for number in sorted(self._bus.numbers(kind)):
+            if spec := self._specs.get((kind, number)):
+                yield number, spec
+
+    def _attach_disk(self, disk: DiskSpec) -> None:
+        self._attach(block_device(self._peer, disk))
+        self._specs["vbd", disk.number] = disk
+
     def _attach_net(self, index: int, spec: NetSpec) -> None:
         config = self._config
+        self._specs["vif", index] = spec
         self._attach(net_device(self._peer, index, spec, domain=config.name, vcpus=config.vcpus))
 
     def _attach(self, device: Device) -> None:

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
-from uuid import uuid4
+from pathlib import Path
+from uuid import UUID
 
 from kvmxen.backends.loop import Loop
-from kvmxen.backends.terminal import ConsoleStream, PlainTerminal, open_terminal
+from kvmxen.backends.terminal import ConsoleStream, PlainTerminal, open_terminal, stream_of
+from kvmxen.backends.viewers import Viewers
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.domain import Action
 from kvmxen.config.net import NetSpec
 from kvmxen.domain.control.commands import perform
 from kvmxen.domain.control.server import ControlServer
+from kvmxen.domain.description import Description
 from kvmxen.domain.devices import Devices
 from kvmxen.domain.ending import Ending
+from kvmxen.domain.events import Event, EventStream, Feed
 from kvmxen.domain.images import read_kernel, read_ramdisk
 from kvmxen.domain.recipe import Lasting, Step, build_pv
+from kvmxen.domain.record import Record, write_record
 from kvmxen.domain.run import Run
 from kvmxen.domain.rundir import RunDirectory
-from kvmxen.domain.state import Event, State
+from kvmxen.domain.state import State
 from kvmxen.errors import KvmxenError
 from kvmxen.pv.machine import End
+
+# The events that come with the end of a run.
+_ENDS = (Event.REBOOTED, Event.PRESERVED, Event.ENDED)
 
 
 class Domain:
@@ -40,7 +50,6 @@ class Domain:
         self, config: Config, *, terminal: PlainTerminal | None = None, step: Step = nullcontext
     ) -> None:
         self.config = config
-        self.uuid = config.uuid or uuid4()
         self._changed = threading.Condition()
         self._listeners: list[Callable[[Event], None]] = []
         self._thread: threading.Thread | None = None
@@ -53,10 +62,15 @@ class Domain:
         self._failure: BaseException | None = None
         self._figures: dict[str, object] = {}
         self._loop = Loop()
+        self._viewers = Viewers(self._loop)
+        self._feed = Feed()
         with ExitStack() as undo:
             undo.callback(self._loop.close)
+            undo.callback(self._viewers.close)
             with step():
-                folder = undo.enter_context(RunDirectory(config.name))
+                folder = undo.enter_context(RunDirectory(config.name, uuid=config.uuid))
+                self._identity = folder.identity
+                undo.callback(self._record, folder.root)
                 if terminal is None:
                     terminal = undo.enter_context(open_terminal(config.console))
                 journal = None
@@ -67,7 +81,14 @@ class Domain:
                 kernel = read_kernel(config)
                 ramdisk = read_ramdisk(config, kernel)
             self._lasting = Lasting(
-                self.uuid, folder.path, self._loop, terminal, journal, kernel, ramdisk
+                folder.uuid,
+                folder.path,
+                self._loop,
+                terminal,
+                self._viewers,
+                journal,
+                kernel,
+                ramdisk,
             )
             # None while the guest reboots, and after the end.
             self._run: Run | None = build_pv(config, self._lasting, self._ended, step)
@@ -80,6 +101,11 @@ class Domain:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def uuid(self) -> UUID:
+        """The UUID that the guest sees; it survives a reboot."""
+        return self._identity.uuid
 
     # Life cycle.
 
@@ -182,6 +208,21 @@ class Domain:
         """The path of the console's terminal, empty if it has none."""
         return self._lasting.terminal.path
 
+    def open_console(self, *, writes: bool = True, force: bool = False) -> ConsoleStream:
+        """Look at the console, whatever its kind, from its history (64 KiB) on.
+
+        With `writes` the stream may also type as soon as no other does; `force` disconnects the
+        one that may.
+        """
+        ours, theirs = socket.socketpair()
+        return stream_of(ours, writes=self.attach_console(theirs, writes=writes, force=force))
+
+    def events(self) -> EventStream:
+        """The events from now on, to be read in any thread."""
+        ours, theirs = socket.socketpair()
+        self.attach_feed(theirs)
+        return EventStream(ours)
+
     def stats(self) -> dict[str, object]:
         """The figures of the current run, or the last: counts, times in ns, sizes in KiB."""
         with self._changed:
@@ -214,15 +255,34 @@ class Domain:
         """The counters of each device, by its kind and number, such as "vbd/51712"."""
         return self._devices().device_figures()
 
+    def describe(self) -> Description:
+        """What the domain is, and what it has at the moment."""
+        identity = self._identity
+        with self._changed:
+            run = self._run
+            return Description(
+                id=identity.id,
+                uuid=identity.uuid,
+                pid=identity.pid,
+                began=identity.began,
+                state=self.state,
+                console=self._lasting.terminal.path,
+                memory=run.machine.size if run else self.config.memory,
+                vcpus=run.machine.vcpus if run else 0,
+                config=self.config,
+                disks=run.devices.disks() if run else (),
+                interfaces=run.devices.interfaces() if run else (),
+            )
+
     # For clients of the control socket.
 
-    def describe(self) -> dict[str, str]:
-        """The answer to Describe (control/requests.py)."""
-        return {
-            "uuid": str(self.uuid),
-            "state": self.state.value,
-            "console": self._lasting.terminal.path,
-        }
+    def attach_console(self, connected: socket.socket, *, writes: bool, force: bool) -> bool:
+        """See Console (control/requests.py)."""
+        return self._viewers.attach(connected, writes=writes, force=force)
+
+    def attach_feed(self, connected: socket.socket) -> None:
+        """See Events (control/requests.py)."""
+        self._feed.attach(connected)
 
     def wait_for_clients(self, timeout: float | None) -> dict[str, object] | None:
         """Like wait(), but returns as soon as the end is known, while the socket still exists."""
@@ -259,6 +319,8 @@ class Domain:
         self._loop.post(self._loop.stop)
 
     def _tell(self, event: Event) -> None:
+        ending = self._last if event in _ENDS else None
+        self._feed.tell(event, ending)
         for told in list(self._listeners):
             told(event)
 
@@ -335,3 +397,18 @@ class Domain:
             self._done = True
             self._changed.notify_all()
         self._tell(Event.ENDED)
+        self._feed.close()
+
+    def _record(self, root: Path) -> None:
+        """Keep how the domain ended, for those who were not there; one never started leaves
+        nothing."""
+        if not self._settled:
+            return
+        ending, failure = self._last, self._failure
+        if failure is not None:
+            record = Record(self._identity, time.time(), "failed", str(failure))
+        elif ending is not None:
+            end = ending.end.name.lower()
+            record = Record(self._identity, ending.at, end, ending.reason, ending.report)
+        with suppress(OSError):
+            write_record(root, record)

@@ -42,6 +42,11 @@ def figures(
             "pinned": len(machine.grants.pinned()),
             "mapped_by_guest": len(machine.maptrack),
         },
+        **{
+            f"vcpu/{cpu.index}": {"cpu_ns": cpu.cpu_ns, "guest_ns": cpu.vcpu.guest_ns}
+            for cpu in machine.cpus
+            if cpu.initialised
+        },
         **devices,
         "build_ns": build_ns,
         "run_ns": run_ns,

@@ -14,6 +14,7 @@ from kvmxen.backends.console import Console
 from kvmxen.backends.loop import Loop
 from kvmxen.backends.peer import Peer
 from kvmxen.backends.terminal import PlainTerminal
+from kvmxen.backends.viewers import Viewers
 from kvmxen.backends.xenbus import Xenbus
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.config import Config
@@ -45,6 +46,7 @@ class Lasting:
     folder: Path
     loop: Loop
     terminal: PlainTerminal
+    viewers: Viewers
     journal: Journal | None
     kernel: ElfKernel
     ramdisk: bytes | bytearray | None
@@ -113,6 +115,7 @@ def build_pv(
             lambda: events.notify(console_port),
             lasting.terminal,
             lasting.loop,
+            lasting.viewers,
         )
         events.serve(console_port, console.ring)
         machine.emergency_output = console.emergency

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
-from uuid import UUID
 
+from kvmxen.backends.terminal import ConsoleStream, stream_of
 from kvmxen.config import DiskSpec
+from kvmxen.config.codec import CodecError, decode
 from kvmxen.config.net import NetSpec
 from kvmxen.domain.control import requests
 from kvmxen.domain.control.client import ask
 from kvmxen.domain.control.requests import Request
+from kvmxen.domain.description import Description
 from kvmxen.domain.ending import Ending
+from kvmxen.domain.events import EventStream
 from kvmxen.domain.rundir import runtime_root
 from kvmxen.domain.state import State
 from kvmxen.errors import KvmxenError
@@ -36,20 +40,34 @@ class RemoteDomain:
     def __init__(self, name: str) -> None:
         self.name = name
         self._root = runtime_root()
-        self.uuid = UUID(self._ask(requests.Describe())["uuid"])
+        self.uuid = self.describe().uuid
 
-    def _ask(self, request: Request) -> Any:
-        return ask(self._root, self.name, request)
+    def _ask(self, request: Request, *sockets: socket.socket) -> Any:
+        """Send `request` with `sockets`, which are closed here."""
+        try:
+            descriptors = [one.fileno() for one in sockets]
+            return ask(self._root, self.name, request, descriptors=descriptors)
+        finally:
+            for one in sockets:
+                one.close()
+
+    def describe(self) -> Description:
+        """What the domain is, and what it has at the moment."""
+        try:
+            found: Description = decode(Description, self._ask(requests.Describe()), self.name)
+        except CodecError as error:
+            raise KvmxenError(f"the domain {self.name} is of another version: {error}") from None
+        return found
 
     @property
     def state(self) -> State:
         """What the domain does at the moment."""
-        return State(self._ask(requests.Describe())["state"])
+        return self.describe().state
 
     @property
     def console_path(self) -> str:
         """The path of the console's terminal, empty if it has none."""
-        return str(self._ask(requests.Describe())["console"])
+        return self.describe().console
 
     def start(self) -> None:
         """Start the guest at its first instruction."""
@@ -89,6 +107,21 @@ class RemoteDomain:
                 )
             time.sleep(_LOOK_EVERY_S)
         return Ending(End[told["end"]], told["at"], told["reason"], told["report"])
+
+    def open_console(self, *, writes: bool = True, force: bool = False) -> ConsoleStream:
+        """Look at the console, whatever its kind, from its history (64 KiB) on.
+
+        With `writes` the stream may also type as soon as no other does; `force` disconnects the
+        one that may.
+        """
+        ours, theirs = socket.socketpair()
+        return stream_of(ours, writes=self._ask(requests.Console(writes, force), theirs))
+
+    def events(self) -> EventStream:
+        """The events from now on, to be read in any thread."""
+        ours, theirs = socket.socketpair()
+        self._ask(requests.Events(), theirs)
+        return EventStream(ours)
 
     def stats(self) -> dict[str, object]:
         """The figures of the current run, or the last: counts, times in ns, sizes in KiB."""

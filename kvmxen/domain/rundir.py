@@ -7,15 +7,26 @@ import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from uuid import UUID, uuid4
 
+from kvmxen.domain.record import (
+    Identity,
+    Record,
+    read_identity,
+    read_record,
+    write_identity,
+    write_record,
+)
 from kvmxen.errors import KvmxenError
 
 # Only a folder that contains this file is a domain's, and may be taken over or removed.
 _LOCK = "kvmxen.pid"
+_LAST_ID = ".last-id"
 
 
 def cache_directory() -> Path | None:
@@ -75,14 +86,15 @@ def _usable(root: Path) -> Path:
 
 
 class RunDirectory:
-    """The folder of the domain `name`, for the time of the context.
+    """The folder of the domain `name`, for the time of the context, in which it has an `identity`.
 
-    It is locked, so that two domains of one name cannot run at once. A process that dies without
-    removing its folder leaves it unlocked, and the next process removes it.
+    It is locked, so that two domains of one name or one UUID cannot run at once. A process that
+    dies without removing its folder leaves it unlocked, and the next process removes it.
     """
 
-    def __init__(self, name: str, root: Path | None = None) -> None:
+    def __init__(self, name: str, root: Path | None = None, uuid: UUID | None = None) -> None:
         self.name = name
+        self.uuid = uuid or uuid4()
         self.root = root or runtime_root()
         self.path = self.root / name
         self._lock: int | None = None
@@ -91,13 +103,18 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         try:
             with _held(self.root):
-                self._sweep()
+                sweep(self.root)
+                self._check_uuid()
                 # A process that ended before it had its lock may have left an empty folder.
                 with suppress(OSError):
                     self.path.rmdir()
                 self._make()
                 atexit.register(self.close)
-            (self.path / _LOCK).write_text(f"{self._owner}\n")
+                (self.path / _LOCK).write_text(f"{self._owner}\n")
+                self.identity = Identity(
+                    self.name, _next_id(self.root), self.uuid, self._owner, time.time()
+                )
+                write_identity(self.path, self.identity)
         except FileExistsError:
             raise KvmxenError(self._taken()) from None
         except OSError as error:
@@ -143,15 +160,13 @@ class RunDirectory:
                 self.path.rmdir()
             raise
 
-    def _sweep(self) -> None:
-        """Remove the folders of dead processes."""
-        for folder in self.root.iterdir():
-            if not (folder / _LOCK).is_file():
-                continue
-            lock = _lock_file(folder)
-            if lock is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)
+    def _check_uuid(self) -> None:
+        for identity in _identities(self.root):
+            if identity.uuid == self.uuid and identity.name != self.name:
+                raise KvmxenError(
+                    f"the running domain {identity.name} has the UUID {self.uuid}: stop it, or "
+                    "give another --uuid"
+                )
 
     def _taken(self) -> str:
         try:
@@ -162,6 +177,50 @@ class RunDirectory:
             f"a domain named {self.name} is already running (process {pid}): "
             "stop it, or give another --name"
         )
+
+
+def running(root: Path) -> list[Identity]:
+    """The domains that run in `root`, in the order of their start; those that died are recorded."""
+    if not root.is_dir():
+        return []
+    with _held(root):
+        sweep(root)
+        return sorted(_identities(root), key=lambda identity: identity.id)
+
+
+def _identities(root: Path) -> Iterator[Identity]:
+    for folder in root.iterdir():
+        if (folder / _LOCK).is_file() and (identity := read_identity(folder)):
+            yield identity
+
+
+def sweep(root: Path) -> None:
+    """Remove the folders of dead processes, and record their ends; the root's lock must be held."""
+    for folder in root.iterdir():
+        if not (folder / _LOCK).is_file():
+            continue
+        lock = _lock_file(folder)
+        if lock is None:
+            continue
+        identity = read_identity(folder)
+        past = read_record(root, folder.name)
+        if identity and not (past and past.domain == identity):
+            # Only the record is lost if it cannot be written.
+            with suppress(OSError):
+                write_record(root, Record(identity, time.time(), "killed"))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _next_id(root: Path) -> int:
+    """An id that no domain of `root` has had; the root's lock must be held."""
+    path = root / _LAST_ID
+    try:
+        last = int(path.read_text())
+    except (OSError, ValueError):
+        last = max((identity.id for identity in _identities(root)), default=0)
+    path.write_text(f"{last + 1}\n")
+    return last + 1
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A domain's states and events."""
+"""A domain's states."""
 
 from __future__ import annotations
 
@@ -10,16 +10,5 @@ class State(Enum):
 
     RUNNING = "running"
     PAUSED = "paused"
-    PRESERVED = "preserved"
-    ENDED = "ended"
-
-
-class Event(Enum):
-    """What happens to a domain, for its listeners."""
-
-    STARTED = "started"
-    PAUSED = "paused"
-    UNPAUSED = "unpaused"
-    REBOOTED = "rebooted"
     PRESERVED = "preserved"
     ENDED = "ended"

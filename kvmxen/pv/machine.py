@@ -230,6 +230,16 @@ class Machine:
         """Whether machine frame `mfn` is the guest's RAM."""
         return self.tables.owns(mfn)
 
+    @property
+    def size(self) -> int:
+        """The guest's memory at the moment, in bytes."""
+        return (self.layout.max_pages - self.balloon.frames) << PAGE_SHIFT
+
+    @property
+    def vcpus(self) -> int:
+        """The number of vCPUs that are up."""
+        return sum(cpu.up for cpu in self.cpus)
+
     def now(self) -> int:
         """System time, in ns."""
         return self.vm.clock()

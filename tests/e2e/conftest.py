@@ -74,7 +74,7 @@ def boot(
         # The test failed and its domain was killed. It may be run again, which a failure here
         # would prevent.
         return
-    left = list((tmp_path / "run").glob("*/*"))
+    left = list((tmp_path / "run").glob("[!.]*/*"))
     assert not left, f"a domain left {left}"
 
 

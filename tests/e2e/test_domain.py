@@ -17,14 +17,15 @@ from kvmxen import Config, ConsoleSpec, DiskSpec, Domain, End, Event, KvmxenErro
 from kvmxen.backends.terminal import ConsoleStream
 from kvmxen.cli.person import Person
 from kvmxen.domain.ending import Ending
+from kvmxen.domain.record import read_record
 from kvmxen.domain.remote import RemoteDomain
-from kvmxen.domain.rundir import runtime_root
+from kvmxen.domain.rundir import running, runtime_root
 from tests.e2e.domain import PATIENCE, ROOT, SLOWNESS
 from tests.unit.loader.images import ENTRY, Load, elf
 
 WAIT = PATIENCE * SLOWNESS
 # Methods of Domain only for the server of its control socket.
-FOR_ITS_CLIENTS = {"describe", "wait_for_clients"}
+FOR_ITS_CLIENTS = {"attach_console", "attach_feed", "wait_for_clients"}
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +110,7 @@ def test_a_life(grub: Config) -> None:
     assert ending is not None
     assert ending.end is End.POWEROFF
     assert events == [Event.STARTED, Event.PAUSED, Event.UNPAUSED, Event.ENDED]
-    assert list(runtime_root().iterdir()) == []
+    assert running(runtime_root()) == []
 
 
 def test_what_is_left_of_the_console_is_read_after_the_end() -> None:
@@ -279,7 +280,7 @@ def test_one_that_is_never_started(grub: Config) -> None:
     assert ending.end is End.DESTROYED
     domain.close()
     assert set(threading.enumerate()) == threads
-    assert list(runtime_root().iterdir()) == []
+    assert running(runtime_root()) == []
 
 
 def test_the_console_may_be_anothers(grub: Config) -> None:
@@ -301,7 +302,7 @@ def test_a_guest_that_cannot_be_booted_again(grub: Config, disk: Path) -> None:
         with pytest.raises(KvmxenError, match=r"disk\.img"):
             domain.wait(WAIT)
     assert domain.state is State.ENDED
-    assert list(runtime_root().iterdir()) == []
+    assert running(runtime_root()) == []
 
 
 def test_from_another_process(grub: Config, disk: Path) -> None:
@@ -359,4 +360,50 @@ def test_an_interrupted_building_leaves_nothing(grub: Config) -> None:
     with pytest.raises(Stop):
         Domain(grub, step=step)  # type: ignore[arg-type]
     assert set(threading.enumerate()) == threads
-    assert list(runtime_root().iterdir()) == []
+    assert running(runtime_root()) == []
+
+
+def test_a_domains_life_seen_from_another_process(grub: Config) -> None:
+    """Events, console and description go through the socket; this process stands in for another."""
+    with Domain(grub) as domain:
+        remote = kvmxen.connect("grub")
+        stream = remote.events()
+        described = remote.describe()
+        assert described == domain.describe()
+        assert (described.config.name, described.vcpus, described.memory) == ("grub", 1, 512 << 20)
+        remote.start()
+        domain.console.read_until(b"grub> ", WAIT)
+        one = remote.open_console()
+        two = remote.open_console()
+        assert (one.writes, two.writes) == (True, False)
+        for console in (one, two):
+            console.read_until(b"grub> ", WAIT)
+        one.write(b"echo from afar\r")
+        for console in (one, two, domain.console):
+            console.read_until(b"\n\rfrom afar", WAIT)
+        one.write(b"reboot\r")
+        two.close()
+        # The viewers stay over a reboot.
+        for _ in range(2):
+            domain.console.read_until(b"grub> ", WAIT)
+        three = remote.open_console(force=True)
+        assert three.writes
+        assert one.read_until(b"this never comes", WAIT).count(b"grub> ") == 2
+        three.write(b"halt\r")
+        told = [(h.event, h.end) for h in stream]
+        assert b"from afar" in three.read_until(b"this never comes", WAIT)
+        for console in (one, three):
+            console.close()
+        stream.close()
+    assert told == [
+        (Event.STARTED, ""),
+        (Event.REBOOTED, "reboot"),
+        (Event.ENDED, "poweroff"),
+    ]
+    record = read_record(runtime_root(), "grub")
+    assert record is not None
+    assert (record.end, record.domain.uuid, record.domain.id) == (
+        "poweroff",
+        domain.uuid,
+        described.id,
+    )

@@ -15,6 +15,7 @@ STATS = {
     "dispatched_in_guest": dict,
     "events": dict,
     "grants": dict,
+    "vcpu/0": dict,
     "build_ns": int,
     "run_ns": int,
     "guest_ns": int,

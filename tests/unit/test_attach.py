@@ -14,6 +14,7 @@ import pytest
 from kvmxen.backends.console import Console
 from kvmxen.backends.loop import Loop
 from kvmxen.backends.terminal import PlainTerminal
+from kvmxen.backends.viewers import Viewers
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE
 from kvmxen.kvm.memory import GuestMemory, Window
@@ -193,7 +194,14 @@ def test_the_consoles_page() -> None:
     typed, shown = os.pipe(), os.pipe()
     try:
         with Unchanged(memory):
-            console = Console(memory, PAGE, lambda: None, PlainTerminal(typed[0], shown[1]), Loop())
+            console = Console(
+                memory,
+                PAGE,
+                lambda: None,
+                PlainTerminal(typed[0], shown[1]),
+                Loop(),
+                Viewers(Loop()),
+            )
         console.pump()
         assert os.read(shown[0], 99) == b"said before"
     finally:

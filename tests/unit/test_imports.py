@@ -46,10 +46,12 @@ LAYERS = (
         "xenstore",
     },
     {"ring", "kvm", "vcpu"},
-    {"kvm.memory", "config", "domain.rundir", "backends.loop"},
+    {"domain.rundir", "domain.description"},
+    {"domain.record"},
+    {"kvm.memory", "config", "backends.loop"},
     {"kvm.layout"},
     {"xen.abi"},
-    {"errors", "streams"},
+    {"errors", "streams", "domain.state"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 # By dotted name under kvmxen.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,18 @@ from kvmxen.errors import KvmxenError
 from kvmxen.xenstore.server.listener import connect
 
 
-def ask(root: Path, name: str, request: Request) -> Any:
+def ask(
+    root: Path,
+    name: str,
+    request: Request,
+    *,
+    descriptors: Sequence[int] = (),
+    patience: float | None = None,
+) -> Any:
     """Send `request` to the domain `name`, whose run directory is in `root`; returns its answer.
 
-    Raises KvmxenError if there is no such domain, or if the request failed.
+    Raises KvmxenError if there is no such domain, if the request failed, or if no answer comes in
+    `patience` seconds.
     """
     try:
         connected = connect(root / name / SOCKET)
@@ -36,7 +45,10 @@ def ask(root: Path, name: str, request: Request) -> Any:
         ) from None
     with connected:
         try:
-            write_line(connected, pack(request))
+            connected.settimeout(patience)
+            write_line(connected, pack(request), descriptors)
             return parse_reply(read_line(connected, MAX_REPLY))
+        except TimeoutError:
+            raise KvmxenError(f"the domain {name} does not answer") from None
         except (OSError, ProtocolError):
             raise KvmxenError(f"the domain {name} ended before it answered") from None

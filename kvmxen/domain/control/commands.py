@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Protocol, assert_never
 
 from kvmxen.config import DiskSpec
+from kvmxen.config.codec import encode
 from kvmxen.config.net import NetSpec
 from kvmxen.domain.control import requests as ask
 from kvmxen.domain.control.requests import Request
+from kvmxen.domain.description import Description
 
 
 class Devices(Protocol):
@@ -22,7 +25,8 @@ class Devices(Protocol):
 
 
 class Target(Devices, Protocol):
-    """The part of a domain that its clients may use; the last three return JSON values."""
+    """The part of a domain that its clients may use; stats() and wait_for_clients() return JSON
+    values."""
 
     def start(self) -> None: ...
     def pause(self) -> None: ...
@@ -31,12 +35,17 @@ class Target(Devices, Protocol):
     def reboot(self) -> bool: ...
     def destroy(self) -> None: ...
     def stats(self) -> dict[str, object]: ...
-    def describe(self) -> dict[str, str]: ...
+    def describe(self) -> Description: ...
+    def attach_console(self, connected: socket.socket, *, writes: bool, force: bool) -> bool: ...
+    def attach_feed(self, connected: socket.socket) -> None: ...
     def wait_for_clients(self, timeout: float | None) -> dict[str, Any] | None: ...
 
 
-def perform(target: Target, request: Request) -> object:
-    """Perform a client's request; returns the answer as a JSON value; raises KvmxenError."""
+def perform(target: Target, request: Request, sockets: list[socket.socket]) -> object:
+    """Perform a client's request; returns the answer as a JSON value; raises KvmxenError.
+
+    What it keeps of the `sockets` that came along, it takes off the list.
+    """
     match request:
         case ask.Start():
             target.start()
@@ -53,7 +62,11 @@ def perform(target: Target, request: Request) -> object:
         case ask.Wait(seconds):
             return target.wait_for_clients(seconds)
         case ask.Describe():
-            return target.describe()
+            return encode(target.describe())
+        case ask.Console(writes, force):
+            return target.attach_console(sockets.pop(), writes=writes, force=force)
+        case ask.Events():
+            target.attach_feed(sockets.pop())
         case ask.Stats():
             return target.stats()
         case _:

@@ -1,18 +1,15 @@
 """The requests to a running domain, as types, and their form on the wire.
 
 A request travels as {"command": NAME, "arguments": {FIELD: VALUE, ...}}, each field as a JSON
-value; a nested dataclass is an object of its fields. A path is absolute and percent-encoded as in
-a file: URI, since a file's name need not be UTF-8.
+value (config/codec.py). DESCRIPTORS says how many descriptors travel with it.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any
 
+from kvmxen.config.codec import CodecError, decode, encode
 from kvmxen.config.disk import DiskSpec
 from kvmxen.config.net import NetSpec
 from kvmxen.errors import UsageError
@@ -114,7 +111,24 @@ class Wait:
 
 @dataclass(frozen=True)
 class Describe:
-    """Describe the domain: {"uuid": TEXT, "state": TEXT, "console": PATH or ""}."""
+    """Describe the domain; the answer is a Description (domain/description.py)."""
+
+
+@dataclass(frozen=True)
+class Console:
+    """Attach the socket that comes along to the console; the answer is whether it may write.
+
+    It gets the console's history first. One client writes at a time: with `force` this one does,
+    and the one that did is disconnected.
+    """
+
+    writes: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Events:
+    """Write a line of JSON for each event to the socket that comes along (domain/events.py)."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +151,8 @@ Request = (
     | Destroy
     | Wait
     | Describe
+    | Console
+    | Events
     | Stats
 )
 
@@ -149,6 +165,8 @@ COMMANDS: dict[str, type[Request]] = {
     "destroy": Destroy,
     "wait": Wait,
     "describe": Describe,
+    "console": Console,
+    "events": Events,
     "stats": Stats,
     "block-attach": BlockAttach,
     "block-detach": BlockDetach,
@@ -157,12 +175,13 @@ COMMANDS: dict[str, type[Request]] = {
     "network-detach": NetworkDetach,
     "figures": Figures,
 }
+DESCRIPTORS: dict[type[Request], int] = {Console: 1, Events: 1}
 _NAMES = {kind: name for name, kind in COMMANDS.items()}
 
 
 def pack(request: Request) -> dict[str, Any]:
     """`request` as a JSON value; paths relative to this process become absolute."""
-    return {"command": _NAMES[type(request)], "arguments": _encode(request)}
+    return {"command": _NAMES[type(request)], "arguments": encode(request)}
 
 
 def unpack(message: object) -> Request:
@@ -173,69 +192,10 @@ def unpack(message: object) -> Request:
     match message:
         case {"command": str(command), "arguments": arguments, **rest} if not rest:
             if kind := COMMANDS.get(command):
-                request: Request = _decode(kind, arguments, command)
+                try:
+                    request: Request = decode(kind, arguments, command)
+                except CodecError as error:
+                    raise RequestError(str(error)) from None
                 return request
             raise RequestError(f"this domain knows no {command!r}: it is of another version")
     raise RequestError("not a request")
-
-
-def _encode(value: object) -> Any:
-    from urllib.parse import quote
-
-    if isinstance(value, Path):
-        return quote(os.fsencode(value.absolute()))
-    if is_dataclass(value):
-        return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple):
-        return [_encode(item) for item in value]
-    return value
-
-
-def _decode(kind: Any, value: object, where: str) -> Any:
-    """`value` as a `kind`, the type of a field; nothing is converted silently."""
-    origin = get_origin(kind)
-    if is_dataclass(kind) and isinstance(kind, type):
-        return kind(**_fields(kind, value, where))
-    if kind is Path:
-        return _path(value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_decode(get_args(kind)[0], item, where) for item in value)
-    if origin is Literal:
-        # True == 1, so compare the types too.
-        known = [(type(item), item) for item in get_args(kind)]
-        if isinstance(value, str | int) and (type(value), value) in known:
-            return value
-    elif origin in (Union, UnionType):
-        others = [arm for arm in get_args(kind) if arm is not NoneType]
-        if value is None and len(others) < len(get_args(kind)):
-            return None
-        (arm,) = others
-        return _decode(arm, value, where)
-    elif type(value) is kind:
-        return value
-    elif kind is float and type(value) is int:
-        # JSON has one kind of number, and Python takes an int for a float.
-        return value
-    raise RequestError(f"{where} cannot be {value!r:.100}")
-
-
-def _fields(kind: Any, value: object, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise RequestError(f"{where} is not an object")
-    hints = get_type_hints(kind)
-    required = {f.name for f in fields(kind) if f.default is MISSING}
-    if strange := value.keys() - hints.keys():
-        raise RequestError(f"{where} has a field that is unknown: {min(strange)!r:.100}")
-    if missing := required - value.keys():
-        raise RequestError(f"{where} lacks {min(missing)!r}")
-    return {name: _decode(hints[name], item, f"{where}: {name}") for name, item in value.items()}
-
-
-def _path(value: object, where: str) -> Path:
-    from urllib.parse import unquote_to_bytes
-
-    if isinstance(value, str) and value.startswith("/") and value.isascii():
-        path = unquote_to_bytes(value)
-        if b"\0" not in path:
-            return Path(os.fsdecode(path))
-    raise RequestError(f"{where} is not the path of a file: {value!r:.100}")

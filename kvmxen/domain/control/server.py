@@ -20,7 +20,7 @@ from kvmxen.domain.control.protocol import (
     read_line,
     write_line,
 )
-from kvmxen.domain.control.requests import Request, RequestError, unpack
+from kvmxen.domain.control.requests import DESCRIPTORS, Request, RequestError, unpack
 from kvmxen.errors import KvmxenError, shortage
 from kvmxen.streams import say
 from kvmxen.xenstore.server.listener import listen, may_connect
@@ -34,13 +34,14 @@ _LAST_S = 1.0
 
 
 class ControlServer:
-    """Serves requests in `folder` for the time of the context, by `do(request)`.
+    """Serves requests in `folder` for the time of the context, by `do(request, sockets)`.
 
-    Several threads call `do` at once. Its exceptions go to the client, internal errors to stderr
+    `sockets` came with the request; `do` keeps those that it takes off the list. Several threads
+    call `do` at once. Its exceptions go to the client, internal errors to stderr
     too: no request ends the domain.
     """
 
-    def __init__(self, folder: Path, do: Callable[[Request], object]) -> None:
+    def __init__(self, folder: Path, do: Callable[[Request, list[socket.socket]], object]) -> None:
         self._do = do
         self._path = folder / SOCKET
         self._busy = threading.Semaphore(_AT_ONCE)
@@ -105,14 +106,24 @@ class ControlServer:
 
     def _reply(self, connected: socket.socket) -> dict[str, Any]:
         """Receive and perform a request; returns the reply; raises OSError as recv(2) does."""
+        sockets: list[socket.socket] = []
         try:
-            request = unpack(parse(read_line(connected, MAX_REQUEST)))
+            return self._answer(connected, sockets)
+        finally:
+            for unused in sockets:
+                unused.close()
+
+    def _answer(self, connected: socket.socket, sockets: list[socket.socket]) -> dict[str, Any]:
+        try:
+            request = unpack(parse(read_line(connected, MAX_REQUEST, sockets)))
         except (KvmxenError, ProtocolError, RequestError) as error:
             return {"error": str(error)}
         except RecursionError:
             return {"error": "the request is nested too deeply"}
+        if len(sockets) != DESCRIPTORS.get(type(request), 0):
+            return {"error": "the request comes with too many or too few descriptors"}
         try:
-            return {"done": self._do(request)}
+            return {"done": self._do(request, sockets)}
         except KvmxenError as error:
             return {"error": str(error)}
         except Exception as error:

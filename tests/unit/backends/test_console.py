@@ -10,6 +10,7 @@ import pytest
 
 from kvmxen.backends.console import TAIL_BYTES, Console
 from kvmxen.backends.terminal import PlainTerminal, StdioTerminal, open_terminal
+from kvmxen.backends.viewers import Viewers
 from kvmxen.config import ConsoleSpec
 from kvmxen.kvm.memory import GuestMemory
 from kvmxen.xen.abi.io_console import (
@@ -91,7 +92,9 @@ class Bench:
         self.console = self.connect(self.terminal)
 
     def connect(self, terminal: PlainTerminal) -> Console:
-        return Console(self.guest.memory, PAGE, self.guest.notify, terminal, self.loop)
+        return Console(
+            self.guest.memory, PAGE, self.guest.notify, terminal, self.loop, Viewers(self.loop)
+        )
 
     def shown(self) -> bytes:
         try:
@@ -192,7 +195,7 @@ def test_a_program_that_does_not_read_slows_the_guest_and_loses_nothing() -> Non
         stream, output = terminal.stream, terminal.output_fd
         assert stream is not None
         assert output is not None
-        console = Console(guest.memory, PAGE, guest.notify, terminal, loop)
+        console = Console(guest.memory, PAGE, guest.notify, terminal, loop, Viewers(loop))
         written = b""
         while count := guest.write(line := b"%08d\r\n" % len(written)):
             written += line[:count]

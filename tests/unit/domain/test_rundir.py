@@ -44,19 +44,23 @@ def holder() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+def folders(root: Path) -> list[str]:
+    return [path.name for path in root.iterdir() if not path.name.startswith(".")]
+
+
 def test_there_while_it_lasts(root: Path) -> None:
     with RunDirectory("a") as directory:
         assert directory.path == root / "a"
         assert directory.path.stat().st_mode & 0o777 == 0o700
         (directory.path / "sub").mkdir()
         (directory.path / "sub" / "file").touch()
-    assert list(root.iterdir()) == []
+    assert folders(root) == []
 
 
 def test_removed_when_the_body_raises(root: Path) -> None:
     with pytest.raises(ZeroDivisionError), RunDirectory("a"):
         _ = 1 / 0
-    assert list(root.iterdir()) == []
+    assert folders(root) == []
 
 
 def test_closing_twice_does_not_touch_a_later_domain(root: Path) -> None:
@@ -80,7 +84,7 @@ def test_same_name_twice(root: Path, holder: subprocess.Popen[str]) -> None:
 
 def test_other_names_live_side_by_side(root: Path, holder: subprocess.Popen[str]) -> None:
     with RunDirectory("other"):
-        assert sorted(p.name for p in root.iterdir()) == ["held", "other"]
+        assert sorted(folders(root)) == ["held", "other"]
     assert holder.poll() is None
     assert (root / "held" / "socket").exists()
 
@@ -93,16 +97,16 @@ def test_a_killed_process_leaves_nothing_for_long(
     holder.wait()
     assert (root / "held" / "socket").exists()
     with RunDirectory(name):
-        assert [p.name for p in root.iterdir()] == [name]
+        assert folders(root) == [name]
         assert not (root / name / "socket").exists()
-    assert list(root.iterdir()) == []
+    assert folders(root) == []
 
 
 def test_removed_at_exit_without_close(root: Path, holder: subprocess.Popen[str]) -> None:
     assert holder.stdin is not None
     holder.stdin.close()
     assert holder.wait() == 0
-    assert list(root.iterdir()) == []
+    assert folders(root) == []
 
 
 def test_a_forked_child_leaves_it_alone(root: Path) -> None:
@@ -131,7 +135,7 @@ def test_a_folder_that_was_made_and_not_locked_is_taken_over(root: Path) -> None
     root.chmod(0o700)
     with RunDirectory("a") as directory:
         assert (directory.path / "kvmxen.pid").exists()
-    assert list(root.iterdir()) == []
+    assert folders(root) == []
 
 
 def test_an_interrupted_start_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +146,7 @@ def test_an_interrupted_start_leaves_nothing(root: Path, monkeypatch: pytest.Mon
         patch.setattr(Path, "write_text", interrupted)
         with pytest.raises(KeyboardInterrupt), RunDirectory("a"):
             pass
-    assert list(root.iterdir()) == []
+    assert folders(root) == []
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -166,7 +170,7 @@ def test_a_start_interrupted_before_it_has_its_lock(
         patch.setattr(where, name, interrupted)
         with pytest.raises(Interrupted), RunDirectory("a"):
             pass
-    assert list(root.iterdir()) == []
+    assert folders(root) == []
 
 
 def test_a_link_for_a_lock_is_not_followed(root: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,14 +27,23 @@ from kvmxen.config.net import Forward, NetSpec, Rate
 from kvmxen.domain import devices
 from kvmxen.domain.control.client import ask
 from kvmxen.domain.control.commands import DeviceRequest, perform_on_devices
-from kvmxen.domain.control.protocol import MAX_REQUEST, SOCKET, ProtocolError, parse, parse_reply
+from kvmxen.domain.control.protocol import (
+    MAX_DESCRIPTORS,
+    MAX_REQUEST,
+    SOCKET,
+    ProtocolError,
+    parse,
+    parse_reply,
+)
 from kvmxen.domain.control.requests import (
     COMMANDS,
     BlockAttach,
     BlockDetach,
     BlockResize,
+    Console,
     Describe,
     Destroy,
+    Events,
     Figures,
     NetworkAttach,
     NetworkDetach,
@@ -67,7 +77,7 @@ def folder(tmp_path: Path, asked: list[Request]) -> Iterator[Path]:
     """The run directory of the domain "one", whose server performs one request, refuses one,
     and fails in one."""
 
-    def do(request: Request) -> object:
+    def do(request: Request, sockets: list[socket.socket]) -> object:
         asked.append(request)
         match request:
             case BlockAttach():
@@ -78,6 +88,10 @@ def folder(tmp_path: Path, asked: list[Request]) -> Iterator[Path]:
                 raise OSError(errno.EMFILE, "too many")
             case BlockDetach():
                 raise RuntimeError("ours")
+            case Console():
+                connected = sockets.pop()
+                connected.sendall(b"hello")
+                connected.close()
         return "done"
 
     path = tmp_path / "one"
@@ -160,6 +174,41 @@ def test_a_client_without_a_thread_is_let_go(folder: Path, monkeypatch: pytest.M
 def test_no_such_domain(folder: Path, name: str) -> None:
     with pytest.raises(KvmxenError, match="no domain named"):
         ask(folder.parent, name, Figures())
+
+
+def test_a_socket_goes_with_a_request(folder: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ask(folder.parent, "one", Console(), descriptors=[theirs.fileno()])
+        assert ours.recv(5) == b"hello"
+
+
+@pytest.mark.parametrize("count", [0, 2, MAX_DESCRIPTORS, MAX_DESCRIPTORS + 9])
+def test_more_or_fewer_sockets_are_refused_and_closed(folder: Path, count: int) -> None:
+    pairs = [socket.socketpair() for _ in range(count)]
+    descriptors = [theirs.fileno() for _, theirs in pairs]
+    with pytest.raises(KvmxenError, match="too many or too few descriptors"):
+        ask(folder.parent, "one", Console(), descriptors=descriptors)
+    for ours, theirs in pairs:
+        theirs.close()
+        assert ours.recv(1) == b""
+        ours.close()
+
+
+def test_what_is_no_socket_is_refused(folder: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, (folder / "file").open("w") as file:
+        descriptors = [theirs.fileno(), file.fileno(), file.fileno()]
+        with pytest.raises(KvmxenError, match="not a socket"):
+            ask(folder.parent, "one", Console(), descriptors=descriptors)
+        theirs.close()
+        assert ours.recv(1) == b""
+
+
+def test_a_client_need_not_wait_forever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvmxen.domain.control.server.write_line", lambda *_: time.sleep(0.5))
+    with pytest.raises(KvmxenError, match="the domain one does not answer"):
+        ask(folder.parent, "one", Figures(), patience=0.05)
 
 
 def line(command: object, arguments: object, **more: object) -> bytes:
@@ -266,6 +315,9 @@ def test_a_request_that_is_one(folder: Path, asked: list[Request]) -> None:
         Wait(10),
         Wait(float("inf")),
         Describe(),
+        Console(),
+        Console(writes=False, force=True),
+        Events(),
         Stats(),
     ],
 )
