@@ -182,6 +182,17 @@ class ProgramTerminal(PlainTerminal):
 
 
 @contextmanager
+def raw_terminal() -> Iterator[None]:
+    """Put the terminal at standard input, if there is one, into raw mode for the time of the
+    context; "\\n" on stderr then moves the cursor to a new line all the same."""
+    if not os.isatty(0):
+        yield
+        return
+    with _raw(0), ends_lines_for_raw():
+        yield
+
+
+@contextmanager
 def open_terminal(
     spec: ConsoleSpec, escaped: Callable[[], None] | None = None
 ) -> Iterator[PlainTerminal]:

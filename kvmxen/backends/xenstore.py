@@ -66,6 +66,10 @@ class XenstoreBackend:
         """Ask the guest to shut itself down: "poweroff", "reboot" or "halt"."""
         self.store.write(f"{home(DOMID_GUEST)}/control/shutdown", how.encode())
 
+    def request_sysrq(self, key: str) -> None:
+        """Ask the guest for what its SysRq `key` does."""
+        self.store.write(f"{home(DOMID_GUEST)}/control/sysrq", key.encode())
+
     def shut_down(self) -> None:
         """Record that the guest has ended; @releaseDomain fires."""
         self.store.state.shut_down(DOMID_GUEST)

@@ -11,6 +11,7 @@ from uuid import UUID
 import click
 
 from kvmxen.cli.hints import explained
+from kvmxen.cli.readiness import tell_ready
 from kvmxen.cli.stats import Kind, Stats
 from kvmxen.cli.status import STATUSES
 from kvmxen.config import Config, ConsoleSpec, DiskSpec
@@ -177,6 +178,18 @@ class _Command(click.Command):
     is_flag=True,
     help="Slow down a guest that does nothing but handle events, so that it makes progress.",
 )
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Run in the background: return when the guest has been started, and print its name.",
+)
+@click.option("--paused", is_flag=True, help="Pause the guest before its first instruction.")
+@click.option(
+    "--ready-fd",
+    metavar="FD",
+    type=click.IntRange(3),
+    help="Write a newline to this descriptor when the guest has been started.",
+)
 @click.option("--debug", is_flag=True, help="Trace hypercalls and traps; implies --shim exits.")
 def boot(
     kernel: Path | None,
@@ -202,6 +215,9 @@ def boot(
     shim: Shim,
     xenstore: Path | None,
     break_event_loops: bool,
+    detach: bool,
+    paused: bool,
+    ready_fd: int | None,
     debug: bool,
 ) -> int:
     """Boot KERNEL (a bzImage or ELF file) as a Xen guest; without KERNEL, the demo guest."""
@@ -228,6 +244,15 @@ def boot(
         break_event_loops=break_event_loops,
         debug=debug,
     )
+    if detach:
+        if stats:
+            raise UsageError("--stats is for a domain in the foreground: see kvmxen top NAME")
+        from kvmxen.domain.spawn import spawn
+
+        spawn(config, paused=paused, timeout=timeout, patience=shutdown_timeout)
+        click.echo(config.name)
+        tell_ready(ready_fd)
+        return 0
     from kvmxen.cli.foreground import boot
 
     return boot(
@@ -235,4 +260,6 @@ def boot(
         timeout=timeout,
         patience=shutdown_timeout,
         stats=Stats(*stats) if stats else None,
+        paused=paused,
+        ready=lambda: tell_ready(ready_fd),
     )

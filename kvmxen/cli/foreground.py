@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from kvmxen.backends.terminal import open_terminal
@@ -30,10 +31,13 @@ def boot(
     timeout: float | None = None,
     patience: float | None = None,
     stats: Stats | None = None,
+    paused: bool = False,
+    ready: Callable[[], None] = lambda: None,
 ) -> int:
     """Boot what `config` describes, again after each reboot; return the exit status of its end.
 
-    `timeout` is in seconds, from now on; see Person for `patience`. Call it in the main thread.
+    `timeout` is in seconds, from now on; see Person for `patience`. `ready()` is called when the
+    guest has been started, or is `paused` before its first instruction. Call it in the main thread.
     Raises KvmxenError for what a person can fix.
     """
     person = Person(patience)
@@ -52,7 +56,8 @@ def boot(
             reports = _Reports(domain, report)
             domain.listen(reports.told)
             person.watch(domain)
-            domain.start()
+            domain.start(paused=paused)
+            ready()
             ending = domain.wait()
     except Interrupted as interruption:
         say(str(interruption))

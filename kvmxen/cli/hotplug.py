@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvmxen.cli.named import name_of
 from kvmxen.config.disk import DiskSpec, device_number
 from kvmxen.config.net import NetSpec
 from kvmxen.errors import KvmxenError, UsageError
@@ -23,7 +24,7 @@ def _ask(name: str, request: Request) -> Any:
     from kvmxen.domain.control.client import ask
     from kvmxen.domain.rundir import runtime_root
 
-    return ask(runtime_root(), name, request)
+    return ask(runtime_root(), name_of(name), request)
 
 
 def _detach(name: str, request: BlockDetach | NetworkDetach, device: str) -> None:

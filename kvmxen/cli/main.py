@@ -19,10 +19,19 @@ _COMMANDS = {
     "block-detach": ("hotplug", "Detach a disk from a running domain."),
     "block-resize": ("hotplug", "Tell a running domain that a disk has grown."),
     "boot": ("boot", "Boot a kernel as a Xen guest."),
+    "console": ("console", "Show a running domain's console, and type at it."),
+    "destroy": ("lifecycle", "End a domain at once."),
     "doctor": ("doctor", "Report what this host's /dev/kvm can do."),
+    "list": ("listing", "List the running domains."),
     "network-attach": ("hotplug", "Attach a network interface to a running domain."),
     "network-detach": ("hotplug", "Detach a network interface from a running domain."),
+    "nmi": ("lifecycle", "Send a non-maskable interrupt to a domain."),
+    "pause": ("lifecycle", "Stop the vCPUs of a domain."),
+    "reboot": ("lifecycle", "Ask a guest to reboot."),
+    "shutdown": ("lifecycle", "Ask a guest to power off."),
+    "sysrq": ("lifecycle", "Send a magic SysRq key to a Linux guest."),
     "top": ("top", "Show the activity of a running domain's devices."),
+    "unpause": ("lifecycle", "Let the vCPUs of a domain run again."),
     "xenstore": ("xenstore", "Read, change and watch a domain's xenstore."),
 }
 
@@ -37,7 +46,9 @@ class _Commands(click.Group):
         if name not in _COMMANDS:
             return None
         module = import_module(f"kvmxen.cli.{_COMMANDS[name][0]}")
-        command: click.Command = getattr(module, name.replace("-", "_"))
+        function = name.replace("-", "_")
+        # A name that Python itself uses is followed by an underscore.
+        command: click.Command = vars(module).get(function) or vars(module)[f"{function}_"]
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from kvmxen.cli.named import name_of
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -38,6 +40,7 @@ def top(name: str, once: bool, as_json: bool) -> None:
     from kvmxen.domain.rundir import runtime_root
 
     root = runtime_root()
+    name = name_of(name)
     figures = ask(root, name, Ask())
     if as_json:
         click.echo(json.dumps(figures))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvmxen.cli.named import name_of
 from kvmxen.cli.status import XENSTORE_STATUSES
 from kvmxen.errors import KvmxenError, UsageError
 
@@ -122,13 +123,10 @@ def watch(name: str, path: tuple[str, ...], number: int | None) -> None:
 
 @contextmanager
 def _connected(name: str) -> Iterator[Client]:
-    from kvmxen.config.domain import is_name
     from kvmxen.domain.rundir import runtime_root
     from kvmxen.xenstore.server.client import Client
 
-    if not is_name(name):
-        raise UsageError(f"{name!r} cannot be the name of a domain (see kvmxen xenstore --help)")
-    with closing(Client(runtime_root(), name)) as client:
+    with closing(Client(runtime_root(), name_of(name))) as client:
         yield client
 
 

@@ -18,6 +18,7 @@ from kvmxen.config import Config, DiskSpec
 from kvmxen.config.domain import Action
 from kvmxen.config.net import NetSpec
 from kvmxen.domain.control.commands import perform
+from kvmxen.domain.control.requests import Sysrq
 from kvmxen.domain.control.server import ControlServer
 from kvmxen.domain.description import Description
 from kvmxen.domain.devices import Devices
@@ -123,11 +124,15 @@ class Domain:
         """How the guest's last run ended; None in its first run."""
         return self._last
 
-    def start(self) -> None:
-        """Start the guest at its first instruction."""
+    def start(self, *, paused: bool = False) -> None:
+        """Start the guest at its first instruction; if `paused`, only unpause() lets it run."""
+        if paused:
+            self._set_paused(True)
         if not self._begin():
             raise KvmxenError(f"the domain {self.config.name} has already been started")
         self._tell(Event.STARTED)
+        if paused:
+            self._tell(Event.PAUSED)
 
     def pause(self) -> None:
         """Stop every vCPU where it is; time continues. Returns when all have left the guest."""
@@ -156,6 +161,22 @@ class Domain:
     def reboot(self) -> bool:
         """Ask the guest to reboot; see shutdown()."""
         return self._ask("reboot")
+
+    def sysrq(self, key: str) -> None:
+        """Ask a Linux guest for what its magic SysRq `key`, a letter or digit, does."""
+        request = Sysrq(key)
+        with self._changed:
+            self._living().sysrq(request.key)
+
+    def nmi(self) -> None:
+        """Send vCPU 0 a non-maskable interrupt; a kernel without a callback for it gets none."""
+        with self._changed:
+            self._living().machine.cpus[0].send_nmi()
+
+    def _living(self) -> Run:
+        if self._run is None or self._thread is None or self._over is not None:
+            raise KvmxenError(f"the guest of {self.config.name} does not run")
+        return self._run
 
     def destroy(self) -> None:
         """End the guest at once; does not wait."""

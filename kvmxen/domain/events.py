@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -63,6 +63,17 @@ class EventStream:
                 self._received += more
             else:
                 return
+
+    def wait(self, events: Collection[Event], timeout: float | None = None) -> Happening | None:
+        """Read until one of `events` or the end; None if that takes `timeout` seconds, or if the
+        stream ends without."""
+        self._connected.settimeout(timeout)
+        try:
+            return next((one for one in self if one.event in events), None)
+        except TimeoutError:
+            return None
+        finally:
+            self._connected.settimeout(None)
 
     def close(self) -> None:
         """Ask for no more events."""

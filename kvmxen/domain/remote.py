@@ -34,11 +34,12 @@ def connect(name: str) -> RemoteDomain:
 class RemoteDomain:
     """A Domain in another process, with the same methods.
 
-    Each raises KvmxenError if the domain has ended.
+    Each raises KvmxenError if the domain has ended, or does not answer in `patience` seconds.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, patience: float | None = None) -> None:
         self.name = name
+        self._patience = patience
         self._root = runtime_root()
         self.uuid = self.describe().uuid
 
@@ -46,7 +47,13 @@ class RemoteDomain:
         """Send `request` with `sockets`, which are closed here."""
         try:
             descriptors = [one.fileno() for one in sockets]
-            return ask(self._root, self.name, request, descriptors=descriptors)
+            return ask(
+                self._root,
+                self.name,
+                request,
+                descriptors=descriptors,
+                patience=self._patience,
+            )
         finally:
             for one in sockets:
                 one.close()
@@ -69,9 +76,9 @@ class RemoteDomain:
         """The path of the console's terminal, empty if it has none."""
         return self.describe().console
 
-    def start(self) -> None:
-        """Start the guest at its first instruction."""
-        self._ask(requests.Start())
+    def start(self, *, paused: bool = False) -> None:
+        """Start the guest at its first instruction; if `paused`, only unpause() lets it run."""
+        self._ask(requests.Start(paused))
 
     def pause(self) -> None:
         """Stop every vCPU where it is; time continues. Returns when all have left the guest."""
@@ -88,6 +95,14 @@ class RemoteDomain:
     def reboot(self) -> bool:
         """Ask the guest to reboot; see shutdown()."""
         return bool(self._ask(requests.Reboot()))
+
+    def sysrq(self, key: str) -> None:
+        """Ask a Linux guest for what its magic SysRq `key`, a letter or digit, does."""
+        self._ask(requests.Sysrq(key))
+
+    def nmi(self) -> None:
+        """Send vCPU 0 a non-maskable interrupt; a kernel without a callback for it gets none."""
+        self._ask(requests.Nmi())
 
     def destroy(self) -> None:
         """End the guest at once; does not wait."""

@@ -61,6 +61,10 @@ class Run:
         """Ask the guest to end itself: "poweroff", "reboot" or "halt"."""
         self._xenstore.request_shutdown(how)
 
+    def sysrq(self, key: str) -> None:
+        """Pass a SysRq key on to the guest."""
+        self._xenstore.request_sysrq(key)
+
     def figures(self) -> dict[str, object]:
         """The figures so far: counts, times in ns, memory in KiB."""
         return figures(

@@ -44,6 +44,19 @@ def cache_directory() -> Path | None:
         return None
 
 
+def state_directory() -> Path:
+    """$XDG_STATE_HOME/kvmxen, else ~/.local/state/kvmxen; for a user without a home, a folder of
+    the runtime folder. It need not exist.
+    """
+    given = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if given.is_absolute():
+        return given / "kvmxen"
+    try:
+        return Path("~/.local/state/kvmxen").expanduser()
+    except RuntimeError:
+        return runtime_root() / ".state"
+
+
 def runtime_root() -> Path:
     """The folder that holds the domains' folders; it is created if it does not exist.
 
@@ -186,6 +199,23 @@ def running(root: Path) -> list[Identity]:
     with _held(root):
         sweep(root)
         return sorted(_identities(root), key=lambda identity: identity.id)
+
+
+def name_of(root: Path, word: str) -> str:
+    """The name of the running domain that `word`, a name, an id or a UUID, stands for.
+
+    A word that stands for none is returned as it is.
+    """
+    domains = running(root)
+    for key in (
+        lambda one: one.name,
+        lambda one: str(one.id),
+        lambda one: str(one.uuid),
+    ):
+        for identity in domains:
+            if key(identity) == word:
+                return identity.name
+    return word
 
 
 def _identities(root: Path) -> Iterator[Identity]:

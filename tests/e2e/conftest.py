@@ -48,6 +48,7 @@ def environment(cache: Path, tmp_path: Path) -> dict[str, str]:
     """A person's environment, with folders of its own."""
     return os.environ | {
         "XDG_CACHE_HOME": str(cache),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
         "KVMXEN_RUNTIME_DIR": str(tmp_path / "run"),
         "TMPDIR": str(tmp_path),
     }

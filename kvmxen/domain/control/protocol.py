@@ -70,7 +70,9 @@ def write_line(
     line = json.dumps(value).encode() + b"\n"
     if descriptors:
         line = line[socket.send_fds(connected, [line], descriptors) :]
-    connected.sendall(line)
+    # Even an empty message fails once the other side has answered and gone.
+    if line:
+        connected.sendall(line)
 
 
 def parse(line: bytes) -> Any:

@@ -66,7 +66,9 @@ class Figures:
 
 @dataclass(frozen=True)
 class Start:
-    """Start a guest that was built and not started."""
+    """Start a guest that was built and not started; if `paused`, before its first instruction."""
+
+    paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,22 @@ class Reboot:
 @dataclass(frozen=True)
 class Destroy:
     """End the guest at once."""
+
+
+@dataclass(frozen=True)
+class Sysrq:
+    """Ask a Linux guest for what its magic SysRq `key` does."""
+
+    key: str
+
+    def __post_init__(self) -> None:
+        if len(self.key) != 1 or not self.key.isascii() or not self.key.isalnum():
+            raise UsageError(f"{self.key!r:.100} is no SysRq key: give a letter or a digit")
+
+
+@dataclass(frozen=True)
+class Nmi:
+    """Send vCPU 0 a non-maskable interrupt."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +167,8 @@ Request = (
     | Shutdown
     | Reboot
     | Destroy
+    | Sysrq
+    | Nmi
     | Wait
     | Describe
     | Console
@@ -163,6 +183,8 @@ COMMANDS: dict[str, type[Request]] = {
     "shutdown": Shutdown,
     "reboot": Reboot,
     "destroy": Destroy,
+    "sysrq": Sysrq,
+    "nmi": Nmi,
     "wait": Wait,
     "describe": Describe,
     "console": Console,

@@ -1,0 +1,27 @@
+"""The running domain that a person means by a word: its name, its id or its UUID."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvmxen.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvmxen.domain.remote import RemoteDomain
+
+
+def name_of(word: str) -> str:
+    """The name of the domain `word`; raises UsageError if it cannot be a domain's."""
+    from kvmxen.config.domain import is_name
+    from kvmxen.domain import rundir
+
+    if not is_name(word):
+        raise UsageError(f"{word!r} cannot be the name of a domain (see kvmxen list)")
+    return rundir.name_of(rundir.runtime_root(), word)
+
+
+def domain(word: str) -> RemoteDomain:
+    """The domain `word`; raises KvmxenError if none such runs."""
+    from kvmxen.domain.remote import connect
+
+    return connect(name_of(word))
