@@ -22,6 +22,7 @@ _COMMANDS = {
     "console": ("console", "Show a running domain's console, and type at it."),
     "destroy": ("lifecycle", "End a domain at once."),
     "doctor": ("doctor", "Report what this host's /dev/kvm can do."),
+    "events": ("events", "Print a line for each event of domains."),
     "list": ("listing", "List the running domains."),
     "network-attach": ("hotplug", "Attach a network interface to a running domain."),
     "network-detach": ("hotplug", "Detach a network interface from a running domain."),

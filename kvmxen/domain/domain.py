@@ -95,6 +95,7 @@ class Domain:
             self._run: Run | None = build_pv(config, self._lasting, self._ended, step)
             undo.callback(self._run.abandon)
             undo.enter_context(ControlServer(folder.path, partial(perform, self)))
+            folder.announce()
             self._held = undo.pop_all()
 
     def __enter__(self) -> Domain:

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from kvmxen.domain.ending import Ending
 
 # A client that does not read this many bytes of events is disconnected.
 _UNREAD = 64 << 10
+# The number of past events that a new client gets.
+_KEPT = 64
 
 
 class Event(Enum):
@@ -32,21 +35,24 @@ class Event(Enum):
 class Happening:
     """An event in another process, and when it happened, in seconds as time.time() counts them.
 
-    `end` and `reason` describe the run that ended with it, if one did: see Ending.
+    `end` and `reason` describe the run that ended with it, if one did: see Ending. It is `past` if
+    it happened before the stream was opened.
     """
 
     event: Event
     at: float
     end: str = ""
     reason: str = ""
+    past: bool = False
 
 
 class EventStream:
-    """The events of a domain from now on; iteration ends with the domain, or its process."""
+    """The events of a domain: the last of the past, then all; it ends with the domain's process."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._connected = connected
         self._received = b""
+        self._told: deque[Happening] = deque()
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -54,22 +60,28 @@ class EventStream:
 
     def __iter__(self) -> Iterator[Happening]:
         while True:
-            line, newline, rest = self._received.partition(b"\n")
-            if newline:
-                self._received = rest
-                told = json.loads(line)
-                yield Happening(Event(told.pop("event")), **told)
-            elif more := self._connected.recv(4096):
-                self._received += more
-            else:
+            while self._told:
+                yield self._told.popleft()
+            told = self.read()
+            if told is None:
                 return
+            self._told += told
+
+    def read(self) -> list[Happening] | None:
+        """Wait for the next events, one or a few; None at the end."""
+        while b"\n" not in self._received:
+            more = self._connected.recv(4096)
+            if not more:
+                return None
+            self._received += more
+        *lines, self._received = self._received.split(b"\n")
+        return [_happening(line) for line in lines]
 
     def wait(self, events: Collection[Event], timeout: float | None = None) -> Happening | None:
-        """Read until one of `events` or the end; None if that takes `timeout` seconds, or if the
-        stream ends without."""
+        """Read until one of `events` happens; None after `timeout` seconds, or if none does."""
         self._connected.settimeout(timeout)
         try:
-            return next((one for one in self if one.event in events), None)
+            return next((one for one in self if one.event in events and not one.past), None)
         except TimeoutError:
             return None
         finally:
@@ -80,21 +92,28 @@ class EventStream:
         self._connected.close()
 
 
+def _happening(line: bytes) -> Happening:
+    told = json.loads(line)
+    return Happening(Event(told.pop("event")), **told)
+
+
 class Feed:
     """Writes events to any number of sockets, and closes them after the last; any thread may."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
+        self._past: deque[dict[str, object]] = deque(maxlen=_KEPT)
         self._closed = False
 
     def attach(self, connected: socket.socket) -> None:
-        """Write all events from now on to `connected`, which it then owns."""
+        """Write the last events and all from now on to `connected`, which it then owns."""
         with suppress(OSError):
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
         connected.setblocking(False)
         with self._lock:
-            if self._closed:
+            past = [told | {"past": True} for told in self._past]
+            if self._closed or not _send(connected, past):
                 connected.close()
             else:
                 self._sockets.append(connected)
@@ -104,14 +123,10 @@ class Feed:
         told: dict[str, object] = {"event": event.value, "at": time.time()}
         if ending is not None:
             told |= {"end": ending.end.name.lower(), "reason": ending.reason}
-        line = json.dumps(told).encode() + b"\n"
         with self._lock:
+            self._past.append(told)
             for connected in list(self._sockets):
-                try:
-                    complete = connected.send(line) == len(line)
-                except OSError:
-                    complete = False
-                if not complete:
+                if not _send(connected, [told]):
                     # It has gone, or it does not read: it must not believe that it missed nothing.
                     connected.close()
                     self._sockets.remove(connected)
@@ -123,3 +138,12 @@ class Feed:
             for connected in self._sockets:
                 connected.close()
             self._sockets.clear()
+
+
+def _send(connected: socket.socket, told: list[dict[str, object]]) -> bool:
+    """Send a line for each of `told`; returns whether all of it was taken at once."""
+    lines = b"".join(json.dumps(one).encode() + b"\n" for one in told)
+    try:
+        return not lines or connected.send(lines) == len(lines)
+    except OSError:
+        return False

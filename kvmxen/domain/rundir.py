@@ -146,6 +146,10 @@ class RunDirectory:
     ) -> None:
         self.close()
 
+    def announce(self) -> None:
+        """Show those who watch the root that the domain can be reached (domain/watch.py)."""
+        os.utime(self.path)
+
     def close(self) -> None:
         """Remove the folder; does nothing if it is removed already, or in a forked child."""
         if self._lock is None or os.getpid() != self._owner:

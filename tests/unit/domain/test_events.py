@@ -22,9 +22,10 @@ def test_each_reader_gets_each_event_once() -> None:
     two = subscribe(feed)
     feed.tell(Event.ENDED, Ending(End.CRASH, 1.0, "why", "report"))
     feed.close()
-    told = [(h.event, h.end, h.reason) for h in one]
-    assert told == [(Event.STARTED, "", ""), (Event.ENDED, "crash", "why")]
-    assert [h.event for h in two] == [Event.ENDED]
+    told = [(h.event, h.end, h.reason, h.past) for h in one]
+    assert told == [(Event.STARTED, "", "", False), (Event.ENDED, "crash", "why", False)]
+    told = [(h.event, h.end, h.reason, h.past) for h in two]
+    assert told == [(Event.STARTED, "", "", True), (Event.ENDED, "crash", "why", False)]
     one.close()
     two.close()
 
