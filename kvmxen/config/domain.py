@@ -47,7 +47,8 @@ def _is_line(text: str) -> bool:
 class Config:
     """What to boot, and how; the constructor raises FieldError for invalid values.
 
-    `kernel` defaults to the embedded demo guest. `memory` is in bytes. The guest may grow to
+    Without a `kernel`, the system of the first of the `disks` boots by its own boot loader; without
+    disks, the embedded demo guest boots. `memory` is in bytes. The guest may grow to
     `max_memory` and `max_vcpus`, by default the amounts that it starts with. The constructor gives
     each of `disks` a target. A domain whose `uuid` is None gets a random one.
 
@@ -101,12 +102,6 @@ class Config:
         if self.kernel is None and (self.shell or self.ramdisk is not None):
             field = "`shell`" if self.shell else "`ramdisk`"
             raise FieldError(f"{field} needs a kernel: give `kernel` too")
-        if self.kernel is None and self.disks:
-            raise FieldError(
-                "a disk is not booted from yet: give `kernel` too, and the kernel of a disk's own "
-                "system is in its /boot ('debugfs -R \"dump /boot/vmlinuz FILE\" IMAGE' copies it "
-                "out)"
-            )
 
     def _check_size(self) -> None:
         if not 1 <= self.vcpus <= MAX_VCPUS:

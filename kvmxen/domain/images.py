@@ -20,11 +20,22 @@ if TYPE_CHECKING:
     from kvmxen.domain.modules import Module
 
 _DEMO = Path(guests.__file__).with_name("demo.elf")
+# GRUB as a Xen guest: it boots what the grub.cfg of a disk says. Debian's package grub-xen-host.
+_PV_GRUB = Path("/usr/lib/grub-xen/grub-x86_64-xen.bin")
 
 
 def read_kernel(config: Config) -> ElfKernel:
-    """The kernel that `config` names, else the demo guest; raises KvmxenError."""
-    return load_kernel(config.kernel or _DEMO, cache=cache_directory())
+    """The kernel that `config` names, else GRUB for its disks, else the demo guest.
+
+    Raises KvmxenError if it cannot be read.
+    """
+    kernel = config.kernel or (_PV_GRUB if config.disks else _DEMO)
+    if kernel is _PV_GRUB and not kernel.exists():
+        raise KvmxenError(
+            f"a disk's own system boots by {kernel}, which is not there: install grub-xen-host, or "
+            "give a kernel"
+        )
+    return load_kernel(kernel, cache=cache_directory())
 
 
 def default_cmdline(config: Config) -> str:

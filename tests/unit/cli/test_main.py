@@ -146,7 +146,6 @@ def test_the_outcomes_status_is_ours(booted: Booted, status: int) -> None:
         ("boot k --cmdline --append --initrd rd", "no such option '--initrd': --ramdisk is"),
         ("boot k --tiemout 5", "no such option '--tiemout'. Did you mean '--timeout'?"),
         ("boot k --memroy 5", "no such option '--memroy'. (Did you mean one of: '--maxmem', '--me"),
-        ("boot --disk disk.img", "a disk is not booted from yet: give KERNEL too"),
         ("boot a b", "got unexpected extra argument (b) (see kvmxen boot --help)"),
         ("boot --memory", "option '--memory' requires an argument"),
         ("boot --vcpus x", "invalid value for '--vcpus'"),
