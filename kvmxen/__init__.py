@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kvmxen.config.cloud_init import CloudInit
     from kvmxen.config.console import ConsoleSpec
     from kvmxen.config.disk import DiskSpec
     from kvmxen.config.domain import Config
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 # Each name is imported at its first use.
 _PLACES = {
+    "CloudInit": "config.cloud_init",
     "Config": "config.domain",
     "ConsoleSpec": "config.console",
     "DiskSpec": "config.disk",
@@ -45,6 +47,7 @@ _PLACES = {
     "connect": "domain.remote",
 }
 __all__ = [
+    "CloudInit",
     "Config",
     "ConsoleSpec",
     "DiskSpec",

@@ -15,6 +15,7 @@ from kvmxen.cli.readiness import tell_ready
 from kvmxen.cli.stats import Kind, Stats
 from kvmxen.cli.status import STATUSES
 from kvmxen.config import Config, ConsoleSpec, DiskSpec
+from kvmxen.config.cloud_init import CloudInit
 from kvmxen.config.domain import Action, Shim
 from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import parse_size
@@ -31,6 +32,7 @@ FIELDS = {
     "vcpus": "--vcpus",
     "max_memory": "--maxmem",
     "max_vcpus": "--maxvcpus",
+    "cloud_init": "--cloud-init",
 }
 
 
@@ -135,6 +137,11 @@ class _Command(click.Command):
     ",rate=10Mb/s, and for user ,forward=tcp:2222:22 ,host-loopback=no. Repeatable.",
 )
 @click.option(
+    "--cloud-init",
+    metavar="USER-DATA[,META-DATA]",
+    help="A disk with these files for cloud-init in the guest.",
+)
+@click.option(
     "--timeout",
     metavar="SECONDS",
     type=float,
@@ -205,6 +212,7 @@ def boot(
     disks: tuple[str, ...],
     console: str,
     nets: tuple[str, ...],
+    cloud_init: str | None,
     timeout: float | None,
     shutdown_timeout: float | None,
     on_poweroff: Action,
@@ -235,6 +243,7 @@ def boot(
         disks=tuple(map(DiskSpec.parse, disks)),
         console=ConsoleSpec.parse(console),
         nets=tuple(spec for text in nets if (spec := NetSpec.parse(text))),
+        cloud_init=CloudInit.parse(cloud_init) if cloud_init is not None else None,
         uuid=uuid,
         on_poweroff=on_poweroff,
         on_reboot=on_reboot,

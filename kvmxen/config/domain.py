@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
+from kvmxen.config.cloud_init import CloudInit
 from kvmxen.config.console import ConsoleSpec
 from kvmxen.config.disk import DiskSpec, with_targets
 from kvmxen.config.net import NetSpec
@@ -75,6 +76,7 @@ class Config:
     on_crash: Action = "destroy"
     shim: Shim = "dispatch"
     break_event_loops: bool = False
+    cloud_init: CloudInit | None = None
     xenstore: Path | None = None
     debug: bool = False
 
@@ -102,6 +104,9 @@ class Config:
         if self.kernel is None and (self.shell or self.ramdisk is not None):
             field = "`shell`" if self.shell else "`ramdisk`"
             raise FieldError(f"{field} needs a kernel: give `kernel` too")
+
+        if self.cloud_init is not None and not self.kernel and not self.disks:
+            raise FieldError("`cloud_init` needs a system: give `kernel` or a disk too")
 
     def _check_size(self) -> None:
         if not 1 <= self.vcpus <= MAX_VCPUS:

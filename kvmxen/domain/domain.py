@@ -29,6 +29,7 @@ from kvmxen.domain.recipe import Lasting, Step, build_pv
 from kvmxen.domain.record import Record, write_record
 from kvmxen.domain.run import Run
 from kvmxen.domain.rundir import RunDirectory
+from kvmxen.domain.seed import with_seed
 from kvmxen.domain.state import State
 from kvmxen.errors import KvmxenError
 from kvmxen.pv.machine import End
@@ -50,7 +51,6 @@ class Domain:
     def __init__(
         self, config: Config, *, terminal: PlainTerminal | None = None, step: Step = nullcontext
     ) -> None:
-        self.config = config
         self._changed = threading.Condition()
         self._listeners: list[Callable[[Event], None]] = []
         self._thread: threading.Thread | None = None
@@ -72,6 +72,7 @@ class Domain:
                 folder = undo.enter_context(RunDirectory(config.name, uuid=config.uuid))
                 self._identity = folder.identity
                 undo.callback(self._record, folder.root)
+                self.config = config = with_seed(config, folder.uuid, folder.path)
                 if terminal is None:
                     terminal = undo.enter_context(open_terminal(config.console))
                 journal = None

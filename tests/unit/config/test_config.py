@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmxen.config import Config, ConsoleSpec
+from kvmxen.config.cloud_init import CloudInit
 from kvmxen.config.sizes import MIB, host_memory, parse_size
 from kvmxen.errors import UsageError
 
@@ -113,6 +114,7 @@ KERNEL = Path("vmlinuz")
         ({"cmdline": os.fsdecode(b"\xe9\x1b")}, "printable text"),
         ({"cmdline": "a\nb"}, "printable text"),
         ({"shell": True}, "shell needs a kernel"),
+        ({"cloud_init": CloudInit(KERNEL)}, "cloud_init needs a system: give kernel or a disk"),
         ({"ramdisk": Path("rd")}, "ramdisk needs a kernel"),
         ({"kernel": KERNEL, "shell": True, "ramdisk": Path("rd")}, "not both"),
     ],
