@@ -168,6 +168,13 @@ class _Command(click.Command):
     help="At the end, print statistics of the run on stderr, or write them to FILE as JSON.",
 )
 @click.option(
+    "--result",
+    metavar="FILE",
+    type=Path,
+    help="At the end, write how it ended to FILE: as JUnit XML if its name ends in .xml, else as "
+    "JSON.",
+)
+@click.option(
     "--shim",
     type=click.Choice(["dispatch", "exits"]),
     default="dispatch",
@@ -220,6 +227,7 @@ def boot(
     on_crash: Action,
     uuid: UUID | None,
     stats: tuple[Kind, Path | None] | None,
+    result: Path | None,
     shim: Shim,
     xenstore: Path | None,
     break_event_loops: bool,
@@ -258,7 +266,7 @@ def boot(
             raise UsageError("--stats is for a domain in the foreground: see kvmxen top NAME")
         from kvmxen.domain.spawn import spawn
 
-        spawn(config, paused=paused, timeout=timeout, patience=shutdown_timeout)
+        spawn(config, paused=paused, timeout=timeout, patience=shutdown_timeout, result=result)
         click.echo(config.name)
         tell_ready(ready_fd)
         return 0
@@ -271,4 +279,5 @@ def boot(
         stats=Stats(*stats) if stats else None,
         paused=paused,
         ready=lambda: tell_ready(ready_fd),
+        result=result,
     )

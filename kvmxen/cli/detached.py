@@ -41,6 +41,7 @@ def main() -> int:
             timeout=launch.timeout,
             patience=launch.patience,
             ready=lambda: tell(ready=True),
+            result=launch.result,
         )
     except KvmxenError as error:
         tell(error=str(error), status=error.exit_status)

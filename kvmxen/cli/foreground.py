@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 from kvmxen.backends.terminal import open_terminal
 from kvmxen.cli.person import Person
+from kvmxen.cli.result import reported
 from kvmxen.cli.stats import Stats
 from kvmxen.cli.status import CRASHED, INTERRUPTED, REBOOTED
 from kvmxen.config import Config
@@ -33,14 +35,28 @@ def boot(
     stats: Stats | None = None,
     paused: bool = False,
     ready: Callable[[], None] = lambda: None,
+    result: Path | None = None,
 ) -> int:
     """Boot what `config` describes, again after each reboot; return the exit status of its end.
 
     `timeout` is in seconds, from now on; see Person for `patience`. `ready()` is called when the
-    guest has been started, or is `paused` before its first instruction. Call it in the main thread.
+    guest has been started, or is `paused` before its first instruction. `result` is the file of
+    --result. Call it in the main thread.
     Raises KvmxenError for what a person can fix.
     """
-    person = Person(patience)
+    with reported(config.name, result) as known:
+        known.ending, known.status = _boot(config, timeout, Person(patience), stats, paused, ready)
+        return known.status
+
+
+def _boot(
+    config: Config,
+    timeout: float | None,
+    person: Person,
+    stats: Stats | None,
+    paused: bool,
+    ready: Callable[[], None],
+) -> tuple[Ending | None, int]:
     try:
         with person.signals(timeout), ExitStack() as stack:
             with person.interruptible():
@@ -61,12 +77,12 @@ def boot(
             ending = domain.wait()
     except Interrupted as interruption:
         say(str(interruption))
-        return interruption.exit_status
+        return None, interruption.exit_status
     assert ending is not None
     reports.crash()
     if ending.end is not End.CRASH and person.status is not None:
-        return person.status
-    return _STATUSES[ending.end]
+        return ending, person.status
+    return ending, _STATUSES[ending.end]
 
 
 class _Reports:

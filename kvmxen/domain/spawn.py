@@ -26,6 +26,7 @@ class Launch:
     paused: bool = False
     timeout: float | None = None
     patience: float | None = None
+    result: Path | None = None
 
 
 def spawn(
@@ -34,16 +35,17 @@ def spawn(
     paused: bool = False,
     timeout: float | None = None,
     patience: float | None = None,
+    result: Path | None = None,
 ) -> RemoteDomain:
     """Start a domain in the background; returns when every backend has opened its files.
 
     Its console, unless it has a place, is there for open_console(). kvmxen's messages go to
-    log_path(). `timeout` and `patience` are those of `kvmxen boot --timeout` and
-    `--shutdown-timeout`, in seconds. Raises KvmxenError if it could not be started.
+    log_path(). `timeout`, `patience` and `result` are those of `kvmxen boot --timeout`,
+    `--shutdown-timeout` (in seconds) and `--result`. Raises KvmxenError if it could not be started.
     """
     if config.console.kind in ("stdio", "program"):
         config = replace(config, console=ConsoleSpec("none"))
-    launch = Launch(config, paused, timeout, patience)
+    launch = Launch(config, paused, timeout, patience, result)
     answer, ready = os.pipe()
     with open(answer, "rb") as answered:  # noqa: PTH123 - a descriptor
         try:

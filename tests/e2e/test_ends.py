@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from xml.etree import ElementTree
 
 from tests.e2e.domain import LIMIT, Boot
+from tests.unit.loader.images import ENTRY, Load, elf
 
 STATS = {
     "exits": dict,
@@ -64,6 +66,42 @@ def test_a_preserved_guest_ends_with_its_process(boot: Boot) -> None:
     domain.expect_stderr("is preserved: interrupt or destroy it")
     domain.process.terminate()
     domain.ends(130)
+
+
+def test_the_result_in_a_file(boot: Boot, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    boot("--timeout", LIMIT, "--name", "good", "--result", path).ends(0)
+    result = json.loads(path.read_text())
+    assert result.pop("seconds") > 0
+    assert result.pop("began") > 0
+    assert result == {"name": "good", "end": "poweroff", "status": 0, "reason": "", "report": ""}
+    boot("absent", "--name", "bad", "--result", path).ends(1)
+    result = json.loads(path.read_text())
+    assert (result["name"], result["end"], result["status"]) == ("bad", "failed", 1)
+    assert "absent" in result["reason"]
+
+
+def test_the_result_as_junit(boot: Boot, tmp_path: Path) -> None:
+    path = tmp_path / "result.xml"
+    kernel = tmp_path / "crashing"
+    kernel.write_bytes(elf(loads=[Load(data=b"\x90" * (ENTRY % 0x1000) + b"\x0f\x0b")]))
+    boot(kernel, "--timeout", LIMIT, "--name", "bad", "--result", path).ends(3)
+    suite = ElementTree.parse(path).getroot()
+    assert (suite.tag, suite.attrib["tests"], suite.attrib["failures"]) == ("testsuite", "1", "1")
+    (case,) = suite
+    assert case.attrib["name"] == "bad"
+    (failure,) = case
+    assert failure.attrib["type"] == "crash"
+    assert "kvmxen: the guest crashed: " in (failure.text or "")
+    boot("--timeout", LIMIT, "--name", "good", "--result", path).ends(0)
+    (case,) = ElementTree.parse(path).getroot()
+    assert list(case) == []
+
+
+def test_a_result_that_cannot_be_written(boot: Boot, tmp_path: Path) -> None:
+    domain = boot("--result", tmp_path / "absent" / "result.json")
+    domain.ends(1)
+    assert "cannot write the --result file" in domain.stderr
 
 
 def test_escape_key_twice_destroys(boot: Boot, pv_grub: Path) -> None:

@@ -40,6 +40,7 @@ class Booted:
         self.patience: float | None = None
         self.stats: Stats | None = None
         self.paused = False
+        self.result: Path | None = None
         self.outcome: int | BaseException = 0
 
     def boot(
@@ -51,9 +52,10 @@ class Booted:
         stats: Stats | None,
         paused: bool,
         ready: object,
+        result: Path | None,
     ) -> int:
         self.configs.append(config)
-        self.paused = paused
+        self.paused, self.result = paused, result
         self.timeout, self.patience, self.stats = timeout, patience, stats
         if isinstance(self.outcome, BaseException):
             raise self.outcome
@@ -80,7 +82,7 @@ def test_every_option(booted: Booted) -> None:
     arguments = (
         "boot vmlinuz --ramdisk rd --cmdline quiet --name web --memory 64 --vcpus 4 "
         "--console file:log --timeout 1.5 --on-reboot destroy --on-crash preserve "
-        "--on-poweroff restart --shutdown-timeout 9 --paused "
+        "--on-poweroff restart --shutdown-timeout 9 --paused --result r.xml "
         "--uuid 12345678-1234-1234-1234-123456789abc --stats=json --xenstore kept --debug"
     )
     assert main(arguments.split()) == 0
@@ -102,6 +104,7 @@ def test_every_option(booted: Booted) -> None:
         )
     ]
     assert (booted.timeout, booted.patience, booted.paused) == (1.5, 9, True)
+    assert booted.result == Path("r.xml")
     assert vars(booted.stats) == vars(Stats("json"))
 
 
