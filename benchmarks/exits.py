@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.page import table
 from benchmarks.sample import Pair, in_turn
-from kvmxen.kvm.layout import Layout
 from kvmxen.pv.machine import Machine
 from kvmxen.pv.run import run as vcpu_loop
 from kvmxen.pv.shim.abi import constants
+from kvmxen.pv.shim.plan import plan
 from kvmxen.pv.snippet import load_code
 
 _HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ class Bench:
     @contextmanager
     def _machine(self) -> Iterator[tuple[Machine, threading.Event]]:
         over = threading.Event()
-        layout = Layout.plan(_MEMORY, 1)
+        layout = plan(_MEMORY, 1)
         machine = Machine(layout, ended=lambda _: over.set(), dispatcher=False)
         try:
             load_code(machine, self._code, _EXITS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 
-from kvmxen.kvm.layout import Layout
 from kvmxen.kvm.system import Cap, System
 from kvmxen.pv.machine import Machine
 from kvmxen.pv.programs import look_at_programs
+from kvmxen.pv.shim.plan import plan
 
 # Each is a pytest marker; a marked test is skipped if the machine lacks it.
 NEEDS = {
@@ -37,7 +37,7 @@ def _probe() -> dict[str, bool]:
     finally:
         system.close()
     machine = Machine(
-        Layout.plan(32 << 20, 1),
+        plan(32 << 20, 1),
         ended=lambda _end: None,
         dispatcher=False,
     )

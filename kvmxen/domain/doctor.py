@@ -12,13 +12,14 @@ from pathlib import Path
 from kvmxen.domain.initramfs import find_busybox, is_static
 from kvmxen.errors import GuestCrash, KvmxenError
 from kvmxen.kvm.access import DEVICE
-from kvmxen.kvm.layout import MAX_VCPUS, Layout
+from kvmxen.kvm.layout import MAX_VCPUS
 from kvmxen.kvm.system import API_VERSION, Cap, System
 from kvmxen.pv.features import Filter
 from kvmxen.pv.machine import NEEDED_CAPS, Machine
 from kvmxen.pv.probe import Probe
 from kvmxen.pv.programs import Programs, look_at_programs
 from kvmxen.pv.shim.abi import constants
+from kvmxen.pv.shim.plan import plan
 from kvmxen.pv.snippet import load_code
 
 _TRAP_SYSCALL = constants()["TRAP_SYSCALL"]
@@ -120,7 +121,7 @@ def _capabilities(system: System) -> Iterator[Finding]:
 
 def _behaviour() -> Iterator[Finding]:
     machine = Machine(
-        Layout.plan(_SMALLEST, 1),
+        plan(_SMALLEST, 1),
         ended=lambda _end: None,
         dispatcher=False,
     )

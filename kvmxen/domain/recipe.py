@@ -21,11 +21,12 @@ from kvmxen.config import Config
 from kvmxen.domain.devices import Devices
 from kvmxen.domain.images import default_cmdline
 from kvmxen.domain.run import Run
-from kvmxen.kvm.layout import PAGE_SHIFT, Layout
+from kvmxen.kvm.layout import PAGE_SHIFT
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.frames import fill_m2p
 from kvmxen.loader.pv import build
 from kvmxen.pv.machine import End, Machine
+from kvmxen.pv.shim.plan import plan
 from kvmxen.pv.trace import Trace
 from kvmxen.xen.abi.grant_table import RESERVED_CONSOLE, RESERVED_XENSTORE
 from kvmxen.xenstore.server.protocol import SOCKET
@@ -60,7 +61,7 @@ def build_pv(
     `ended(end)` is called once, from any thread, when the guest's run is over. Raises KvmxenError.
     """
     began = time.monotonic_ns()
-    layout = Layout.plan(config.memory, config.max_vcpus, config.max_memory)
+    layout = plan(config.memory, config.max_vcpus, config.max_memory)
     machine = Machine(
         layout,
         uuid=lasting.uuid,

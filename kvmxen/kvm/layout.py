@@ -25,9 +25,6 @@ XENHEAP_FRAMES = 256
 MAX_VCPUS = 64
 INVALID_P2M = (1 << 64) - 1
 
-SHIM_COMMON_FRAMES = 64
-SHIM_VCPU_FRAMES = 38
-
 
 def _align(value: int, to: int) -> int:
     return (value + to - 1) & -to
@@ -61,16 +58,13 @@ class Layout:
     end: int
 
     @classmethod
-    def plan(cls, memory: int, vcpus: int, maximum: int = 0) -> Layout:
-        """Lay out `memory` bytes of RAM (rounded down to a frame) for `vcpus` vCPUs, which may grow
-        to `maximum` bytes."""
+    def plan(cls, memory: int, vcpus: int, maximum: int, shim: int) -> Layout:
+        """Lay out `shim` bytes of the shim's, which are whole frames, and `memory` bytes of RAM
+        (rounded down to a frame), which may grow to `maximum` bytes, for `vcpus` vCPUs."""
         nr_pages = memory >> PAGE_SHIFT
         memory = max(memory, maximum)
         max_pages = memory >> PAGE_SHIFT
-        # One frame of page tables maps a GiB, once for ring 0 and once for the kernel.
-        tables = 2 * ((memory + HOLE_END >> 30) + 2)
-        xenheap = (SHIM_COMMON_FRAMES + tables + vcpus * SHIM_VCPU_FRAMES) * PAGE_SIZE
-        m2p = _align(xenheap + XENHEAP_FRAMES * PAGE_SIZE, SUPERPAGE)
+        m2p = _align(shim + XENHEAP_FRAMES * PAGE_SIZE, SUPERPAGE)
         # The table must also describe the frames it occupies itself, and the hole.
         m2p_bytes = _align((memory + m2p + HOLE_END) // PAGE_SIZE * 8, SUPERPAGE)
         types = m2p + m2p_bytes
@@ -80,7 +74,7 @@ class Layout:
         if low < max_pages:
             ram.append(Extent(HOLE_END >> PAGE_SHIFT, low, max_pages - low))
         end = (ram[-1].mfn + ram[-1].frames) << PAGE_SHIFT
-        return cls(nr_pages, max_pages, vcpus, xenheap, m2p, m2p_bytes, types, tuple(ram), end)
+        return cls(nr_pages, max_pages, vcpus, shim, m2p, m2p_bytes, types, tuple(ram), end)
 
     def mfn(self, pfn: int) -> int:
         """The machine frame of pseudo-physical frame `pfn`; IndexError beyond RAM."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvmxen.kvm.ioctl import ior, iow
-from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE, Layout
+from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE
 from kvmxen.pv.exceptions import handle
 from kvmxen.pv.machine import End, Machine
 from kvmxen.pv.run import run
 from kvmxen.pv.shim.abi import constants
+from kvmxen.pv.shim.plan import plan
 from kvmxen.pv.snippet import load_code
 from kvmxen.xen.abi import x86
 from tests.e2e.domain import PATIENCE, SLOWNESS
@@ -39,7 +40,7 @@ def ends() -> list[End]:
 @pytest.fixture(params=[True, False], ids=["dispatch", "exits"])
 def machine(kvm: None, ends: list[End], request: pytest.FixtureRequest) -> Iterator[Machine]:
     made = Machine(
-        Layout.plan(32 << 20, 2),
+        plan(32 << 20, 2),
         ended=ends.append,
         dispatcher=request.param,
     )

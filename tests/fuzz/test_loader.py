@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmxen.errors import KvmxenError
-from kvmxen.kvm.layout import PAGE_SIZE, Layout
+from kvmxen.kvm.layout import PAGE_SIZE
 from kvmxen.kvm.memory import GuestMemory
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.elf_reader import read
 from kvmxen.loader.facts import Facts
 from kvmxen.loader.pv import build
+from kvmxen.pv.shim.plan import plan
 from kvmxen.xen.abi.elfnote import NoteType as N
 from tests.unit.loader.images import ENTRY, INIT_P2M, NOTES, START, VIRT_BASE, Load, elf, u64
 
@@ -70,7 +71,7 @@ def test_numbers(changes: dict[N, int | None], loads: list[Load], ramdisk: int) 
         notes.pop(kind, None)
         if value is not None:
             notes[kind] = u64(value)
-    layout = Layout.plan(MEMORY, 1)
+    layout = plan(MEMORY, 1)
     memory = GuestMemory(layout.end)
     try:
         image = elf(notes, loads)

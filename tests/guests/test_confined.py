@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.kvm.layout import Layout
 from kvmxen.pv.shim.abi import constants
+from kvmxen.pv.shim.plan import plan
 from tests.e2e.domain import LIMIT, Boot
 
 MIB = 1 << 20
@@ -18,7 +18,7 @@ MEMORY = 64
 @pytest.mark.parametrize("shim", ["dispatch", "exits"])
 @pytest.mark.parametrize("vcpus", [1, 2])
 def test_confined(boot: Boot, guest: Callable[[str], Path], shim: str, vcpus: int) -> None:
-    xenheap = Layout.plan(MEMORY * MIB, vcpus).xenheap_gpa
+    xenheap = plan(MEMORY * MIB, vcpus).xenheap_gpa
     parts = xenheap - vcpus * constants()["VCPU_SIZE"]
     domain = boot(
         guest("confined"),

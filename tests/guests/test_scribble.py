@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmxen.kvm.layout import Layout
 from kvmxen.pv.shim.abi import constants
+from kvmxen.pv.shim.plan import plan
 from tests.e2e.domain import Boot
 
 MIB = 1 << 20
@@ -18,7 +18,7 @@ MEMORY = 64
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("vcpus", [1, 2])
 def test_scribble(boot: Boot, guest: Callable[[str], Path], vcpus: int, seed: int) -> None:
-    parts = Layout.plan(MEMORY * MIB, vcpus).xenheap_gpa - vcpus * constants()["VCPU_SIZE"]
+    parts = plan(MEMORY * MIB, vcpus).xenheap_gpa - vcpus * constants()["VCPU_SIZE"]
     domain = boot(
         guest("scribble"),
         *("--memory", f"{MEMORY}M", "--vcpus", vcpus, "--timeout", 10),

@@ -10,7 +10,7 @@ import mmap
 from unittest.mock import patch
 
 from kvmxen.kvm.ioctl import KvmError
-from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE, Layout
+from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE
 from kvmxen.kvm.structs import CpuidEntry, Debugregs, Sregs
 from kvmxen.kvm.system import Cap
 from kvmxen.pv.cpu import Cpu
@@ -18,6 +18,7 @@ from kvmxen.pv.features import Features, Filter
 from kvmxen.pv.hypercalls.table import hypercall
 from kvmxen.pv.machine import End, Machine
 from kvmxen.pv.probe import Probe
+from kvmxen.pv.shim.plan import plan
 
 MEMORY = 8 << 20
 NR_PAGES = MEMORY >> PAGE_SHIFT
@@ -142,7 +143,7 @@ class Domain:
     def __init__(self, vcpus: int = 1, features: Features | None = None) -> None:
         features = features or Features(Filter.WHOLE, True, tuple(System().supported_cpuid()))
         probe = Probe(True, True, True, True, features)
-        self.layout = Layout.plan(MEMORY, vcpus)
+        self.layout = plan(MEMORY, vcpus)
         self.ends: list[End] = []
         self.output: list[bytes] = []
         with (

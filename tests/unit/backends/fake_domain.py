@@ -8,8 +8,9 @@ from collections.abc import Callable
 from itertools import count
 
 from kvmxen.backends.peer import Peer
-from kvmxen.kvm.layout import PAGE_SHIFT, Layout
+from kvmxen.kvm.layout import PAGE_SHIFT
 from kvmxen.kvm.memory import GuestMemory
+from kvmxen.pv.shim.plan import plan
 from kvmxen.xen.abi.grant_table import PERMIT_ACCESS, READONLY
 from kvmxen.xen.abi.xen import DOMID_GUEST, SHARED_INFO_EVTCHN_PENDING
 from kvmxen.xen.abi.xenbus import XenbusState
@@ -27,7 +28,7 @@ class FakeDomain:
     """A domain of `memory` bytes; `guest` is the part that its backends use."""
 
     def __init__(self, memory: int = 16 << 20) -> None:
-        self.layout = Layout.plan(memory, 1)
+        self.layout = plan(memory, 1)
         self.memory = GuestMemory(self.layout.end)
         self.grants = GrantTable(self.memory, self.layout)
         self.shared_info = self.layout.shared_info_mfn << PAGE_SHIFT

@@ -21,10 +21,11 @@ from kvmxen.kvm.layout import (
 from kvmxen.kvm.memory import GuestMemory
 from kvmxen.pv.shim.abi import constants
 from kvmxen.pv.shim.image import ShimImage
+from kvmxen.pv.shim.plan import plan
 
 MAX_MEMORY = 64 << 30
 layouts = st.builds(
-    Layout.plan,
+    plan,
     st.integers(4 << 20, MAX_MEMORY) | st.integers(2 << 30, 4 << 30),
     st.integers(1, MAX_VCPUS),
     st.just(0) | st.integers(4 << 20, MAX_MEMORY),
@@ -97,14 +98,14 @@ def test_the_shim_fits_below_the_xenheap(layout: Layout) -> None:
 @pytest.mark.parametrize("memory", [16 << 20, 3 << 30, 6 << 30, MAX_MEMORY])
 @pytest.mark.parametrize("vcpus", [1, MAX_VCPUS])
 def test_the_extremes(memory: int, vcpus: int) -> None:
-    layout = Layout.plan(memory, vcpus)
+    layout = plan(memory, vcpus)
     assert layout.nr_pages == memory >> PAGE_SHIFT
     assert len(layout.ram) == (1 if memory < 2 << 30 else 2)
     ShimImage(GuestMemory(layout.end), layout).create()
 
 
 def test_room_to_grow_changes_nothing_of_the_memory_at_the_start() -> None:
-    small, growing = Layout.plan(8 << 30, 2), Layout.plan(2 << 30, 2, 8 << 30)
+    small, growing = plan(8 << 30, 2), plan(2 << 30, 2, 8 << 30)
     assert (small.nr_pages, small.max_pages) == (2 << 20, 2 << 20)
     assert (growing.nr_pages, growing.max_pages) == (1 << 19, 2 << 20)
     assert growing.ram == small.ram
@@ -112,7 +113,7 @@ def test_room_to_grow_changes_nothing_of_the_memory_at_the_start() -> None:
 
 
 def test_golden() -> None:
-    layout = Layout.plan(512 << 20, 1)
+    layout = plan(512 << 20, 1)
     assert layout == Layout(
         nr_pages=131072,
         max_pages=131072,

@@ -15,6 +15,7 @@ from kvmxen.kvm.memory import GuestMemory
 from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.frames import fill_m2p
 from kvmxen.loader.pv import PvStart, build
+from kvmxen.pv.shim.plan import plan
 from kvmxen.xen.abi.elfnote import NoteType
 from kvmxen.xen.abi.start_info import StartInfo, StartInfoFlags
 from tests.unit.loader.images import INIT_P2M, NOTES, START, VIRT_BASE, Load, Notes, elf, u64
@@ -53,7 +54,7 @@ class Guest:
         layout: Layout | None = None,
     ) -> None:
         self.kernel = kernel
-        self.layout = layout or Layout.plan(memory, 2)
+        self.layout = layout or plan(memory, 2)
         self.memory = GuestMemory(self.layout.end)
         self.start: PvStart = build(
             self.memory, self.layout, kernel, ramdisk, cmdline, console_port=2, store_port=1
@@ -338,7 +339,7 @@ def test_a_kernel_near_the_end_of_the_address_space() -> None:
 
 @SIZES
 def test_the_machine_to_physical_table(memory: int) -> None:
-    layout = Layout.plan(memory, 1)
+    layout = plan(memory, 1)
     guest = GuestMemory(layout.end)
     fill_m2p(guest, layout)
     raw = guest.view(layout.m2p_gpa, layout.max_mfn * 8).cast("Q")

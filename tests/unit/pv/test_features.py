@@ -11,13 +11,13 @@ from typing import cast
 import pytest
 
 from kvmxen.errors import GuestCrash
-from kvmxen.kvm.layout import Layout
 from kvmxen.kvm.memory import GuestMemory
 from kvmxen.kvm.structs import CpuidEntry, Sregs
 from kvmxen.pv import features
 from kvmxen.pv.features import Filter, look
 from kvmxen.pv.machine import Machine
 from kvmxen.pv.ring3 import Ring3
+from kvmxen.pv.shim.plan import plan
 from kvmxen.xen.abi import x86
 from kvmxen.xen.cpuid import EDX, CpuidPolicy, Feature
 from tests.resources import has_kvm
@@ -210,7 +210,7 @@ def test_all_vcpus_are_told_of_what_was_found() -> None:
 
 @pytest.mark.skipif(not has_kvm(), reason="needs /dev/kvm, readable and writable")
 def test_this_host() -> None:
-    machine = Machine(Layout.plan(32 << 20, 2), ended=lambda _end: None)
+    machine = Machine(plan(32 << 20, 2), ended=lambda _end: None)
     try:
         found, shown = machine.probe.features, machine.cpuid
     finally:

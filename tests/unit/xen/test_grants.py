@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmxen.errors import HypercallError
-from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE, Layout
+from kvmxen.kvm.layout import PAGE_SHIFT, PAGE_SIZE
 from kvmxen.kvm.memory import GuestMemory
+from kvmxen.pv.shim.plan import plan
 from kvmxen.xen.abi.grant_table import (
     ACCEPT_TRANSFER,
     PERMIT_ACCESS,
@@ -29,7 +30,7 @@ from tests.unit.mutator import mutating
 
 ENTRY_V1 = GrantEntryV1.bits64.construct
 ENTRY_V2 = GrantEntryV2.bits64.construct
-LAYOUT = Layout.plan(4 << 20, 1)
+LAYOUT = plan(4 << 20, 1)
 FRAME = LAYOUT.mfn(7)
 BAD_FRAMES = [0, LAYOUT.xenheap_mfn, LAYOUT.m2p_gpa >> PAGE_SHIFT, LAYOUT.max_mfn, 0xFFFFFFFF]
 
