@@ -11,13 +11,13 @@ from kvmxen.errors import HypercallError
 from kvmxen.pv.cpu import Cpu
 from kvmxen.pv.hypercalls import (
     grant_map,
+    initialise,
     memory_op,
     mmu,
     multicall,
     physdev_op,
     segments,
     traps,
-    vcpu_op,
     vm_assist,
 )
 from kvmxen.xen.abi.xen import Hypercall
@@ -27,6 +27,7 @@ from kvmxen.xen.hypercalls import (
     grant_table_op,
     sched_op,
     toolstack,
+    vcpu_op,
     version,
 )
 
@@ -78,7 +79,7 @@ TABLE: dict[int, Entry] = {
     Hypercall.vm_assist: Entry(vm_assist.vm_assist, 2),
     Hypercall.update_va_mapping_otherdomain: Entry(mmu.update_va_mapping_otherdomain, 4),
     Hypercall.iret: Entry(traps.iret, 0),
-    Hypercall.vcpu_op: Entry(vcpu_op.vcpu_op, 3),
+    Hypercall.vcpu_op: Entry(partial(vcpu_op.vcpu_op, initialise.initialise), 3),
     Hypercall.set_segment_base: Entry(segments.set_segment_base, 2),
     Hypercall.mmuext_op: Entry(mmu.mmuext_op, 4),
     Hypercall.nmi_op: Entry(traps.nmi_op, 2),

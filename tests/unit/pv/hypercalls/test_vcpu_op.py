@@ -9,13 +9,13 @@ import threading
 import pytest
 
 from kvmxen.pv.cpu import Cpu
-from kvmxen.pv.hypercalls import vcpu_op as vcpu_op_module
+from kvmxen.pv.hypercalls import initialise as initialise_module
 from kvmxen.pv.hypercalls.mmu import MmuExt
 from kvmxen.pv.hypercalls.segments import load_gdt
-from kvmxen.pv.hypercalls.vcpu_op import VcpuOp
 from kvmxen.pv.machine import End
 from kvmxen.xen.abi import x86
 from kvmxen.xen.abi.xen import DOMID_SELF, CallbackType, Hypercall, Virq
+from kvmxen.xen.hypercalls.vcpu_op import VcpuOp
 from tests.unit.forged import FREE_PFN, SCRATCH, USER_L4_PFN, Domain, va
 
 EINVAL, ENOENT, EFAULT = -errno.EINVAL, -errno.ENOENT, -errno.EFAULT
@@ -160,12 +160,12 @@ def test_one_vcpu_at_a_time_initialises_another(
     second = threading.Thread(target=lambda: results.append(initialise(domain, context(domain))))
 
     def meanwhile(target: Cpu, frames: list[int]) -> None:
-        monkeypatch.setattr(vcpu_op_module, "load_gdt", load_gdt)
+        monkeypatch.setattr(initialise_module, "load_gdt", load_gdt)
         second.start()
         second.join(0.2)
         load_gdt(target, frames)
 
-    monkeypatch.setattr(vcpu_op_module, "load_gdt", meanwhile)
+    monkeypatch.setattr(initialise_module, "load_gdt", meanwhile)
     results.append(initialise(domain, context(domain)))
     second.join()
     assert sorted(results, key=str) == [-errno.EEXIST, 0]
