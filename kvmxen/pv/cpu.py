@@ -209,6 +209,14 @@ class Cpu:
         """Write a 64-bit number to `va`; raises GuestFault."""
         self.write(va, value.to_bytes(8, "little"))
 
+    def release_extents(self, va: int, count: int, order: int) -> int:
+        """Give the balloon the extents that are listed at `va`: see Balloon.release."""
+        return self.machine.balloon.release(self.vcpu, va, count, order)
+
+    def reserve_extents(self, va: int, count: int, order: int, populate: bool) -> int:
+        """Take extents out of the balloon and list them at `va`: see Balloon.reserve."""
+        return self.machine.balloon.reserve(self.vcpu, va, count, order, populate)
+
     def translate(self, va: int) -> int:
         """The gpa of `va`; raises GuestFault."""
         return self.tables.translate(self.vcpu.kernel_cr3, va & _MASK64)

@@ -7,13 +7,13 @@ import struct
 
 import pytest
 
-from kvmxen.pv.hypercalls.memory_op import Memory
 from kvmxen.pv.hypercalls.physdev_op import PhysdevOp
 from kvmxen.pv.machine import End
 from kvmxen.xen.abi import x86, xen
 from kvmxen.xen.abi.xen import DOMID_GUEST, DOMID_SELF, CallbackType, Hypercall, Shutdown, Virq
 from kvmxen.xen.events import Status
 from kvmxen.xen.hypercalls.event_channel_op import EvtchnOp
+from kvmxen.xen.hypercalls.memory_op import Memory
 from kvmxen.xen.hypercalls.sched_op import SchedOp
 from kvmxen.xen.hypercalls.version import FEATURES, Version
 from tests.unit.forged import SCRATCH, TOP, TOP_PFN, Domain
