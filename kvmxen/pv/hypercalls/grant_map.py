@@ -51,7 +51,7 @@ def map_grant_ref(cpu: Cpu, argument: int, count: int) -> None:
 
 def _map(cpu: Cpu, request: GnttabMapGrantRef) -> tuple[int, int]:
     """Map a grant; returns its handle and machine address; raises GrantError."""
-    flags, reference, domid = request.flags, request.ref, request.dom
+    host_addr, flags, reference, domid, _, _, _ = request
     if not flags & (MAP_DEVICE | MAP_HOST):
         raise GrantError(reference, GrantStatus.BAD_GNTREF)
     if domid != DOMID_GUEST:
@@ -65,7 +65,7 @@ def _map(cpu: Cpu, request: GnttabMapGrantRef) -> tuple[int, int]:
         raise GrantError(reference, GrantStatus.NO_SPACE)
     if flags & MAP_HOST:
         try:
-            _store(cpu, request.host_addr, mapping, _entry(mapping, flags))
+            _store(cpu, host_addr, mapping, _entry(mapping, flags))
         except HypercallError:
             maptrack.cancel(handle)
             maptrack.unpin(mapping, kinds)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, overload
 
 T = TypeVar("T")
@@ -54,13 +55,19 @@ class Field(Generic[T]):
 
     def load(self, guest: Guest, va: int) -> T:
         """Copy this field alone of the structure at `va`; raises GuestFault."""
-        offset, codes = self._owner.bits64.fields[self._name]
-        return self.take(struct.unpack(codes, guest.read(va + offset, struct.calcsize(codes))), 0)
+        offset, alone = self._alone
+        return self.take(alone.unpack(guest.read(va + offset, alone.size)), 0)
 
     def store(self, guest: Guest, va: int, value: T) -> None:
         """Write this field alone of the structure at `va`; raises GuestFault."""
+        offset, alone = self._alone
+        guest.write(va + offset, alone.pack(*self.spread(value)))
+
+    @cached_property
+    def _alone(self) -> tuple[int, struct.Struct]:
+        """This field's offset in bytes, and its format."""
         offset, codes = self._owner.bits64.fields[self._name]
-        guest.write(va + offset, struct.pack(codes, *self.spread(value)))
+        return offset, struct.Struct(codes)
 
     def place(self, width: int) -> tuple[str, int]:
         """The codes for `struct`, and the alignment in bytes, for guests of `width` bits."""

@@ -70,11 +70,12 @@ def structures(cpu: Caller, argument: int, count: int, kind: type[_S]) -> Iterat
 
     A list may have any length, but ends when the machine stops.
     """
-    for index in range(count):
-        if cpu.machine.stopping:
+    layout, machine = kind.bits64, cpu.machine
+    size, unpack = layout.size, layout.unpack
+    for at in range(argument, argument + count * size, size):
+        if machine.stopping:
             return
-        at = argument + index * kind.bits64.size
-        yield at, kind.load(cpu, at)
+        yield at, unpack(cpu.read(at, size))
 
 
 def refusal(domid: int, reference: int) -> GrantStatus:
@@ -154,23 +155,23 @@ def _copy(cpu: Caller, argument: int, count: int) -> None:
 
 
 def _copy_one(cpu: Caller, request: GnttabCopy) -> GrantStatus:
-    source, dest = request.source, request.dest
-    length, flags = request.len, request.flags
+    # All at once: reading each field by its name costs more than the copy of a few bytes.
+    u, domid, offset, to_u, to_domid, to_offset, length, flags, _ = request
     if not length:
         return GrantStatus.OKAY
     grants = cpu.machine.grants
     pinned: list[tuple[int, bool]] = []
     places: list[tuple[int, int, int]] = []
     try:
-        for place, by_reference, write in (
-            (source, flags & COPY_SOURCE_GREF, False),
-            (dest, flags & COPY_DEST_GREF, True),
+        for frame, owner, by_reference, write in (
+            (u, domid, flags & COPY_SOURCE_GREF, False),
+            (to_u, to_domid, flags & COPY_DEST_GREF, True),
         ):
-            reference, frame = place.u & 0xFFFFFFFF, place.u
-            if not by_reference and place.domid != DOMID_SELF:
+            reference = frame & 0xFFFFFFFF
+            if not by_reference and owner != DOMID_SELF:
                 return GrantStatus.PERMISSION_DENIED
-            if place.domid not in OWN:
-                return refusal(place.domid, reference)
+            if owner not in OWN:
+                return refusal(owner, reference)
             if by_reference:
                 places.append(grants.pin(reference, DOMID_GUEST, write, mapping=False))
                 pinned.append((reference, write))
@@ -178,14 +179,14 @@ def _copy_one(cpu: Caller, request: GnttabCopy) -> GrantStatus:
                 places.append((frame << PAGE_SHIFT, 0, PAGE_SIZE))
             else:
                 return GrantStatus.BAD_PAGE
-        if source.offset + length > PAGE_SIZE or dest.offset + length > PAGE_SIZE:
+        if offset + length > PAGE_SIZE or to_offset + length > PAGE_SIZE:
             return GrantStatus.BAD_COPY_ARG
-        for (_, start, room), offset in zip(places, (source.offset, dest.offset), strict=True):
-            if not start <= offset <= offset + length <= start + room:
+        for (_, start, room), wanted in zip(places, (offset, to_offset), strict=True):
+            if not start <= wanted <= wanted + length <= start + room:
                 return GrantStatus.GENERAL_ERROR
         memory = cpu.machine.memory
-        data = memory.read(places[0][0] + source.offset, length)
-        memory.write(places[1][0] + dest.offset, data)
+        data = memory.read(places[0][0] + offset, length)
+        memory.write(places[1][0] + to_offset, data)
     except GrantError as error:
         return error.status
     finally:
