@@ -49,6 +49,15 @@ def xen_programs() -> Programs:
     return Programs(paths, tuple(_folder(suite, package, member) for package in _LIBRARIES))
 
 
+def xl_program() -> Programs:
+    """xl of Xen 4.17. Raises packages.Unavailable."""
+    suite = Suite("bookworm")
+    path = suite.package("xen-utils-4.17", "usr/lib/xen-4.17/bin/xl")
+    member = "usr/lib/x86_64-linux-gnu/lib*.so.*"
+    needed = (*_LIBRARIES, "libxenhypfs1", "libyajl2")
+    return Programs({"xl": path}, tuple(_folder(suite, package, member) for package in needed))
+
+
 def oxenstored_configuration() -> Path:
     """The configuration that Debian ships for oxenstored. Raises packages.Unavailable."""
     return Suite("bookworm").package("xen-utils-common", "etc/xen/oxenstored.conf")

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from kvmxen.backends.terminal import ESCAPE, raw_terminal
+from kvmxen.backends.terminal import ESCAPE, ConsoleStream, raw_terminal
 from kvmxen.cli.named import domain
 from kvmxen.streams import say
 
@@ -30,6 +30,11 @@ def console(name: str, read_only: bool, force: bool) -> None:
     stream = domain(name).open_console(writes=not read_only, force=force)
     if not read_only and not stream.writes:
         say("somebody else types at this console: watching; --force takes it")
+    attach(stream, name, read_only=read_only)
+
+
+def attach(stream: ConsoleStream, name: str, *, read_only: bool = False) -> None:
+    """Connect this process's terminal with the console of the domain `name`, until either ends."""
     with raw_terminal():
         if _copy(stream.fileno(), is_tty=os.isatty(0), read_only=read_only):
             say(f"the console of {name} has ended")

@@ -132,6 +132,10 @@ def _apply(fields: dict[str, object], part: str, text: str) -> None:
     key, equals, value = part.partition("=")
     if not equals:
         key, value = _position(part, text)
+    if key == "backendtype":
+        # Which of Xen's backends serves it makes no difference here.
+        _one_of(value, ("phy", "tap", "qdisk"), key, text)
+        return
     if key not in _KEYS:
         keys = ", ".join(_KEYS)
         raise UsageError(f"--disk {text!r}: unknown key {key!r}: give one of {keys}")

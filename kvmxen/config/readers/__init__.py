@@ -1,0 +1,1 @@
+"""Configurations in the forms that others define; each gives a Config, and back."""

@@ -1,0 +1,153 @@
+"""The grammar of xl's configuration files: KEY = VALUE; a value is a text, a number or a list.
+
+xl has had no Python in its files since 4.0, and this reader executes nothing either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kvmxen.errors import UsageError
+
+# A list's items are texts and lists; a number is kept as it is written.
+Value = str | list["Value"]
+
+# Limits of a file: bytes, nested lists.
+MAX_SIZE = 1 << 20
+_MAX_DEPTH = 8
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t]+|\#[^\n]*)
+    |(?P<end>[\n;])
+    |(?P<key>[a-z][._0-9a-z]*)
+    |(?P<number>0[xX][0-9a-fA-F]+|[0-9]+)
+    |(?P<text>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")
+    |(?P<mark>\+=|[=\[\],])""",
+    re.VERBOSE,
+)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES = dict(zip("\\'\"abfnrtv", "\\'\"\a\b\f\n\r\t\v", strict=True))
+_PYTHON = re.compile(r"(?:import|def|from|if|for|print|class)\b|[-*+/()%.]")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The value of a key, and the line of its last assignment."""
+
+    value: Value
+    line: int
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    line: int
+
+
+def parse(text: str, where: str) -> dict[str, Setting]:
+    """The settings of a file's `text`; `where` names the file in errors. Raises UsageError."""
+    if len(text) > MAX_SIZE:
+        raise UsageError(f"{where} is larger than {MAX_SIZE >> 20} MiB: it is no configuration")
+    return _Parser(text, where).settings()
+
+
+class _Parser:
+    def __init__(self, text: str, where: str) -> None:
+        self._where = where
+        self._tokens = self._split(text)
+        self._next = next(self._tokens)
+
+    def settings(self) -> dict[str, Setting]:
+        found: dict[str, Setting] = {}
+        while self._next.kind != "eof":
+            if self._next.kind == "end":
+                self._take()
+                continue
+            key = self._take("key", "a key, such as memory").text
+            mark = self._take("mark", "= after the key")
+            if mark.text not in ("=", "+="):
+                raise self._error(mark, "= after the key")
+            value = self._value(0)
+            if mark.text == "+=" and key in found:
+                value = self._joined(found[key].value, value, mark)
+            found[key] = Setting(value, mark.line)
+            if self._next.kind not in ("end", "eof"):
+                raise self._error(self._next, "the end of the line")
+        return found
+
+    def _value(self, depth: int) -> Value:
+        token = self._take()
+        if token.kind == "number":
+            return token.text
+        if token.kind == "text":
+            return self._unquoted(token)
+        if token.text != "[" or depth == _MAX_DEPTH:
+            raise self._error(token, "a text in quotes, a number, or a list in brackets")
+        items: list[Value] = []
+        while True:
+            self._skip_lines()
+            if self._next.text == "]" and self._next.kind == "mark":
+                break
+            items.append(self._value(depth + 1))
+            self._skip_lines()
+            if self._next.kind != "mark" or self._next.text not in (",", "]"):
+                raise self._error(self._next, "a comma or ]")
+            if self._next.text == ",":
+                self._take()
+        self._take()
+        return items
+
+    def _joined(self, before: Value, value: Value, mark: _Token) -> Value:
+        if isinstance(before, list) and isinstance(value, list):
+            return [*before, *value]
+        if isinstance(before, str) and isinstance(value, str):
+            return before + value
+        raise UsageError(f"{self._where}:{mark.line}: += joins two texts or two lists, not both")
+
+    def _unquoted(self, token: _Token) -> str:
+        def plain(match: re.Match[str]) -> str:
+            if match[1] not in _ESCAPES:
+                raise UsageError(
+                    f"{self._where}:{token.line}: \\{match[1]} has no meaning in a text: "
+                    "write \\\\ for a backslash"
+                )
+            return _ESCAPES[match[1]]
+
+        return _ESCAPE.sub(plain, token.text[1:-1])
+
+    def _skip_lines(self) -> None:
+        while self._next.kind == "end" and self._next.text == "\n":
+            self._take()
+
+    def _take(self, kind: str = "", wanted: str = "") -> _Token:
+        token = self._next
+        if kind and token.kind != kind:
+            raise self._error(token, wanted)
+        if token.kind != "eof":
+            self._next = next(self._tokens)
+        return token
+
+    def _error(self, token: _Token, wanted: str) -> UsageError:
+        found = f"not {token.text!r:.60}" if token.text.strip() else "and the line ends"
+        if token.kind == "eof":
+            found = "and the file ends"
+        advice = "; Python is not understood" if _PYTHON.match(token.text) else ""
+        return UsageError(f"{self._where}:{token.line}: {wanted} is expected, {found}{advice}")
+
+    def _split(self, text: str) -> Iterator[_Token]:
+        at, line = 0, 1
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                rest = text[at:].partition("\n")[0]
+                yield _Token("unknown", rest, line)
+                at = len(text)
+                continue
+            kind = match.lastgroup or ""
+            if kind != "space":
+                yield _Token(kind, match[0], line)
+            line += match[0] == "\n"
+            at = match.end()
+        yield _Token("eof", "", line)
