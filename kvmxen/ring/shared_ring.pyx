@@ -11,36 +11,26 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from kvmxen.kvm.memory cimport Window
+from kvmxen.xen.abi.io cimport (
+    RING_ENTRIES, RING_REQ_EVENT, RING_REQ_PROD, RING_RSP_EVENT, RING_RSP_PROD)
 
-from kvmxen.xen.abi.ring import ENTRIES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, ring_size
-
-# SRING's fields, as 32-bit words.
-cdef enum:
-    _REQ_PROD = 0
-    _REQ_EVENT = 1
-    _RSP_PROD = 2
-    _RSP_EVENT = 3
-    _ENTRIES = 64
-
-assert (REQ_PROD, REQ_EVENT, RSP_PROD, RSP_EVENT) == (
-    4 * _REQ_PROD, 4 * _REQ_EVENT, 4 * _RSP_PROD, 4 * _RSP_EVENT)
-assert ENTRIES == _ENTRIES
+from kvmxen.xen.abi.ring import ring_size
 
 cdef extern from *:
     """
-    static inline uint32_t index_load(const uint8_t *ring, int word)
+    static inline uint32_t index_load(const uint8_t *ring, int offset)
     {
-        return __atomic_load_n((const uint32_t *)ring + word, __ATOMIC_SEQ_CST);
+        return __atomic_load_n((const uint32_t *)(ring + offset), __ATOMIC_SEQ_CST);
     }
 
     /* Sequentially consistent: the peer's side is looked at right after. */
-    static inline void index_store(uint8_t *ring, int word, uint32_t value)
+    static inline void index_store(uint8_t *ring, int offset, uint32_t value)
     {
-        __atomic_store_n((uint32_t *)ring + word, value, __ATOMIC_SEQ_CST);
+        __atomic_store_n((uint32_t *)(ring + offset), value, __ATOMIC_SEQ_CST);
     }
     """
-    uint32_t index_load(const uint8_t *ring, int word) noexcept nogil
-    void index_store(uint8_t *ring, int word, uint32_t value) noexcept nogil
+    uint32_t index_load(const uint8_t *ring, int offset) noexcept nogil
+    void index_store(uint8_t *ring, int offset, uint32_t value) noexcept nogil
 
 
 cdef class BackRing:
@@ -57,14 +47,14 @@ cdef class BackRing:
         self.entry_size = max(request_size, response_size)
         self.size = ring_size(window.size, self.entry_size)
         self.broken = False
-        self.req_cons = self.rsp_prod = self.rsp_pushed = index_load(self.shared, _RSP_PROD)
+        self.req_cons = self.rsp_prod = self.rsp_pushed = index_load(self.shared, RING_RSP_PROD)
 
     cdef uint8_t *entry(self, uint32_t index) noexcept nogil:
-        return self.shared + _ENTRIES + (index & (self.size - 1)) * self.entry_size
+        return self.shared + RING_ENTRIES + (index & (self.size - 1)) * self.entry_size
 
     cdef int waiting(self) noexcept nogil:
         """The number of requests to take, at most `size`; or RING_BROKEN."""
-        cdef uint32_t prod = index_load(self.shared, _REQ_PROD)
+        cdef uint32_t prod = index_load(self.shared, RING_REQ_PROD)
         # A request that was taken and not answered still occupies its entry.
         if prod - self.rsp_prod > self.size or prod - self.req_cons > self.size:
             self.broken = True
@@ -88,7 +78,7 @@ cdef class BackRing:
         cdef int count = self.waiting()
         if count < 0 or <uint32_t>count >= wanted:
             return count
-        index_store(self.shared, _REQ_EVENT, self.req_cons + <uint32_t>count + 1)
+        index_store(self.shared, RING_REQ_EVENT, self.req_cons + <uint32_t>count + 1)
         return self.waiting()
 
     cdef void put(self, const void *response) noexcept nogil:
@@ -103,11 +93,12 @@ cdef class BackRing:
         if old == self.rsp_prod:
             return False
         self.rsp_pushed = self.rsp_prod
-        index_store(self.shared, _RSP_PROD, self.rsp_prod)
-        return self.rsp_prod - index_load(self.shared, _RSP_EVENT) < self.rsp_prod - old
+        index_store(self.shared, RING_RSP_PROD, self.rsp_prod)
+        return self.rsp_prod - index_load(self.shared, RING_RSP_EVENT) < self.rsp_prod - old
 
     @property
     def pending(self):
         """The number of requests whose responses the frontend does not see yet; callable from
         any thread."""
-        return <uint32_t>(index_load(self.shared, _REQ_PROD) - index_load(self.shared, _RSP_PROD))
+        return <uint32_t>(
+            index_load(self.shared, RING_REQ_PROD) - index_load(self.shared, RING_RSP_PROD))

@@ -89,7 +89,7 @@ struct start_info {
     u64 nr_pt_frames;
     u64 mfn_list; /* virtual address */
     u64 mod_start, mod_len;
-    char cmd_line[1024];
+    char cmd_line[MAX_GUEST_CMDLINE];
     u64 first_p2m_pfn, nr_p2m_frames;
 };
 _Static_assert(offsetof(struct start_info, cmd_line) == 0x80, "start_info");
@@ -178,7 +178,7 @@ struct gnttab_setup_table { u16 dom; u32 nr_frames; short status; u64 *frame_lis
 /* ---- console and xenstore rings ---- */
 
 struct xencons_interface {
-    char in[1024], out[2048];
+    char in[XENCONS_IN_SIZE], out[XENCONS_OUT_SIZE];
     u32 in_cons, in_prod, out_cons, out_prod;
 };
 _Static_assert(sizeof(struct xencons_interface) == 3088, "xencons_interface");
@@ -194,6 +194,5 @@ struct xsd_sockmsg { u32 type, req_id, tx_id, len; };
 
 /* What every shared ring begins with; the entries come at RING_ENTRIES. */
 struct sring { u32 req_prod, req_event, rsp_prod, rsp_event; };
-#define RING_ENTRIES 64
 
 #endif /* __ASSEMBLER__ */

@@ -4,6 +4,17 @@
  */
 #pragma once
 
+/* A device's ring: the offsets in bytes of its indices, and of its entries (ring.h). */
+#define RING_REQ_PROD 0
+#define RING_REQ_EVENT 4
+#define RING_RSP_PROD 8
+#define RING_RSP_EVENT 12
+#define RING_ENTRIES 64
+
+/* The sizes in bytes of the console's two rings (console.h). */
+#define XENCONS_IN_SIZE 1024
+#define XENCONS_OUT_SIZE 2048
+
 /* The states of a device's two ends (xenbus.h). */
 #define XenbusStateUnknown 0
 #define XenbusStateInitialising 1

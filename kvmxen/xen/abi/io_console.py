@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-INPUT_SIZE = 1024
-OUTPUT_SIZE = 2048
+from kvmxen.xen.abi import io
 
+INPUT_SIZE = io.XENCONS_IN_SIZE
+OUTPUT_SIZE = io.XENCONS_OUT_SIZE
 
 # Offsets in bytes.
 INPUT = 0

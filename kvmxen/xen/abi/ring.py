@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from construct import Array, Int32ul, Padding, Struct
 
+from kvmxen.xen.abi import io
+
 SRING = Struct(
     "req_prod" / Int32ul,
     "req_event" / Int32ul,
@@ -17,11 +19,11 @@ SRING = Struct(
 )
 
 # Offsets in bytes, for the paths that touch single fields of shared memory.
-REQ_PROD = 0
-REQ_EVENT = 4
-RSP_PROD = 8
-RSP_EVENT = 12
-ENTRIES = 64
+REQ_PROD = io.RING_REQ_PROD
+REQ_EVENT = io.RING_REQ_EVENT
+RSP_PROD = io.RING_RSP_PROD
+RSP_EVENT = io.RING_RSP_EVENT
+ENTRIES = io.RING_ENTRIES
 
 
 def ring_size(length: int, entry_size: int) -> int:

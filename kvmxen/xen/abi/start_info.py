@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from enum import IntFlag
 
+from kvmxen.xen.abi import xen
 from kvmxen.xen.abi.structure import U32, Bytes, Structure, ULong
 
-MAX_GUEST_CMDLINE = 1024
+MAX_GUEST_CMDLINE = xen.MAX_GUEST_CMDLINE
 
 
 class StartInfoFlags(IntFlag):

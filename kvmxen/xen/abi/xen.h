@@ -67,6 +67,9 @@
 #define FLAT_RING3_SS 0xe02b
 #define FLAT_RING3_CS64 0xe033
 
+/* The room in bytes for the kernel's command line in struct start_info (xen.h). */
+#define MAX_GUEST_CMDLINE 1024
+
 /* Offsets in bytes: in struct vcpu_info, and in struct shared_info (xen.h). */
 #define VCPU_INFO_SIZE 64
 #define VCPU_INFO_UPCALL_PENDING 0
