@@ -23,7 +23,6 @@ from kvmxen.domain.images import default_cmdline
 from kvmxen.domain.run import Run
 from kvmxen.kvm.layout import PAGE_SHIFT
 from kvmxen.loader.elf import ElfKernel
-from kvmxen.loader.frames import fill_m2p
 from kvmxen.loader.pv import build
 from kvmxen.pv.machine import End, Machine
 from kvmxen.pv.shim.plan import plan
@@ -83,7 +82,6 @@ def build_pv(
                 console_port=console_port,
                 store_port=store_port,
             )
-            fill_m2p(memory, layout)
         machine.enter_at(
             entry=start.entry, stack=start.stack, start_info=start.start_info, cr3=start.cr3
         )

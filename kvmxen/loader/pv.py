@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kvmxen.errors import UsageError
 from kvmxen.kvm.layout import PAGE_SHIFT, Layout
 from kvmxen.loader.elf import ElfKernel
-from kvmxen.loader.frames import fill_p2m, write
+from kvmxen.loader.frames import fill_m2p, fill_p2m, write
 from kvmxen.loader.hypercall_page import HYPERCALL_PAGE
 from kvmxen.loader.pagetables import InitialPageTables
 from kvmxen.loader.plan import plan_pv
@@ -64,6 +64,7 @@ def build(
         write(memory, layout, notes.hypercall_page - notes.virt_base, HYPERCALL_PAGE)
     write(memory, layout, plan.ramdisk << PAGE_SHIFT, disk)
     fill_p2m(memory, layout, plan.p2m.pfn)
+    fill_m2p(memory, layout)
 
     tables = InitialPageTables(memory, layout)
     tables.map(plan.region, plan.tables)
