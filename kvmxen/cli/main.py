@@ -30,6 +30,7 @@ _COMMANDS = {
     "nmi": ("lifecycle", "Send a non-maskable interrupt to a domain."),
     "pause": ("lifecycle", "Stop the vCPUs of a domain."),
     "reboot": ("lifecycle", "Ask a guest to reboot."),
+    "server": ("server", "Serve virsh and other clients of libvirt."),
     "shutdown": ("lifecycle", "Ask a guest to power off."),
     "sysrq": ("lifecycle", "Send a magic SysRq key to a Linux guest."),
     "top": ("top", "Show the activity of a running domain's devices."),

@@ -19,6 +19,7 @@ import kvmxen
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"front"},
     {"domain"},
     {"domain.control", "pv.programs", "pv.snippet"},
     {"pv.run"},
@@ -60,6 +61,7 @@ UNITS = {name: unit for unit in RANK for name in unit.split()}
 # The code at /dev/kvm and above; everything else is tested without it.
 _MACHINERY = {unit for unit in RANK if unit.startswith("pv.")} | {"kvm", "vcpu"}
 KEPT_FROM = {
+    "front": _MACHINERY,
     "backends": _MACHINERY,
     "xenstore": _MACHINERY,
     "xenstore.server": _MACHINERY,

@@ -1,0 +1,1 @@
+"""libvirt's RPC: its clients, such as virsh, drive kvmxen's domains."""

@@ -1,0 +1,236 @@
+"""One client of the server: its calls, its events, its console streams."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from kvmxen.backends.terminal import ConsoleStream
+from kvmxen.domain.events import Event, Happening
+from kvmxen.domain.record import Identity
+from kvmxen.domain.remote import RemoteDomain
+from kvmxen.errors import KvmxenError, UsageError
+from kvmxen.front.libvirt.events import EventId, lifecycle
+from kvmxen.front.libvirt.host import Guest, Host
+from kvmxen.front.libvirt.procedures import EVENT_LIFECYCLE, EVENT_REBOOT, PROCEDURES
+from kvmxen.front.libvirt.wire import (
+    DOMAIN,
+    KEEPALIVE,
+    PING,
+    PONG,
+    REMOTE,
+    VERSION,
+    Code,
+    Failure,
+    Frames,
+    FramingError,
+    Kind,
+    Message,
+    Status,
+    error,
+)
+from kvmxen.front.libvirt.xdr import INT, Reader, Struct, XdrError
+from kvmxen.streams import say
+
+# Calls of one client that are answered at once, and those that may wait.
+_AT_ONCE = 4
+_WAITING = 64
+_MOST_CALLBACKS = 64
+_MOST_CONSOLES = 16
+_CHUNK = 32 << 10
+_LIFECYCLE = Struct(INT, DOMAIN, INT, INT)
+_REBOOT = Struct(INT, DOMAIN)
+
+
+class Client:
+    """Serves one connection, whose bytes come by `receive()` and go by `send(data)`.
+
+    `tell(guest, event, detail)` gives all clients a lifecycle event that this one has caused.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        receive: Callable[[], bytes],
+        send: Callable[[bytes], None],
+        tell: Callable[[Guest, int, int], None],
+    ) -> None:
+        self.host = host
+        self._receive = receive
+        self._send_bytes = send
+        self._tell = tell
+        self._sending = threading.Lock()
+        self._callbacks: dict[int, tuple[int, bytes | None]] = {}
+        self._last_callback = -1
+        # By the serial number of the call that opened the stream.
+        self._consoles: dict[int, ConsoleStream] = {}
+        self._calls = ThreadPoolExecutor(_AT_ONCE, "libvirt call")
+        self._places = threading.Semaphore(_WAITING)
+        self._call = threading.local()
+
+    def serve(self) -> None:
+        """Answer until the client leaves; other threads may call `happened` and `tell`."""
+        frames = Frames()
+        try:
+            while data := self._receive():
+                for message in frames.feed(data):
+                    self._take(message)
+        except (OSError, FramingError):
+            pass
+        finally:
+            for stream in list(self._consoles.values()):
+                self._hang_up(stream)
+            self._calls.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self, message: Message) -> None:
+        if message.program == KEEPALIVE:
+            if message.procedure == PING:
+                self._send(
+                    Message(KEEPALIVE, VERSION, PONG, Kind.MESSAGE, message.serial, Status.OK)
+                )
+        elif message.kind == Kind.STREAM:
+            self._take_part(message)
+        elif message.kind == Kind.CALL:
+            # A client that asks faster than it is answered has to wait.
+            self._places.acquire()
+            self._calls.submit(self._answer, message)
+
+    def _answer(self, call: Message) -> None:
+        self._call.message = call
+        self._call.then = lambda: None
+        try:
+            self._send(self._performed(call))
+            self._call.then()
+        except OSError:
+            # The client has gone.
+            pass
+        finally:
+            self._places.release()
+
+    def _performed(self, call: Message) -> Message:
+        procedure = PROCEDURES.get(call.procedure)
+        if call.program != REMOTE or procedure is None:
+            return _failed(call, Code.NO_SUPPORT, "this function is not supported by kvmxen")
+        try:
+            arguments = procedure.arguments.read(Reader(call.payload))
+            values = procedure.function(self, *arguments)
+            return call.answer(Status.OK, procedure.answer.write(values))
+        except XdrError as fault:
+            return _failed(call, Code.RPC, f"{procedure.name}: {fault}")
+        except Failure as failure:
+            return _failed(call, failure.code, str(failure))
+        except UsageError as fault:
+            return _failed(call, Code.INVALID, str(fault))
+        except KvmxenError as fault:
+            return _failed(call, Code.FAILED, str(fault))
+        except Exception as fault:
+            text = f"internal error: {type(fault).__name__}: {fault}; please report it"
+            say(f"{procedure.name} failed by an {text}")
+            return _failed(call, Code.INTERNAL, text)
+
+    def _send(self, message: Message) -> None:
+        with self._sending:
+            self._send_bytes(message.encode())
+
+    # Events.
+
+    def register(self, event: int, domain: bytes | None) -> int:
+        """Ask for the events of that id, of one domain (its UUID) or all; returns a callback's id."""
+        if len(self._callbacks) >= _MOST_CALLBACKS:
+            raise Failure(Code.FAILED, "this client has too many callbacks")
+        self._last_callback += 1
+        self._callbacks[self._last_callback] = event, domain
+        return self._last_callback
+
+    def deregister(self, callback: int) -> None:
+        """Ask for them no more."""
+        if self._callbacks.pop(callback, None) is None:
+            raise Failure(Code.INVALID, f"there is no callback {callback}")
+
+    def lifecycle(self, guest: Guest, event: int, detail: int) -> None:
+        """Tell all clients of a change of the definitions, after this call's answer."""
+        self._tell(guest, event, detail)
+
+    def happened(self, identity: Identity, happening: Happening) -> None:
+        """Pass on an event of a domain."""
+        ended = happening.event is Event.ENDED
+        key = identity.name, identity.uuid.bytes, -1 if ended else identity.id
+        if happening.event is Event.REBOOTED:
+            for callback in self._wanting(EventId.REBOOT, key[1]):
+                self._event(EVENT_REBOOT, _REBOOT.write((callback, key)))
+        if known := lifecycle(happening):
+            self.changed(key, *known)
+
+    def changed(self, key: tuple[str, bytes, int], event: int, detail: int) -> None:
+        """Send a lifecycle event, if the client has asked for it."""
+        for callback in self._wanting(EventId.LIFECYCLE, key[1]):
+            self._event(EVENT_LIFECYCLE, _LIFECYCLE.write((callback, key, event, detail)))
+
+    def _wanting(self, event: EventId, uuid: bytes) -> list[int]:
+        return [
+            callback
+            for callback, (wanted, domain) in list(self._callbacks.items())
+            if wanted == event and domain in (None, uuid)
+        ]
+
+    def _event(self, procedure: int, payload: bytes) -> None:
+        message = Message(REMOTE, VERSION, procedure, Kind.MESSAGE, 0, Status.OK, payload)
+        with suppress(OSError):
+            self._send(message)
+
+    # Streams.
+
+    def open_console(self, domain: RemoteDomain, *, force: bool) -> None:
+        """Open a stream to a console, for the call that is being answered."""
+        if len(self._consoles) >= _MOST_CONSOLES:
+            raise Failure(Code.FAILED, "this client has too many streams")
+        stream = domain.open_console(force=force)
+        if not stream.writes:
+            stream.close()
+            raise Failure(
+                Code.FAILED,
+                f"the console of {domain.name} is in use: leave it there, or use --force",
+            )
+        call: Message = self._call.message
+        self._consoles[call.serial] = stream
+        reader = threading.Thread(target=self._show, args=(call, stream), daemon=True)
+        # The stream's parts follow the answer.
+        self._call.then = reader.start
+
+    def _show(self, call: Message, stream: ConsoleStream) -> None:
+        with suppress(OSError, ValueError):
+            while data := stream.read(_CHUNK):
+                self._send(call.part(Status.CONTINUE, data))
+            # The end of the domain.
+            self._send(call.part(Status.CONTINUE))
+
+    def _take_part(self, part: Message) -> None:
+        stream = self._consoles.get(part.serial)
+        if stream is None:
+            return
+        if part.status == Status.CONTINUE:
+            if part.payload:
+                with suppress(OSError, ValueError):
+                    stream.write(part.payload)
+            return
+        # The client finishes (ok) or aborts (error).
+        del self._consoles[part.serial]
+        self._hang_up(stream)
+        self._send(part.part(Status.OK))
+
+    @staticmethod
+    def _hang_up(stream: ConsoleStream) -> None:
+        """End a stream that another thread may be reading."""
+        import socket
+
+        with suppress(OSError, ValueError):
+            connected = socket.socket(fileno=os.dup(stream.fileno()))
+            connected.shutdown(socket.SHUT_RDWR)
+            connected.close()
+
+
+def _failed(call: Message, code: Code, text: str) -> Message:
+    return call.answer(Status.ERROR, error(code, text))

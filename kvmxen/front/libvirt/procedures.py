@@ -1,0 +1,180 @@
+"""The procedures of the remote program: the layouts of a call and its answer, and who answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kvmxen.front.libvirt import domain_calls as domains
+from kvmxen.front.libvirt import figure_calls as figures
+from kvmxen.front.libvirt import host_calls as host
+from kvmxen.front.libvirt.session import Session
+from kvmxen.front.libvirt.wire import DOMAIN, PARAMETER, POOL, TEXT, UUID_BYTES
+from kvmxen.front.libvirt.xdr import (
+    HYPER,
+    INT,
+    OPAQUE,
+    STRING,
+    UHYPER,
+    UINT,
+    Array,
+    Chars,
+    Optional,
+    Struct,
+    Type,
+)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A procedure: its name in libvirt, the layouts, and the function that answers."""
+
+    name: str
+    arguments: Struct
+    answer: Struct
+    function: Callable[..., tuple[Any, ...]]
+
+
+def _(
+    name: str,
+    arguments: tuple[Type, ...],
+    answer: tuple[Type, ...],
+    function: Callable[..., tuple[Any, ...]],
+) -> Procedure:
+    return Procedure(name, Struct(*arguments), Struct(*answer), function)
+
+
+def register(session: Session, event: int, domain: Any) -> tuple[int]:
+    """Ask for an event, of one domain or of all."""
+    return (session.register(event, domain[1] if domain else None),)
+
+
+def deregister(session: Session, callback: int) -> tuple[()]:
+    """Ask for it no more."""
+    session.deregister(callback)
+    return ()
+
+
+_STAT = Struct(STRING, UHYPER)
+_VCPU = Struct(UINT, INT, UHYPER, INT)
+_STATS_RECORD = Struct(DOMAIN, Array(PARAMETER))
+_SIX = (HYPER,) * 5
+_EIGHT = (HYPER,) * 8
+_KEYED = (DOMAIN,)
+
+PROCEDURES: dict[int, Procedure] = {
+    1: _("connect_open", (TEXT, UINT), (), host.nothing),
+    2: _("connect_close", (), (), host.nothing),
+    3: _("connect_get_type", (), (STRING,), host.get_type),
+    4: _("connect_get_version", (), (UHYPER,), host.version),
+    5: _("connect_get_max_vcpus", (TEXT,), (INT,), host.max_vcpus),
+    6: _("node_get_info", (), (Chars(32), UHYPER, *(INT,) * 6), host.node_info),
+    7: _("connect_get_capabilities", (), (STRING,), host.capabilities),
+    8: _("domain_attach_device", (DOMAIN, STRING), (), domains.attach),
+    9: _("domain_create", _KEYED, (), domains.create_quietly),
+    10: _("domain_create_xml", (STRING, UINT), _KEYED, domains.create_xml),
+    11: _("domain_define_xml", (STRING,), _KEYED, domains.define),
+    12: _("domain_destroy", _KEYED, (), domains.destroy),
+    13: _("domain_detach_device", (DOMAIN, STRING), (), domains.detach),
+    14: _("domain_get_xml_desc", (DOMAIN, UINT), (STRING,), domains.xml),
+    15: _("domain_get_autostart", _KEYED, (INT,), domains.get_autostart),
+    16: _("domain_get_info", _KEYED, (UINT, UHYPER, UHYPER, UINT, UHYPER), figures.info),
+    17: _("domain_get_max_memory", _KEYED, (UHYPER,), figures.max_memory),
+    18: _("domain_get_max_vcpus", _KEYED, (INT,), figures.max_vcpus),
+    19: _("domain_get_os_type", _KEYED, (STRING,), figures.os_type),
+    20: _("domain_get_vcpus", (DOMAIN, INT, INT), (Array(_VCPU), OPAQUE), figures.vcpus),
+    21: _("connect_list_defined_domains", (INT,), (Array(STRING),), domains.list_defined),
+    22: _("domain_lookup_by_id", (INT,), _KEYED, domains.by_id),
+    23: _("domain_lookup_by_name", (STRING,), _KEYED, domains.by_name),
+    24: _("domain_lookup_by_uuid", (UUID_BYTES,), _KEYED, domains.by_uuid),
+    25: _("connect_num_of_defined_domains", (), (INT,), domains.number_of(False)),
+    27: _("domain_reboot", (DOMAIN, UINT), (), domains.reboot),
+    28: _("domain_resume", _KEYED, (), domains.resume),
+    29: _("domain_set_autostart", (DOMAIN, INT), (), domains.set_autostart),
+    32: _("domain_set_vcpus", (DOMAIN, UINT), (), domains.set_vcpus),
+    33: _("domain_shutdown", _KEYED, (), domains.shutdown),
+    34: _("domain_suspend", _KEYED, (), domains.suspend),
+    35: _("domain_undefine", _KEYED, (), domains.undefine),
+    37: _("connect_list_domains", (INT,), (Array(INT),), domains.list_ids),
+    46: _("network_lookup_by_name", (STRING,), (), host.no_network),
+    47: _("network_lookup_by_uuid", (UUID_BYTES,), (), host.no_network),
+    51: _("connect_num_of_domains", (), (INT,), domains.number_of(True)),
+    59: _("connect_get_hostname", (), (STRING,), host.hostname),
+    60: _("connect_supports_feature", (INT,), (INT,), host.supports_feature),
+    64: _("domain_block_stats", (DOMAIN, STRING), _SIX, figures.block_stats),
+    65: _("domain_interface_stats", (DOMAIN, STRING), _EIGHT, figures.interface_stats),
+    66: _("auth_list", (), (Array(INT),), host.auth_list),
+    102: _("node_get_free_memory", (), (UHYPER,), host.free_memory),
+    110: _("connect_get_uri", (), (STRING,), host.uri),
+    139: _("connect_num_of_secrets", (), (INT,), host.none),
+    149: _("connect_is_secure", (), (INT,), host.is_secure),
+    150: _("domain_is_active", _KEYED, (INT,), figures.is_active),
+    151: _("domain_is_persistent", _KEYED, (INT,), figures.is_persistent),
+    157: _("connect_get_lib_version", (), (UHYPER,), host.lib_version),
+    159: _(
+        "domain_memory_stats",
+        (DOMAIN, UINT, UINT),
+        (Array(Struct(INT, UHYPER)),),
+        figures.memory_stats,
+    ),
+    160: _("domain_attach_device_flags", (DOMAIN, STRING, UINT), (), domains.attach),
+    161: _("domain_detach_device_flags", (DOMAIN, STRING, UINT), (), domains.detach),
+    163: _("domain_get_job_info", _KEYED, (INT, *(UHYPER,) * 11), figures.job_info),
+    178: _("connect_num_of_nwfilters", (), (INT,), host.none),
+    183: _("domain_has_managed_save_image", (DOMAIN, UINT), (INT,), host.none),
+    187: _("domain_snapshot_num", (DOMAIN, UINT), (INT,), host.none),
+    194: _("domain_get_block_info", (DOMAIN, STRING, UINT), (UHYPER,) * 3, figures.block_info),
+    196: _("domain_create_with_flags", (DOMAIN, UINT), _KEYED, domains.create),
+    199: _("domain_set_vcpus_flags", (DOMAIN, UINT, UINT), (), domains.set_vcpus),
+    200: _("domain_get_vcpus_flags", (DOMAIN, UINT), (INT,), figures.vcpu_count),
+    201: _("domain_open_console", (DOMAIN, TEXT, UINT), (), domains.open_console),
+    202: _("domain_is_updated", _KEYED, (INT,), host.none),
+    203: _("connect_get_sysinfo", (UINT,), (STRING,), host.sysinfo),
+    204: _("domain_set_memory_flags", (DOMAIN, UHYPER, UINT), (), domains.set_memory),
+    210: _("domain_inject_nmi", (DOMAIN, UINT), (), domains.inject_nmi),
+    212: _("domain_get_state", (DOMAIN, UINT), (INT, INT), figures.state),
+    227: _("node_get_cpu_stats", (INT, INT, UINT), (Array(_STAT), INT), host.cpu_stats),
+    228: _("node_get_memory_stats", (INT, INT, UINT), (Array(_STAT), INT), host.memory_stats),
+    229: _("domain_get_control_info", (DOMAIN, UINT), (UINT, UINT, UHYPER), figures.control_info),
+    231: _("domain_undefine_flags", (DOMAIN, UINT), (), domains.undefine),
+    234: _("domain_destroy_flags", (DOMAIN, UINT), (), domains.destroy),
+    258: _("domain_shutdown_flags", (DOMAIN, UINT), (), domains.shutdown),
+    264: _("domain_set_metadata", (DOMAIN, INT, TEXT, TEXT, TEXT, UINT), (), domains.set_metadata),
+    265: _("domain_get_metadata", (DOMAIN, INT, TEXT, UINT), (STRING,), domains.get_metadata),
+    273: _("connect_list_all_domains", (INT, UINT), (Array(DOMAIN), UINT), domains.list_all),
+    274: _("domain_list_all_snapshots", (DOMAIN, INT, UINT), (Array(DOMAIN), INT), host.no_objects),
+    281: _("connect_list_all_storage_pools", (INT, UINT), (Array(POOL), UINT), host.no_objects),
+    283: _("connect_list_all_networks", (INT, UINT), (Array(POOL), UINT), host.no_objects),
+    284: _("connect_list_all_interfaces", (INT, UINT), (Array(POOL), UINT), host.no_objects),
+    285: _("connect_list_all_node_devices", (INT, UINT), (Array(POOL), UINT), host.no_objects),
+    286: _("connect_list_all_nwfilters", (INT, UINT), (Array(POOL), UINT), host.no_objects),
+    287: _("connect_list_all_secrets", (INT, UINT), (Array(POOL), UINT), host.no_objects),
+    293: _("node_get_cpu_map", (INT, INT, UINT), (Optional(OPAQUE), UINT, INT), host.cpu_map),
+    298: _("domain_get_job_stats", (DOMAIN, UINT), (INT, Array(PARAMETER)), figures.job_stats),
+    316: _(
+        "connect_domain_event_callback_register_any",
+        (INT, Optional(DOMAIN)),
+        (INT,),
+        register,
+    ),
+    317: _("connect_domain_event_callback_deregister_any", (INT,), (), deregister),
+    342: _(
+        "connect_get_domain_capabilities",
+        (TEXT, TEXT, TEXT, TEXT, UINT),
+        (STRING,),
+        host.domain_capabilities,
+    ),
+    344: _(
+        "connect_get_all_domain_stats",
+        (Array(DOMAIN), UINT, UINT),
+        (Array(_STATS_RECORD),),
+        figures.all_stats,
+    ),
+    350: _("domain_define_xml_flags", (STRING, UINT), _KEYED, domains.define),
+    358: _("domain_rename", (DOMAIN, TEXT, UINT), (INT,), domains.rename),
+    360: _("connect_register_close_callback", (), (), host.nothing),
+    361: _("connect_unregister_close_callback", (), (), host.nothing),
+}
+CONSOLE = 201
+EVENT_LIFECYCLE, EVENT_REBOOT = 318, 319
