@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
-from uuid import UUID
 
 import click
 
@@ -16,7 +15,7 @@ from kvmxen.cli.stats import Kind, Stats
 from kvmxen.cli.status import STATUSES
 from kvmxen.config import Config, ConsoleSpec, DiskSpec
 from kvmxen.config.cloud_init import CloudInit
-from kvmxen.config.domain import Action, Shim
+from kvmxen.config.domain import Action
 from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import parse_size
 from kvmxen.errors import UsageError
@@ -34,6 +33,24 @@ FIELDS = {
     "max_vcpus": "--maxvcpus",
     "cloud_init": "--cloud-init",
 }
+
+# The fields of a Config that options have as they are.
+_UNCHANGED = (
+    "kernel",
+    "ramdisk",
+    "shell",
+    "modules",
+    "cmdline",
+    "vcpus",
+    "uuid",
+    "on_poweroff",
+    "on_reboot",
+    "on_crash",
+    "shim",
+    "xenstore",
+    "break_event_loops",
+    "debug",
+)
 
 
 def _stats(
@@ -62,6 +79,26 @@ def _action(option: str, default: Action, when: str) -> Callable[[Any], Any]:
         default=default,
         show_default=True,
         help=f"What to do when the guest {when}.",
+    )
+
+
+def configured(options: Mapping[str, Any]) -> Config:
+    """The Config of boot's options, by their names in Python; others are ignored.
+
+    Raises UsageError.
+    """
+    maxmem, maxvcpus = options["maxmem"], options["maxvcpus"]
+    cloud_init = options["cloud_init"]
+    return Config(
+        name=options["name"] or f"domain-{os.getpid()}",
+        memory=parse_size(options["memory"]),
+        max_memory=parse_size(maxmem) if maxmem is not None else 0,
+        max_vcpus=maxvcpus if maxvcpus is not None else options["vcpus"],
+        disks=tuple(map(DiskSpec.parse, options["disks"])),
+        console=ConsoleSpec.parse(options["console"]),
+        nets=tuple(spec for text in options["nets"] if (spec := NetSpec.parse(text))),
+        cloud_init=CloudInit.parse(cloud_init) if cloud_init is not None else None,
+        **{name: options[name] for name in _UNCHANGED},
     )
 
 
@@ -206,61 +243,17 @@ class _Command(click.Command):
 )
 @click.option("--debug", is_flag=True, help="Trace hypercalls and traps; implies --shim exits.")
 def boot(
-    kernel: Path | None,
-    ramdisk: Path | None,
-    shell: bool,
-    modules: Path | None,
-    cmdline: str,
-    name: str | None,
-    memory: str,
-    vcpus: int,
-    maxmem: str | None,
-    maxvcpus: int | None,
-    disks: tuple[str, ...],
-    console: str,
-    nets: tuple[str, ...],
-    cloud_init: str | None,
     timeout: float | None,
     shutdown_timeout: float | None,
-    on_poweroff: Action,
-    on_reboot: Action,
-    on_crash: Action,
-    uuid: UUID | None,
     stats: tuple[Kind, Path | None] | None,
     result: Path | None,
-    shim: Shim,
-    xenstore: Path | None,
-    break_event_loops: bool,
     detach: bool,
     paused: bool,
     ready_fd: int | None,
-    debug: bool,
+    **options: Any,
 ) -> int:
     """Boot KERNEL (a bzImage or ELF file) as a Xen guest; without KERNEL, the demo guest."""
-    config = Config(
-        kernel=kernel,
-        ramdisk=ramdisk,
-        shell=shell,
-        modules=modules,
-        cmdline=cmdline,
-        name=name or f"domain-{os.getpid()}",
-        memory=parse_size(memory),
-        vcpus=vcpus,
-        max_memory=parse_size(maxmem) if maxmem is not None else 0,
-        max_vcpus=maxvcpus if maxvcpus is not None else vcpus,
-        disks=tuple(map(DiskSpec.parse, disks)),
-        console=ConsoleSpec.parse(console),
-        nets=tuple(spec for text in nets if (spec := NetSpec.parse(text))),
-        cloud_init=CloudInit.parse(cloud_init) if cloud_init is not None else None,
-        uuid=uuid,
-        on_poweroff=on_poweroff,
-        on_reboot=on_reboot,
-        on_crash=on_crash,
-        shim=shim,
-        xenstore=xenstore,
-        break_event_loops=break_event_loops,
-        debug=debug,
-    )
+    config = configured(options)
     if detach:
         if stats:
             raise UsageError("--stats is for a domain in the foreground: see kvmxen top NAME")

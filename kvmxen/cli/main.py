@@ -20,6 +20,7 @@ _COMMANDS = {
     "block-resize": ("hotplug", "Tell a running domain that a disk has grown."),
     "boot": ("boot", "Boot a kernel as a Xen guest."),
     "console": ("console", "Show a running domain's console, and type at it."),
+    "convert": ("convert", "Print a domain's configuration in another format."),
     "create": ("create", "Start a domain from a configuration file of xl."),
     "destroy": ("lifecycle", "End a domain at once."),
     "doctor": ("doctor", "Report what this host's /dev/kvm can do."),

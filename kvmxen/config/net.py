@@ -52,6 +52,11 @@ class Rate:
         usec = int(interval) * _USEC[of] if interval else _INTERVAL
         return cls(a_second * usec // 1_000_000, usec)
 
+    def __str__(self) -> str:
+        """The text that parse() reads."""
+        # Rounded up, since parse() rounds down.
+        return f"{-(-self.size * 1_000_000 // self.usec)}B/s@{self.usec}us"
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -92,6 +97,11 @@ class Forward:
             int(host),
             int(port),
         )
+
+    def __str__(self) -> str:
+        """The text that parse() reads."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.protocol}:{address}:{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)

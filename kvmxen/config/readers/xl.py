@@ -319,7 +319,7 @@ def _vif_text(net: NetSpec) -> str:
     words += [f"bridge={net.bridge}"] if net.bridge else []
     words += [f"vifname={net.name}"] if net.name else []
     if net.rate:
-        words.append(f"rate={net.rate.size * 1_000_000 // net.rate.usec}B/s@{net.rate.usec}us")
+        words.append(f"rate={net.rate}")
     return ",".join(words)
 
 
@@ -328,5 +328,5 @@ def _written(value: str | int | list[str]) -> str:
         return str(value)
     if isinstance(value, list):
         return "[ " + ", ".join(map(_written, value)) + " ]"
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -170,6 +171,20 @@ def test_a_key_is_in_one_table() -> None:
     assert not READ & REFUSED.keys()
     assert not READ & DROPPED
     assert not DROPPED & REFUSED.keys()
+
+
+def test_the_page_has_the_keys() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "xl.md").read_text()
+    _, read_rows, refused_rows = page.split("|---|---|\n")
+    keys = re.findall(r"^\| (.*?) \|", read_rows, re.M)
+    # The last row that split() left is the header of the next table.
+    assert set(re.findall(r"`(\w+)`", " ".join(keys))) == READ
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*)\|$", refused_rows, re.M))
+    assert {key: {*re.findall(r"`(.*?)`", cell)} for key, cell in rows.items()} == {
+        key: harmless - {"", "0"} for key, harmless in REFUSED.items()
+    }
+    dropped = page.partition("`-v` names them:\n\n")[2].partition("\n")[0]
+    assert set(re.findall(r"`(\w+)`", dropped)) == DROPPED
 
 
 def test_lines_that_follow_the_file(tmp_path: Path) -> None:
