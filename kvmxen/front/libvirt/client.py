@@ -138,7 +138,7 @@ class Client:
     # Events.
 
     def register(self, event: int, domain: bytes | None) -> int:
-        """Ask for the events of that id, of one domain (its UUID) or all; returns a callback's id."""
+        """Ask for the events of that id, of the domain of that UUID or of all; returns an id."""
         if len(self._callbacks) >= _MOST_CALLBACKS:
             raise Failure(Code.FAILED, "this client has too many callbacks")
         self._last_callback += 1

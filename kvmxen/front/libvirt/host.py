@@ -17,6 +17,7 @@ from kvmxen.domain.rundir import running, runtime_root
 from kvmxen.domain.spawn import spawn
 from kvmxen.errors import KvmxenError, UsageError
 from kvmxen.front.libvirt.definitions import Definition, Definitions
+from kvmxen.front.libvirt.storage import Pools
 from kvmxen.front.libvirt.wire import Code, Failure
 
 # How long a domain may take to answer, in s.
@@ -41,8 +42,14 @@ class Guest:
 class Host:
     """The domains of this user; it holds nothing that is not on disk or in a domain's process."""
 
-    def __init__(self, definitions: Definitions | None = None, root: Path | None = None) -> None:
+    def __init__(
+        self,
+        definitions: Definitions | None = None,
+        pools: Pools | None = None,
+        root: Path | None = None,
+    ) -> None:
         self.definitions = definitions or Definitions()
+        self.pools = pools or Pools()
         self.root = root or runtime_root()
         # Held while a domain is started or defined: one name or UUID has one owner.
         self._changing = threading.Lock()

@@ -9,8 +9,9 @@ from typing import Any
 from kvmxen.front.libvirt import domain_calls as domains
 from kvmxen.front.libvirt import figure_calls as figures
 from kvmxen.front.libvirt import host_calls as host
+from kvmxen.front.libvirt import storage_calls as storage
 from kvmxen.front.libvirt.session import Session
-from kvmxen.front.libvirt.wire import DOMAIN, PARAMETER, POOL, TEXT, UUID_BYTES
+from kvmxen.front.libvirt.wire import DOMAIN, PARAMETER, POOL, TEXT, UUID_BYTES, VOLUME
 from kvmxen.front.libvirt.xdr import (
     HYPER,
     INT,
@@ -105,12 +106,44 @@ PROCEDURES: dict[int, Procedure] = {
     64: _("domain_block_stats", (DOMAIN, STRING), _SIX, figures.block_stats),
     65: _("domain_interface_stats", (DOMAIN, STRING), _EIGHT, figures.interface_stats),
     66: _("auth_list", (), (Array(INT),), host.auth_list),
+    76: _("storage_pool_create_xml", (STRING, UINT), (POOL,), storage.create_xml),
+    77: _("storage_pool_define_xml", (STRING, UINT), (POOL,), storage.define),
+    78: _("storage_pool_create", (POOL, UINT), (), storage.create),
+    79: _("storage_pool_build", (POOL, UINT), (), storage.build),
+    80: _("storage_pool_destroy", (POOL,), (), storage.destroy),
+    82: _("storage_pool_undefine", (POOL,), (), storage.undefine),
+    83: _("storage_pool_refresh", (POOL, UINT), (), storage.refresh),
+    84: _("storage_pool_lookup_by_name", (STRING,), (POOL,), storage.by_name),
+    85: _("storage_pool_lookup_by_uuid", (UUID_BYTES,), (POOL,), storage.by_uuid),
+    86: _("storage_pool_lookup_by_volume", (VOLUME,), (POOL,), storage.by_volume),
+    87: _("storage_pool_get_info", (POOL,), (UINT, UHYPER, UHYPER, UHYPER), storage.info),
+    88: _("storage_pool_get_xml_desc", (POOL, UINT), (STRING,), storage.xml),
+    89: _("storage_pool_get_autostart", (POOL,), (INT,), storage.get_autostart),
+    90: _("storage_pool_set_autostart", (POOL, INT), (), storage.set_autostart),
+    91: _("storage_pool_num_of_volumes", (POOL,), (INT,), storage.number_of_volumes),
+    92: _("storage_pool_list_volumes", (POOL, INT), (Array(STRING),), storage.volume_names),
+    93: _("storage_vol_create_xml", (POOL, STRING, UINT), (VOLUME,), storage.create_volume),
+    94: _("storage_vol_delete", (VOLUME, UINT), (), storage.delete_volume),
+    95: _("storage_vol_lookup_by_name", (POOL, STRING), (VOLUME,), storage.volume_by_name),
+    96: _("storage_vol_lookup_by_key", (STRING,), (VOLUME,), storage.volume_by_path),
+    97: _("storage_vol_lookup_by_path", (STRING,), (VOLUME,), storage.volume_by_path),
+    98: _("storage_vol_get_info", (VOLUME,), (INT, UHYPER, UHYPER), storage.volume_info),
+    99: _("storage_vol_get_xml_desc", (VOLUME, UINT), (STRING,), storage.volume_xml),
+    100: _("storage_vol_get_path", (VOLUME,), (STRING,), storage.volume_path),
     102: _("node_get_free_memory", (), (UHYPER,), host.free_memory),
     110: _("connect_get_uri", (), (STRING,), host.uri),
+    125: _(
+        "storage_vol_create_xml_from",
+        (POOL, STRING, VOLUME, UINT),
+        (VOLUME,),
+        storage.copy_volume,
+    ),
     139: _("connect_num_of_secrets", (), (INT,), host.none),
     149: _("connect_is_secure", (), (INT,), host.is_secure),
     150: _("domain_is_active", _KEYED, (INT,), figures.is_active),
     151: _("domain_is_persistent", _KEYED, (INT,), figures.is_persistent),
+    154: _("storage_pool_is_active", (POOL,), (INT,), storage.is_active),
+    155: _("storage_pool_is_persistent", (POOL,), (INT,), storage.is_persistent),
     157: _("connect_get_lib_version", (), (UHYPER,), host.lib_version),
     159: _(
         "domain_memory_stats",
@@ -144,7 +177,13 @@ PROCEDURES: dict[int, Procedure] = {
     265: _("domain_get_metadata", (DOMAIN, INT, TEXT, UINT), (STRING,), domains.get_metadata),
     273: _("connect_list_all_domains", (INT, UINT), (Array(DOMAIN), UINT), domains.list_all),
     274: _("domain_list_all_snapshots", (DOMAIN, INT, UINT), (Array(DOMAIN), INT), host.no_objects),
-    281: _("connect_list_all_storage_pools", (INT, UINT), (Array(POOL), UINT), host.no_objects),
+    281: _("connect_list_all_storage_pools", (INT, UINT), (Array(POOL), UINT), storage.list_pools),
+    282: _(
+        "storage_pool_list_all_volumes",
+        (POOL, INT, UINT),
+        (Array(VOLUME), UINT),
+        storage.list_volumes,
+    ),
     283: _("connect_list_all_networks", (INT, UINT), (Array(POOL), UINT), host.no_objects),
     284: _("connect_list_all_interfaces", (INT, UINT), (Array(POOL), UINT), host.no_objects),
     285: _("connect_list_all_node_devices", (INT, UINT), (Array(POOL), UINT), host.no_objects),
