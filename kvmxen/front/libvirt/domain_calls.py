@@ -22,6 +22,7 @@ _ACTIVE, _INACTIVE, _PERSISTENT, _TRANSIENT = 1, 2, 4, 8
 _RUNNING, _PAUSED, _SHUTOFF, _OTHER = 16, 32, 64, 128
 _MANAGED, _NOT_MANAGED, _AUTOSTART, _NO_AUTOSTART = 256, 512, 1024, 2048
 _SNAPSHOT, _NO_SNAPSHOT = 4096, 8192
+LIST_FLAGS = 2 * _NO_SNAPSHOT - 1
 # virDomainModificationImpact and other flags.
 _LIVE, _CONFIG = 1, 2
 _XML_INACTIVE = 2
@@ -50,8 +51,13 @@ def connected(session: Session, key: Key) -> RemoteDomain:
 
 def list_all(session: Session, _need: int, flags: int) -> tuple[list[Key], int]:
     """The domains that `flags` ask for."""
-    guests = [guest for guest in session.host.guests() if _wanted(session, guest, flags)]
+    guests = chosen(session, flags)
     return [guest.key for guest in guests], len(guests)
+
+
+def chosen(session: Session, flags: int) -> list[Guest]:
+    """The domains that virConnectListAllDomainsFlags ask for."""
+    return [guest for guest in session.host.guests() if _wanted(session, guest, flags)]
 
 
 def _wanted(session: Session, guest: Guest, flags: int) -> bool:

@@ -11,7 +11,7 @@ from kvmxen.domain.description import Description
 from kvmxen.domain.record import Record
 from kvmxen.domain.state import State
 from kvmxen.errors import KvmxenError, UsageError
-from kvmxen.front.libvirt.domain_calls import connected, found
+from kvmxen.front.libvirt.domain_calls import LIST_FLAGS, chosen, connected, found
 from kvmxen.front.libvirt.host import Guest
 from kvmxen.front.libvirt.session import Key, Session
 from kvmxen.front.libvirt.wire import (
@@ -227,10 +227,10 @@ def _interface(counts: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def all_stats(
-    session: Session, keys: list[Key], wanted: int, _flags: int
+    session: Session, keys: list[Key], wanted: int, flags: int
 ) -> tuple[list[tuple[Key, list[Parameter]]]]:
-    """The figures of all domains, or of some."""
-    guests = [found(session, key) for key in keys] if keys else session.host.guests()
+    """The figures of some domains, or of those that `flags` ask for as in list_all."""
+    guests = [found(session, key) for key in keys] if keys else chosen(session, flags & LIST_FLAGS)
     return ([(guest.key, _stats(session, guest, wanted or 0x3F)) for guest in guests],)
 
 
