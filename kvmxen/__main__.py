@@ -8,8 +8,13 @@ from kvmxen.errors import shortage
 from kvmxen.streams import open_missing, say
 
 
-def main() -> int:
-    """Run the command line; returns the exit status."""
+def virtxend() -> int:
+    """Run kvmxen server: libvirt's clients start the server of xen:///session by this name."""
+    return main(["server", *sys.argv[1:]])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line, sys.argv's if none is given; returns the exit status."""
     # This must precede every open of a file.
     open_missing()
     try:
@@ -20,7 +25,7 @@ def main() -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
-    return command_line()
+    return command_line(arguments)
 
 
 if __name__ == "__main__":

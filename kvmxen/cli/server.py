@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 
 import click
 
+from kvmxen.cli.readiness import tell_ready
 from kvmxen.errors import UsageError
 
 
@@ -30,7 +33,9 @@ def server(socket: Path | None, stdio: bool, timeout: float | None) -> None:
 
     if stdio and (socket or timeout):
         raise UsageError("--stdio serves one client: it has no --socket and no --timeout")
+    # A service manager's end is an orderly one; domains go on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if stdio:
         serve_stdio(Host())
     else:
-        serve_socket(Host(), socket or default_socket(), timeout)
+        serve_socket(Host(), socket or default_socket(), timeout, lambda: tell_ready(None))

@@ -301,6 +301,13 @@ def test_a_second_server_says_so(server: Server) -> None:
     assert f"another server listens at {server.path}" in second.stderr
 
 
+def test_a_server_ends_in_order(server: Server) -> None:
+    server.stop()
+    assert server.process.returncode == 0
+    assert not server.path.exists()
+    server.start()
+
+
 def test_a_server_without_clients_ends(environment: dict[str, str], tmp_path: Path) -> None:
     environment["XDG_CONFIG_HOME"] = str(tmp_path / "config")
     command = [sys.executable, "-m", "kvmxen", "server", "--timeout", "1", "--socket"]

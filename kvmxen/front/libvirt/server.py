@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,20 +99,21 @@ def serve_stdio(host: Host) -> None:
         clients.close()
 
 
-def serve_socket(host: Host, path: Path, timeout: float | None) -> None:
-    """Serve clients at `path` until a signal ends the process.
+def serve_socket(host: Host, path: Path, timeout: float | None, ready: Callable[[], None]) -> None:
+    """Serve clients at `path` until a signal ends the process; call `ready()` when it listens.
 
     With `timeout`, also until that many seconds have passed without a client. Raises KvmxenError
     if another server has the socket.
     """
     with _listening(path) as listener:
         clients = Clients(host)
+        ready()
         autostart(host)
         busy = time.monotonic()
         try:
             while timeout is None or time.monotonic() < busy + timeout:
-                ready, _, _ = select.select([listener], [], [], None if timeout is None else 1.0)
-                if ready:
+                readable, _, _ = select.select([listener], [], [], None if timeout is None else 1.0)
+                if readable:
                     _accept(listener, clients)
                 if clients:
                     busy = time.monotonic()
