@@ -1,8 +1,9 @@
-"""python -m kvmxen, and the kvmxen command."""
+"""python -m kvmxen, and the commands kvmxen and kvmxen-xl; the latter also by the name xl."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from kvmxen.errors import shortage
 from kvmxen.streams import open_missing, say
@@ -18,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     # This must precede every open of a file.
     open_missing()
     try:
-        from kvmxen.cli import main as command_line
+        if Path(sys.argv[0]).name in ("xl", "kvmxen-xl"):
+            from kvmxen.cli.xl import main as command_line
+        else:
+            from kvmxen.cli import main as command_line
     except (ImportError, MemoryError, OSError) as error:
         say(shortage(error) or f"kvmxen cannot be loaded: {error}")
         return 1

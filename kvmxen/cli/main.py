@@ -76,16 +76,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Every error is one line on stderr.
     """
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    return run(kvmxen, sys.argv[1:] if arguments is None else arguments, "kvmxen")
+
+
+def run(command: click.Command, arguments: Sequence[str], name: str, obj: object = None) -> int:
+    """Run the command line of the program `name`; see main(). `obj` is for its commands."""
     try:
-        return _run(arguments, debug)
+        return _run(command, arguments, name, obj)
     finally:
         settle()
 
 
-def _run(arguments: Sequence[str] | None, debug: bool) -> int:
+def _run(command: click.Command, arguments: Sequence[str], name: str, obj: object) -> int:
+    debug = "--debug" in arguments
     try:
-        status = kvmxen.main(arguments, prog_name="kvmxen", standalone_mode=False)
+        status = command.main(arguments, prog_name=name, standalone_mode=False, obj=obj)
         sys.stdout.flush()
     except click.ClickException as error:
         return _fail(_usage(error), USAGE)

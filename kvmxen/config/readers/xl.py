@@ -66,6 +66,11 @@ def read(text: str, where: str) -> Reading:
     return _Reader(parse(text, where), where).reading()
 
 
+def read_vif(text: str) -> NetSpec:
+    """The interface that `text` describes, as in the list vif; raises UsageError."""
+    return _Reader({}, "vif").vif(text)
+
+
 class _Reader:
     def __init__(self, settings: Mapping[str, Setting], where: str) -> None:
         self._settings = settings
@@ -93,7 +98,7 @@ class _Reader:
             vcpus=vcpus,
             max_vcpus=self._number("maxvcpus") or 0,
             disks=self._each("disk", self._disk),
-            nets=self._each("vif", self._vif),
+            nets=self._each("vif", self.vif),
             on_poweroff=self._action("on_poweroff", "destroy"),
             on_reboot=self._action("on_reboot", "restart"),
             on_crash=self._action("on_crash", "destroy"),
@@ -183,7 +188,8 @@ class _Reader:
             raise UsageError(f"disk {text!r:.80} has no device in the guest: add xvda")
         return spec
 
-    def _vif(self, text: str) -> NetSpec:
+    def vif(self, text: str) -> NetSpec:
+        """See read_vif()."""
         kind = NetSpec("user")
         for part in filter(None, (part.strip() for part in text.split(","))):
             key, _, value = part.partition("=")

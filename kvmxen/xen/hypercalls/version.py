@@ -22,6 +22,7 @@ from kvmxen.xen.abi.version import (
 from kvmxen.xen.hypercalls.caller import Caller
 
 CAPABILITIES = b"xen-3.0-x86_64 "
+EXTRAVERSION = b".0-kvmxen"
 
 # XENFEAT_*: pae_pgdir_above_4gb, mmu_pt_update_preserve_ad, gnttab_map_avail_bits,
 # memory_op_vnode_supported.
@@ -44,7 +45,7 @@ class Version(IntEnum):
 
 
 _ANSWERS: dict[int, Structure] = {
-    Version.EXTRAVERSION: XenExtraversion(text=b".0-kvmxen"),
+    Version.EXTRAVERSION: XenExtraversion(text=EXTRAVERSION),
     Version.COMPILE_INFO: XenCompileInfo(compile_by=b"kvmxen"),
     Version.CAPABILITIES: XenCapabilitiesInfo(text=CAPABILITIES),
     Version.CHANGESET: XenChangesetInfo(text=f"kvmxen {__version__}".encode()),
