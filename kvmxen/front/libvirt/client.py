@@ -15,6 +15,7 @@ from kvmxen.domain.remote import RemoteDomain
 from kvmxen.errors import KvmxenError, UsageError
 from kvmxen.front.libvirt.events import EventId, lifecycle
 from kvmxen.front.libvirt.host import Guest, Host
+from kvmxen.front.libvirt.outbox import Outbox
 from kvmxen.front.libvirt.procedures import EVENT_LIFECYCLE, EVENT_REBOOT, PROCEDURES
 from kvmxen.front.libvirt.wire import (
     DOMAIN,
@@ -46,7 +47,7 @@ _REBOOT = Struct(INT, DOMAIN)
 
 
 class Client:
-    """Serves one connection, whose bytes come by `receive()` and go by `send(data)`.
+    """Serves one connection, whose bytes come by `receive()` and go by `outbox`.
 
     `tell(guest, event, detail)` gives all clients a lifecycle event that this one has caused.
     """
@@ -55,14 +56,13 @@ class Client:
         self,
         host: Host,
         receive: Callable[[], bytes],
-        send: Callable[[bytes], None],
+        outbox: Outbox,
         tell: Callable[[Guest, int, int], None],
     ) -> None:
         self.host = host
         self._receive = receive
-        self._send_bytes = send
+        self._outbox = outbox
         self._tell = tell
-        self._sending = threading.Lock()
         self._callbacks: dict[int, tuple[int, bytes | None]] = {}
         self._last_callback = -1
         # By the serial number of the call that opened the stream.
@@ -132,8 +132,7 @@ class Client:
             return _failed(call, Code.INTERNAL, text)
 
     def _send(self, message: Message) -> None:
-        with self._sending:
-            self._send_bytes(message.encode())
+        self._outbox.put(message.encode())
 
     # Events.
 
@@ -178,8 +177,7 @@ class Client:
 
     def _event(self, procedure: int, payload: bytes) -> None:
         message = Message(REMOTE, VERSION, procedure, Kind.MESSAGE, 0, Status.OK, payload)
-        with suppress(OSError):
-            self._send(message)
+        self._outbox.put_or_hang_up(message.encode())
 
     # Streams.
 

@@ -15,6 +15,7 @@ from kvmxen.domain.watch import Watch
 from kvmxen.errors import KvmxenError
 from kvmxen.front.libvirt.client import Client
 from kvmxen.front.libvirt.host import Guest, Host
+from kvmxen.front.libvirt.outbox import Outbox
 from kvmxen.streams import say
 from kvmxen.xenstore.server.listener import connect, listen, may_connect
 
@@ -44,14 +45,13 @@ class Clients:
     def __len__(self) -> int:
         return len(self._clients)
 
-    def serve(self, receive: int, send: int) -> None:
-        """Serve a client that writes to the descriptor `receive` and reads from `send`."""
+    def serve(self, receive: int, send: int, hang_up: Callable[[], None]) -> None:
+        """Serve a client that writes to the descriptor `receive` and reads from `send`.
 
-        def write(data: bytes) -> None:
-            while data:
-                data = data[os.write(send, data) :]
-
-        client = Client(self.host, lambda: os.read(receive, _CHUNK), write, self._tell)
+        `hang_up()` ends both for good.
+        """
+        outbox = Outbox(send, hang_up)
+        client = Client(self.host, lambda: os.read(receive, _CHUNK), outbox, self._tell)
         with self._lock:
             self._clients.append(client)
         try:
@@ -59,6 +59,7 @@ class Clients:
         finally:
             with self._lock:
                 self._clients.remove(client)
+            outbox.close()
 
     def close(self) -> None:
         """Watch no more."""
@@ -94,7 +95,7 @@ def serve_stdio(host: Host) -> None:
     """Serve the client at standard input and output."""
     clients = Clients(host)
     try:
-        clients.serve(0, 1)
+        clients.serve(0, 1, lambda: os._exit(1))
     finally:
         clients.close()
 
@@ -135,8 +136,12 @@ def _accept(listener: socket.socket, clients: Clients) -> None:
 
 
 def _serve(connected: socket.socket, clients: Clients) -> None:
+    def hang_up() -> None:
+        with suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
     with connected:
-        clients.serve(connected.fileno(), connected.fileno())
+        clients.serve(connected.fileno(), connected.fileno(), hang_up)
 
 
 def _listening(path: Path) -> socket.socket:
