@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from kvmxen.config.console import ConsoleSpec
 from kvmxen.config.disk import DiskSpec
 from kvmxen.config.domain import Action, Config
 from kvmxen.config.net import NetSpec, Rate
+from kvmxen.config.readers.xl_disk import read_disk
 from kvmxen.config.readers.xl_grammar import MAX_SIZE, Setting, parse
 from kvmxen.config.readers.xl_keys import DROPPED, REFUSED
 from kvmxen.config.sizes import MIB
@@ -26,6 +28,8 @@ READ = frozenset(_READ_KEYS.split())
 # An action of xl's that comes close to one of ours is not the same.
 _NOT_ACTIONS = ("rename-restart", "coredump-destroy", "coredump-restart", "soft-reset")
 _PV = {"pv", "linux", "generic", ""}
+# xl takes no other form.
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 # The names that xl.cfg files give to the system of a disk.
 _BOOTLOADERS = ("pygrub", "pvgrub", "pvgrub64")
 
@@ -97,7 +101,7 @@ class _Reader:
             max_memory=most * MIB,
             vcpus=vcpus,
             max_vcpus=self._number("maxvcpus") or 0,
-            disks=self._each("disk", self._disk),
+            disks=self._each("disk", read_disk),
             nets=self._each("vif", self.vif),
             on_poweroff=self._action("on_poweroff", "destroy"),
             on_reboot=self._action("on_reboot", "restart"),
@@ -158,10 +162,9 @@ class _Reader:
     def _uuid(self) -> UUID | None:
         if not (text := self._text("uuid")):
             return None
-        try:
-            return UUID(text)
-        except ValueError:
-            raise self._error("uuid", f"{text!r:.60} is not a UUID") from None
+        if not _UUID.fullmatch(text):
+            raise self._error("uuid", f"{text!r:.60} is not a UUID")
+        return UUID(text)
 
     def _cmdline(self) -> str:
         root, extra = self._text("root"), self._text("extra")
@@ -173,7 +176,7 @@ class _Reader:
         return " ".join(text for key, text in written.items() if key in self._settings)
 
     def _action(self, key: str, default: Action) -> Action:
-        value = self._text(key) or default
+        value = self._text(key) if key in self._settings else default
         for action in get_args(Action):
             if value == action:
                 chosen: Action = action
@@ -181,12 +184,6 @@ class _Reader:
         known = " or ".join(get_args(Action))
         missing = "kvmxen does not do" if value in _NOT_ACTIONS else "no such action:"
         raise self._error(key, f"{missing} {value!r:.60}; give {known}")
-
-    def _disk(self, text: str) -> DiskSpec:
-        spec = DiskSpec.parse(text)
-        if not spec.target:
-            raise UsageError(f"disk {text!r:.80} has no device in the guest: add xvda")
-        return spec
 
     def vif(self, text: str) -> NetSpec:
         """See read_vif()."""

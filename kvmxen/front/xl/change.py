@@ -12,7 +12,6 @@ from uuid import uuid4
 import click
 
 from kvmxen.backends.terminal import ConsoleStream
-from kvmxen.config.disk import DiskSpec
 from kvmxen.domain.remote import RemoteDomain
 from kvmxen.errors import KvmxenError, UsageError
 from kvmxen.front.xl.guests import guest, guest_name, guests, node, remote, store
@@ -205,10 +204,9 @@ def vcpu_set(domain: str, count: int, ignore_host: bool) -> None:
 @click.argument("disk", nargs=-1, required=True)
 def block_attach(domain: str, disk: tuple[str, ...]) -> None:
     """Attach a DISK, written as in xl.cfg; its parts may be words of their own."""
-    spec = DiskSpec.parse(",".join(disk))
-    if not spec.target:
-        raise UsageError("the disk has no device in the guest: add xvdb")
-    remote(domain).attach_disk(spec)
+    from kvmxen.config.readers.xl_disk import read_disk
+
+    remote(domain).attach_disk(read_disk(",".join(disk)))
 
 
 @click.command("block-detach")

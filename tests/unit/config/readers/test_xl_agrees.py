@@ -10,16 +10,20 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvmxen.config.readers.xl import read
+from kvmxen import Config, DiskSpec, NetSpec
+from kvmxen.config.readers.xl import read, write
 from kvmxen.config.readers.xl_json import as_json
 from kvmxen.errors import UsageError
 from tests.packages import Unavailable
+from tests.unit.config.readers.test_xl import DISKS, NETS
 from tests.xen_tools import xl_program
 
 OPENS = ["xencall", "xenforeignmemory", "xendevicemodel", "xenevtchn", "xengnttab"]
@@ -150,6 +154,11 @@ LEAST = "name='web'\nkernel='/k'\n"
         "disk=['phy:/dev/vg/x,xvda,w','file:/y,hda,r']\n",
         "disk=['format=raw,vdev=xvda,access=ro,target=/a,b']\n",
         "disk=['/x,,xvda,,backendtype=qdisk']\n",
+        "disk=['file:x.img,xvda,w','phy:y,xvdb,r','tap:qcow2:/z,xvdc,w','qcow2:/q,xvdd,w']\n",
+        "disk=['tap:aio:/x,xvda,w','tap2:aio:/y,xvdb,w','raw:/z,xvdc,w']\n",
+        "disk=['/x,raw,xvda:cdrom,r','/y,raw,xvdb:disk,w','file:/z,ioemu:hda,w']\n",
+        "disk=[' /x, raw,\txvda, rw','/y,raw,xvdb,rw,direct-io-safe']\n",
+        "disk=['devtype=cdrom,vdev=xvda,access=w,target=/x']\n",
         "vif=['','mac=00:16:3E:00:00:01,bridge=b,rate=10Mb/s','vifname=v,rate=1GB/s@20ms']\n",
         "on_crash='preserve'\non_poweroff='restart'\non_reboot='destroy'\n",
         "acpi=1\npae=0\nlocaltime=1 # c\n",
@@ -183,8 +192,11 @@ def test_files_that_both_read(xl: Xl, more: str) -> None:
                 'x="\\q"\n',
                 "vcpus=4\nmaxvcpus=2\n",
                 "uuid='zz'\n",
+                "uuid='c7a5fdb2cdaf9455926ad65c16db1809'\n",
+                "on_crash=''\n",
                 "on_crash='laugh'\n",
                 "disk=['/x']\n",
+                "disk=['/x,raw,xvda,rw ']\n",
             )
         ),
     ],
@@ -193,13 +205,54 @@ def test_files_that_neither_reads(xl: Xl, text: str) -> None:
     assert both(text, xl) == (None, None)
 
 
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.text(st.sampled_from("ab \"'\\\\#,;[]=é"), max_size=12),
+    st.lists(DISKS, max_size=3, unique=True),
+    st.lists(NETS, max_size=2),
+)
+def test_xl_reads_what_we_write(
+    xl: Xl, cmdline: str, disks: list[DiskSpec], nets: list[NetSpec]
+) -> None:
+    config = Config(
+        name="web",
+        uuid=UUID(int=5),
+        kernel=Path("/a 'b\""),
+        cmdline=cmdline,
+        max_memory=1 << 30,
+        disks=tuple(disks),
+        nets=tuple(nets),
+    )
+    text = write(config)
+    theirs = xl(text)
+    assert theirs is not None
+    assert _reduced(theirs, text) == _reduced(as_json(config), text)
+
+
 TEXTS = st.text(st.sampled_from("ab /=,.-+"), max_size=8).map(repr)
 NUMBERS = st.integers(1, 4).map(str)
 SIZES = st.sampled_from(["64", "0x60", "0100", "'128'"])
 DISK = st.sampled_from(
-    ["'/a,raw,xvda,rw'", "'/b,,xvdb,r'", "'vdev=xvdc,format=qcow2,target=/c'", "'phy:/d,xvdd,w'"]
+    [
+        "'/a,raw,xvda,rw'",
+        "'/b,,xvdb,r'",
+        "'vdev=xvdc,format=qcow2,target=/c'",
+        "'phy:/d,xvdd,w'",
+        "'tap:qcow2:/e, xvde:cdrom, r'",
+        "' file:f, xvdf, w'",
+    ]
 )
-VIF = st.sampled_from(["''", "'mac=00:16:3e:00:00:02'", "'bridge=x'", "'rate=250KB/s,bridge=y'"])
+VIF = st.sampled_from(
+    [
+        "''",
+        "'mac=00:16:3e:00:00:02'",
+        "'bridge=x'",
+        "'rate=250KB/s,bridge=y'",
+        "' vifname=z, mac=00:16:3e:00:00:03'",
+    ]
+)
 
 
 def listed(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
