@@ -18,15 +18,15 @@ Row = dict[str, object]
 
 @click.command("list")
 @click.option("-v", "--verbose", is_flag=True, help="Show the UUIDs and process IDs as well.")
-@click.option("--ended", is_flag=True, help="Show how the last domains of each name ended.")
+@click.option("--ended", "past", is_flag=True, help="Show how the last domains of each name ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, with all there is.")
-def list_(verbose: bool, ended: bool, as_json: bool) -> None:
+def list_(verbose: bool, past: bool, as_json: bool) -> None:
     """List the running domains of this user, with their CPU times in seconds."""
-    rows = list(_ended() if ended else _running())
+    rows = list(ended() if past else _running())
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    names = ["name", "id", "at", "end", "reason"] if ended else _COLUMNS
+    names = ["name", "id", "at", "end", "reason"] if past else _COLUMNS
     if verbose:
         names = [*names, "uuid", "pid"]
     _print(names, rows)
@@ -43,14 +43,15 @@ def _running() -> Iterable[Row]:
         row: Row = {"name": identity.name, "id": identity.id}
         row |= {"uuid": str(identity.uuid), "pid": identity.pid, "began": identity.began}
         try:
-            row |= _details(RemoteDomain(identity.name, patience=5.0))
+            row |= details(RemoteDomain(identity.name, patience=5.0))
         except KvmxenError:
             # It is being built or taken down.
             row |= {"state": "busy", "memory": 0, "vcpus": 0, "time": 0.0}
         yield row
 
 
-def _details(domain: RemoteDomain) -> Row:
+def details(domain: RemoteDomain) -> Row:
+    """What a running domain has at the moment."""
     told = domain.describe()
     stats = domain.stats()
     time = sum(
@@ -69,7 +70,8 @@ def _details(domain: RemoteDomain) -> Row:
     }
 
 
-def _ended() -> Iterable[Row]:
+def ended() -> Iterable[Row]:
+    """How the last domains of each name ended."""
     from kvmxen.domain.record import records
     from kvmxen.domain.rundir import running, runtime_root
 

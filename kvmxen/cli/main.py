@@ -25,6 +25,7 @@ _COMMANDS = {
     "destroy": ("lifecycle", "End a domain at once."),
     "doctor": ("doctor", "Report what this host's /dev/kvm can do."),
     "events": ("events", "Print a line for each event of domains."),
+    "info": ("info", "Tell what a domain has, or how it ended."),
     "list": ("listing", "List the running domains."),
     "network-attach": ("hotplug", "Attach a network interface to a running domain."),
     "network-detach": ("hotplug", "Detach a network interface from a running domain."),

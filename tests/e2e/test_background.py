@@ -82,8 +82,13 @@ def test_a_life_in_the_background(run: Run, pv_grub: Path, tmp_path: Path) -> No
     assert states(run) == {"web": "running"}
     late = run("shutdown", "web", "--timeout", "0.2", status=1)
     assert late.stderr == "kvmxen: still running: web; kvmxen destroy ends them at once\n"
+    told = json.loads(run("info", "1", "--json").stdout)
+    assert (told["name"], told["uuid"], told["on_crash"]) == ("web", one["uuid"], "destroy")
+    assert f"disks        xvda {disk}\n" in run("info", "web").stdout
     run("destroy", "web")
     assert listed(run) == []
+    assert "end          destroyed\n" in run("info", "web").stdout
+    assert "no domain named nobody" in run("info", "nobody", status=1).stderr
     (ended,) = listed(run, "--ended")
     assert (ended["name"], ended["end"], ended["uuid"]) == ("web", "destroyed", one["uuid"])
     gone = run("pause", "web", status=1)
