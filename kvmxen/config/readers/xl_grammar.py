@@ -14,9 +14,11 @@ from kvmxen.errors import UsageError
 # A list's items are texts and lists; a number is kept as it is written.
 Value = str | list["Value"]
 
-# Limits of a file: bytes, nested lists.
+# Limits of a file: bytes, keys, nested lists, items of a list.
 MAX_SIZE = 1 << 20
+_MAX_KEYS = 1000
 _MAX_DEPTH = 8
+_MAX_ITEMS = 1000
 _TOKEN = re.compile(
     r"""(?P<space>[ \t]+|\#[^\n]*)
     |(?P<end>[\n;])
@@ -50,6 +52,10 @@ def parse(text: str, where: str) -> dict[str, Setting]:
     """The settings of a file's `text`; `where` names the file in errors. Raises UsageError."""
     if len(text) > MAX_SIZE:
         raise UsageError(f"{where} is larger than {MAX_SIZE >> 20} MiB: it is no configuration")
+    before, nul, _ = text.partition("\0")
+    if nul:
+        line = before.count("\n") + 1
+        raise UsageError(f"{where}:{line}: there is a NUL in it: it is no configuration")
     return _Parser(text, where).settings()
 
 
@@ -73,6 +79,7 @@ class _Parser:
             if mark.text == "+=" and key in found:
                 value = self._joined(found[key].value, value, mark)
             found[key] = Setting(value, mark.line)
+            self._limit(len(found), _MAX_KEYS, "keys")
             if self._next.kind not in ("end", "eof"):
                 raise self._error(self._next, "the end of the line")
         return found
@@ -91,6 +98,7 @@ class _Parser:
             if self._next.text == "]" and self._next.kind == "mark":
                 break
             items.append(self._value(depth + 1))
+            self._limit(len(items), _MAX_ITEMS, "items in a list")
             self._skip_lines()
             if self._next.kind != "mark" or self._next.text not in (",", "]"):
                 raise self._error(self._next, "a comma or ]")
@@ -101,10 +109,15 @@ class _Parser:
 
     def _joined(self, before: Value, value: Value, mark: _Token) -> Value:
         if isinstance(before, list) and isinstance(value, list):
+            self._limit(len(before) + len(value), _MAX_ITEMS, "items in a list")
             return [*before, *value]
         if isinstance(before, str) and isinstance(value, str):
             return before + value
         raise UsageError(f"{self._where}:{mark.line}: += joins two texts or two lists, not both")
+
+    def _limit(self, count: int, most: int, what: str) -> None:
+        if count > most:
+            raise UsageError(f"{self._where}:{self._next.line}: more than {most} {what}: use fewer")
 
     def _unquoted(self, token: _Token) -> str:
         def plain(match: re.Match[str]) -> str:

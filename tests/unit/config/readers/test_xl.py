@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from kvmxen import Config, ConsoleSpec, DiskSpec, KvmxenError, NetSpec, UsageError
 from kvmxen.config.net import Rate
 from kvmxen.config.readers.xl import READ, read, read_file, write
+from kvmxen.config.readers.xl_json import as_json
 from kvmxen.config.readers.xl_keys import DROPPED, REFUSED
 from kvmxen.config.sizes import MIB
 
@@ -201,6 +203,63 @@ def test_lines_that_follow_the_file(tmp_path: Path) -> None:
     assert (found.memory, found.vcpus, found.max_vcpus) == (128 * MIB, 2, 3)
     with pytest.raises(KvmxenError, match=r"cannot read .*absent: No such file"):
         read_file(tmp_path / "absent")
+
+
+WORDS = st.sampled_from(
+    [
+        *(
+            [
+                "raw",
+                "qcow2",
+                "xvda",
+                "xvdb:cdrom",
+                "r",
+                "rw",
+                "vdev=",
+                "target=",
+                "format=",
+                "access=",
+                "file:",
+                "tap:aio:",
+                "/x",
+                "ioemu:",
+            ]
+        ),
+        *(
+            [
+                "mac=",
+                "bridge=",
+                "rate=",
+                "10Mb/s",
+                "@",
+                "vifname=",
+                "ip=",
+                "00:16:3e:00:00:01",
+                "script=",
+                "backend=",
+            ]
+        ),
+        *("0 1 64 0x 08 -1 9" + "9" * 30).split(),
+        *(["pv", "hvm", "pygrub", "restart", "destroy", "\\udcff", "é", "\t", ",", ",", ",", "="]),
+    ]
+)
+TEXTS = (st.lists(WORDS, max_size=6).map("".join) | st.text(max_size=12)).map(
+    lambda text: "'" + re.sub(r"[\\'\n]", "", text) + "'"
+)
+VALUES = (
+    TEXTS
+    | st.integers(0, 1 << 40).map(str)
+    | st.lists(TEXTS, max_size=3).map(lambda items: f"[{','.join(items)}]")
+)
+SETTINGS = st.tuples(st.sampled_from(sorted(READ | REFUSED.keys() | {"memroy", "acpi"})), VALUES)
+
+
+@given(st.lists(SETTINGS, max_size=6))
+def test_any_settings_are_read_or_refused(settings: list[tuple[str, str]]) -> None:
+    with suppress(KvmxenError):
+        found = read(LEAST + "".join(f"{key}={value}\n" for key, value in settings), "f")
+        assert isinstance(found.config, Config)
+        as_json(found.config)
 
 
 NETS = st.sampled_from(

@@ -67,6 +67,10 @@ def test_a_setting_knows_its_line() -> None:
         ("a=" + "[" * 9, 1, "is expected, not '['"),
         ('a="""x"""', 1, "the end of the line is expected"),
         ("a=1\r\n", 1, "the end of the line is expected"),
+        ("a=1\nb='\0'", 2, "there is a NUL in it"),
+        ("\n".join(f"k{n}=1" for n in range(1001)), 1001, "more than 1000 keys: use fewer"),
+        (f"a=[{'1,' * 1001}]", 1, "more than 1000 items in a list"),
+        (f"a=[{'1,' * 600}]\na+=[{'1,' * 600}]", 2, "more than 1000 items in a list"),
     ],
 )
 def test_what_is_refused(text: str, line: int, sentence: str) -> None:
