@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kvmxen import connect
+from kvmxen.backends.terminal import ConsoleStream
 from tests.conftest import need
 from tests.e2e.domain import ROOT, Ramdisk
 from tests.e2e.test_background import WAIT, Run, listed, run, states, until
@@ -192,6 +193,41 @@ def test_in_the_foreground_and_at_the_console(xl: Xl, run: Run, tmp_path: Path) 
     assert "null hypercall" in xl("create", "-q", "-c", file).stdout
 
 
+def until_up(console: ConsoleStream) -> None:
+    seen = b""
+    while b"is up" not in seen:
+        data = os.read(console.fileno(), 4096)
+        assert data, seen
+        seen += data
+
+
+def test_a_linux_guest_is_asked(
+    xl: Xl,
+    run: Run,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    debian_kernel: Callable[[str], Path],
+    ramdisk: Ramdisk,
+) -> None:
+    file = tmp_path / "web.cfg"
+    script = "trap 'reboot -f' TERM; echo is up; while :; do sleep 0.2; done"
+    file.write_text(
+        f'name = "web"\nkernel = "{debian_kernel("6.1")}"\nmemory = 128\n'
+        f'ramdisk = "{ramdisk(script)}"\n'
+    )
+    xl("create", "-q", file)
+    monkeypatch.setenv("KVMXEN_RUNTIME_DIR", environment["KVMXEN_RUNTIME_DIR"])
+    console = connect("web").open_console()
+    until_up(console)
+    assert xl("reboot", "-w", "web").stderr == "Rebooting domain 1\n"
+    until_up(console)
+    assert xl("shutdown", "-a", "-w").stderr == "Shutting down domain 1\n"
+    assert listed(run) == []
+    (one,) = listed(run, "--ended")
+    assert one["end"] == "poweroff"
+
+
 def test_xendomains_starts_and_stops_domains(
     xl: Xl,
     run: Run,
@@ -245,11 +281,7 @@ def test_xendomains_starts_and_stops_domains(
     assert states(run) == {"web": "running"}
     assert "Checking for xendomains: web" in xendomains("status")
     monkeypatch.setenv("KVMXEN_RUNTIME_DIR", environment["KVMXEN_RUNTIME_DIR"])
-    console, seen = connect("web").open_console(), b""
-    while b"is up" not in seen:
-        data = os.read(console.fileno(), 4096)
-        assert data, seen
-        seen += data
+    until_up(connect("web").open_console())
     assert "web(shut)" in xendomains("stop").replace(" ", "")
     until(lambda: listed(run) == [])
     (one,) = listed(run, "--ended")

@@ -12,6 +12,7 @@ from uuid import uuid4
 import click
 
 from kvmxen.backends.terminal import ConsoleStream
+from kvmxen.domain.events import Event
 from kvmxen.domain.remote import RemoteDomain
 from kvmxen.errors import KvmxenError, UsageError
 from kvmxen.front.xl.guests import guest, guest_name, guests, node, remote, store
@@ -87,42 +88,49 @@ def console(attach: Attach, domain: str, kind: str, number: int) -> None:
     attach(one.open_console(), one.name)
 
 
-def _asking(
-    verb: str, ask: Callable[[RemoteDomain], bool]
-) -> Callable[[tuple[str, ...], bool, bool], None]:
-    def asked(domains: tuple[str, ...], everyone: bool, wait: bool) -> None:
-        if bool(domains) == everyone:
-            raise UsageError("give domains, or -a for all of them")
-        chosen = [guest(word) for word in domains] if domains else guests()
-        remotes = [RemoteDomain(one.name) for one in chosen]
-        for one, domain in zip(chosen, remotes, strict=True):
-            tell(f"{verb} domain {one.id}")
-            if not ask(domain):
-                raise KvmxenError(f"the domain {one.name} has no guest to ask: destroy it")
-        if wait:
-            for domain in remotes:
-                domain.wait()
+def _chosen(domains: tuple[str, ...], everyone: bool) -> list[RemoteDomain]:
+    if bool(domains) == everyone:
+        raise UsageError("give domains, or -a for all of them")
+    return [remote(word) for word in domains] if domains else [remote(one.name) for one in guests()]
 
-    return asked
+
+def _ask(verb: str, domain: RemoteDomain, ask: Callable[[], bool]) -> None:
+    tell(f"{verb} domain {domain.describe().id}")
+    if not ask():
+        raise KvmxenError(f"the domain {domain.name} has no guest to ask: destroy it")
+
+
+_EVERYONE = click.option("-a", "--all", "everyone", is_flag=True)
+_FALLBACK = click.option("-F", "fallback", is_flag=True, help="Accepted: it is for HVM guests.")
 
 
 @click.command()
 @click.argument("domains", metavar="[DOMAIN]...", nargs=-1)
-@click.option("-a", "--all", "everyone", is_flag=True)
+@_EVERYONE
 @click.option("-w", "--wait", is_flag=True, help="Wait until they have ended.")
-@click.option("-F", "fallback", is_flag=True, help="Accepted: it is for HVM guests.")
+@_FALLBACK
 def shutdown(domains: tuple[str, ...], everyone: bool, wait: bool, fallback: bool) -> None:
     """Ask guests to power off."""
-    _asking("Shutting down", RemoteDomain.shutdown)(domains, everyone, wait)
+    asked = _chosen(domains, everyone)
+    for domain in asked:
+        _ask("Shutting down", domain, domain.shutdown)
+    for domain in asked if wait else ():
+        domain.wait()
 
 
 @click.command()
 @click.argument("domains", metavar="[DOMAIN]...", nargs=-1)
-@click.option("-a", "--all", "everyone", is_flag=True)
-@click.option("-F", "fallback", is_flag=True, help="Accepted: it is for HVM guests.")
-def reboot(domains: tuple[str, ...], everyone: bool, fallback: bool) -> None:
+@_EVERYONE
+@click.option("-w", "--wait", is_flag=True, help="Wait until they have shut down for it.")
+@_FALLBACK
+def reboot(domains: tuple[str, ...], everyone: bool, wait: bool, fallback: bool) -> None:
     """Ask guests to reboot."""
-    _asking("Rebooting", RemoteDomain.reboot)(domains, everyone, False)
+    asked = _chosen(domains, everyone)
+    streams = [domain.events() for domain in asked]
+    for domain in asked:
+        _ask("Rebooting", domain, domain.reboot)
+    for stream in streams if wait else ():
+        stream.wait((Event.REBOOTED, Event.PRESERVED, Event.ENDED))
 
 
 @click.command()
@@ -212,7 +220,7 @@ def block_attach(domain: str, disk: tuple[str, ...]) -> None:
 @click.command("block-detach")
 @click.argument("domain")
 @click.argument("device")
-@click.option("--force", is_flag=True, help="Do not ask the guest.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask the guest.")
 def block_detach(domain: str, device: str, force: bool) -> None:
     """Detach DEVICE, such as xvdb or its number."""
     one = remote(domain)
