@@ -45,7 +45,7 @@ def test_what_was_read(run: Run, file: Path) -> None:
 def test_a_wrong_file(run: Run, file: Path, tmp_path: Path) -> None:
     refused = run("create", file, "memory=64*2", status=2)
     assert refused.stderr.count("\n") == 1
-    assert "web.cfg:6: the end of the line is expected" in refused.stderr
+    assert "the argument 'memory=64*2': the end of the line is expected" in refused.stderr
     assert "No such file" in run("create", tmp_path / "absent", status=1).stderr
 
 

@@ -15,7 +15,7 @@ from kvmxen.config.disk import DiskSpec
 from kvmxen.config.domain import Action, Config
 from kvmxen.config.net import NetSpec, Rate
 from kvmxen.config.readers.xl_disk import read_disk
-from kvmxen.config.readers.xl_grammar import MAX_SIZE, Setting, parse
+from kvmxen.config.readers.xl_grammar import MAX_SIZE, Setting, parse, parse_argument
 from kvmxen.config.readers.xl_keys import DROPPED, REFUSED
 from kvmxen.config.sizes import MIB
 from kvmxen.errors import FieldError, KvmxenError, UsageError
@@ -53,7 +53,7 @@ class Reading:
 
 
 def read_file(path: Path, more: Sequence[str] = ()) -> Reading:
-    """Read the configuration file `path`; `more` are lines that follow it.
+    """Read the configuration file `path`, and `more` settings of the command line after it.
 
     Raises KvmxenError, a UsageError if the file is wrong: which line, and what to do.
     """
@@ -62,12 +62,15 @@ def read_file(path: Path, more: Sequence[str] = ()) -> Reading:
             text = file.read(MAX_SIZE + 1)
     except OSError as error:
         raise KvmxenError(f"cannot read {path}: {error.strerror}; give another file") from None
-    return read("\n".join((text, *more)), str(path))
+    return read(text, str(path), more)
 
 
-def read(text: str, where: str) -> Reading:
+def read(text: str, where: str, more: Sequence[str] = ()) -> Reading:
     """The same of a file's `text`; `where` names it in errors."""
-    return _Reader(parse(text, where), where).reading()
+    settings = parse(text, where)
+    for argument in more:
+        settings = parse_argument(argument, settings)
+    return _Reader(settings, where).reading()
 
 
 def read_vif(text: str) -> NetSpec:
@@ -119,7 +122,7 @@ class _Reader:
     def _check_keys(self) -> None:
         known = READ | REFUSED.keys() | DROPPED
         for key, setting in self._settings.items():
-            where = f"{self._where}:{setting.line}"
+            where = setting.where
             if key in DROPPED:
                 self._notes.append(f"{where}: {key} means nothing to a PV guest here")
             elif key in REFUSED and not self._asks_for_nothing(key, setting):
@@ -258,8 +261,8 @@ class _Reader:
 
     def _error(self, key: str, sentence: str) -> UsageError:
         setting = self._settings.get(key)
-        line = f":{setting.line}" if setting else ""
-        return UsageError(f"{self._where}{line}: {key}: {sentence}")
+        where = setting.where if setting else self._where
+        return UsageError(f"{where}: {key}: {sentence}")
 
 
 def write(config: Config) -> str:

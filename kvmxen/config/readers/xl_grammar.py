@@ -6,7 +6,7 @@ xl has had no Python in its files since 4.0, and this reader executes nothing ei
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kvmxen.errors import UsageError
@@ -35,10 +35,10 @@ _PYTHON = re.compile(r"(?:import|def|from|if|for|print|class)\b|[-*+/()%.]")
 
 @dataclass(frozen=True)
 class Setting:
-    """The value of a key, and the line of its last assignment."""
+    """The value of a key, and where it was last assigned: the file and the line."""
 
     value: Value
-    line: int
+    where: str
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,40 @@ class _Token:
 
 def parse(text: str, where: str) -> dict[str, Setting]:
     """The settings of a file's `text`; `where` names the file in errors. Raises UsageError."""
+    return _parse(text, where, {})
+
+
+def parse_argument(text: str, before: Mapping[str, Setting]) -> dict[str, Setting]:
+    """The settings `before`, changed by those of an argument of the command line."""
+    return _parse(text, "", before)
+
+
+def _parse(text: str, where: str, before: Mapping[str, Setting]) -> dict[str, Setting]:
+    parser = _Parser(text, where, before)
     if len(text) > MAX_SIZE:
         raise UsageError(f"{where} is larger than {MAX_SIZE >> 20} MiB: it is no configuration")
-    before, nul, _ = text.partition("\0")
+    head, nul, _ = text.partition("\0")
     if nul:
-        line = before.count("\n") + 1
-        raise UsageError(f"{where}:{line}: there is a NUL in it: it is no configuration")
-    return _Parser(text, where).settings()
+        line = parser.place(head.count("\n") + 1)
+        raise UsageError(f"{line}: there is a NUL in it: it is no configuration")
+    return parser.settings()
 
 
 class _Parser:
-    def __init__(self, text: str, where: str) -> None:
+    def __init__(self, text: str, where: str, before: Mapping[str, Setting]) -> None:
         self._where = where
+        self._text = text
+        self._before = before
         self._tokens = self._split(text)
         self._next = next(self._tokens)
 
+    def place(self, line: int) -> str:
+        """A line in the words of an error; an argument is shown itself."""
+        return f"{self._where}:{line}" if self._where else f"the argument {self._text!r:.80}"
+
     def settings(self) -> dict[str, Setting]:
-        found: dict[str, Setting] = {}
+        """All of them; raises UsageError."""
+        found = dict(self._before)
         while self._next.kind != "eof":
             if self._next.kind == "end":
                 self._take()
@@ -78,7 +95,7 @@ class _Parser:
             value = self._value(0)
             if mark.text == "+=" and key in found:
                 value = self._joined(found[key].value, value, mark)
-            found[key] = Setting(value, mark.line)
+            found[key] = Setting(value, self.place(mark.line))
             self._limit(len(found), _MAX_KEYS, "keys")
             if self._next.kind not in ("end", "eof"):
                 raise self._error(self._next, "the end of the line")
@@ -113,17 +130,17 @@ class _Parser:
             return [*before, *value]
         if isinstance(before, str) and isinstance(value, str):
             return before + value
-        raise UsageError(f"{self._where}:{mark.line}: += joins two texts or two lists, not both")
+        raise UsageError(f"{self.place(mark.line)}: += joins two texts or two lists, not both")
 
     def _limit(self, count: int, most: int, what: str) -> None:
         if count > most:
-            raise UsageError(f"{self._where}:{self._next.line}: more than {most} {what}: use fewer")
+            raise UsageError(f"{self.place(self._next.line)}: more than {most} {what}: use fewer")
 
     def _unquoted(self, token: _Token) -> str:
         def plain(match: re.Match[str]) -> str:
             if match[1] not in _ESCAPES:
                 raise UsageError(
-                    f"{self._where}:{token.line}: \\{match[1]} has no meaning in a text: "
+                    f"{self.place(token.line)}: \\{match[1]} has no meaning in a text: "
                     "write \\\\ for a backslash"
                 )
             return _ESCAPES[match[1]]
@@ -147,7 +164,7 @@ class _Parser:
         if token.kind == "eof":
             found = "and the file ends"
         advice = "; Python is not understood" if _PYTHON.match(token.text) else ""
-        return UsageError(f"{self._where}:{token.line}: {wanted} is expected, {found}{advice}")
+        return UsageError(f"{self.place(token.line)}: {wanted} is expected, {found}{advice}")
 
     def _split(self, text: str) -> Iterator[_Token]:
         at, line = 0, 1

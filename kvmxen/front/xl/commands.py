@@ -71,7 +71,9 @@ class _Commands(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option("-v", "verbose", is_flag=True, help="Accepted for scripts' sake, as are -f and -t.")
 @click.option("-f", "force", is_flag=True, hidden=True)
 @click.option("-t", "-T", "progress", is_flag=True, hidden=True)

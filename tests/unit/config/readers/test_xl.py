@@ -201,6 +201,16 @@ def test_lines_that_follow_the_file(tmp_path: Path) -> None:
     path.write_text(LEAST + "memory=64")
     found = read_file(path, ["memory=128", "vcpus=2;maxvcpus=3"]).config
     assert (found.memory, found.vcpus, found.max_vcpus) == (128 * MIB, 2, 3)
+    assert read_file(path, ["cmdline='a'", "cmdline+='b'"]).config.cmdline == "ab"
+    for argument, sentence in (
+        ("memory=64*2", "the argument 'memory=64*2': the end of the line is expected"),
+        ("memory='a lot'", "the argument \"memory='a lot'\": memory: 'a lot' is not a number"),
+        ("pci=['1']", "kvmxen does not do pci: remove it"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(sentence)):
+            read_file(path, [argument])
+    (warning,) = read_file(path, ["memroy=1"]).warnings
+    assert warning.startswith("the argument 'memroy=1': unknown key memroy")
     with pytest.raises(KvmxenError, match=r"cannot read .*absent: No such file"):
         read_file(tmp_path / "absent")
 

@@ -41,7 +41,7 @@ def test_what_is_understood(text: str, found: dict[str, Value]) -> None:
 
 def test_a_setting_knows_its_line() -> None:
     found = parse("a=1\n\nb=[\n'x'\n]\na=2\n", "f")
-    assert {key: setting.line for key, setting in found.items()} == {"a": 6, "b": 3}
+    assert {key: setting.where for key, setting in found.items()} == {"a": "f:6", "b": "f:3"}
 
 
 @pytest.mark.parametrize(
