@@ -19,11 +19,15 @@ REFUSED: dict[str, frozenset[str]] = {
         "cpus_soft": "all",
         "device_tree": "",
         "driver_domain": "",
+        "dtdev": "",
         "e820_host": "",
+        "extratime": "",
         "init_seclabel": "",
         "iomem": "",
         "ioports": "",
         "irqs": "",
+        "latency": "",
+        "llc_colors": "",
         "max_event_channels": "",
         "max_grant_frames": "",
         "max_grant_version": "2",
@@ -36,36 +40,50 @@ REFUSED: dict[str, frozenset[str]] = {
         "p9": "",
         "passthrough": "disabled",
         "pci": "",
+        "period": "",
         "pool": "Pool-0",
         "pvcalls": "",
+        "pvshim": "",
         "seclabel": "",
+        "slice": "",
         "tsc_mode": "default native",
         "usbctrl": "",
         "usbdev": "",
         "vdispl": "",
         "vfb": "",
+        "vif2": "",
         "virtio": "",
         "vkb": "",
+        "vmtrace_buf_kb": "",
         "vnuma": "",
+        "vpmu": "",
         "vsnd": "",
         "vtpm": "",
+        "vuart": "",
         "xend_suspend_evtchn_compat": "",
+        "xenstore_feature_mask": "",
+        "xenstore_quota": "",
     }.items()
 }
 
 # These have no meaning for a PV guest here, so nothing is lost without them.
 _DROPPED_KEYS = """
-    acpi acpi_firmware acpi_s3 acpi_s4 altp2m apic bios bios_path_override boot cmos_path
-    claim_mode cpuid_override device_model device_model_args device_model_args_hvm
+    acpi acpi_firmware acpi_laptop_slate acpi_s3 acpi_s4 altp2m altp2m_count altp2mhvm apic
+    arm_sci bios bios_path_override boot bootloader_restrict bootloader_user claim_mode
+    cmos_path cpuid_override device_model device_model_args device_model_args_hvm
     device_model_args_pv device_model_override device_model_stubdomain_override
-    device_model_stubdomain_seclabel device_model_user device_model_version dm_restrict
-    firmware firmware_override floppy gfx_passthru hap hdtype hpet hvm keymap localtime
-    mca_caps mmio_hole ms_vm_genid msitranslate nestedhvm nographic nx oos opengl pae parallel
-    pci_msitranslate pci_permissive pci_power_mgmt pci_seize rdm rdm_mem_boundary
-    rtc_timeoffset sdl serial shadow_memory soundhw spice spiceagent_mouse
-    spicedisable_ticketing spicehost spicepasswd spiceport spicetls_port spiceusbredirection
-    spicevdagent stdvga suppress_spurious_page_faults system_firmware timer_mode trusted_tcb
-    usb usbdevice usbversion vendor_device vga videoram viridian vm_genid vnc vncconsole
-    vncdisplay vnclisten vncpasswd vncunused vpt_align xen_platform_pci xauthority display
+    device_model_stubdomain_seclabel device_model_user device_model_version display dm_restrict
+    firmware firmware_override floppy gfx_passthru gic_version hap hdtype hpet hvm hvm_pirq
+    keymap localtime mca_caps mmio_hole ms_vm_genid msitranslate msr_relaxed nestedhvm nographic
+    nx oos opengl pae parallel pci_msitranslate pci_permissive pci_power_mgmt pci_seize
+    pvshim_cmdline pvshim_extra pvshim_path rdm rdm_mem_boundary rtc_timeoffset sdl serial
+    shadow_memory smbios smbios_firmware soundhw spice spice_clipboard_sharing
+    spice_image_compression spice_streaming_video spiceagent_mouse spicedisable_ticketing
+    spicehost spicepasswd spiceport spicetls_port spiceusbredirection spicevdagent stdvga
+    stubdomain_cmdline stubdomain_kernel stubdomain_memory stubdomain_ramdisk
+    suppress_spurious_page_faults sve system_firmware tee timer_mode trap_unmapped_accesses
+    trusted_tcb usb usbdevice usbversion vendor_device vga videoram viridian vkb_device vm_genid
+    vnc vncconsole vncdisplay vnclisten vncpasswd vncunused vncviewer vpt_align xauthority
+    xen_platform_pci xen_platform_pci_bar_uc
 """
 DROPPED = frozenset(_DROPPED_KEYS.split())
