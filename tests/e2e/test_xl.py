@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -159,6 +160,20 @@ def test_a_domain_is_changed(xl: Xl, run: Run, file: Path, tmp_path: Path) -> No
     xl("trigger", "web", "nmi")
     xl("destroy", "web")
     assert listed(run) == []
+
+
+def test_interfaces_come_and_go(xl: Xl, file: Path) -> None:
+    if shutil.which("passt") is None:
+        pytest.skip("needs passt")
+    xl("create", "-q", file)
+    xl("network-attach", "web", "rate=10Mb/s")
+    (row,) = xl("network-list", "web").stdout.splitlines()[1:]
+    number, _, address, *_ = row.split()
+    assert number == "0"
+    (one,) = json.loads(xl("list", "-l", "web").stdout)
+    assert [nic["rate_bytes_per_interval"] for nic in one["config"]["nics"]] == [62500]
+    xl("network-detach", "web", address, "--force")
+    assert len(xl("network-list", "web").stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from kvmxen.backends.terminal import ConsoleStream
 from kvmxen.domain.events import Event
 from kvmxen.domain.remote import RemoteDomain
 from kvmxen.errors import KvmxenError, UsageError
-from kvmxen.front.xl.guests import guest, guest_name, guests, node, remote, store
+from kvmxen.front.xl.guests import guest, guests, node, remote, store
 from kvmxen.streams import say, tell
 
 # Connects this process's terminal with the console of the domain of that name.
@@ -247,13 +247,15 @@ def network_attach(domain: str, settings: tuple[str, ...]) -> None:
 @click.option("--force", is_flag=True, help="Do not ask the guest.")
 def network_detach(domain: str, device: str, force: bool) -> None:
     """Detach an interface."""
-    name = guest_name(domain)
-    one = RemoteDomain(name)
-    for interface in one.describe().interfaces:
-        if device in (str(interface.number), interface.spec.mac) and device:
-            _gone(one.detach_net(interface.number, force=force), device)
-            return
-    raise KvmxenError(f"{name} has no interface {device} (see xl network-list)")
+    one = remote(domain)
+    with store(one.name) as client:
+        for interface in one.describe().interfaces:
+            # An address that was not asked for is in the store alone.
+            address = client.read(node(f"device/vif/{interface.number}/mac")).decode("latin-1")
+            if device.lower() in (str(interface.number), address):
+                _gone(one.detach_net(interface.number, force=force), device)
+                return
+    raise KvmxenError(f"{one.name} has no interface {device} (see xl network-list)")
 
 
 def _gone(released: bool, device: str) -> None:

@@ -67,17 +67,15 @@ def guest(word: str) -> Guest:
     for one in running(runtime_root()):
         if one.name == name:
             return _guest(one.name, one.id, one.began)
-    raise KvmxenError(f"{word} is an invalid domain identifier: no such domain runs (see xl list)")
+    raise _missing(word)
 
 
 def remote(word: str) -> RemoteDomain:
     """The same, to be changed."""
-    return RemoteDomain(guest_name(word))
-
-
-def guest_name(word: str) -> str:
-    """The name of the domain `word`; raises KvmxenError if there is none."""
-    return guest(word).name
+    name = _name(word)
+    if all(one.name != name for one in running(runtime_root())):
+        raise _missing(word)
+    return RemoteDomain(name)
 
 
 @contextmanager
@@ -120,6 +118,10 @@ def _name(word: str) -> str:
     if word in (DOM0, "0"):
         raise UsageError(f"{DOM0} is this host itself: name a guest")
     return name_of(runtime_root(), word)
+
+
+def _missing(word: str) -> KvmxenError:
+    return KvmxenError(f"{word} is an invalid domain identifier: no such domain runs (see xl list)")
 
 
 def _guest(name: str, number: int, began: float) -> Guest:

@@ -73,7 +73,8 @@ def _row(
 
 def _long(one: Guest) -> dict[str, object]:
     assert one.told is not None
-    config = replace(one.told.config, uuid=one.told.uuid, disks=one.told.disks)
+    nets = tuple(interface.spec for interface in one.told.interfaces)
+    config = replace(one.told.config, uuid=one.told.uuid, disks=one.told.disks, nets=nets)
     return {"domid": one.id, "config": as_json(config)}
 
 
