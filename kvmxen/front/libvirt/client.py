@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -42,6 +45,8 @@ _WAITING = 64
 _MOST_CALLBACKS = 64
 _MOST_CONSOLES = 16
 _CHUNK = 32 << 10
+# How long a guest may take for what is typed, in s.
+_TYPING_S = 5.0
 _LIFECYCLE = Struct(INT, DOMAIN, INT, INT)
 _REBOOT = Struct(INT, DOMAIN)
 
@@ -202,32 +207,48 @@ class Client:
         with suppress(OSError, ValueError):
             while data := stream.read(_CHUNK):
                 self._send(call.part(Status.CONTINUE, data))
-            # The end of the domain.
-            self._send(call.part(Status.CONTINUE))
+            # The end of the domain, unless the client has left.
+            if call.serial in self._consoles:
+                self._send(call.part(Status.CONTINUE))
 
     def _take_part(self, part: Message) -> None:
         stream = self._consoles.get(part.serial)
         if stream is None:
             return
+        answer = part.part(Status.OK)
         if part.status == Status.CONTINUE:
-            if part.payload:
-                with suppress(OSError, ValueError):
-                    stream.write(part.payload)
-            return
-        # The client finishes (ok) or aborts (error).
+            if _type(stream, part.payload):
+                return
+            text = "the guest does not take what is typed"
+            answer = part.part(Status.ERROR, error(Code.FAILED, text))
+        # The client finishes (ok) or aborts (error), or is left.
         del self._consoles[part.serial]
         self._hang_up(stream)
-        self._send(part.part(Status.OK))
+        self._send(answer)
 
     @staticmethod
     def _hang_up(stream: ConsoleStream) -> None:
         """End a stream that another thread may be reading."""
-        import socket
-
-        with suppress(OSError, ValueError):
-            connected = socket.socket(fileno=os.dup(stream.fileno()))
+        with suppress(OSError, ValueError), _socket(stream) as connected:
             connected.shutdown(socket.SHUT_RDWR)
-            connected.close()
+
+
+def _socket(stream: ConsoleStream) -> socket.socket:
+    return socket.socket(fileno=os.dup(stream.fileno()))
+
+
+def _type(stream: ConsoleStream, data: bytes) -> bool:
+    """Type `data`; returns False if the guest does not take it soon: other calls wait for this."""
+    end = time.monotonic() + _TYPING_S
+    with suppress(OSError, ValueError), _socket(stream) as connected:
+        poll = select.poll()
+        poll.register(connected, select.POLLOUT)
+        while data:
+            if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                return False
+            with suppress(BlockingIOError):
+                data = data[connected.send(data, socket.MSG_DONTWAIT) :]
+    return True
 
 
 def _failed(call: Message, code: Code, text: str) -> Message:

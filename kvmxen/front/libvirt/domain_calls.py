@@ -32,6 +32,7 @@ _MAXIMUM = 4
 _GRACEFUL = 1
 # How long destroy waits for a guest's end, in s.
 _DESTROY_S = 60.0
+_GRACEFUL_S = 10.0
 # virDomainMetadataType.
 _DESCRIPTION, _TITLE, _ELEMENT = 0, 1, 2
 
@@ -287,15 +288,14 @@ def _ask(there: bool) -> None:
 
 def destroy(session: Session, key: Key, flags: int = 0) -> tuple[()]:
     """End a domain at once; returns when it has ended. Asked to be graceful, ask the guest."""
-    domain = connected(session, key)
+    guest = found(session, key)
+    domain = session.host.connect(guest)
     if flags & _GRACEFUL:
         domain.shutdown()
-        if domain.wait(10.0) is None:
-            raise Failure(Code.FAILED, f"the domain {domain.name} has not shut down in 10 seconds")
-        return ()
-    domain.destroy()
-    if domain.wait(_DESTROY_S) is None:
-        raise Failure(Code.FAILED, f"the domain {domain.name} has not ended in {_DESTROY_S:g} s")
+        session.host.wait_for_end(guest, _GRACEFUL_S)
+    else:
+        domain.destroy()
+        session.host.wait_for_end(guest, _DESTROY_S)
     return ()
 
 

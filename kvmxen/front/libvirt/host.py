@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -22,6 +23,7 @@ from kvmxen.front.libvirt.wire import Code, Failure
 
 # How long a domain may take to answer, in s.
 _PATIENCE = 30.0
+_LOOK_EVERY_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class Host:
         self.definitions = definitions or Definitions()
         self.pools = pools or Pools()
         self.root = root or runtime_root()
-        # Held while a domain is started or defined: one name or UUID has one owner.
+        # Held while a domain is checked or defined: one name or UUID has one owner.
         self._changing = threading.Lock()
+        # Names and UUIDs of the domains that are being started, which may take long.
+        self._starting: list[tuple[str, UUID | None]] = []
 
     def guests(self) -> list[Guest]:
         """All domains."""
@@ -96,6 +100,15 @@ class Host:
         except KvmxenError:
             return None
 
+    def wait_for_end(self, guest: Guest, seconds: float) -> None:
+        """Wait until a domain's process has ended; Failure if it takes longer."""
+        end = time.monotonic() + seconds
+        while any(one.id == guest.id for one in running(self.root)):
+            if time.monotonic() > end:
+                text = f"the domain {guest.name} has not ended in {seconds:g} seconds"
+                raise Failure(Code.FAILED, text)
+            time.sleep(_LOOK_EVERY_S)
+
     def last_end(self, guest: Guest) -> Record | None:
         """How a domain that does not run ended."""
         record = read_record(self.root, guest.name)
@@ -126,7 +139,8 @@ class Host:
         with self._changing:
             xml = self.read(text)
             self._check(xml.config)
-            self._start(xml.config, paused)
+            self._begin(xml.config)
+        self._start(xml.config, paused)
         return self.by_name(xml.config.name)
 
     def start(self, guest: Guest, *, paused: bool) -> Guest:
@@ -134,12 +148,23 @@ class Host:
         if guest.id != -1:
             raise Failure(Code.INVALID_STATE, f"the domain {guest.name} is already running")
         assert guest.definition is not None
+        config = guest.definition.xml.config
         with self._changing:
-            self._start(guest.definition.xml.config, paused)
+            self._begin(config)
+        self._start(config, paused)
         return self.by_name(guest.name)
 
+    def _begin(self, config: Config) -> None:
+        """Reserve a domain's name and UUID until it is started."""
+        if any(config.name == name or config.uuid == uuid for name, uuid in self._starting):
+            raise Failure(Code.INVALID_STATE, f"the domain {config.name} is being started")
+        self._starting.append((config.name, config.uuid))
+
     def _start(self, config: Config, paused: bool) -> None:
-        spawn(config, paused=paused)
+        try:
+            spawn(config, paused=paused)
+        finally:
+            self._starting.remove((config.name, config.uuid))
 
     def _check(self, config: Config) -> bool:
         """Fail if the name or the UUID is another domain's; returns whether both are new."""

@@ -148,6 +148,8 @@ def _listening(path: Path) -> socket.socket:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
+            if path.exists() and not path.is_socket():
+                raise KvmxenError(f"{path} is no socket: remove it, or give another --socket")
             _check_unused(path)
             path.unlink()
         return listen(path)
