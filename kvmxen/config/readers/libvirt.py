@@ -120,7 +120,18 @@ def _boot(root: Node) -> tuple[Path | None, Path | None, str]:
     system.done()
     if not kernel and bootloader and Path(bootloader).name not in ("pygrub", "pvgrub"):
         raise root.unsupported("bootloader", bootloader)
-    return Path(kernel) if kernel else None, Path(ramdisk) if ramdisk else None, cmdline
+    return (
+        _path(kernel, f"{system.path}/kernel") if kernel else None,
+        _path(ramdisk, f"{system.path}/initrd") if ramdisk else None,
+        cmdline,
+    )
+
+
+def _path(text: str, where: str) -> Path:
+    # The server's folder is no place that a client could mean.
+    if not text.startswith("/"):
+        raise XmlError(f"{where}: {text!r:.200} is not an absolute path")
+    return Path(text)
 
 
 def _memory(root: Node, name: str) -> int:
@@ -185,7 +196,8 @@ def _action(root: Node, name: str, default: Action) -> Action:
 def _devices(root: Node) -> tuple[tuple[DiskSpec, ...], tuple[NetSpec, ...], ConsoleSpec]:
     disks: list[DiskSpec] = []
     nets: list[NetSpec] = []
-    console = ConsoleSpec("none")
+    # Without an element, libvirt gives a PV guest this one.
+    console = ConsoleSpec("pty")
     devices = root.child("devices")
     for node in devices.every_child() if devices else ():
         match node.name:
@@ -229,7 +241,7 @@ def _disk(node: Node) -> DiskSpec:
     readonly = node.child("readonly") is not None or device == "cdrom"
     node.done()
     return DiskSpec(
-        path=Path(path),
+        path=_path(path, f"{node.path}/source"),
         target=name,
         readonly=readonly,
         cdrom=device == "cdrom",
@@ -276,7 +288,7 @@ def _console(node: Node) -> ConsoleSpec:
         return ConsoleSpec("pty")
     if not path:
         raise XmlError(f"{node.path} needs a <source path=...>")
-    return ConsoleSpec("file", Path(path))
+    return ConsoleSpec("file", _path(path, f"{node.path}/source"))
 
 
 def write(domain: DomainXml, *, id: int = -1, console: str = "") -> str:  # noqa: A002

@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 from kvmxen.errors import UsageError
 
 MAX_SIZE = 1 << 20
+# Nothing that is read is nested deeper; a program's metadata may be.
+MAX_DEPTH = 64
 # A DOCTYPE could define entities that grow without limit, or name files.
 _DOCTYPE = re.compile(r"<!\s*(?:DOCTYPE|ENTITY)", re.IGNORECASE)
 
@@ -31,6 +33,11 @@ def parse(text: str) -> Node:
         element = ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
         raise XmlError(f"the XML is not well-formed: {error}") from None
+    level = [element]
+    for _ in range(MAX_DEPTH):
+        level = [child for parent in level for child in parent]
+    if level:
+        raise XmlError(f"the XML is nested more than {MAX_DEPTH} elements deep")
     return Node(element, f"/{element.tag}")
 
 

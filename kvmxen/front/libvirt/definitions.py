@@ -59,13 +59,18 @@ class Definitions:
                 yield Definition(xml, name in started)
 
     def save(self, xml: DomainXml) -> None:
-        """Keep a definition, instead of the last of that name."""
+        """Keep a definition, instead of the last of that name.
+
+        Raises UsageError for a text that XML cannot have: the definition would be lost.
+        """
+        text = write(xml)
+        read(text)
         path = self._path(xml.config.name)
         new = path.with_suffix(".new")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with new.open("w", encoding="utf-8") as file:
-                file.write(write(xml))
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)

@@ -24,6 +24,9 @@ _UNITS = {"": 1, "b": 1, "bytes": 1, "k": 1 << 10, "K": 1 << 10, "KiB": 1 << 10,
           "MiB": 1 << 20, "G": 1 << 30, "GiB": 1 << 30, "T": 1 << 40, "TiB": 1 << 40}  # fmt: skip
 # The first bytes of a qcow2 image; its size for the guest is at 24 (qemu's docs/interop/qcow2).
 _QCOW2 = struct.Struct(">4s20xQ")
+# Likewise its version, the place of its backing file's name, and its incompatible features.
+_FILES = struct.Struct(">4xIQ56xQ")
+_EXTERNAL_DATA = 4
 _PATIENCE_S = 120
 
 
@@ -245,17 +248,38 @@ def create(pool: Pool, text: str, source: Volume | None = None) -> Volume:
     path = pool.path / name
     if path.exists():
         raise Failure(Code.FAILED, f"there is a file {path} already")
-    if source is not None:
-        _qemu_img("convert", "-f", source.format, "-O", kind, str(source.path), str(path))
-    elif kind == "qcow2":
-        _qemu_img("create", "-q", "-f", "qcow2", str(path), str(capacity))
-    else:
-        try:
+    try:
+        if source is not None:
+            _check_alone(source)
+            _qemu_img("convert", "-f", source.format, "-O", kind, str(source.path), str(path))
+        elif kind == "qcow2":
+            _qemu_img("create", "-q", "-f", "qcow2", str(path), str(capacity))
+        else:
             with path.open("xb") as file:
                 file.truncate(capacity)
-        except OSError as error:
-            raise KvmxenError(f"cannot create {path}: {error.strerror}") from None
+    except BaseException as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError | OverflowError):
+            raise KvmxenError(f"cannot create {path}: {error}") from None
+        raise
     return volume(pool, name)
+
+
+def _check_alone(source: Volume) -> None:
+    """Refuse an image that names other files, which qemu-img would read."""
+    if source.format != "qcow2":
+        return
+    try:
+        with source.path.open("rb") as file:
+            head = file.read(_FILES.size)
+    except OSError as error:
+        raise KvmxenError(f"cannot read {source.path}: {error.strerror}") from None
+    if len(head) < _FILES.size:
+        raise Failure(Code.FAILED, f"{source.path} is not a qcow2 image")
+    version, backing, features = _FILES.unpack(head)
+    if backing or (version >= 3 and features & _EXTERNAL_DATA):
+        raise Failure(Code.UNSUPPORTED, f"{source.path} is not copied, since it names another file")
 
 
 def _read_volume(text: str) -> tuple[str, str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvmxen.errors import KvmxenError
 from kvmxen.front.libvirt import storage
 from kvmxen.front.libvirt.session import Session
 from kvmxen.front.libvirt.storage import Pool, Volume
@@ -184,5 +185,9 @@ def copy_volume(
 
 def delete_volume(session: Session, key: VolumeKey, _flags: int) -> tuple[()]:
     """Delete a volume's file."""
-    _volume(session, key).path.unlink()
+    path = _volume(session, key).path
+    try:
+        path.unlink()
+    except OSError as error:
+        raise KvmxenError(f"cannot delete {path}: {error.strerror}") from None
     return ()
