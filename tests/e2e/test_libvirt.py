@@ -262,6 +262,10 @@ def test_pools_and_volumes(virsh: Virsh, tmp_path: Path) -> None:
     assert (folder / "a.img").stat().st_size == 1 << 20
     assert table(virsh("vol-list", "images")) == [["a.img", str(folder / "a.img")]]
     assert "1.00 MiB" in virsh("vol-info", "--pool", "images", "a.img")
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(1 << 20))
+    virsh("vol-upload", "--pool", "images", "a.img", source)
+    assert (folder / "a.img").read_bytes() == source.read_bytes()
     assert "cannot name a volume" in virsh("vol-create-as", "images", "../b", "1M", status=1)
     virsh("vol-delete", "--pool", "images", "a.img")
     assert not (folder / "a.img").exists()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 from kvmxen.backends.terminal import ConsoleStream
 from kvmxen.domain.events import Event, Happening
@@ -20,6 +21,7 @@ from kvmxen.front.libvirt.events import EventId, lifecycle
 from kvmxen.front.libvirt.host import Guest, Host
 from kvmxen.front.libvirt.outbox import Outbox
 from kvmxen.front.libvirt.procedures import EVENT_LIFECYCLE, EVENT_REBOOT, PROCEDURES
+from kvmxen.front.libvirt.upload import Upload
 from kvmxen.front.libvirt.wire import (
     DOMAIN,
     KEEPALIVE,
@@ -43,7 +45,7 @@ from kvmxen.streams import say
 _AT_ONCE = 4
 _WAITING = 64
 _MOST_CALLBACKS = 64
-_MOST_CONSOLES = 16
+_MOST_STREAMS = 16
 _CHUNK = 32 << 10
 # How long a guest may take for what is typed, in s.
 _TYPING_S = 5.0
@@ -72,6 +74,7 @@ class Client:
         self._last_callback = -1
         # By the serial number of the call that opened the stream.
         self._consoles: dict[int, ConsoleStream] = {}
+        self._uploads: dict[int, Upload] = {}
         self._calls = ThreadPoolExecutor(_AT_ONCE, "libvirt call")
         self._places = threading.Semaphore(_WAITING)
         self._call = threading.local()
@@ -88,6 +91,8 @@ class Client:
         finally:
             for stream in list(self._consoles.values()):
                 self._hang_up(stream)
+            for upload in list(self._uploads.values()):
+                upload.close()
             self._calls.shutdown(wait=False, cancel_futures=True)
 
     def _take(self, message: Message) -> None:
@@ -188,8 +193,7 @@ class Client:
 
     def open_console(self, domain: RemoteDomain, *, force: bool) -> None:
         """Open a stream to a console, for the call that is being answered."""
-        if len(self._consoles) >= _MOST_CONSOLES:
-            raise Failure(Code.FAILED, "this client has too many streams")
+        self._check_streams()
         stream = domain.open_console(force=force)
         if not stream.writes:
             stream.close()
@@ -203,6 +207,15 @@ class Client:
         # The stream's parts follow the answer.
         self._call.then = reader.start
 
+    def open_upload(self, path: Path, offset: int, length: int) -> None:
+        """Open a stream into a file, for the call that is being answered."""
+        self._check_streams()
+        self._uploads[self._call.message.serial] = Upload(path, offset, length)
+
+    def _check_streams(self) -> None:
+        if len(self._consoles) + len(self._uploads) >= _MOST_STREAMS:
+            raise Failure(Code.FAILED, "this client has too many streams")
+
     def _show(self, call: Message, stream: ConsoleStream) -> None:
         with suppress(OSError, ValueError):
             while data := stream.read(_CHUNK):
@@ -212,6 +225,9 @@ class Client:
                 self._send(call.part(Status.CONTINUE))
 
     def _take_part(self, part: Message) -> None:
+        if part.serial in self._uploads:
+            self._take_upload(part)
+            return
         stream = self._consoles.get(part.serial)
         if stream is None:
             return
@@ -224,6 +240,19 @@ class Client:
         # The client finishes (ok) or aborts (error), or is left.
         del self._consoles[part.serial]
         self._hang_up(stream)
+        self._send(answer)
+
+    def _take_upload(self, part: Message) -> None:
+        upload = self._uploads[part.serial]
+        answer = part.part(Status.OK)
+        if part.status == Status.CONTINUE:
+            try:
+                upload.write(part.payload)
+                return
+            except Failure as failure:
+                answer = part.part(Status.ERROR, error(failure.code, str(failure)))
+        del self._uploads[part.serial]
+        upload.close()
         self._send(answer)
 
     @staticmethod

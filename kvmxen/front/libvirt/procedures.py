@@ -165,6 +165,7 @@ PROCEDURES: dict[int, Procedure] = {
     202: _("domain_is_updated", _KEYED, (INT,), host.none),
     203: _("connect_get_sysinfo", (UINT,), (STRING,), host.sysinfo),
     204: _("domain_set_memory_flags", (DOMAIN, UHYPER, UINT), (), domains.set_memory),
+    208: _("storage_vol_upload", (VOLUME, UHYPER, UHYPER, UINT), (), storage.upload_volume),
     210: _("domain_inject_nmi", (DOMAIN, UINT), (), domains.inject_nmi),
     212: _("domain_get_state", (DOMAIN, UINT), (INT, INT), figures.state),
     227: _("node_get_cpu_stats", (INT, INT, UINT), (Array(_STAT), INT), host.cpu_stats),

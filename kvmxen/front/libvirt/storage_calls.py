@@ -6,6 +6,7 @@ from kvmxen.errors import KvmxenError
 from kvmxen.front.libvirt import storage
 from kvmxen.front.libvirt.session import Session
 from kvmxen.front.libvirt.storage import Pool, Volume
+from kvmxen.front.libvirt.wire import Code, Failure
 
 PoolKey = tuple[str, bytes]
 VolumeKey = tuple[str, str, str]
@@ -181,6 +182,16 @@ def copy_volume(
 ) -> tuple[VolumeKey]:
     """Create a copy of a volume."""
     return (storage.create(_pool(session, key), text, _volume(session, source)).key,)
+
+
+def upload_volume(
+    session: Session, key: VolumeKey, offset: int, length: int, flags: int
+) -> tuple[()]:
+    """Open a stream into a volume."""
+    if flags:
+        raise Failure(Code.UNSUPPORTED, "a sparse upload is not done: leave --sparse out")
+    session.open_upload(_volume(session, key).path, offset, length)
+    return ()
 
 
 def delete_volume(session: Session, key: VolumeKey, _flags: int) -> tuple[()]:

@@ -36,6 +36,8 @@ from kvmxen.front.libvirt.wire import (
 )
 from kvmxen.front.libvirt.xdr import INT, Reader
 
+UPLOAD = 208
+
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
@@ -151,6 +153,43 @@ def test_a_console_that_takes_no_keys_does_not_hold_up_calls(
         assert (told.kind, told.serial) == (Kind.STREAM, opened.serial)
         assert code(told) == Code.FAILED
         assert peer.call(66).status == Status.OK
+
+
+@pytest.fixture
+def image(host: Host, tmp_path: Path) -> Path:
+    """A volume `image` of 8 bytes in the pool `p`."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    xml = f"<pool type='dir'><name>p</name><target><path>{folder}</path></target></pool>"
+    host.pools.start(host.pools.define(xml))
+    (folder / "image").write_bytes(bytes(8))
+    return folder / "image"
+
+
+@pytest.mark.parametrize("last", [Status.OK, Status.ERROR], ids=["finished", "aborted"])
+def test_a_volume_is_filled_by_a_stream(host: Host, image: Path, last: Status) -> None:
+    with connection(host) as (peer, _):
+        opened = peer.call(UPLOAD, upload(2, 4))
+        assert opened.status == Status.OK
+        peer.send(opened.part(Status.CONTINUE, b"ab"))
+        peer.send(opened.part(Status.CONTINUE, b"cd"))
+        peer.send(opened.part(last))
+        told = peer.receive()
+        assert (told.kind, told.status, told.payload) == (Kind.STREAM, Status.OK, b"")
+    assert image.read_bytes() == b"\0\0abcd\0\0"
+
+
+def test_an_upload_is_no_longer_than_it_said(host: Host, image: Path) -> None:
+    with connection(host) as (peer, _):
+        opened = peer.call(UPLOAD, upload(0, 4))
+        peer.send(opened.part(Status.CONTINUE, bytes(5)))
+        assert code(peer.receive()) == Code.INVALID
+        assert code(peer.call(UPLOAD, upload(1 << 63, 0))) == Code.INVALID
+        assert peer.call(66).status == Status.OK
+
+
+def upload(offset: int, length: int) -> bytes:
+    return PROCEDURES[UPLOAD].arguments.write((("p", "image", ""), offset, length, 0))
 
 
 def test_clients_that_come_and_go_leave_nothing(host: Host) -> None:
