@@ -201,6 +201,9 @@ def _devices(root: Node) -> tuple[tuple[DiskSpec, ...], tuple[NetSpec, ...], Con
     devices = root.child("devices")
     for node in devices.every_child() if devices else ():
         match node.name:
+            case "disk" if _is_empty(node):
+                # virt-install leaves the drive of a medium that it has taken out again.
+                pass
             case "disk":
                 disks.append(_disk(node))
             case "interface":
@@ -212,6 +215,13 @@ def _devices(root: Node) -> tuple[tuple[DiskSpec, ...], tuple[NetSpec, ...], Con
             case name if name not in _IMPLIED:
                 raise node.unsupported()
     return tuple(disks), tuple(nets), console
+
+
+def _is_empty(node: Node) -> bool:
+    """Whether it is a CD-ROM drive without a medium, of which a PV guest has no use."""
+    source = node.child("source")
+    file = source and (source.attribute("file") or source.attribute("dev"))
+    return node.attribute("device") == "cdrom" and not file
 
 
 def _disk(node: Node) -> DiskSpec:

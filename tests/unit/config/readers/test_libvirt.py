@@ -199,6 +199,14 @@ def test_what_is_written_is_valid_for_libvirt(schema: Any, xml: DomainXml, numbe
     assert schema.validate(etree.fromstring(text)), schema.error_log
 
 
+@pytest.mark.parametrize("source", ["", "<source/>", "<source startupPolicy='optional'/>"])
+def test_a_drive_without_a_medium_is_left_out(source: str) -> None:
+    drive = f"<disk type='file' device='cdrom'>{source}<target dev='xvdb' bus='xen'/></disk>"
+    assert read(domain(devices=drive)).config.disks == ()
+    with pytest.raises(XmlError, match="needs a"):
+        read_device(drive)
+
+
 def test_a_device_is_read_by_itself() -> None:
     disk = "<disk type='block'><source dev='/dev/x'/><target dev='xvdb'/><readonly/></disk>"
     assert read_device(disk) == DiskSpec(path=Path("/dev/x"), target="xvdb", readonly=True)
