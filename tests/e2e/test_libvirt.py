@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -303,6 +304,43 @@ def test_a_second_server_says_so(server: Server) -> None:
     )
     assert second.returncode == 1
     assert f"another server listens at {server.path}" in second.stderr
+
+
+_KNOCK = """
+import socket, sys
+client = socket.socket(socket.AF_UNIX)
+client.connect(sys.argv[1])
+call = bytes.fromhex("0000001c 20008086 00000001 00000042 00000000 00000000 00000000")
+try:
+    client.sendall(call)
+    print(len(client.recv(100)))
+except (BrokenPipeError, ConnectionResetError):
+    print("refused")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_is_refused(server: Server) -> None:
+    def knock(user: int) -> str:
+        with TemporaryDirectory() as folder:
+            # The path lets everybody in, so that only the server can refuse.
+            Path(folder).chmod(0o755)
+            link = Path(folder, "sock")
+            server.path.chmod(0o666)
+            os.link(server.path, link)
+            done = subprocess.run(
+                ["/usr/bin/python3", "-c", _KNOCK, link],
+                user=user,
+                cwd="/",
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=WAIT,
+            )
+        return done.stdout.strip()
+
+    assert int(knock(os.geteuid())) > 28
+    assert knock(65534) in ("0", "refused")
 
 
 def test_a_server_ends_in_order(server: Server) -> None:
