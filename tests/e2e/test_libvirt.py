@@ -370,7 +370,7 @@ def test_each_event_comes_once(server: Server, xml: Path) -> None:
         assert listener.stdout
         script = "".join(
             f"create {xml}; destroy web\n" if n % 2 else f"create {xml} --paused; destroy web\n"
-            for n in range(20)
+            for n in range(100)
         )
         # Its own first event shows that it listens.
         rounds = [f"define {xml}; undefine web\n"]
@@ -385,7 +385,7 @@ def test_each_event_comes_once(server: Server, xml: Path) -> None:
         told = [line.partition("': ")[2].strip() for line in listener.stdout]
     life = [event for event in told if not event.startswith(("Defined", "Undefined"))]
     one = ["Started Booted", "Suspended Paused", "Stopped Destroyed"]
-    assert [event for event in life if event] == [*one, one[0], one[2]] * 10
+    assert [event for event in life if event] == [*one, one[0], one[2]] * 50
 
 
 def _batch(command: list[str], script: str, server: Server) -> None:
