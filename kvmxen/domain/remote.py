@@ -16,7 +16,8 @@ from kvmxen.domain.control.requests import Request
 from kvmxen.domain.description import Description
 from kvmxen.domain.ending import Ending
 from kvmxen.domain.events import EventStream
-from kvmxen.domain.rundir import runtime_root
+from kvmxen.domain.record import read_record
+from kvmxen.domain.rundir import running, runtime_root
 from kvmxen.domain.state import State
 from kvmxen.errors import KvmxenError
 from kvmxen.pv.machine import End
@@ -41,10 +42,15 @@ class RemoteDomain:
         self.name = name
         self._patience = patience
         self._root = runtime_root()
-        self.uuid = self.describe().uuid
+        told = self.describe()
+        self.uuid, self._id = told.uuid, told.id
 
-    def _ask(self, request: Request, *sockets: socket.socket) -> Any:
-        """Send `request` with `sockets`, which are closed here."""
+    def _ask(self, request: Request, *sockets: socket.socket, taking: float | None = 0.0) -> Any:
+        """Send `request` with `sockets`, which are closed here.
+
+        The answer may take `taking` seconds, None for any time, and then the patience.
+        """
+        patience = None if taking is None or self._patience is None else taking + self._patience
         try:
             descriptors = [one.fileno() for one in sockets]
             return ask(
@@ -52,7 +58,7 @@ class RemoteDomain:
                 self.name,
                 request,
                 descriptors=descriptors,
-                patience=self._patience,
+                patience=patience,
             )
         finally:
             for one in sockets:
@@ -111,17 +117,36 @@ class RemoteDomain:
     def wait(self, timeout: float | None = None) -> Ending | None:
         """Wait until the domain has ended and its name is free; returns the end, or None if that
         takes longer than `timeout` seconds."""
-        told = self._ask(requests.Wait(timeout))
-        if told is None:
-            return None
+        try:
+            if self._ask(requests.Wait(timeout), taking=timeout) is None:
+                return None
+        except KvmxenError:
+            # It may have ended before it was asked.
+            if self._is_there():
+                raise
         end = time.monotonic() + _CLOSING_S
-        while (self._root / self.name).exists():
+        while self._is_there():
             if time.monotonic() > end:
                 raise KvmxenError(
                     f"the domain {self.name} has ended, but its process has not exited"
                 )
             time.sleep(_LOOK_EVERY_S)
-        return Ending(End[told["end"]], told["at"], told["reason"], told["report"])
+        return self._recorded()
+
+    def _is_there(self) -> bool:
+        """Whether the name is this domain's, and not free or a later domain's."""
+        return any(one.id == self._id for one in running(self._root))
+
+    def _recorded(self) -> Ending:
+        record = read_record(self._root, self.name)
+        if record is None or record.domain.id != self._id:
+            raise KvmxenError(f"the domain {self.name} has ended, and left no record of how")
+        match record.end:
+            case "failed":
+                raise KvmxenError(record.reason)
+            case "killed":
+                raise KvmxenError(f"the process of the domain {self.name} was killed")
+        return Ending(End[record.end.upper()], record.at, record.reason, record.report)
 
     def open_console(self, *, writes: bool = True, force: bool = False) -> ConsoleStream:
         """Look at the console, whatever its kind, from its history (64 KiB) on.

@@ -407,3 +407,16 @@ def test_a_domains_life_seen_from_another_process(grub: Config) -> None:
         domain.uuid,
         described.id,
     )
+
+
+def test_waiting_for_one_that_has_ended_already(grub: Config) -> None:
+    with Domain(grub) as domain:
+        remote = kvmxen.connect("grub")
+        domain.start()
+    ending = domain.wait(WAIT)
+    assert remote.wait(WAIT) == ending
+    # A later domain of that name is another, and takes the place of the record.
+    with Domain(grub):
+        pass
+    with pytest.raises(KvmxenError, match="no record of how"):
+        remote.wait(WAIT)
