@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from kvmxen.backends.devices import block_device, net_device
 from kvmxen.backends.peer import Peer
@@ -12,8 +13,10 @@ from kvmxen.backends.xenbus import Device, NoSuchDevice, Xenbus
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.disk import device_number, with_targets
 from kvmxen.config.net import NetSpec
-from kvmxen.domain.description import Interface
 from kvmxen.errors import KvmxenError
+
+if TYPE_CHECKING:
+    from kvmxen.domain.description import Interface
 
 # How long a detach waits, in s. A guest's driver gives up an unused device at once.
 DETACH_S = 10.0
@@ -81,6 +84,8 @@ class Devices:
 
     def interfaces(self) -> tuple[Interface, ...]:
         """The network interfaces that the guest has."""
+        from kvmxen.domain.description import Interface
+
         return tuple(
             Interface(number, spec)
             for number, spec in self._present("vif")

@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from kvmxen.backends.loop import Loop
@@ -17,10 +17,7 @@ from kvmxen.backends.viewers import Viewers
 from kvmxen.config import Config, DiskSpec
 from kvmxen.config.domain import Action
 from kvmxen.config.net import NetSpec
-from kvmxen.domain.control.commands import perform
-from kvmxen.domain.control.requests import Sysrq
 from kvmxen.domain.control.server import ControlServer
-from kvmxen.domain.description import Description
 from kvmxen.domain.devices import Devices
 from kvmxen.domain.ending import Ending
 from kvmxen.domain.events import Event, EventStream, Feed
@@ -33,6 +30,10 @@ from kvmxen.domain.seed import with_seed
 from kvmxen.domain.state import State
 from kvmxen.errors import KvmxenError
 from kvmxen.pv.machine import End
+
+if TYPE_CHECKING:
+    from kvmxen.domain.control.requests import Request
+    from kvmxen.domain.description import Description
 
 # The events that come with the end of a run.
 _ENDS = (Event.REBOOTED, Event.PRESERVED, Event.ENDED)
@@ -95,7 +96,7 @@ class Domain:
             # None while the guest reboots, and after the end.
             self._run: Run | None = build_pv(config, self._lasting, self._ended, step)
             undo.callback(self._run.abandon)
-            undo.enter_context(ControlServer(folder.path, partial(perform, self)))
+            undo.enter_context(ControlServer(folder.path, self._perform))
             folder.announce()
             self._held = undo.pop_all()
 
@@ -166,6 +167,8 @@ class Domain:
 
     def sysrq(self, key: str) -> None:
         """Ask a Linux guest for what its magic SysRq `key`, a letter or digit, does."""
+        from kvmxen.domain.control.requests import Sysrq
+
         request = Sysrq(key)
         with self._changed:
             self._living().sysrq(request.key)
@@ -280,6 +283,8 @@ class Domain:
 
     def describe(self) -> Description:
         """What the domain is, and what it has at the moment."""
+        from kvmxen.domain.description import Description
+
         identity = self._identity
         with self._changed:
             run = self._run
@@ -298,6 +303,11 @@ class Domain:
             )
 
     # For clients of the control socket.
+
+    def _perform(self, request: Request, sockets: list[socket.socket]) -> object:
+        from kvmxen.domain.control.commands import perform
+
+        return perform(self, request, sockets)
 
     def attach_console(self, connected: socket.socket, *, writes: bool, force: bool) -> bool:
         """See Console (control/requests.py)."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvmxen.domain.control.protocol import (
     MAX_REQUEST,
@@ -20,10 +20,12 @@ from kvmxen.domain.control.protocol import (
     read_line,
     write_line,
 )
-from kvmxen.domain.control.requests import DESCRIPTORS, Request, RequestError, unpack
 from kvmxen.errors import KvmxenError, shortage
 from kvmxen.streams import say
 from kvmxen.xenstore.server.listener import listen, may_connect
+
+if TYPE_CHECKING:
+    from kvmxen.domain.control.requests import Request
 
 # How long a silent client keeps one of the _AT_ONCE places, in s.
 _PATIENCE_S = 10.0
@@ -109,11 +111,16 @@ class ControlServer:
         sockets: list[socket.socket] = []
         try:
             return self._answer(connected, sockets)
+        except ImportError as error:
+            return {"error": shortage(error)}
         finally:
             for unused in sockets:
                 unused.close()
 
     def _answer(self, connected: socket.socket, sockets: list[socket.socket]) -> dict[str, Any]:
+        # Most domains never get a request, and the types are costly to define.
+        from kvmxen.domain.control.requests import DESCRIPTORS, RequestError, unpack
+
         try:
             request = unpack(parse(read_line(connected, MAX_REQUEST, sockets)))
         except (KvmxenError, ProtocolError, RequestError) as error:
