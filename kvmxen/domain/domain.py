@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from kvmxen.domain.control.requests import Request
     from kvmxen.domain.description import Description
 
+# A guest that ends sooner is booted again only after that time, in s: a kernel that always crashes
+# must not keep the host busy and fill its disk with reports.
+_SHORTEST_S = 1.0
 # The events that come with the end of a run.
 _ENDS = (Event.REBOOTED, Event.PRESERVED, Event.ENDED)
 
@@ -185,7 +188,9 @@ class Domain:
 
     def destroy(self) -> None:
         """End the guest at once; does not wait."""
-        self._destroyed = True
+        with self._changed:
+            self._destroyed = True
+            self._changed.notify_all()
         self._ended(End.DESTROYED)
         self._begin()
 
@@ -359,8 +364,11 @@ class Domain:
 
     def _live(self) -> None:
         try:
+            began = time.monotonic()
             while self._one_run():
                 self._tell(Event.REBOOTED)
+                self._pause_for_breath(began + _SHORTEST_S - time.monotonic())
+                began = time.monotonic()
                 self._build_again()
         except BaseException as error:
             self._settle(error)
@@ -405,6 +413,11 @@ class Domain:
         self._tell(Event.PRESERVED)
         while not self._destroyed:
             self._loop.run()
+
+    def _pause_for_breath(self, seconds: float) -> None:
+        """Wait that long, unless the domain is destroyed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._destroyed, max(0.0, seconds))
 
     def _settle(self, failure: BaseException | None) -> None:
         with self._changed:

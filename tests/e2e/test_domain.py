@@ -166,6 +166,28 @@ def test_a_guest_that_crashes_is_booted_again(crashing: Path) -> None:
     assert ends[:2] == [End.CRASH, End.CRASH]
 
 
+def test_one_that_crashes_at_once_has_to_wait(
+    crashing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvmxen.domain.domain._SHORTEST_S", 1e6)
+    rebooted = threading.Semaphore(0)
+
+    def told(event: Event) -> None:
+        if event is Event.REBOOTED:
+            rebooted.release()
+
+    config = Config(name="again", kernel=crashing, on_crash="restart", console=ConsoleSpec("none"))
+    with Domain(config) as domain:
+        domain.listen(told)
+        domain.start()
+        assert rebooted.acquire(timeout=WAIT)
+        assert not rebooted.acquire(timeout=0.5)
+        # It does not keep a person waiting.
+        domain.destroy()
+        ending = domain.wait(WAIT)
+    assert ending is not None
+
+
 @pytest.mark.parametrize("end", [End.CRASH, End.POWEROFF])
 def test_a_guest_is_preserved(crashing: Path, disk: Path, end: End) -> None:
     events: list[Event] = []
