@@ -80,6 +80,8 @@ class Console:
         self._loop = loop
         self._viewers = viewers
         viewers.keyboard = self
+        # The one before may not have taken all that was typed.
+        viewers.has_room()
         self._typed = bytearray()
         self._reading = self._writing = False
         self._complained = False

@@ -9,17 +9,21 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Protocol
 
 from kvmxen.backends.loop import Watcher
+from kvmxen.errors import KvmxenError
 
 # Bytes of the console's output that a new viewer gets.
 HISTORY = 64 << 10
 # The most output that waits for one viewer, in bytes.
 _UNREAD = 256 << 10
-# How long the last output waits for a viewer, in ms.
-_LAST_MS = 1000
+# How long the last output waits for the viewers, in s.
+_LAST_S = 1.0
+# The most viewers.
+_MOST = 64
 
 
 class Keyboard(Protocol):
@@ -54,6 +58,8 @@ class Viewers:
             if self._closed:
                 connected.close()
                 return False
+            if len(self._viewers) >= _MOST:
+                raise KvmxenError("too many people look at this console")
             if force and (typist := self._typist()):
                 typist.hang_up()
                 self._viewers.remove(typist)
@@ -97,8 +103,9 @@ class Viewers:
         with self._lock:
             self._closed = True
             viewers, self._viewers = self._viewers, []
+        end = time.monotonic() + _LAST_S
         for viewer in viewers:
-            viewer.finish()
+            viewer.finish(end)
 
     def _typist(self) -> _Viewer | None:
         return next((viewer for viewer in self._viewers if viewer.writes), None)
@@ -183,12 +190,12 @@ class _Viewer:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def finish(self) -> None:
-        """Show the rest, if the viewer reads, and disconnect it."""
+    def finish(self, end: float) -> None:
+        """Show the rest, if the viewer reads it until then, and disconnect it."""
         poll = select.poll()
         poll.register(self._output, select.POLLOUT)
         with suppress(OSError):
-            while self._unread and poll.poll(_LAST_MS):
+            while self._unread and poll.poll(max(0.0, end - time.monotonic()) * 1000):
                 del self._unread[: self._socket.send(self._unread)]
         self._release()
 

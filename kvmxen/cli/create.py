@@ -56,10 +56,12 @@ def create(
         return boot(replace(config, console=ConsoleSpec("stdio")), paused=paused)
     from kvmxen.domain.spawn import spawn
 
-    domain = spawn(config, paused=paused or console)
+    spawn(config, paused=paused or console)
     if console:
         from kvmxen.cli.console import attach
+        from kvmxen.domain.remote import connect
 
+        domain = connect(config.name)
         stream = domain.open_console()
         if not paused:
             domain.unpause()

@@ -30,6 +30,7 @@ from kvmxen.domain.seed import with_seed
 from kvmxen.domain.state import State
 from kvmxen.errors import KvmxenError
 from kvmxen.pv.machine import End
+from kvmxen.streams import say
 
 if TYPE_CHECKING:
     from kvmxen.domain.control.requests import Request
@@ -132,10 +133,12 @@ class Domain:
 
     def start(self, *, paused: bool = False) -> None:
         """Start the guest at its first instruction; if `paused`, only unpause() lets it run."""
-        if paused:
-            self._set_paused(True)
-        if not self._begin():
-            raise KvmxenError(f"the domain {self.config.name} has already been started")
+        with self._changed:
+            if self._thread is not None:
+                raise KvmxenError(f"the domain {self.config.name} has already been started")
+            if paused:
+                self._set_paused(True)
+            self._begin()
         self._tell(Event.STARTED)
         if paused:
             self._tell(Event.PAUSED)
@@ -360,7 +363,10 @@ class Domain:
         ending = self._last if event in _ENDS else None
         self._feed.tell(event, ending)
         for told in list(self._listeners):
-            told(event)
+            try:
+                told(event)
+            except Exception as error:
+                say(f"a listener failed: {type(error).__name__}: {error}")
 
     def _live(self) -> None:
         try:
@@ -450,11 +456,11 @@ class Domain:
         nothing."""
         if not self._settled:
             return
-        ending, failure = self._last, self._failure
+        ending, failure, events = self._last, self._failure, self._feed.past()
         if failure is not None:
-            record = Record(self._identity, time.time(), "failed", str(failure))
+            record = Record(self._identity, time.time(), "failed", str(failure), events=events)
         elif ending is not None:
             end = ending.end.name.lower()
-            record = Record(self._identity, ending.at, end, ending.reason, ending.report)
+            record = Record(self._identity, ending.at, end, ending.reason, ending.report, events)
         with suppress(OSError):
             write_record(root, record)

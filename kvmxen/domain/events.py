@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import threading
 import time
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from kvmxen.domain.ending import Ending
+from kvmxen.domain.record import Told
+from kvmxen.errors import KvmxenError
 
 # A client that does not read this many bytes of events is disconnected.
 _UNREAD = 64 << 10
 # The number of past events that a new client gets.
 _KEPT = 64
+# The most clients.
+_MOST = 64
 
 
 class Event(Enum):
@@ -75,26 +80,35 @@ class EventStream:
                 return None
             self._received += more
         *lines, self._received = self._received.split(b"\n")
-        return [_happening(line) for line in lines]
+        return [told for line in lines if (told := _happening(line))]
 
     def wait(self, events: Collection[Event], timeout: float | None = None) -> Happening | None:
         """Read until one of `events` happens; None after `timeout` seconds, or if none does."""
-        self._connected.settimeout(timeout)
-        try:
-            return next((one for one in self if one.event in events and not one.past), None)
-        except TimeoutError:
-            return None
-        finally:
-            self._connected.settimeout(None)
+        end = None if timeout is None else time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._connected, select.POLLIN)
+        while True:
+            while self._told:
+                one = self._told.popleft()
+                if one.event in events and not one.past:
+                    return one
+            left = None if end is None else max(0.0, end - time.monotonic()) * 1000
+            if not poll.poll(left) or (told := self.read()) is None:
+                return None
+            self._told += told
 
     def close(self) -> None:
         """Ask for no more events."""
         self._connected.close()
 
 
-def _happening(line: bytes) -> Happening:
+def _happening(line: bytes) -> Happening | None:
+    """The event in a line; None for one that this version does not know."""
     told = json.loads(line)
-    return Happening(Event(told.pop("event")), **told)
+    known = {name: told[name] for name in ("at", "end", "reason", "past") if name in told}
+    with suppress(ValueError):
+        return Happening(Event(told["event"]), **known)
+    return None
 
 
 class Feed:
@@ -112,6 +126,8 @@ class Feed:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
         connected.setblocking(False)
         with self._lock:
+            if len(self._sockets) >= _MOST:
+                raise KvmxenError("too many processes read the events of this domain")
             past = [told | {"past": True} for told in self._past]
             if self._closed or not _send(connected, past):
                 connected.close()
@@ -130,6 +146,11 @@ class Feed:
                     # It has gone, or it does not read: it must not believe that it missed nothing.
                     connected.close()
                     self._sockets.remove(connected)
+
+    def past(self) -> tuple[Told, ...]:
+        """The last events."""
+        with self._lock:
+            return tuple(Told(**told) for told in self._past)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """End every stream."""

@@ -36,11 +36,22 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Told:
+    """An event of a domain, as its listeners were told of it: see Happening (events.py)."""
+
+    event: str
+    at: float
+    end: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Record:
     """How a domain ended, and when.
 
     `end` is poweroff, reboot, crash, destroyed, failed (kvmxen could not go on) or killed (its
-    process ended before it could say more). See Ending for `reason` and `report`.
+    process ended before it could say more). See Ending for `reason` and `report`. `events` are the
+    last ones before the end.
     """
 
     domain: Identity
@@ -48,6 +59,7 @@ class Record:
     end: str
     reason: str = ""
     report: str = ""
+    events: tuple[Told, ...] = ()
 
 
 def write_identity(folder: Path, identity: Identity) -> None:

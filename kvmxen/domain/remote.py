@@ -43,7 +43,7 @@ class RemoteDomain:
         self._patience = patience
         self._root = runtime_root()
         told = self.describe()
-        self.uuid, self._id = told.uuid, told.id
+        self.uuid, self.id = told.uuid, told.id
 
     def _ask(self, request: Request, *sockets: socket.socket, taking: float | None = 0.0) -> Any:
         """Send `request` with `sockets`, which are closed here.
@@ -135,11 +135,11 @@ class RemoteDomain:
 
     def _is_there(self) -> bool:
         """Whether the name is this domain's, and not free or a later domain's."""
-        return any(one.id == self._id for one in running(self._root))
+        return any(one.id == self.id for one in running(self._root))
 
     def _recorded(self) -> Ending:
         record = read_record(self._root, self.name)
-        if record is None or record.domain.id != self._id:
+        if record is None or record.domain.id != self.id:
             raise KvmxenError(f"the domain {self.name} has ended, and left no record of how")
         match record.end:
             case "failed":

@@ -253,7 +253,9 @@ def _next_id(root: Path) -> int:
         last = int(path.read_text())
     except (OSError, ValueError):
         last = max((identity.id for identity in _identities(root)), default=0)
-    path.write_text(f"{last + 1}\n")
+    new = path.with_suffix(".new")
+    new.write_text(f"{last + 1}\n")
+    new.replace(path)
     return last + 1
 
 

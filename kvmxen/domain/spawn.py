@@ -13,8 +13,7 @@ from typing import Any
 
 from kvmxen.config import Config, ConsoleSpec
 from kvmxen.config.codec import encode
-from kvmxen.domain.remote import RemoteDomain, connect
-from kvmxen.domain.rundir import state_directory
+from kvmxen.domain.rundir import running, runtime_root, state_directory
 from kvmxen.errors import KvmxenError, UsageError
 
 
@@ -36,7 +35,7 @@ def spawn(
     timeout: float | None = None,
     patience: float | None = None,
     result: Path | None = None,
-) -> RemoteDomain:
+) -> None:
     """Start a domain in the background; returns when every backend has opened its files.
 
     Its console, unless it has a place, is there for open_console(). kvmxen's messages go to
@@ -46,6 +45,11 @@ def spawn(
     if config.console.kind in ("stdio", "program"):
         config = replace(config, console=ConsoleSpec("none"))
     launch = Launch(config, paused, timeout, patience, result)
+    if any(one.name == config.name for one in running(runtime_root())):
+        # Said here too, so that the log of the one that runs stays as it is.
+        raise KvmxenError(
+            f"a domain named {config.name} is already running: stop it, or give another --name"
+        )
     answer, ready = os.pipe()
     with open(answer, "rb") as answered:  # noqa: PTH123 - a descriptor
         try:
@@ -66,7 +70,6 @@ def spawn(
         finally:
             os.close(ready)
         _check(config.name, answered.read())
-    return connect(config.name)
 
 
 def _check(name: str, answer: bytes) -> None:

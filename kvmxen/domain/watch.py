@@ -6,6 +6,7 @@ import ctypes
 import os
 import select
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from kvmxen.errors import KvmxenError
 # linux/inotify.h
 _IN_ATTRIB = 0x4
 _IN_DELETE = 0x200
+_IN_Q_OVERFLOW = 0x4000
 _IN_EVENT = struct.Struct("iIII")
 # How long a domain may take to answer, in s.
 _PATIENCE = 5.0
@@ -49,7 +51,8 @@ class Watch:
             self._poll.register(fd, select.POLLIN)
         # By the descriptor of the stream.
         self._followed: dict[int, _Followed] = {}
-        self._last_id = 0
+        # The ids of the domains whose events are or were read, or were told from their records.
+        self._known: set[int] = set()
         for identity in running(root):
             self._follow(identity, skips_past=True)
 
@@ -73,22 +76,27 @@ class Watch:
                 yield from self._hear(fd)
             if self._inotify in ready:
                 for mask, name in _changes(self._inotify):
-                    if mask & _IN_DELETE:
+                    if mask & _IN_Q_OVERFLOW:
+                        for identity in running(self._root):
+                            self._follow(identity)
+                    elif mask & _IN_DELETE:
                         yield from self._missed(name)
-                    elif identity := read_identity(self._root / name):
-                        self._follow(identity)
+                    elif found := read_identity(self._root / name):
+                        self._follow(found)
 
     def _follow(self, identity: Identity, *, skips_past: bool = False) -> None:
         """Read the events of a domain, unless they are being read, or it cannot be reached yet."""
-        if identity.id <= self._last_id and any(
-            one.identity == identity for one in self._followed.values()
-        ):
+        if identity.id in self._known:
             return
         try:
-            stream = RemoteDomain(identity.name, patience=_PATIENCE).events()
+            domain = RemoteDomain(identity.name, patience=_PATIENCE)
+            if domain.id != identity.id:
+                # The name has changed hands, which is another event.
+                return
+            stream = domain.events()
         except KvmxenError:
             return
-        self._last_id = max(self._last_id, identity.id)
+        self._known.add(identity.id)
         self._poll.register(stream.fileno(), select.POLLIN)
         self._followed[stream.fileno()] = _Followed(identity, stream, skips_past)
 
@@ -104,18 +112,31 @@ class Watch:
             del self._followed[fd]
             followed.stream.close()
             if not followed.ended:
-                # Its process was killed, which is recorded when somebody looks.
-                running(self._root)
-                record = read_record(self._root, followed.identity.name)
-                yield _end(followed.identity, record)
+                self._known.discard(followed.identity.id)
+                # If it runs on, this process was too slow, and has missed something.
+                self._follow(followed.identity, skips_past=True)
+                if followed.identity.id not in self._known:
+                    self._known.add(followed.identity.id)
+                    yield self._killed(followed.identity)
+
+    def _killed(self, identity: Identity) -> tuple[Identity, Happening]:
+        """The end of a domain whose process was killed, as running() records it."""
+        end = time.monotonic() + _PATIENCE
+        while any(one.id == identity.id for one in running(self._root)):
+            # The process closes its sockets before its lock.
+            if time.monotonic() > end:
+                break
+            time.sleep(0.01)
+        return _end(identity, read_record(self._root, identity.name))
 
     def _missed(self, name: str) -> Iterator[tuple[Identity, Happening]]:
         """The events of a domain that came and went before it could be reached."""
         record = read_record(self._root, name)
-        if record is None or record.domain.id <= self._last_id:
+        if record is None or record.domain.id in self._known:
             return
-        self._last_id = record.domain.id
-        yield record.domain, Happening(Event.STARTED, record.domain.began)
+        self._known.add(record.domain.id)
+        for told in record.events:
+            yield record.domain, Happening(Event(told.event), told.at, told.end, told.reason)
         yield _end(record.domain, record)
 
 

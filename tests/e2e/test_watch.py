@@ -16,7 +16,7 @@ import pytest
 
 from kvmxen import Config, ConsoleSpec, Domain
 from kvmxen.domain.events import Event
-from kvmxen.domain.record import Identity, Record, write_record
+from kvmxen.domain.record import Identity, Record, Told, write_record
 from kvmxen.domain.rundir import RunDirectory, runtime_root
 from kvmxen.domain.watch import Watch
 from tests.e2e.domain import PATIENCE, ROOT, SLOWNESS
@@ -116,8 +116,9 @@ def test_a_killed_process_ends_its_domain(seen: Seen) -> None:
 
 def test_one_that_was_too_quick_is_found_in_its_record(seen: Seen) -> None:
     with RunDirectory("quick") as folder:
-        write_record(folder.root, Record(folder.identity, 5.0, "crash", "why"))
-    assert seen.until_ended(1) == [["started", "ended crash"]]
+        events = (Told("started", 3.0), Told("paused", 4.0))
+        write_record(folder.root, Record(folder.identity, 5.0, "crash", "why", events=events))
+    assert seen.until_ended(1) == [["started", "paused", "ended crash"]]
     # One that never started has nothing to tell.
     with RunDirectory("never") as folder:
         identity: Identity = folder.identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class Definitions:
         text = write(xml)
         read(text)
         path = self._path(xml.config.name)
-        new = path.with_suffix(".new")
+        # Other processes may write the same definition.
+        new = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with new.open("w", encoding="utf-8") as file:

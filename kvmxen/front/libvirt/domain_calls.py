@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from kvmxen.config.disk import DiskSpec
 from kvmxen.config.net import NetSpec, generate_mac
@@ -225,15 +226,14 @@ def set_metadata(
     _flags: int,
 ) -> tuple[()]:
     """Change a domain's title or description."""
-    kept = _defined(found(session, key))
     match kind:
-        case 0:
-            kept = replace(kept, description=text or "")
-        case 1:
-            kept = replace(kept, title=" ".join((text or "").split()))
+        case kind if kind == _DESCRIPTION:
+            fields: dict[str, Any] = {"description": text or ""}
+        case kind if kind == _TITLE:
+            fields = {"title": " ".join((text or "").split())}
         case _:
             raise Failure(Code.NO_SUPPORT, "only title and description can be changed")
-    session.host.definitions.save(kept)
+    session.host.change(found(session, key), lambda kept: replace(kept, **fields))
     return ()
 
 
@@ -316,50 +316,63 @@ def open_console(session: Session, key: Key, device: str | None, flags: int) -> 
 # Devices.
 
 
-def attach(session: Session, key: Key, text: str, flags: int = 0) -> tuple[()]:
+def _impact(guest: Guest, flags: int) -> tuple[bool, bool]:
+    """Whether a change is for the run, and whether it is for the definition."""
+    if flags & (_LIVE | _CONFIG):
+        return bool(flags & _LIVE), bool(flags & _CONFIG)
+    return guest.id != -1, guest.id == -1
+
+
+def attach(session: Session, key: Key, text: str, flags: int = _LIVE) -> tuple[()]:
     """Attach a device to a domain's run, its definition, or both."""
     guest, spec = found(session, key), _device(text)
-    if flags & _CONFIG:
-        kept = _defined(guest)
-        config = kept.config
-        try:
-            if isinstance(spec, DiskSpec):
-                config = replace(config, disks=(*config.disks, spec))
-            else:
-                config = replace(config, nets=(*config.nets, spec))
-        except UsageError as error:
-            raise Failure(Code.XML, str(error)) from None
-        session.host.definitions.save(replace(kept, config=config))
-    if flags & _LIVE or not flags & _CONFIG:
+    live, config = _impact(guest, flags)
+    if config:
+        # Refused before the run is changed, if it is.
+        _with(_defined(guest), spec)
+    if live:
         domain = session.host.connect(guest)
         if isinstance(spec, DiskSpec):
             domain.attach_disk(spec)
         else:
             domain.attach_net(spec)
+    if config:
+        session.host.change(guest, lambda kept: _with(kept, spec))
     return ()
 
 
-def detach(session: Session, key: Key, text: str, flags: int = 0) -> tuple[()]:
+def _with(kept: DomainXml, spec: DiskSpec | NetSpec) -> DomainXml:
+    config = kept.config
+    try:
+        if isinstance(spec, DiskSpec):
+            return replace(kept, config=replace(config, disks=(*config.disks, spec)))
+        return replace(kept, config=replace(config, nets=(*config.nets, spec)))
+    except UsageError as error:
+        raise Failure(Code.XML, str(error)) from None
+
+
+def detach(session: Session, key: Key, text: str, flags: int = _LIVE) -> tuple[()]:
     """Detach a device from a domain's run, its definition, or both."""
     guest, spec = found(session, key), _device(text)
-    if flags & _CONFIG:
-        kept = _defined(guest)
-        config = kept.config
-        disks = tuple(disk for disk in config.disks if not _is(disk, spec))
-        nets = tuple(
-            net
-            for number, net in enumerate(config.nets)
-            if not _is(_named(net, guest, number), spec)
-        )
-        if (disks, nets) == (config.disks, config.nets):
-            raise Failure(Code.FAILED, f"the definition of {guest.name} has no such device")
-        changed = replace(config, disks=disks, nets=nets)
-        session.host.definitions.save(replace(kept, config=changed))
-    if flags & _LIVE or not flags & _CONFIG:
-        domain = session.host.connect(guest)
-        if not _detach_live(domain, guest, spec):
-            raise Failure(Code.FAILED, f"the guest of {guest.name} still uses the device")
+    live, config = _impact(guest, flags)
+    if config:
+        _without(_defined(guest), guest, spec)
+    if live and not _detach_live(session.host.connect(guest), guest, spec):
+        raise Failure(Code.FAILED, f"the guest of {guest.name} still uses the device")
+    if config:
+        session.host.change(guest, lambda kept: _without(kept, guest, spec))
     return ()
+
+
+def _without(kept: DomainXml, guest: Guest, spec: DiskSpec | NetSpec) -> DomainXml:
+    config = kept.config
+    disks = tuple(disk for disk in config.disks if not _is(disk, spec))
+    nets = tuple(
+        net for number, net in enumerate(config.nets) if not _is(_named(net, guest, number), spec)
+    )
+    if (disks, nets) == (config.disks, config.nets):
+        raise Failure(Code.FAILED, f"the definition of {guest.name} has no such device")
+    return replace(kept, config=replace(config, disks=disks, nets=nets))
 
 
 def _detach_live(domain: RemoteDomain, guest: Guest, spec: DiskSpec | NetSpec) -> bool:
@@ -392,31 +405,32 @@ def _device(text: str) -> DiskSpec | NetSpec:
         raise Failure(Code.XML, str(error)) from None
 
 
-def set_vcpus(session: Session, key: Key, count: int, flags: int = 0) -> tuple[()]:
+def set_vcpus(session: Session, key: Key, count: int, flags: int = _LIVE) -> tuple[()]:
     """Change the number of vCPUs of a domain's definition."""
-    guest = found(session, key)
-    if not flags & _CONFIG:
-        raise Failure(Code.NO_SUPPORT, "the vCPUs of a running domain change by its xenstore")
-    kept = _defined(guest)
-    field = {"max_vcpus": count} if flags & _MAXIMUM else {"vcpus": count}
-    _change(session, kept, field)
-    return ()
+    field = "max_vcpus" if flags & _MAXIMUM else "vcpus"
+    return _change(session, key, flags, field, count)
 
 
-def set_memory(session: Session, key: Key, kib: int, flags: int = 0) -> tuple[()]:
+def set_memory(session: Session, key: Key, kib: int, flags: int = _LIVE) -> tuple[()]:
     """Change the memory of a domain's definition."""
-    if not flags & _CONFIG:
-        raise Failure(Code.NO_SUPPORT, "the memory of a running domain changes by its xenstore")
-    kept = _defined(found(session, key))
-    size = kib << 10 & ~0xFFF
-    field = {"max_memory": size} if flags & _MAXIMUM else {"memory": size}
-    _change(session, kept, field)
+    field = "max_memory" if flags & _MAXIMUM else "memory"
+    return _change(session, key, flags, field, kib << 10 & ~0xFFF)
+
+
+def _change(session: Session, key: Key, flags: int, field: str, value: int) -> tuple[()]:
+    guest = found(session, key)
+    live, _ = _impact(guest, flags)
+    if live:
+        raise Failure(
+            Code.NO_SUPPORT, "memory and vCPUs of a running domain change by its xenstore: --config"
+        )
+
+    def changed(kept: DomainXml) -> DomainXml:
+        try:
+            fields: dict[str, Any] = {field: value}
+            return replace(kept, config=replace(kept.config, **fields))
+        except UsageError as error:
+            raise Failure(Code.INVALID, str(error)) from None
+
+    session.host.change(guest, changed)
     return ()
-
-
-def _change(session: Session, kept: DomainXml, fields: dict[str, int]) -> None:
-    try:
-        config = replace(kept.config, **fields)  # type: ignore[arg-type]
-    except UsageError as error:
-        raise Failure(Code.INVALID, str(error)) from None
-    session.host.definitions.save(replace(kept, config=config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -133,6 +134,15 @@ class Host:
             new = self._check(xml.config)
             self.definitions.save(xml)
         return self.by_name(xml.config.name), new
+
+    def change(self, guest: Guest, changed: Callable[[DomainXml], DomainXml]) -> None:
+        """Replace the definition of `guest` by what `changed` makes of it."""
+        with self._changing:
+            for definition in self.definitions:
+                if definition.uuid == guest.uuid:
+                    self.definitions.save(changed(definition.xml))
+                    return
+        raise Failure(Code.INVALID_STATE, f"the domain {guest.name} is not defined")
 
     def create(self, text: str, *, paused: bool) -> Guest:
         """Start a domain that need not be defined."""

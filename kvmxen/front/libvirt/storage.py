@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ class Pools:
     def build(self, pool: Pool) -> None:
         """Make the folder."""
         try:
-            pool.path.mkdir(parents=True, exist_ok=True)
+            pool.path.mkdir(mode=0o711, parents=True, exist_ok=True)
         except OSError as error:
             raise KvmxenError(f"cannot create {pool.path}: {error.strerror}") from None
 
@@ -218,6 +219,8 @@ def by_path(pools: Pools, path: str) -> Volume:
 def _volume(pool: Pool, path: Path) -> Volume | None:
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None
         # The name tells the format: a guest could write any bytes into a raw image.
         kind = "qcow2" if path.suffix == ".qcow2" else "raw"
         capacity = status.st_size
@@ -246,8 +249,7 @@ def create(pool: Pool, text: str, source: Volume | None = None) -> Volume:
             Code.UNSUPPORTED, f"a volume's name tells its format: {name!r:.80} cannot be {kind}"
         )
     path = pool.path / name
-    if path.exists():
-        raise Failure(Code.FAILED, f"there is a file {path} already")
+    _claim(path)
     try:
         if source is not None:
             _check_alone(source)
@@ -255,8 +257,7 @@ def create(pool: Pool, text: str, source: Volume | None = None) -> Volume:
         elif kind == "qcow2":
             _qemu_img("create", "-q", "-f", "qcow2", str(path), str(capacity))
         else:
-            with path.open("xb") as file:
-                file.truncate(capacity)
+            os.truncate(path, capacity)
     except BaseException as error:
         with suppress(OSError):
             path.unlink(missing_ok=True)
@@ -264,6 +265,16 @@ def create(pool: Pool, text: str, source: Volume | None = None) -> Volume:
             raise KvmxenError(f"cannot create {path}: {error}") from None
         raise
     return volume(pool, name)
+
+
+def _claim(path: Path) -> None:
+    """Make an empty file for its owner alone, which nobody else has made or named before."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise Failure(Code.FAILED, f"there is a file {path} already") from None
+    except OSError as error:
+        raise KvmxenError(f"cannot create {path}: {error.strerror}") from None
 
 
 def _check_alone(source: Volume) -> None:

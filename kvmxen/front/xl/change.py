@@ -67,13 +67,17 @@ def create(
         config = replace(reading.config, uuid=reading.config.uuid or uuid4())
         click.echo(json.dumps(as_json(config), indent=4))
         return
-    domain = spawn(reading.config, paused=paused or console)
-    if console:
-        stream = domain.open_console()
-        if not paused:
-            domain.unpause()
+    attended = console or foreground
+    spawn(reading.config, paused=paused or attended)
+    if not attended:
+        return
+    domain = RemoteDomain(reading.config.name)
+    stream = domain.open_console() if console else None
+    if not paused:
+        domain.unpause()
+    if stream:
         attach(stream, domain.name)
-    elif foreground:
+    else:
         domain.wait()
 
 
