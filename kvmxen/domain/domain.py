@@ -391,7 +391,11 @@ class Domain:
             run.start()
         while self._over is None:
             self._loop.run()
-        self._last = run.stop(End.DESTROYED if self._destroyed else self._over)
+        with self._changed:
+            # A request to the guest that is being passed on, perhaps below a signal handler that
+            # destroys it, comes to its end first.
+            end = End.DESTROYED if self._destroyed else self._over
+        self._last = run.stop(end)
         action = self._action(self._last.end)
         if action == "preserve":
             self._preserve()
