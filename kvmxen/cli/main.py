@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -41,28 +42,43 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
-    """The commands, each imported when it is used: --help needs none of them, a boot one."""
+class Commands(click.Group):
+    """The commands of `table`: the module of each in `package`, and what the list says of it.
+
+    Each is imported when it is used: --help needs none of them, a boot one.
+    """
+
+    def __init__(
+        self, *arguments: Any, package: str, table: Mapping[str, tuple[str, str]], **more: Any
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self._package = package
+        self._table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        """Their names, in the order of the table."""
+        return list(self._table)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
+        """The command of that name; None if there is none."""
+        if name not in self._table:
             return None
-        module = import_module(f"kvmxen.cli.{_COMMANDS[name][0]}")
+        module = vars(import_module(f"{self._package}.{self._table[name][0]}"))
         function = name.replace("-", "_")
         # A name that Python itself uses is followed by an underscore.
-        command: click.Command = vars(module).get(function) or vars(module)[f"{function}_"]
+        command: click.Command = module.get(f"{function}_") or module[function]
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list, for which no command is imported."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in self._table.items()])
 
 
 @click.group(
-    cls=_Commands,
+    cls=Commands,
+    package="kvmxen.cli",
+    table=_COMMANDS,
     epilog=STATUSES,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},

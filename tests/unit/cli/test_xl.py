@@ -10,12 +10,12 @@ import pytest
 
 from kvmxen import __main__
 from kvmxen.cli.xl import main
-from kvmxen.front.xl.commands import _COMMANDS, _MISSING
+from kvmxen.front.xl.commands import COMMANDS, MISSING
 
 PAGE = (Path(__file__).parents[3] / "docs" / "xl.md").read_text()
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"Usage: xl {name} ")
@@ -23,8 +23,8 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_the_page_has_the_commands() -> None:
     (listed,) = re.findall(r"^It has (.*)\.$", PAGE, re.M)
-    assert re.findall(r"`([\w-]+)`", listed) == sorted(_COMMANDS)
-    assert not _MISSING & _COMMANDS.keys()
+    assert re.findall(r"`([\w-]+)`", listed) == sorted(COMMANDS)
+    assert not MISSING & COMMANDS.keys()
 
 
 @pytest.mark.parametrize(("name", "usage"), [("xl", "xl"), ("kvmxen-xl", "xl"), ("k", "kvmxen")])
