@@ -35,11 +35,26 @@ def cache_directory() -> Path | None:
     It need not exist. A relative path in the variable is ignored, as the XDG base directory
     specification asks.
     """
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return _xdg("XDG_CACHE_HOME", "~/.cache")
+
+
+def configuration_directory() -> Path:
+    """$XDG_CONFIG_HOME/kvmxen, else ~/.config/kvmxen; it need not exist.
+
+    Raises KvmxenError for a user without a home.
+    """
+    if folder := _xdg("XDG_CONFIG_HOME", "~/.config"):
+        return folder
+    raise KvmxenError("this user has no home: set XDG_CONFIG_HOME to a folder")
+
+
+def _xdg(variable: str, default: str) -> Path | None:
+    """kvmxen's folder in the one that an environment variable names, else in `default`."""
+    given = Path(os.environ.get(variable, ""))
     if given.is_absolute():
         return given / "kvmxen"
     try:
-        return Path("~/.cache/kvmxen").expanduser()
+        return Path(default).expanduser() / "kvmxen"
     except RuntimeError:
         return None
 
@@ -48,13 +63,7 @@ def state_directory() -> Path:
     """$XDG_STATE_HOME/kvmxen, else ~/.local/state/kvmxen; for a user without a home, a folder of
     the runtime folder. It need not exist.
     """
-    given = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if given.is_absolute():
-        return given / "kvmxen"
-    try:
-        return Path("~/.local/state/kvmxen").expanduser()
-    except RuntimeError:
-        return runtime_root() / ".state"
+    return _xdg("XDG_STATE_HOME", "~/.local/state") or runtime_root() / ".state"
 
 
 def runtime_root() -> Path:

@@ -160,7 +160,7 @@ class Client:
             raise Failure(Code.INVALID, f"there is no callback {callback}")
 
     def lifecycle(self, guest: Guest, event: int, detail: int) -> None:
-        """Tell all clients of a change of the definitions, after this call's answer."""
+        """Tell all clients of a change of the definitions."""
         self._tell(guest, event, detail)
 
     def happened(self, identity: Identity, happening: Happening) -> None:

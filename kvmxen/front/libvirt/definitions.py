@@ -12,13 +12,8 @@ from uuid import UUID
 
 from kvmxen.config.domain import is_name
 from kvmxen.config.readers.libvirt import DomainXml, read, write
+from kvmxen.domain.rundir import configuration_directory
 from kvmxen.errors import KvmxenError, UsageError
-
-
-def configuration_directory() -> Path:
-    """$XDG_CONFIG_HOME/kvmxen, else ~/.config/kvmxen; it need not exist."""
-    given = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    return (given if given.is_absolute() else Path("~/.config").expanduser()) / "kvmxen"
 
 
 @dataclass(frozen=True)

@@ -226,13 +226,13 @@ def set_metadata(
     _flags: int,
 ) -> tuple[()]:
     """Change a domain's title or description."""
-    match kind:
-        case kind if kind == _DESCRIPTION:
-            fields: dict[str, Any] = {"description": text or ""}
-        case kind if kind == _TITLE:
-            fields = {"title": " ".join((text or "").split())}
-        case _:
-            raise Failure(Code.NO_SUPPORT, "only title and description can be changed")
+    fields: dict[str, Any]
+    if kind == _DESCRIPTION:
+        fields = {"description": text or ""}
+    elif kind == _TITLE:
+        fields = {"title": " ".join((text or "").split())}
+    else:
+        raise Failure(Code.NO_SUPPORT, "only title and description can be changed")
     session.host.change(found(session, key), lambda kept: replace(kept, **fields))
     return ()
 

@@ -80,9 +80,9 @@ class Host:
         """The running domain of that id."""
         return self._one(f"with the id {number}", lambda guest: guest.id == number != -1)
 
-    def _one(self, what: str, wanted: object) -> Guest:
+    def _one(self, what: str, wanted: Callable[[Guest], bool]) -> Guest:
         for guest in self.guests():
-            if wanted(guest):  # type: ignore[operator]
+            if wanted(guest):
                 return guest
         raise Failure(Code.NO_DOMAIN, f"there is no domain {what}")
 

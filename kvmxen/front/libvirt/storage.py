@@ -16,8 +16,8 @@ from uuid import UUID, uuid4
 from xml.etree import ElementTree
 
 from kvmxen.config.readers.xml_node import Node, UnsupportedElement, XmlError, parse
+from kvmxen.domain.rundir import configuration_directory
 from kvmxen.errors import KvmxenError
-from kvmxen.front.libvirt.definitions import configuration_directory
 from kvmxen.front.libvirt.wire import Code, Failure
 
 _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+-]{0,254}", re.ASCII)
