@@ -58,6 +58,27 @@ def xl_program() -> Programs:
     return Programs({"xl": path}, tuple(_folder(suite, package, member) for package in needed))
 
 
+def make_pygrub(folder: Path) -> Path:
+    """A program in `folder` that is pygrub of Xen 4.17. Raises packages.Unavailable."""
+    tree = Suite("bookworm").tree("xen-utils-4.17")
+    # A confined program sees what is in lib beside its own folder.
+    (folder / "bin").mkdir(parents=True)
+    (folder / "lib").symlink_to(tree)
+    program, lib = folder / "bin" / "pygrub", folder / "lib"
+    xen = lib / "usr/lib/xen-4.17"
+    places = (lib / "lib/x86_64-linux-gnu", lib / "usr/lib/x86_64-linux-gnu")
+    libraries = ":".join(map(str, (*places, xen / "lib/x86_64-linux-gnu")))
+    program.write_text(
+        "#!/bin/sh\n"
+        f"export PYTHONHOME={lib}/usr\n"
+        f"export XEN_FSIMAGE_FSDIR={xen}/lib/x86_64-linux-gnu/xenfsimage\n"
+        f"exec {lib}/lib64/ld-linux-x86-64.so.2 --library-path {libraries} "
+        f'{lib}/usr/bin/python3.11 {xen}/bin/pygrub "$@"\n'
+    )
+    program.chmod(0o700)
+    return program
+
+
 def oxenstored_configuration() -> Path:
     """The configuration that Debian ships for oxenstored. Raises packages.Unavailable."""
     return Suite("bookworm").package("xen-utils-common", "etc/xen/oxenstored.conf")

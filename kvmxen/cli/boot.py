@@ -15,7 +15,7 @@ from kvmxen.cli.stats import Kind, Stats
 from kvmxen.cli.status import STATUSES
 from kvmxen.config import Config, ConsoleSpec, DiskSpec
 from kvmxen.config.cloud_init import CloudInit
-from kvmxen.config.domain import Action
+from kvmxen.config.domain import Action, Bootloader
 from kvmxen.config.net import NetSpec
 from kvmxen.config.sizes import parse_size
 from kvmxen.errors import UsageError
@@ -23,6 +23,7 @@ from kvmxen.errors import UsageError
 # The command line's names of a Config's fields.
 FIELDS = {
     "kernel": "KERNEL",
+    "bootloader": "--bootloader",
     "ramdisk": "--ramdisk",
     "shell": "--shell",
     "modules": "--modules",
@@ -37,6 +38,7 @@ FIELDS = {
 # The fields of a Config that options have as they are.
 _UNCHANGED = (
     "kernel",
+    "bootloader",
     "ramdisk",
     "shell",
     "modules",
@@ -114,6 +116,14 @@ class _Command(click.Command):
 
 @click.command(cls=_Command, epilog=STATUSES)
 @click.argument("kernel", required=False, type=Path)
+@click.option(
+    "--bootloader",
+    type=click.Choice(get_args(Bootloader)),
+    default="pvgrub",
+    show_default=True,
+    help="How the first disk's own system boots, without KERNEL: by GRUB in the guest, or by "
+    "Xen's pygrub, which reads the disk on the host.",
+)
 @click.option("--ramdisk", metavar="FILE", type=Path, help="The guest's initial ramdisk.")
 @click.option(
     "--shell",

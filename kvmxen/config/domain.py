@@ -28,6 +28,8 @@ _NO_CHARACTER = re.compile("[\udc80-\udcff]")
 # What happens when the guest ends.
 Action = Literal["destroy", "restart", "preserve"]
 Shim = Literal["dispatch", "exits"]
+# How a disk's own system boots: GRUB runs in the guest, or Xen's pygrub reads the disk on the host.
+Bootloader = Literal["pvgrub", "pygrub"]
 
 
 def is_name(text: str) -> bool:
@@ -35,7 +37,7 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def _is_line(text: str) -> bool:
+def is_cmdline(text: str) -> bool:
     """Whether `text` is a command line that fits; bytes that are not UTF-8 are allowed."""
     try:
         size = len(os.fsencode(text))
@@ -48,7 +50,7 @@ def _is_line(text: str) -> bool:
 class Config:
     """What to boot, and how; the constructor raises FieldError for invalid values.
 
-    Without a `kernel`, the system of the first of the `disks` boots by its own boot loader; without
+    Without a `kernel`, the system of the first of the `disks` boots by the `bootloader`; without
     disks, the embedded demo guest boots. `memory` is in bytes. The guest may grow to
     `max_memory` and `max_vcpus`, by default the amounts that it starts with. The constructor gives
     each of `disks` a target. A domain whose `uuid` is None gets a random one.
@@ -58,6 +60,7 @@ class Config:
     """
 
     kernel: Path | None = None
+    bootloader: Bootloader = "pvgrub"
     ramdisk: Path | None = None
     shell: bool = False
     modules: Path | None = None
@@ -91,7 +94,7 @@ class Config:
                 f"{self.name!r} cannot name a domain: give 1 to 64 letters, digits or . _ + -, "
                 "the first of them not . or -"
             )
-        if not _is_line(self.cmdline):
+        if not is_cmdline(self.cmdline):
             raise FieldError(
                 f"`cmdline` must be at most {MAX_CMDLINE} bytes of printable text, on one line"
             )
@@ -104,7 +107,10 @@ class Config:
         if self.kernel is None and (self.shell or self.ramdisk is not None):
             field = "`shell`" if self.shell else "`ramdisk`"
             raise FieldError(f"{field} needs a kernel: give `kernel` too")
-
+        if self.bootloader == "pygrub" and (self.kernel or not self.disks):
+            raise FieldError(
+                "`bootloader` is for a disk's own system: give a disk, and leave the kernel out"
+            )
         if self.cloud_init is not None and not self.kernel and not self.disks:
             raise FieldError("`cloud_init` needs a system: give `kernel` or a disk too")
 

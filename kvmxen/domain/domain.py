@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -21,7 +22,7 @@ from kvmxen.domain.control.server import ControlServer
 from kvmxen.domain.devices import Devices
 from kvmxen.domain.ending import Ending
 from kvmxen.domain.events import Event, EventStream, Feed
-from kvmxen.domain.images import read_kernel, read_ramdisk
+from kvmxen.domain.images import read_images
 from kvmxen.domain.recipe import Lasting, Step, build_pv
 from kvmxen.domain.record import Record, write_record
 from kvmxen.domain.run import Run
@@ -85,8 +86,7 @@ class Domain:
                     from kvmxen.xenstore.server.journal import Journal
 
                     journal = undo.enter_context(Journal(config.xenstore))
-                kernel = read_kernel(config)
-                ramdisk = read_ramdisk(config, kernel)
+                images = read_images(config, folder.path)
             self._lasting = Lasting(
                 folder.uuid,
                 folder.path,
@@ -94,8 +94,7 @@ class Domain:
                 terminal,
                 self._viewers,
                 journal,
-                kernel,
-                ramdisk,
+                images,
             )
             # None while the guest reboots, and after the end.
             self._run: Run | None = build_pv(config, self._lasting, self._ended, step)
@@ -436,6 +435,10 @@ class Domain:
 
     def _build_again(self) -> None:
         self._over = None
+        if self.config.bootloader == "pygrub":
+            # The guest may have installed another kernel.
+            images = read_images(self.config, self._lasting.folder)
+            self._lasting = replace(self._lasting, images=images)
         run = build_pv(self.config, self._lasting, self._ended)
         with self._changed:
             if self._paused:

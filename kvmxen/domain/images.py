@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,16 +20,38 @@ from kvmxen.streams import say
 if TYPE_CHECKING:
     from kvmxen.domain.modules import Module
 
+# A kernel, its initial ramdisk, and its command line.
+Images = tuple[ElfKernel, bytes | bytearray | None, str]
+
 _DEMO = Path(guests.__file__).with_name("demo.elf")
 # GRUB as a Xen guest: it boots what the grub.cfg of a disk says. Debian's package grub-xen-host.
 _PV_GRUB = Path("/usr/lib/grub-xen/grub-x86_64-xen.bin")
 
 
-def read_kernel(config: Config) -> ElfKernel:
-    """The kernel that `config` names, else GRUB for its disks, else the demo guest.
+def read_images(config: Config, folder: Path) -> Images:
+    """What `config` says to boot; raises KvmxenError if it cannot be read.
 
-    Raises KvmxenError if it cannot be read.
+    `folder` is the domain's own, for files on the way.
     """
+    if config.bootloader == "pygrub":
+        return _read_from_disk(config, folder)
+    kernel = _read_kernel(config)
+    # The option makes Linux use the Xen console.
+    cmdline = config.cmdline or ("console=hvc0" if config.kernel else "")
+    return kernel, _read_ramdisk(config, kernel), cmdline
+
+
+def _read_from_disk(config: Config, folder: Path) -> Images:
+    from kvmxen.domain.pygrub import boot_files
+
+    with boot_files(config.disks[0], config.cmdline, folder) as found:
+        config = replace(config, bootloader="pvgrub", kernel=found.kernel, ramdisk=found.ramdisk)
+        kernel = load_kernel(found.kernel, cache=None)
+        return kernel, _read_ramdisk(config, kernel), found.cmdline
+
+
+def _read_kernel(config: Config) -> ElfKernel:
+    """The kernel that `config` names, else GRUB for its disks, else the demo guest."""
     kernel = config.kernel or (_PV_GRUB if config.disks else _DEMO)
     if kernel is _PV_GRUB and not kernel.exists():
         raise KvmxenError(
@@ -38,13 +61,7 @@ def read_kernel(config: Config) -> ElfKernel:
     return load_kernel(kernel, cache=cache_directory())
 
 
-def default_cmdline(config: Config) -> str:
-    """The option that makes Linux use the Xen console; empty for the demo guest."""
-    return "console=hvc0" if config.kernel else ""
-
-
-def read_ramdisk(config: Config, kernel: ElfKernel) -> bytes | bytearray | None:
-    """The initial ramdisk that `config` asks for; raises KvmxenError if it cannot be read."""
+def _read_ramdisk(config: Config, kernel: ElfKernel) -> bytes | bytearray | None:
     if config.shell:
         from kvmxen.domain.initramfs import shell_initramfs
 

@@ -19,10 +19,9 @@ from kvmxen.backends.xenbus import Xenbus
 from kvmxen.backends.xenstore import XenstoreBackend
 from kvmxen.config import Config
 from kvmxen.domain.devices import Devices
-from kvmxen.domain.images import default_cmdline
+from kvmxen.domain.images import Images
 from kvmxen.domain.run import Run
 from kvmxen.kvm.layout import PAGE_SHIFT
-from kvmxen.loader.elf import ElfKernel
 from kvmxen.loader.pv import build
 from kvmxen.pv.machine import End, Machine
 from kvmxen.pv.shim.plan import plan
@@ -48,8 +47,7 @@ class Lasting:
     terminal: PlainTerminal
     viewers: Viewers
     journal: Journal | None
-    kernel: ElfKernel
-    ramdisk: bytes | bytearray | None
+    images: Images
 
 
 def build_pv(
@@ -60,6 +58,7 @@ def build_pv(
     `ended(end)` is called once, from any thread, when the guest's run is over. Raises KvmxenError.
     """
     began = time.monotonic_ns()
+    kernel, ramdisk, cmdline = lasting.images
     layout = plan(config.memory, config.max_vcpus, config.max_memory)
     machine = Machine(
         layout,
@@ -76,9 +75,9 @@ def build_pv(
             start = build(
                 memory,
                 layout,
-                lasting.kernel,
-                lasting.ramdisk,
-                config.cmdline or default_cmdline(config),
+                kernel,
+                ramdisk,
+                cmdline,
                 console_port=console_port,
                 store_port=store_port,
             )
@@ -129,7 +128,7 @@ def build_pv(
         return Run(
             machine=machine,
             trace=Trace() if config.debug else None,
-            symbol=lasting.kernel.symbol,
+            symbol=kernel.symbol,
             xenstore=xenstore,
             console=console,
             devices=devices,

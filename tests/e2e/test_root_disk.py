@@ -1,4 +1,4 @@
-"""A disk with a system of its own: GRUB, as a Xen guest, boots what the grub.cfg says."""
+"""A disk with a system of its own: GRUB in the guest, or pygrub, boots what the grub.cfg says."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from kvmxen import Config, ConsoleSpec, DiskSpec, Domain, End, KvmxenError
-from kvmxen.domain import images
+from kvmxen.config.domain import Bootloader
+from kvmxen.domain import images, pygrub
 from kvmxen.domain.initramfs import shell_initramfs
+from tests.conftest import need
 from tests.e2e.disks import empty_image, make_file_system, run
 from tests.e2e.domain import PATIENCE, SLOWNESS
+from tests.xen_tools import make_pygrub
 
 WAIT = PATIENCE * SLOWNESS
 MENU = """\
 set timeout=0
-menuentry "the system of this disk" {
+menuentry "the system of this disk" --class os {
     insmod gzio
     insmod xzio
     linux /boot/vmlinuz console=hvc0 the-disk-says=%s
@@ -63,8 +67,24 @@ def partitioned(path: Path, root: Path) -> Path:
     return path
 
 
-def config(disk: Path) -> Config:
-    return Config(name="disk", disks=(DiskSpec(path=disk),), console=ConsoleSpec("program"))
+@pytest.fixture(params=get_args(Bootloader))
+def bootloader(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Bootloader:
+    chosen: Bootloader = request.param
+    if chosen == "pygrub":
+        program = need("Debian's pygrub", lambda: make_pygrub(tmp_path / "pygrub"))
+        monkeypatch.setattr(pygrub, "_PLACES", (str(program),))
+    return chosen
+
+
+def config(disk: Path, bootloader: Bootloader = "pvgrub") -> Config:
+    return Config(
+        name="disk",
+        bootloader=bootloader,
+        disks=(DiskSpec(path=disk),),
+        console=ConsoleSpec("program"),
+    )
 
 
 def says(domain: Domain) -> bytes:
@@ -74,8 +94,9 @@ def says(domain: Domain) -> bytes:
     return domain.console.read_until(b"\r\n", WAIT).strip()
 
 
-def test_with_a_partition(root: Path, tmp_path: Path) -> None:
-    with Domain(config(partitioned(tmp_path / "disk.img", root))) as domain:
+def test_with_a_partition(root: Path, tmp_path: Path, bootloader: Bootloader) -> None:
+    disk = partitioned(tmp_path / "disk.img", root)
+    with Domain(config(disk, bootloader)) as domain:
         domain.start()
         assert says(domain) == b"first"
         domain.console.write(b"exit\r")
@@ -84,12 +105,12 @@ def test_with_a_partition(root: Path, tmp_path: Path) -> None:
     assert ending.end is End.POWEROFF
 
 
-def test_a_reboot_reads_the_disk_again(root: Path, tmp_path: Path) -> None:
+def test_a_reboot_reads_the_disk_again(root: Path, tmp_path: Path, bootloader: Bootloader) -> None:
     """The whole disk is a file system here."""
     disk = make_file_system(tmp_path / "disk.img", 128, root)
     menu = tmp_path / "menu"
     menu.write_text(MENU % "second")
-    with Domain(config(disk)) as domain:
+    with Domain(config(disk, bootloader)) as domain:
         domain.start()
         assert says(domain) == b"first"
         # The guest has not mounted it: change it behind its back.

@@ -52,7 +52,7 @@ LAYERS = (
     {"kvm.memory", "config", "backends.loop"},
     {"kvm.layout"},
     {"xen.abi"},
-    {"errors", "streams", "domain.state"},
+    {"errors", "streams", "domain.state", "confine"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 # By dotted name under kvmxen.

@@ -6,16 +6,14 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
+from kvmxen import confine
 from kvmxen.errors import KvmxenError, printable
 from kvmxen.streams import say
 
-_CONFINE = Path(__file__).with_name("confine.py")
 # Programs expect particular files at the lower descriptors.
 _FIRST_DESCRIPTOR = 10
 # The most that is kept of a line of its output, in bytes.
@@ -43,9 +41,9 @@ class Server:
         self._expected = False
         self._failure: OSError | None = None
         self._line = b""
-        python = [sys.executable, "-I", "-S", str(_CONFINE), str(os.getpid()), str(listener)]
-        files = [",".join(map(str, fds)) for fds in (readonly, writable)]
-        self._command = [*python, *files, "--", *command]
+        self._command = confine.command(
+            command, socket=listener, readonly=readonly, writable=writable
+        )
         self._passed = [listener, *readonly, *writable]
         self._started = threading.Event()
         # Linux kills the process when the thread that started it ends, so this thread stays.

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from kvmxen.config.console import ConsoleSpec
 from kvmxen.config.disk import CACHES, FORMATS, DiskSpec
-from kvmxen.config.domain import Action, Config
+from kvmxen.config.domain import Action, Bootloader, Config
 from kvmxen.config.net import NetSpec
 from kvmxen.config.readers.xml_node import Node, XmlError, parse
 from kvmxen.errors import FieldError
@@ -51,7 +51,7 @@ def read(text: str) -> DomainXml:
         raise XmlError(f"the XML describes a {root.name:.40}, not a domain")
     root.one_of("type", ("xen",), "xen")
     root.ignore("@id")
-    kernel, ramdisk, cmdline = _boot(root)
+    kernel, bootloader, ramdisk, cmdline = _boot(root)
     most = _memory(root, "memory")
     memory = _memory(root, "currentMemory") or most
     vcpus, max_vcpus = _vcpus(root)
@@ -65,6 +65,7 @@ def read(text: str) -> DomainXml:
         "name": root.value("name"),
         "uuid": _uuid(uuid) if uuid else None,
         "kernel": kernel,
+        "bootloader": bootloader,
         "ramdisk": ramdisk,
         "cmdline": cmdline,
         "memory": memory,
@@ -100,12 +101,12 @@ def read_device(text: str) -> DiskSpec | NetSpec:
     raise node.unsupported()
 
 
-def _boot(root: Node) -> tuple[Path | None, Path | None, str]:
-    bootloader = root.value("bootloader")
+def _boot(root: Node) -> tuple[Path | None, Bootloader, Path | None, str]:
+    bootloader = _bootloader(root)
     root.ignore("bootloader_args") if not root.value("bootloader_args") else None
     system = root.child("os")
     if system is None:
-        return None, None, ""
+        return None, bootloader, None, ""
     kind = system.child("type")
     if kind is not None:
         kind.one_of("arch", ("x86_64",))
@@ -118,13 +119,21 @@ def _boot(root: Node) -> tuple[Path | None, Path | None, str]:
     kernel, ramdisk = system.value("kernel"), system.value("initrd")
     cmdline = system.value("cmdline")
     system.done()
-    if not kernel and bootloader and Path(bootloader).name not in ("pygrub", "pvgrub"):
-        raise root.unsupported("bootloader", bootloader)
     return (
         _path(kernel, f"{system.path}/kernel") if kernel else None,
+        Config.bootloader if kernel else bootloader,
         _path(ramdisk, f"{system.path}/initrd") if ramdisk else None,
         cmdline,
     )
+
+
+def _bootloader(root: Node) -> Bootloader:
+    text = root.value("bootloader")
+    for bootloader in get_args(Bootloader):
+        if not text or Path(text).name == bootloader:
+            known: Bootloader = bootloader
+            return known
+    raise root.unsupported("bootloader", text)
 
 
 def _path(text: str, where: str) -> Path:
@@ -321,7 +330,7 @@ def write(domain: DomainXml, *, id: int = -1, console: str = "") -> str:  # noqa
     current = {"current": str(config.vcpus)} if config.vcpus != config.max_vcpus else {}
     _add(root, "vcpu", str(config.max_vcpus), placement="static", **current)
     if config.kernel is None:
-        _add(root, "bootloader", "pvgrub")
+        _add(root, "bootloader", config.bootloader)
     system = _add(root, "os")
     _add(system, "type", "linux", arch="x86_64", machine="xenpv")
     for name, value in (

@@ -14,6 +14,7 @@ from kvmxen.errors import UsageError
 
 # The options whose values are those of the fields.
 _SAME = {
+    "bootloader": "--bootloader",
     "cmdline": "--cmdline",
     "uuid": "--uuid",
     "vcpus": "--vcpus",

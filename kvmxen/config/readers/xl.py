@@ -12,7 +12,7 @@ from uuid import UUID
 
 from kvmxen.config.console import ConsoleSpec
 from kvmxen.config.disk import DiskSpec
-from kvmxen.config.domain import Action, Config
+from kvmxen.config.domain import Action, Bootloader, Config
 from kvmxen.config.net import NetSpec, Rate
 from kvmxen.config.readers.xl_disk import read_disk
 from kvmxen.config.readers.xl_grammar import MAX_SIZE, Setting, parse, parse_argument
@@ -31,7 +31,11 @@ _PV = {"pv", "linux", "generic", ""}
 # xl takes no other form.
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 # The names that xl.cfg files give to the system of a disk.
-_BOOTLOADERS = ("pygrub", "pvgrub", "pvgrub64")
+_BOOTLOADERS: Mapping[str, Bootloader] = {
+    "pygrub": "pygrub",
+    "pvgrub": "pvgrub",
+    "pvgrub64": "pvgrub",
+}
 
 # The names that these files give to fields of a Config.
 _WORDS = {"max_memory": "maxmem", "max_vcpus": "maxvcpus", "disks": "disk", "nets": "vif"}
@@ -88,7 +92,7 @@ class _Reader:
     def reading(self) -> Reading:
         self._check_keys()
         self._check_type()
-        kernel = self._kernel()
+        kernel, bootloader = self._kernel()
         vcpus = self._number("vcpus") or 1
         memory = self._number("memory")
         most = self._number("maxmem")
@@ -98,6 +102,7 @@ class _Reader:
             name=self._name(),
             uuid=self._uuid(),
             kernel=kernel,
+            bootloader=bootloader,
             ramdisk=self._path("ramdisk"),
             cmdline=self._cmdline(),
             memory=size * MIB if size else Config.memory,
@@ -141,21 +146,18 @@ class _Reader:
             if self._text(key) not in _PV:
                 raise self._error(key, f"a guest of type {self._text(key)} is not run: give pv")
 
-    def _kernel(self) -> Path | None:
+    def _kernel(self) -> tuple[Path | None, Bootloader]:
         kernel, bootloader = self._path("kernel"), self._text("bootloader")
         if kernel is not None:
-            return kernel
+            return kernel, Config.bootloader
         if not bootloader:
             raise UsageError(f"{self._where}: give a kernel, or a bootloader and a disk")
-        if Path(bootloader).name not in _BOOTLOADERS:
+        known = _BOOTLOADERS.get(Path(bootloader).name)
+        if known is None:
             raise self._error("bootloader", f"{bootloader} is not known: give pvgrub or a kernel")
         if "disk" not in self._settings:
             raise self._error("bootloader", "there is no disk to boot from: give one")
-        if Path(bootloader).name == "pygrub":
-            self._notes.append(
-                f"{self._where}: the disk boots by GRUB inside the guest instead of pygrub"
-            )
-        return None
+        return None, known
 
     def _name(self) -> str:
         if not (name := self._text("name")):
@@ -280,7 +282,7 @@ def _settings(config: Config) -> Iterator[tuple[str, str | int | list[str]]]:
     if config.uuid:
         yield "uuid", str(config.uuid)
     if config.kernel is None:
-        yield "bootloader", "pvgrub"
+        yield "bootloader", config.bootloader
     else:
         yield "kernel", str(config.kernel.absolute())
     if config.ramdisk:

@@ -16,7 +16,7 @@ def as_json(config: Config) -> dict[str, object]:
         "target_memkb": config.memory >> 10,
     }
     if config.kernel is None:
-        build["bootloader"] = "pvgrub"
+        build["bootloader"] = config.bootloader
     else:
         build["kernel"] = str(config.kernel)
     if config.cmdline:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,7 @@ from types import FrameType
 
 import pytest
 
-from kvmxen.backends.block import confine
+from kvmxen import confine
 from kvmxen.backends.block.qemu import QemuImage
 from kvmxen.backends.block.server import Server, passed
 from kvmxen.config import DiskSpec
@@ -87,82 +85,6 @@ def test_what_it_has_open(image: Path, tmp_path: Path) -> None:
         files = {str(path.readlink()) for path in folder.iterdir()}
     named = {name for name in files if name.startswith("/") and not name.startswith("/dev/")}
     assert named == {str(image)}
-
-
-def confined(*command: str, readonly: str = "", writable: str = "", fds: tuple[int, ...]) -> str:
-    """The output of a program that was passed `fds`."""
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
-        arguments = [str(os.getpid()), str(listener.fileno()), readonly, writable, "--", *command]
-        result = subprocess.run(
-            [sys.executable, "-I", "-S", confine.__file__, *arguments],
-            pass_fds=(listener.fileno(), *fds),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    return result.stdout + result.stderr
-
-
-@pytest.fixture
-def landlock() -> None:
-    if confine.libc.syscall(confine.CREATE_RULESET, None, 0, confine.RULESET_VERSION) < 1:
-        pytest.skip("needs Landlock in the host's kernel")
-
-
-@pytest.mark.usefixtures("landlock")
-def test_the_files_that_it_reaches(tmp_path: Path) -> None:
-    mine, other = tmp_path / "mine", tmp_path / "other"
-    for path in (mine, other):
-        path.write_text(path.name)
-    shell = "/bin/sh"
-    with mine.open("r+b") as file:
-        fd = file.fileno()
-        again = f"/proc/self/fd/{fd}"
-        for given in ({"readonly": str(fd)}, {"writable": str(fd)}):
-            assert confined("/bin/cat", again, **given, fds=(fd,)) == "mine"
-            said = confined("/bin/cat", str(other), **given, fds=(fd,))
-            assert "Permission denied" in said
-            said = confined(shell, "-c", f"echo more >>{tmp_path / 'new'}", **given, fds=(fd,))
-            assert "Permission denied" in said
-        write = f"echo changed >>{again}"
-        assert "Permission denied" in confined(shell, "-c", write, readonly=str(fd), fds=(fd,))
-        assert mine.read_text() == "mine"
-        assert confined(shell, "-c", write, writable=str(fd), fds=(fd,)) == ""
-        assert mine.read_text() == "minechanged\n"
-    assert {path.name for path in tmp_path.iterdir()} == {"mine", "other"}
-
-
-@pytest.mark.usefixtures("landlock")
-def test_what_lies_around_a_program_is_not_read(tmp_path: Path) -> None:
-    """A program that a person built in the home directory, with libraries in ../lib."""
-    for name in ("bin", "lib"):
-        (tmp_path / name).mkdir()
-    program = str(shutil.copy("/bin/cat", tmp_path / "bin"))
-    for name in ("lib/library", "bin/letter", "letter"):
-        (tmp_path / name).write_text(name)
-    assert confined(program, str(tmp_path / "lib/library"), fds=()) == "lib/library"
-    for name in ("bin/letter", "letter"):
-        assert "Permission denied" in confined(program, str(tmp_path / name), fds=())
-
-
-@pytest.mark.parametrize(
-    ("program", "own"),
-    [
-        ("/opt/qemu/bin/qemu-nbd", "/opt"),
-        ("/nix/store/x-qemu/bin/qemu-nbd", "/nix"),
-        ("/home/u/qemu/bin/qemu-nbd", "/home/u/qemu/lib"),
-        ("/root/qemu-nbd", "/lib"),
-    ],
-)
-def test_the_paths_of_a_program(program: str, own: str) -> None:
-    system = {"/usr", "/bin", "/lib", "/lib64"}
-    assert set(confine.consists_of(program)) == system | {program, own}
-
-
-def test_a_socket_handed_over() -> None:
-    command = "echo $LISTEN_FDS $((LISTEN_PID == $$)); [ -S /dev/fd/3 ] || [ -e /proc/self/fd/3 ]"
-    assert confined("/bin/sh", "-c", command, fds=()) == "1 1\n"
 
 
 def test_copies_are_out_of_the_way(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_disks_own_system() -> None:
     text = "name='web'\nbootloader='/usr/bin/pygrub'\ndisk=['/x,raw,xvda,rw']"
     found = read(text, "f")
     assert found.config.kernel is None
-    assert found.notes == ("f: the disk boots by GRUB inside the guest instead of pygrub",)
+    assert found.config.bootloader == "pygrub"
 
 
 @pytest.mark.parametrize(

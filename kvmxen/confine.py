@@ -1,11 +1,12 @@
 """A program of its own: it gives up the rights that its successor does not need, then executes it.
 
-    python -I -S confine.py PARENT SOCKET READ-ONLY WRITABLE -- PROGRAM ARGUMENT...
+    python -I -S confine.py PARENT SOCKET READ-ONLY WRITABLE FOLDER -- PROGRAM ARGUMENT...
 
-PROGRAM must not outlive the process PARENT. SOCKET, a number above 3, is the listening socket,
-which PROGRAM finds as systemd's services do (sd_listen_fds(3)). READ-ONLY and WRITABLE are the
-descriptors, separated by commas, of the files that PROGRAM may reopen. This program imports
-nothing of kvmxen, so that it starts quickly.
+command() makes this command line. PROGRAM must not outlive the process PARENT. SOCKET, a number
+above 3 or nothing, is the listening socket, which PROGRAM finds as systemd's services do
+(sd_listen_fds(3)). READ-ONLY and WRITABLE are the descriptors, separated by commas, of the files
+that PROGRAM may reopen; FOLDER, a path or nothing, is where it may make files. This program
+imports nothing of kvmxen, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import signal
 import stat
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -31,17 +33,40 @@ CAP_DAC_OVERRIDE = 1 << 1
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 RULESET_VERSION, RULE_PATH_BENEATH = 1, 1
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE, IOCTL_DEV = 1, 2, 4, 8, 1 << 14, 1 << 15
+REMOVE_FILE, MAKE_REG = 1 << 5, 1 << 8
 # The number of file rights, and of bind and connect rights, that each ABI version knows.
 FILE_RIGHTS = (13, 14, 15, 15, 16)
 NET_RIGHTS, NET_SINCE = 3, 4
 SCOPES, SCOPES_SINCE = 3, 6
 
 FIRST_SOCKET = 3
+# Bytes that a program may write to a file that it makes.
+MAX_FILE = 1 << 30
 
 # Folders that hold only programs and libraries; one package's may be anywhere in them.
 PACKAGES = ("/usr", "/opt", "/nix", "/gnu")
 
 libc = ctypes.CDLL(None, use_errno=True)
+
+
+def command(
+    program: Sequence[str],
+    *,
+    socket: int | None = None,
+    readonly: Iterable[int] = (),
+    writable: Iterable[int] = (),
+    folder: str = "",
+) -> list[str]:
+    """The command line that runs `program`, its path and arguments, with these rights alone.
+
+    The descriptors must be passed on by their numbers.
+    """
+    return [
+        *(sys.executable, "-I", "-S", __file__, str(os.getpid())),
+        "" if socket is None else str(socket),
+        *(",".join(map(str, fds)) for fds in (readonly, writable)),
+        *(folder, "--", *program),
+    ]
 
 
 def check(result: int, what: str) -> int:
@@ -89,9 +114,11 @@ def consists_of(program: str) -> dict[str, int]:
     return paths | {path: EXECUTE | READ_FILE}
 
 
-def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int]) -> None:
-    """Allow only the files with these descriptors and those that the program consists of, if the
-    host's kernel has Landlock (Linux 5.13)."""
+def restrict_files(
+    program: str, readonly: Iterable[int], writable: Iterable[int], folder: str
+) -> None:
+    """Allow only the files with these descriptors, those in the folder, and those that the program
+    consists of, if the host's kernel has Landlock (Linux 5.13)."""
     version = libc.syscall(CREATE_RULESET, None, 0, RULESET_VERSION)
     if version < 1:
         return
@@ -119,6 +146,8 @@ def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int
     paths |= {"/sys/devices": READ_FILE | READ_DIR}
     paths |= {"/etc/ld.so.cache": READ_FILE, "/dev/urandom": READ_FILE}
     paths |= {"/dev/null": READ_FILE | WRITE_FILE}
+    if folder:
+        paths[folder] = READ_FILE | WRITE_FILE | READ_DIR | TRUNCATE | MAKE_REG | REMOVE_FILE
     for path, access in paths.items():
         with suppress(FileNotFoundError):
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -132,18 +161,25 @@ def restrict_files(program: str, readonly: Iterable[int], writable: Iterable[int
     os.close(ruleset)
 
 
+def numbers(text: str) -> list[int]:
+    """The numbers in `text`, separated by commas."""
+    return [int(word) for word in text.split(",") if word]
+
+
 def main() -> NoReturn:
     """See above."""
-    parent, socket, readonly, writable, _, *command = sys.argv[1:]
+    parent, socket, readonly, writable, folder, _, *program = sys.argv[1:]
     end_with(int(parent))
     drop_capabilities()
-    files = ([int(fd) for fd in text.split(",") if fd] for text in (readonly, writable))
-    restrict_files(command[0], *files)
-    os.dup2(int(socket), FIRST_SOCKET)
-    os.close(int(socket))
+    restrict_files(program[0], numbers(readonly), numbers(writable), folder)
     environment = {"PATH": os.defpath, "LC_ALL": "C"}
-    environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
-    os.execve(command[0], command, environment)
+    if folder:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
+    if socket:
+        os.dup2(int(socket), FIRST_SOCKET)
+        os.close(int(socket))
+        environment |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+    os.execve(program[0], program, environment)
 
 
 if __name__ == "__main__":
