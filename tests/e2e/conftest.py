@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from kvmxen.domain.initramfs import Entry, build_cpio, folder, program
 from tests.conftest import FAILED
 from tests.e2e.domain import Boot, Domain, Ramdisk
+from tests.e2e.libvirt_server import Server, kvmxen
 from tests.resources import has_kvm
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -113,3 +115,15 @@ def ramdisk(busybox: Path, tmp_path: Path) -> Ramdisk:
         return path
 
     return make
+
+
+@pytest.fixture
+def server(kvm: None, environment: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    environment["XDG_CONFIG_HOME"] = str(tmp_path / "config")
+    server = Server(environment, tmp_path / "virtxend.sock")
+    yield server
+    said = server.stop()
+    left = kvmxen(environment, "list", "--json")
+    for one in json.loads(left):
+        kvmxen(environment, "destroy", one["name"])
+    assert said == ""

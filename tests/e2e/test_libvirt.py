@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -12,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,67 +19,11 @@ import pytest
 
 from tests import libvirt_tools
 from tests.e2e.disks import empty_image
-from tests.e2e.domain import PATIENCE, ROOT, SLOWNESS
+from tests.e2e.domain import ROOT
+from tests.e2e.libvirt_server import WAIT, Server, kvmxen
 from tests.packages import Unavailable
 
-WAIT = PATIENCE * SLOWNESS
-
 Virsh = Callable[..., str]
-
-
-class Server:
-    """A running `kvmxen server`."""
-
-    def __init__(self, environment: dict[str, str], path: Path) -> None:
-        self.environment = environment
-        self.path = path
-        self.uri = f"xen:///session?socket={path}"
-        self.start()
-
-    def start(self, *more: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kvmxen", "server", "--socket", self.path, *more],
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        end = time.monotonic() + WAIT
-        while not self._answers():
-            assert self.process.poll() is None, self.stop()
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            return client.connect_ex(str(self.path)) == 0
-
-    def stop(self, number: int = signal.SIGTERM) -> str:
-        """End it; returns what it said."""
-        self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=WAIT)
-        return str(said)
-
-
-@pytest.fixture
-def server(kvm: None, environment: dict[str, str], tmp_path: Path) -> Iterator[Server]:
-    environment["XDG_CONFIG_HOME"] = str(tmp_path / "config")
-    server = Server(environment, tmp_path / "virtxend.sock")
-    yield server
-    said = server.stop()
-    left = kvmxen(environment, "list", "--json")
-    for one in json.loads(left):
-        kvmxen(environment, "destroy", one["name"])
-    assert said == ""
-
-
-def kvmxen(environment: dict[str, str], *words: str) -> str:
-    command = [sys.executable, "-m", "kvmxen", *words]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=WAIT
-    )
-    return done.stdout
 
 
 def command_of(suite: str) -> list[str]:
@@ -502,14 +445,14 @@ print("listed", took)
 
 def test_python_with_libvirts_bindings(server: Server, xml: Path, tmp_path: Path) -> None:
     try:
-        command, more = libvirt_tools.python_with_libvirt()
+        python = libvirt_tools.python_with_libvirt()
     except Unavailable as error:
         pytest.skip(f"needs python3-libvirt: {error}")
     # No disk can be 1000 domains' at once, but definitions may name it.
     (tmp_path / "script.py").write_text(PYTHON)
     done = subprocess.run(
-        [*command, tmp_path / "script.py", server.uri, xml],
-        env=server.environment | more,
+        [*python.command, tmp_path / "script.py", server.uri, xml],
+        env=server.environment | python.environment,
         capture_output=True,
         text=True,
         timeout=WAIT,

@@ -19,6 +19,13 @@ _BLOCK = 1 << 20
 NAME, ADDRESS = "guest.test", "198.51.100.7"
 
 
+def free_port() -> int:
+    """A TCP port of the host that nobody uses."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
 class Servers:
     """All servers, at `address` (IPv4) and, if given, `address6`; ports by name in `ports`.
 
