@@ -97,6 +97,9 @@ def test_lists_as_scripts_read_them(xl: Xl, file: Path) -> None:
     found = instances(told)
     assert list(found) == ["Domain-0", "web"]
     assert found["Domain-0"][0] == 0
+    info = figures(xl("info").stdout)
+    # The guest's 64 MiB are free still, as nobody has touched them, and others use memory too.
+    assert 0 < found["Domain-0"][1] < int(info["total_memory"]) - int(info["free_memory"]) + 512
     assert found["web"][:4] == (1, 64, 1, "r-----")
     assert instances(xl("list", "web").stdout).keys() == {"web"}
     long = xl("list", "-l").stdout

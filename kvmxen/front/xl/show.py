@@ -35,10 +35,12 @@ def list_(domain: str | None, as_json_: bool, verbose: bool) -> None:
         return
     more = "   UUID                            Reason-Code\tSecurity Label" if verbose else ""
     click.echo(f"Name                                        ID   Mem VCPUs\tState\tTime(s){more}")
-    # Each domain has its dom0 in its own process; for scripts, the host is Domain-0.
-    host = host_figures()
-    kept = max(host["memory"] - sum(one.memory for one in guests()), 0) if with_host else 0
     if with_host:
+        # Each domain has its dom0 in its own process; for scripts, the host is Domain-0. It has
+        # what is neither free nor a guest's, as programs add these up to the host's memory.
+        host = host_figures()
+        guests_have = sum(one.memory for one in guests())
+        kept = max(host["memory"] - host["free"] - guests_have, 0)
         _row(DOM0, 0, kept, host["cpus"], "r-----", host["time"], verbose, _NO_UUID)
     for one in shown:
         # xl counts the vCPUs that are up.
