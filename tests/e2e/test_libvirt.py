@@ -187,6 +187,34 @@ def test_a_definition_is_changed(virsh: Virsh, xml: Path, tmp_path: Path) -> Non
     assert table(virsh("list", "--all", "--autostart")) == [["-", "web2", "shut off"]]
 
 
+def test_memory_and_vcpus_of_a_running_domain(virsh: Virsh, server: Server, xml: Path) -> None:
+    """The guest is asked by its xenstore; PV GRUB has no balloon."""
+    xml.write_text(xml.read_text().replace("<vcpu>1<", "<vcpu current='1'>2<"))
+    virsh("define", xml)
+    virsh("setmaxmem", "web", "128M", "--config")
+    virsh("start", "web")
+
+    def node(path: str) -> str:
+        return kvmxen(server.environment, "xenstore", "read", "web", path).strip()
+
+    virsh("setmem", "web", "96M")
+    assert node("memory/target") == str(96 << 10)
+    assert "1 to 128 MiB" in virsh("setmem", "web", "129M", status=1)
+    virsh("setvcpus", "web", "2", "--live", "--config")
+    assert node("cpu/1/availability") == "online"
+    assert re.search(r"<vcpu(?![^>]*current)[^>]*>2</vcpu>", virsh("dumpxml", "web", "--inactive"))
+    assert "1 to 2 vCPUs" in virsh("setvcpus", "web", "3", status=1)
+    assert "maximum" in virsh("setmaxmem", "web", "256M", "--live", status=1)
+
+
+def test_flags_that_mean_nothing_here_are_refused(virsh: Virsh, xml: Path) -> None:
+    virsh("define", xml)
+    assert "unsupported flags (0x2)" in virsh("start", "web", "--autodestroy", status=1)
+    virsh("start", "web", "--force-boot")
+    assert "unsupported flags (0x2)" in virsh("shutdown", "web", "--mode", "agent", status=1)
+    assert table(virsh("list"))[0][1:] == ["web", "running"]
+
+
 def test_devices_of_a_running_domain(virsh: Virsh, xml: Path, tmp_path: Path) -> None:
     virsh("create", xml, "--paused")
     second = empty_image(tmp_path / "second.img", 1)

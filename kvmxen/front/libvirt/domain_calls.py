@@ -12,6 +12,7 @@ from kvmxen.config.readers.libvirt import DomainXml, read_device, write
 from kvmxen.config.readers.xml_node import UnsupportedElement
 from kvmxen.domain.description import Description
 from kvmxen.domain.remote import RemoteDomain
+from kvmxen.domain.targets import ask_for_memory, ask_for_vcpus
 from kvmxen.errors import UsageError
 from kvmxen.front.libvirt.events import Lifecycle
 from kvmxen.front.libvirt.host import Guest
@@ -27,7 +28,12 @@ LIST_FLAGS = 2 * _NO_SNAPSHOT - 1
 # virDomainModificationImpact and other flags.
 _LIVE, _CONFIG = 1, 2
 _XML_INACTIVE = 2
-_START_PAUSED = 1
+# virDomainCreateFlags. The last three mean nothing to a domain that is not saved, and XML is always
+# checked.
+_START_PAUSED, _BYPASS_CACHE, _FORCE_BOOT, _VALIDATE = 1, 4, 8, 16
+_START = _START_PAUSED | _BYPASS_CACHE | _FORCE_BOOT | _VALIDATE
+# virDomainShutdownFlagValues and virDomainRebootFlagValues: how the guest is asked.
+_ACPI, _PARAVIRT = 1, 16
 _CONSOLE_FORCE = 1
 _MAXIMUM = 4
 _GRACEFUL = 1
@@ -46,6 +52,12 @@ def found(session: Session, key: Key) -> Guest:
 def connected(session: Session, key: Key) -> RemoteDomain:
     """The running domain that a client means."""
     return session.host.connect(found(session, key))
+
+
+def _only(flags: int, known: int) -> None:
+    """Refuse any flag that is not `known`, as libvirt does."""
+    if unknown := flags & ~known:
+        raise Failure(Code.INVALID, f"unsupported flags ({unknown:#x})")
 
 
 # Finding.
@@ -242,6 +254,7 @@ def set_metadata(
 
 def create(session: Session, key: Key, flags: int = 0) -> tuple[Key]:
     """Start a defined domain; returns when all its files are open."""
+    _only(flags, _START)
     guest = session.host.start(found(session, key), paused=bool(flags & _START_PAUSED))
     return (guest.key,)
 
@@ -254,6 +267,7 @@ def create_quietly(session: Session, key: Key) -> tuple[()]:
 
 def create_xml(session: Session, text: str, flags: int) -> tuple[Key]:
     """Start a domain that need not be defined."""
+    _only(flags, _START)
     return (session.host.create(text, paused=bool(flags & _START_PAUSED)).key,)
 
 
@@ -269,14 +283,16 @@ def resume(session: Session, key: Key) -> tuple[()]:
     return ()
 
 
-def shutdown(session: Session, key: Key, _flags: int = 0) -> tuple[()]:
+def shutdown(session: Session, key: Key, flags: int = 0) -> tuple[()]:
     """Ask the guest to power off."""
+    _only(flags, _ACPI | _PARAVIRT)
     _ask(connected(session, key).shutdown())
     return ()
 
 
-def reboot(session: Session, key: Key, _flags: int) -> tuple[()]:
+def reboot(session: Session, key: Key, flags: int) -> tuple[()]:
     """Ask the guest to reboot."""
+    _only(flags, _ACPI | _PARAVIRT)
     _ask(connected(session, key).reboot())
     return ()
 
@@ -288,6 +304,7 @@ def _ask(there: bool) -> None:
 
 def destroy(session: Session, key: Key, flags: int = 0) -> tuple[()]:
     """End a domain at once; returns when it has ended. Asked to be graceful, ask the guest."""
+    _only(flags, _GRACEFUL)
     guest = found(session, key)
     domain = session.host.connect(guest)
     if flags & _GRACEFUL:
@@ -325,6 +342,7 @@ def _impact(guest: Guest, flags: int) -> tuple[bool, bool]:
 
 def attach(session: Session, key: Key, text: str, flags: int = _LIVE) -> tuple[()]:
     """Attach a device to a domain's run, its definition, or both."""
+    _only(flags, _LIVE | _CONFIG)
     guest, spec = found(session, key), _device(text)
     live, config = _impact(guest, flags)
     if config:
@@ -353,6 +371,7 @@ def _with(kept: DomainXml, spec: DiskSpec | NetSpec) -> DomainXml:
 
 def detach(session: Session, key: Key, text: str, flags: int = _LIVE) -> tuple[()]:
     """Detach a device from a domain's run, its definition, or both."""
+    _only(flags, _LIVE | _CONFIG)
     guest, spec = found(session, key), _device(text)
     live, config = _impact(guest, flags)
     if config:
@@ -406,24 +425,30 @@ def _device(text: str) -> DiskSpec | NetSpec:
 
 
 def set_vcpus(session: Session, key: Key, count: int, flags: int = _LIVE) -> tuple[()]:
-    """Change the number of vCPUs of a domain's definition."""
+    """Have a running guest use that many vCPUs, or change a domain's definition, or both."""
+    _only(flags, _LIVE | _CONFIG | _MAXIMUM)
     field = "max_vcpus" if flags & _MAXIMUM else "vcpus"
-    return _change(session, key, flags, field, count)
+    return _change(session, key, flags, field, count, ask_for_vcpus)
 
 
 def set_memory(session: Session, key: Key, kib: int, flags: int = _LIVE) -> tuple[()]:
-    """Change the memory of a domain's definition."""
+    """Have a running guest grow or shrink, or change the memory of a domain's definition, or
+    both."""
+    _only(flags, _LIVE | _CONFIG | _MAXIMUM)
     field = "max_memory" if flags & _MAXIMUM else "memory"
-    return _change(session, key, flags, field, kib << 10 & ~0xFFF)
+    return _change(session, key, flags, field, kib << 10 & ~0xFFF, ask_for_memory)
 
 
-def _change(session: Session, key: Key, flags: int, field: str, value: int) -> tuple[()]:
+def _change(
+    session: Session,
+    key: Key,
+    flags: int,
+    field: str,
+    value: int,
+    ask: Callable[[Description, int], None],
+) -> tuple[()]:
     guest = found(session, key)
-    live, _ = _impact(guest, flags)
-    if live:
-        raise Failure(
-            Code.NO_SUPPORT, "memory and vCPUs of a running domain change by its xenstore: --config"
-        )
+    live, config = _impact(guest, flags)
 
     def changed(kept: DomainXml) -> DomainXml:
         try:
@@ -432,5 +457,16 @@ def _change(session: Session, key: Key, flags: int, field: str, value: int) -> t
         except UsageError as error:
             raise Failure(Code.INVALID, str(error)) from None
 
-    session.host.change(guest, changed)
+    if live:
+        if flags & _MAXIMUM:
+            raise Failure(Code.INVALID, "the maximum of a running domain is fixed: --config")
+        if config:
+            # Refused before the run is changed, if it is.
+            changed(_defined(guest))
+        try:
+            ask(session.host.connect(guest).describe(), value)
+        except UsageError as error:
+            raise Failure(Code.INVALID, str(error)) from None
+    if config:
+        session.host.change(guest, changed)
     return ()

@@ -14,8 +14,9 @@ import click
 from kvmxen.backends.terminal import ConsoleStream
 from kvmxen.domain.events import Event
 from kvmxen.domain.remote import RemoteDomain
+from kvmxen.domain.targets import ask_for_memory, ask_for_vcpus, node, store
 from kvmxen.errors import KvmxenError, UsageError
-from kvmxen.front.xl.guests import guest, guests, node, remote, store
+from kvmxen.front.xl.guests import guests, remote
 from kvmxen.streams import say, tell
 
 # Connects this process's terminal with the console of the domain of that name.
@@ -187,12 +188,7 @@ def mem_set(domain: str, size: str) -> None:
     if match is None:
         raise UsageError(f"{size!r:.60} is not an amount of memory: give a number such as 512m")
     amount = int(match[1]) << _SHIFT[match[2].lower()]
-    one = guest(domain)
-    most = one.told.config.max_memory if one.told else 0
-    if not 0 < amount <= most:
-        raise UsageError(f"{one.name} can have 1 to {most >> 20} MiB (its maxmem), not {size}")
-    with store(one.name) as client:
-        client.write(node("memory/target"), str(amount >> 10).encode())
+    ask_for_memory(remote(domain).describe(), amount)
 
 
 @click.command("vcpu-set")
@@ -201,14 +197,7 @@ def mem_set(domain: str, size: str) -> None:
 @click.option("-i", "--ignore-host", is_flag=True, help="Accepted: there may be more than CPUs.")
 def vcpu_set(domain: str, count: int, ignore_host: bool) -> None:
     """Have the guest of DOMAIN use COUNT vCPUs."""
-    one = guest(domain)
-    most = one.told.config.max_vcpus if one.told else 0
-    if count > most:
-        raise UsageError(f"{one.name} can have {most} vCPUs (its maxvcpus), not {count}")
-    with store(one.name) as client, client.transaction():
-        for number in range(most):
-            state = b"online" if number < count else b"offline"
-            client.write(node(f"cpu/{number}/availability"), state)
+    ask_for_vcpus(remote(domain).describe(), count)
 
 
 @click.command("block-attach")

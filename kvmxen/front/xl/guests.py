@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,6 @@ from kvmxen.domain.remote import RemoteDomain
 from kvmxen.domain.rundir import name_of, running, runtime_root
 from kvmxen.domain.state import State
 from kvmxen.errors import KvmxenError, UsageError
-from kvmxen.xen.abi.xen import DOMID_GUEST
-from kvmxen.xenstore.errors import XenstoreError
-from kvmxen.xenstore.paths import home
-from kvmxen.xenstore.server.client import Client
 
 DOM0 = "Domain-0"
 # How long, in s, a domain may take to answer where many are listed.
@@ -76,23 +70,6 @@ def remote(word: str) -> RemoteDomain:
     if all(one.name != name for one in running(runtime_root())):
         raise _missing(word)
     return RemoteDomain(name)
-
-
-@contextmanager
-def store(name: str) -> Iterator[Client]:
-    """The xenstore of the domain `name`; what it refuses becomes a KvmxenError."""
-    with closing(Client(runtime_root(), name)) as client:
-        try:
-            yield client
-        except XenstoreError as error:
-            raise KvmxenError(
-                f"the xenstore of {name} refuses it: {os.strerror(error.errno)}"
-            ) from None
-
-
-def node(path: str) -> str:
-    """The path of a node of the guest's own."""
-    return f"{home(DOMID_GUEST)}/{path}"
 
 
 def host_figures() -> dict[str, Any]:

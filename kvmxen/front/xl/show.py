@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 
 from kvmxen.config.readers.xl_json import as_json
+from kvmxen.domain.targets import node, store
 from kvmxen.errors import KvmxenError
-from kvmxen.front.xl.guests import DOM0, Guest, guest, guests, host_figures, node, store
+from kvmxen.front.xl.guests import DOM0, Guest, guest, guests, host_figures
 from kvmxen.xenstore.errors import XenstoreError
 from kvmxen.xenstore.server.client import Client
 
