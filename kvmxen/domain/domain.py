@@ -324,7 +324,7 @@ class Domain:
         """See Events (control/requests.py)."""
         self._feed.attach(connected)
 
-    def wait_for_clients(self, timeout: float | None) -> dict[str, object] | None:
+    def wait_for_clients(self, timeout: float) -> dict[str, object] | None:
         """Like wait(), but returns as soon as the end is known, while the socket still exists."""
         ending = self._wait(lambda: self._settled, timeout)
         return None if ending is None else vars(ending) | {"end": ending.end.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from typing import Any
@@ -11,7 +12,7 @@ from kvmxen.config import DiskSpec
 from kvmxen.config.codec import CodecError, decode
 from kvmxen.config.net import NetSpec
 from kvmxen.domain.control import requests
-from kvmxen.domain.control.client import ask
+from kvmxen.domain.control.client import Gone, ask
 from kvmxen.domain.control.requests import Request
 from kvmxen.domain.description import Description
 from kvmxen.domain.ending import Ending
@@ -42,21 +43,24 @@ class RemoteDomain:
         self.name = name
         self._patience = patience
         self._root = runtime_root()
+        self._number: int | None = None
         told = self.describe()
         self.uuid, self.id = told.uuid, told.id
+        self._number = told.id
 
-    def _ask(self, request: Request, *sockets: socket.socket, taking: float | None = 0.0) -> Any:
+    def _ask(self, request: Request, *sockets: socket.socket, taking: float = 0.0) -> Any:
         """Send `request` with `sockets`, which are closed here.
 
-        The answer may take `taking` seconds, None for any time, and then the patience.
+        The answer may take `taking` seconds and then the patience.
         """
-        patience = None if taking is None or self._patience is None else taking + self._patience
+        patience = None if self._patience is None else taking + self._patience
         try:
             descriptors = [one.fileno() for one in sockets]
             return ask(
                 self._root,
                 self.name,
                 request,
+                number=self._number,
                 descriptors=descriptors,
                 patience=patience,
             )
@@ -117,13 +121,8 @@ class RemoteDomain:
     def wait(self, timeout: float | None = None) -> Ending | None:
         """Wait until the domain has ended and its name is free; returns the end, or None if that
         takes longer than `timeout` seconds."""
-        try:
-            if self._ask(requests.Wait(timeout), taking=timeout) is None:
-                return None
-        except KvmxenError:
-            # It may have ended before it was asked.
-            if self._is_there():
-                raise
+        if not self._has_ended(math.inf if timeout is None else timeout):
+            return None
         end = time.monotonic() + _CLOSING_S
         while self._is_there():
             if time.monotonic() > end:
@@ -132,6 +131,20 @@ class RemoteDomain:
                 )
             time.sleep(_LOOK_EVERY_S)
         return self._recorded()
+
+    def _has_ended(self, timeout: float) -> bool:
+        """Whether the domain ends within `timeout` seconds, or had before."""
+        end = time.monotonic() + timeout
+        while True:
+            seconds = max(0.0, min(end - time.monotonic(), requests.MAX_WAIT_S))
+            try:
+                if self._ask(requests.Wait(seconds), taking=seconds) is not None:
+                    return True
+            except Gone:
+                # Its socket goes before its name.
+                return True
+            if time.monotonic() >= end:
+                return False
 
     def _is_there(self) -> bool:
         """Whether the name is this domain's, and not free or a later domain's."""

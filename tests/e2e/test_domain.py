@@ -16,10 +16,12 @@ import kvmxen
 from kvmxen import Config, ConsoleSpec, DiskSpec, Domain, End, Event, KvmxenError, State
 from kvmxen.backends.terminal import ConsoleStream
 from kvmxen.cli.person import Person
+from kvmxen.domain.control import requests
 from kvmxen.domain.ending import Ending
 from kvmxen.domain.record import read_record
 from kvmxen.domain.remote import RemoteDomain
 from kvmxen.domain.rundir import running, runtime_root
+from kvmxen.errors import UsageError
 from tests.e2e.domain import PATIENCE, ROOT, SLOWNESS
 from tests.unit.loader.images import ENTRY, Load, elf
 
@@ -353,6 +355,37 @@ def test_from_another_process(grub: Config, disk: Path) -> None:
         assert ended == [domain.wait(WAIT)]
     with pytest.raises(KvmxenError, match="no domain named grub is running"):
         kvmxen.connect("grub")
+
+
+def test_a_remote_domain_is_no_later_one_of_its_name(grub: Config) -> None:
+    with Domain(grub) as first:
+        first.start()
+        remote = kvmxen.connect("grub")
+        first.destroy()
+        assert remote.wait(WAIT)
+    with Domain(grub) as second:
+        second.start()
+        with pytest.raises(KvmxenError, match="the domain grub has ended; another has its name"):
+            remote.destroy()
+        ending = remote.wait(WAIT)
+        assert ending is not None
+        assert ending.end is End.DESTROYED
+        assert second.state is State.RUNNING
+
+
+def test_who_waits_is_asked_again(grub: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a client that has gone keeps its place in the domain for a while only."""
+    monkeypatch.setattr(requests, "MAX_WAIT_S", 0.05)
+    with Domain(grub) as domain:
+        domain.start()
+        remote = kvmxen.connect("grub")
+        assert remote.wait(0.3) is None
+        with pytest.raises(UsageError, match="wait 0 to"):
+            requests.Wait(0.1)
+        threading.Timer(0.3, domain.destroy).start()
+        ended = remote.wait(WAIT)
+    assert ended is not None
+    assert ended.end is End.DESTROYED
 
 
 def test_a_domain_elsewhere_is_used_as_one_here() -> None:

@@ -112,6 +112,10 @@ class Nmi:
     """Send vCPU 0 a non-maskable interrupt."""
 
 
+# In s.
+MAX_WAIT_S = 20.0
+
+
 @dataclass(frozen=True)
 class Wait:
     """Wait for the end; the answer is how the domain ended, or null after `seconds`.
@@ -119,12 +123,12 @@ class Wait:
     An end is {"end": NAME, "at": SECONDS, "reason": TEXT, "report": TEXT}.
     """
 
-    seconds: float | None = None
+    seconds: float
 
     def __post_init__(self) -> None:
-        # The test is not "negative", so that it refuses NaN too.
-        if self.seconds is not None and not self.seconds >= 0:
-            raise UsageError(f"wait 0 seconds or more, not {self.seconds!r:.100}")
+        # A client that has gone keeps its place meanwhile.
+        if not 0 <= self.seconds <= MAX_WAIT_S:
+            raise UsageError(f"wait 0 to {MAX_WAIT_S:g} seconds, not {self.seconds!r:.100}")
 
 
 @dataclass(frozen=True)
