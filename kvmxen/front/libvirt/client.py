@@ -16,7 +16,7 @@ from kvmxen.backends.terminal import ConsoleStream
 from kvmxen.domain.events import Event, Happening
 from kvmxen.domain.record import Identity
 from kvmxen.domain.remote import RemoteDomain
-from kvmxen.errors import KvmxenError, UsageError
+from kvmxen.errors import KvmxenError, UsageError, shortage
 from kvmxen.front.libvirt.events import EventId, lifecycle
 from kvmxen.front.libvirt.host import Guest, Host
 from kvmxen.front.libvirt.outbox import Outbox
@@ -136,6 +136,9 @@ class Client:
             return _failed(call, Code.INVALID, str(fault))
         except KvmxenError as fault:
             return _failed(call, Code.FAILED, str(fault))
+        except OSError as fault:
+            what = f"{fault.filename or procedure.name}: {fault.strerror or fault}"
+            return _failed(call, Code.FAILED, shortage(fault) or what)
         except Exception as fault:
             text = f"internal error: {type(fault).__name__}: {fault}; please report it"
             say(f"{procedure.name} failed by an {text}")

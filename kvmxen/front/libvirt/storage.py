@@ -8,6 +8,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ _QCOW2 = struct.Struct(">4s20xQ")
 # Likewise its version, the place of its backing file's name, and its incompatible features.
 _FILES = struct.Struct(">4xIQ56xQ")
 _EXTERNAL_DATA = 4
-_PATIENCE_S = 120
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,24 @@ class Pools:
         except XmlError as error:
             raise Failure(Code.XML, str(error)) from None
         for pool in self:
-            if pool.path == path and pool.name != name:
-                raise Failure(Code.FAILED, f"the storage pool {pool.name} has {path} already")
-            uuid = pool.uuid if pool.name == name and uuid is None else uuid
+            if pool.name != name:
+                if pool.path == path:
+                    raise Failure(Code.FAILED, f"the storage pool {pool.name} has {path} already")
+                if pool.uuid == uuid:
+                    raise Failure(Code.FAILED, f"the storage pool {pool.name} has the UUID {uuid}")
+                continue
+            uuid = uuid or pool.uuid
+            if pool.uuid != uuid:
+                raise Failure(Code.FAILED, f"the storage pool {name} has the UUID {pool.uuid}")
+            if pool.active and pool.path != path:
+                raise Failure(Code.INVALID_STATE, f"the storage pool {name} is active: destroy it")
         pool = Pool(name, uuid or uuid4(), path, False, False)
+        file = self._file(name, "xml")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file(name, "xml").write_text(pool_xml(pool), encoding="utf-8")
+            new = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+            new.write_text(pool_xml(pool), encoding="utf-8")
+            new.replace(file)
         except OSError as error:
             raise KvmxenError(f"cannot define the pool {name}: {error.strerror}") from None
         return self.by_name(name)
@@ -193,7 +204,7 @@ def volumes(pool: Pool) -> list[Volume]:
     if not pool.active:
         raise Failure(Code.INVALID_STATE, f"the storage pool {pool.name} is not active")
     try:
-        paths = sorted(path for path in pool.path.iterdir() if path.is_file())
+        paths = sorted(path for path in pool.path.iterdir() if _can_be_told(path.name))
     except OSError as error:
         raise KvmxenError(f"cannot read {pool.path}: {error.strerror}") from None
     return [volume for path in paths if (volume := _volume(pool, path))]
@@ -201,9 +212,14 @@ def volumes(pool: Pool) -> list[Volume]:
 
 def volume(pool: Pool, name: str) -> Volume:
     """The file of that name in a pool."""
-    if _NAME.fullmatch(name) and (found := _volume(pool, pool.path / name)):
+    if "/" not in name and _can_be_told(name) and (found := _volume(pool, pool.path / name)):
         return found
     raise Failure(Code.NO_VOLUME, f"the storage pool {pool.name} has no volume {name!r:.80}")
+
+
+def _can_be_told(name: str) -> bool:
+    """Whether a file's name can be in XML."""
+    return name.isprintable() and name not in ("", ".", "..")
 
 
 def by_path(pools: Pools, path: str) -> Volume:
@@ -254,6 +270,9 @@ def create(pool: Pool, text: str, source: Volume | None = None) -> Volume:
         if source is not None:
             _check_alone(source)
             _qemu_img("convert", "-f", source.format, "-O", kind, str(source.path), str(path))
+            # As libvirt has it, a copy may be larger, and is never smaller.
+            if capacity > source.capacity:
+                _qemu_img("resize", "-q", "-f", kind, str(path), str(capacity))
         elif kind == "qcow2":
             _qemu_img("create", "-q", "-f", "qcow2", str(path), str(capacity))
         else:
@@ -327,13 +346,9 @@ def _size(root: Node) -> int:
 
 def _qemu_img(*arguments: str) -> None:
     try:
-        subprocess.run(
-            ["qemu-img", *arguments], capture_output=True, check=True, timeout=_PATIENCE_S
-        )
+        subprocess.run(["qemu-img", *arguments], capture_output=True, check=True)
     except FileNotFoundError:
         raise KvmxenError("qcow2 volumes need qemu-img: install qemu-utils") from None
-    except subprocess.TimeoutExpired:
-        raise KvmxenError(f"qemu-img took more than {_PATIENCE_S} s") from None
     except subprocess.CalledProcessError as error:
         why = os.fsdecode(error.stderr).strip().splitlines()[-1:] or ["no reason given"]
         raise KvmxenError(f"qemu-img {arguments[0]} failed: {why[0]}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -66,4 +67,42 @@ def test_an_image_is_copied(pool: Pool) -> None:
     image = volume("image.qcow2", "0", "qcow2").replace("'T'>0", "'M'>3")
     source = storage.create(pool, image)
     assert source.capacity == 3 << 20
-    assert storage.create(pool, volume("copy", "1"), source).capacity == 3 << 20
+    source.path.with_name("plain").write_bytes(b"what was there")
+    # A copy may be larger, and is never smaller.
+    assert storage.create(pool, volume("copy", "0"), source).capacity == 3 << 20
+    larger = volume("larger.qcow2", "1", "qcow2").replace("'T'>1", "'M'>5")
+    assert storage.create(pool, larger, storage.volume(pool, "copy")).capacity == 5 << 20
+    grown = volume("grown", "1").replace("'T'>1", "'K'>4")
+    plain = storage.volume(pool, "plain")
+    assert storage.create(pool, grown, plain).path.read_bytes() == b"what was there".ljust(
+        4096, b"\0"
+    )
+
+
+def test_what_is_listed_is_found(pool: Pool) -> None:
+    for name in ("a b.iso", ".hidden", "\N{SNOWMAN}.img", "-o", "line\nbreak"):
+        (pool.path / name).touch()
+    (pool.path / "folder").mkdir()
+    names = [one.path.name for one in storage.volumes(pool)]
+    assert names == ["-o", ".hidden", "a b.iso", "\N{SNOWMAN}.img"]
+    assert [storage.volume(pool, name).path.name for name in names] == names
+    for name in ("..", ".", "", "folder", "../images/-o", "line\nbreak"):
+        with pytest.raises(Failure, match="has no volume"):
+            storage.volume(pool, name)
+
+
+def test_a_pool_is_defined_again(pool: Pool, tmp_path: Path) -> None:
+    pools = Pools(tmp_path / "pools")
+    text = storage.pool_xml(pool)
+    assert pools.define(text) == pool
+    for changed, sentence in (
+        (text.replace(str(pool.uuid), str(uuid4())), "the storage pool p has the UUID"),
+        (text.replace("images", "others"), "the storage pool p is active"),
+        (text.replace(">p<", ">q<"), "the storage pool p has /"),
+        (text.replace(">p<", ">q<").replace("images", "others"), "the storage pool p has the UUID"),
+    ):
+        with pytest.raises(Failure, match=sentence):
+            pools.define(changed)
+    pools.stop(pool)
+    assert pools.define(text.replace("images", "others")).path == tmp_path / "others"
+    assert [one.name for one in pools] == ["p"]
