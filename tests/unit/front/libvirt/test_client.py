@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from kvmxen.backends.terminal import stream_of
 from kvmxen.domain.remote import RemoteDomain
 from kvmxen.front.libvirt.client import Client
-from kvmxen.front.libvirt.definitions import Definitions
+from kvmxen.front.libvirt.definitions import Definition, Definitions
 from kvmxen.front.libvirt.host import Guest, Host
 from kvmxen.front.libvirt.outbox import Outbox
 from kvmxen.front.libvirt.procedures import CONSOLE, PROCEDURES
@@ -102,6 +103,21 @@ def test_what_is_unknown_is_an_error_and_the_connection_goes_on(
     with connection(host) as (peer, _):
         assert code(peer.call(procedure, program=program)) == Code.NO_SUPPORT
         assert peer.call(66).status == Status.OK
+
+
+def test_a_failing_file_system_is_no_internal_error(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_definitions: Definitions) -> Iterator[Definition]:
+        raise PermissionError(errno.EACCES, "Permission denied", "/a/folder")
+
+    monkeypatch.setattr(Definitions, "__iter__", fail)
+    with connection(host) as (peer, _):
+        # The number of defined domains.
+        answer = peer.call(25)
+    assert code(answer) == Code.FAILED
+    assert b"/a/folder: Permission denied" in answer.payload
+    assert capsys.readouterr().err == ""
 
 
 def test_a_ping_is_answered(host: Host) -> None:
