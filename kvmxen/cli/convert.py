@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from kvmxen.config import Config
 from kvmxen.config.codec import decode, encode
+from kvmxen.config.readers.loss import check_same
 from kvmxen.errors import FieldError, KvmxenError, UsageError
 from kvmxen.streams import say
 
@@ -125,13 +126,5 @@ def convert(source: str, target: str, file: Path) -> None:
 def _written(config: Config, target: str) -> str:
     """`config` in the format `target`; raises UsageError unless that format says all of it."""
     text = _FORMATS[target].write(config)
-    again = _FORMATS[target].read(text, target)
-    # The console is a matter of the command that starts the domain.
-    lost = [
-        field.name
-        for field in fields(Config)
-        if field.name != "console" and getattr(config, field.name) != getattr(again, field.name)
-    ]
-    if lost:
-        raise UsageError(f"the format {target} cannot say all of {', '.join(lost)}: change that")
+    check_same(config, _FORMATS[target].read(text, target), target)
     return text

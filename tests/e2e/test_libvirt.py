@@ -168,6 +168,22 @@ def test_what_is_not_done_is_refused_by_its_path(virsh: Virsh, xml: Path) -> Non
     assert table(virsh("list", "--all")) == []
 
 
+def test_files_of_xl_are_translated(virsh: Virsh, xml: Path, tmp_path: Path) -> None:
+    virsh("define", xml)
+    file = tmp_path / "web.cfg"
+    file.write_text(virsh("domxml-to-native", "xen-xl", "--domain", "web").strip() + "\n")
+    assert 'name = "web"' in file.read_text()
+    again = tmp_path / "again.xml"
+    again.write_text(virsh("domxml-from-native", "xen-xl", file))
+    virsh("undefine", "web")
+    virsh("define", again)
+    assert virsh("domxml-to-native", "xen-xl", "--domain", "web").strip() in file.read_text()
+    assert "not 'xen-xm'" in virsh("domxml-from-native", "xen-xm", file, status=1)
+    with file.open("a") as more:
+        more.write("memroy = 5\n")
+    assert "memroy" in virsh("domxml-from-native", "xen-xl", file, status=1)
+
+
 def test_a_definition_is_changed(virsh: Virsh, xml: Path, tmp_path: Path) -> None:
     virsh("define", xml)
     second = empty_image(tmp_path / "second.img", 1)

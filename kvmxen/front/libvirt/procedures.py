@@ -9,6 +9,7 @@ from typing import Any
 from kvmxen.front.libvirt import domain_calls as domains
 from kvmxen.front.libvirt import figure_calls as figures
 from kvmxen.front.libvirt import host_calls as host
+from kvmxen.front.libvirt import native_calls as native
 from kvmxen.front.libvirt import storage_calls as storage
 from kvmxen.front.libvirt.session import Session
 from kvmxen.front.libvirt.wire import DOMAIN, PARAMETER, POOL, TEXT, UUID_BYTES, VOLUME
@@ -138,6 +139,8 @@ PROCEDURES: dict[int, Procedure] = {
         (VOLUME,),
         storage.copy_volume,
     ),
+    135: _("connect_domain_xml_from_native", (STRING, STRING, UINT), (STRING,), native.from_native),
+    136: _("connect_domain_xml_to_native", (STRING, STRING, UINT), (STRING,), native.to_native),
     139: _("connect_num_of_secrets", (), (INT,), host.none),
     149: _("connect_is_secure", (), (INT,), host.is_secure),
     150: _("domain_is_active", _KEYED, (INT,), figures.is_active),
