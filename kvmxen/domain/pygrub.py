@@ -60,12 +60,14 @@ def boot_files(disk: DiskSpec, more: str, folder: Path) -> Iterator[Found]:
             f"pygrub cannot read {disk.path}, an image of the format {disk.format}: "
             "convert it to raw, or let it boot by pvgrub"
         )
-    place = folder / "pygrub"
-    place.mkdir(mode=0o700)
+    place, kept = folder / "pygrub", folder / "from-pygrub"
     try:
-        yield _found(_answer(program, disk, more, place), place, disk)
+        place.mkdir(mode=0o700)
+        kept.mkdir(mode=0o700)
+        yield _found(_answer(program, disk, more, place), place, kept, disk)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        for each in (place, kept):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _answer(program: Path, disk: DiskSpec, more: str, place: Path) -> dict[str, str]:
@@ -121,19 +123,29 @@ def _run(command: list[str], fd: int, said: Path, disk: DiskSpec) -> None:
 
 
 def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        return os.fsdecode(file.read(_MOST_SAID))
+    """What pygrub wrote into the file `path`, which it may have replaced by anything."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    with os.fdopen(fd, "rb") as file:
+        return os.fsdecode(file.read(_MOST_SAID) or b"")
 
 
-def _found(answer: dict[str, str], place: Path, disk: DiskSpec) -> Found:
+def _found(answer: dict[str, str], place: Path, kept: Path, disk: DiskSpec) -> Found:
+    """The files, moved from the folder `place`, which a process that a disk took over may still
+    change, to the folder `kept`, which it may not."""
     files = {}
     for key in ("kernel", "ramdisk"):
         if key in answer:
-            path = Path(answer[key])
+            path, moved = Path(answer[key]), kept / key
+            if path.parent == place and path.name not in ("", ".", ".."):
+                with suppress(OSError):
+                    path.rename(moved)
             # A disk that took pygrub over must not choose a file of ours.
-            if path.parent != place or path.is_symlink() or not path.is_file():
+            if moved.is_symlink() or not moved.is_file():
                 raise KvmxenError(f"pygrub named a file that it may not, for {disk.path}")
-            files[key] = path
+            files[key] = moved
     if "kernel" not in files:
         raise KvmxenError(f"pygrub found no kernel on {disk.path}: let it boot by pvgrub")
     cmdline = answer.get("args", "")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmxen import confine
 from kvmxen.config import Config, DiskSpec
 from kvmxen.domain import pygrub
 from kvmxen.domain.pygrub import boot_files
@@ -69,6 +70,9 @@ def test_a_kernel_alone(program: Pygrub) -> None:
             "named a file that it may not",
         ),
         (r'printf "args x\0\0" >"$answer"', "found no kernel"),
+        ('rm "$answer"', "found no kernel"),
+        ('rm "$answer"; mkfifo "$answer"', "found no kernel"),
+        ('rm "$answer"; ln -s /etc/passwd "$answer"', "found no kernel"),
         ("", "found no kernel"),
         (
             r'echo >"$folder/k"; printf "kernel $folder/k\0args a\nb\0\0" >"$answer"',
@@ -94,6 +98,17 @@ def test_one_that_does_not_end(program: Pygrub, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(KvmxenError, match="took more than"):
         program.found()
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("other", ["ln -s /etc/passwd", "mkfifo"])
+def test_what_it_replaces_later_is_not_read(
+    program: Pygrub, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """On a host without Landlock it can make other files than plain ones."""
+    monkeypatch.setattr(confine, "command", lambda command, **_: list(command))
+    program.does(f'rm "$answer"; {other} "$answer"')
+    with pytest.raises(KvmxenError, match="found no kernel"):
+        program.found()
 
 
 def test_a_disk_that_is_not_raw(program: Pygrub) -> None:
