@@ -154,7 +154,9 @@ class _Reader:
             raise UsageError(f"{self._where}: give a kernel, or a bootloader and a disk")
         known = _BOOTLOADERS.get(Path(bootloader).name)
         if known is None:
-            raise self._error("bootloader", f"{bootloader} is not known: give pvgrub or a kernel")
+            raise self._error(
+                "bootloader", f"{bootloader} is not known: give pvgrub, pygrub or a kernel"
+            )
         if "disk" not in self._settings:
             raise self._error("bootloader", "there is no disk to boot from: give one")
         return None, known
