@@ -9,7 +9,7 @@ import sys
 import click
 
 from kvmxen.backends.terminal import ESCAPE, ConsoleStream, raw_terminal
-from kvmxen.cli.named import domain
+from kvmxen.cli.named import domain, domain_name
 from kvmxen.streams import say
 
 _CHUNK = 2048
@@ -18,7 +18,7 @@ _TYPED_AHEAD = 64 << 10
 
 
 @click.command()
-@click.argument("name")
+@domain_name
 @click.option("--read-only", is_flag=True, help="Only watch.")
 @click.option("--force", is_flag=True, help="Disconnect the one who types at it now.")
 def console(name: str, read_only: bool, force: bool) -> None:

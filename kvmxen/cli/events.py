@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmxen.cli.named import name_of
+from kvmxen.cli.named import name_of, running_names
 
 if TYPE_CHECKING:
     from kvmxen.domain.events import Happening
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=running_names)
 @click.option("--json", "as_json", is_flag=True, help="Print each line as a JSON object.")
 def events(name: str | None, as_json: bool) -> None:
     """Print a line for each event of the domain NAME, until it ends; or of all, until Ctrl-C.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvmxen.cli.named import name_of
+from kvmxen.cli.named import domain_name, name_of
 from kvmxen.config.disk import DiskSpec, device_number
 from kvmxen.config.net import NetSpec
 from kvmxen.errors import KvmxenError, UsageError
@@ -36,7 +36,7 @@ def _detach(name: str, request: BlockDetach | NetworkDetach, device: str) -> Non
 
 
 @click.command("block-attach")
-@click.argument("name")
+@domain_name
 @click.argument("disk", metavar="FILE[,KEY=VALUE]...")
 def block_attach(name: str, disk: str) -> None:
     """Attach a disk, written as for boot's --disk, to the running domain NAME; print its name."""
@@ -46,7 +46,7 @@ def block_attach(name: str, disk: str) -> None:
 
 
 @click.command("block-detach")
-@click.argument("name")
+@domain_name
 @click.argument("device")
 @_FORCE
 def block_detach(name: str, device: str, force: bool) -> None:
@@ -58,7 +58,7 @@ def block_detach(name: str, device: str, force: bool) -> None:
 
 
 @click.command("block-resize")
-@click.argument("name")
+@domain_name
 @click.argument("device")
 def block_resize(name: str, device: str) -> None:
     """Tell the running domain NAME how large the file of its disk DEVICE is now.
@@ -73,7 +73,7 @@ def block_resize(name: str, device: str) -> None:
 
 
 @click.command("network-attach")
-@click.argument("name")
+@domain_name
 @click.argument("net")
 def network_attach(name: str, net: str) -> None:
     """Attach an interface, written as for boot's --net, to the running domain NAME; print its
@@ -87,7 +87,7 @@ def network_attach(name: str, net: str) -> None:
 
 
 @click.command("network-detach")
-@click.argument("name")
+@domain_name
 @click.argument("number", type=click.IntRange(0, 0xFFFF))
 @_FORCE
 def network_detach(name: str, number: int, force: bool) -> None:

@@ -7,12 +7,12 @@ import json
 import click
 
 from kvmxen.cli.listing import Row, details, ended
-from kvmxen.cli.named import domain, name_of
+from kvmxen.cli.named import domain, domain_name, name_of
 from kvmxen.errors import KvmxenError
 
 
 @click.command()
-@click.argument("name")
+@domain_name
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def info(name: str, as_json: bool) -> None:
     """Tell what the domain NAME is and has; if it does not run, how it ended.

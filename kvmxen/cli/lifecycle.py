@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kvmxen.cli.named import domain
+from kvmxen.cli.named import domain, domain_name, running_names
 from kvmxen.errors import KvmxenError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -18,7 +18,9 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     """A command for one domain or more."""
 
     def made(function: Callable[..., None]) -> click.Command:
-        return click.command(name)(click.argument("name", nargs=-1, required=True)(function))
+        return click.command(name)(
+            click.argument("name", nargs=-1, required=True, shell_complete=running_names)(function)
+        )
 
     return made
 
@@ -100,7 +102,7 @@ def unpause(name: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("name")
+@domain_name
 @click.argument("key")
 def sysrq(name: str, key: str) -> None:
     """Do what the magic SysRq KEY does in the Linux guest of the domain NAME; h lists the keys."""
@@ -108,7 +110,7 @@ def sysrq(name: str, key: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@domain_name
 def nmi(name: str) -> None:
     """Send a non-maskable interrupt to vCPU 0 of the domain NAME."""
     domain(name).nmi()

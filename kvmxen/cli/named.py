@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kvmxen.errors import UsageError
+import click
+
+from kvmxen.errors import KvmxenError, UsageError
 
 if TYPE_CHECKING:
     from kvmxen.domain.remote import RemoteDomain
@@ -25,3 +28,17 @@ def domain(word: str) -> RemoteDomain:
     from kvmxen.domain.remote import connect
 
     return connect(name_of(word))
+
+
+def running_names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """The names of the running domains that begin as a person has `begun` to type, for a shell."""
+    from kvmxen.domain import rundir
+
+    with suppress(KvmxenError, OSError):
+        names = (one.name for one in rundir.running(rundir.runtime_root()))
+        return [name for name in names if name.startswith(begun)]
+    return []
+
+
+# The parameter `name` of a command for one domain.
+domain_name = click.argument("name", shell_complete=running_names)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from kvmxen.cli.named import name_of
+from kvmxen.cli.named import domain_name, name_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 @click.command()
-@click.argument("name")
+@domain_name
 @click.option("--once", is_flag=True, help="Print the totals once, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the totals once, as JSON.")
 def top(name: str, once: bool, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvmxen.cli.named import name_of
+from kvmxen.cli.named import domain_name, name_of
 from kvmxen.cli.status import XENSTORE_STATUSES
 from kvmxen.errors import KvmxenError, UsageError
 
@@ -37,7 +37,7 @@ def xenstore() -> None:
 
 
 @xenstore.command(short_help="Print nodes and their values as a tree.")
-@click.argument("name")
+@domain_name
 @click.argument("path", default="")
 def ls(name: str, path: str) -> None:
     """Print the nodes below PATH as a tree; by default, all of the domain's own."""
@@ -49,7 +49,7 @@ def ls(name: str, path: str) -> None:
 
 
 @xenstore.command(short_help="Print the values of nodes.")
-@click.argument("name")
+@domain_name
 @click.argument("path", nargs=-1, required=True)
 def read(name: str, path: tuple[str, ...]) -> None:
     """Print the value of each PATH on a line of its own, all but printable ASCII escaped."""
@@ -63,7 +63,7 @@ def read(name: str, path: tuple[str, ...]) -> None:
     short_help="Set the values of nodes.",
     context_settings={"ignore_unknown_options": True},
 )
-@click.argument("name")
+@domain_name
 @click.argument("pairs", metavar="PATH VALUE [PATH VALUE]...", nargs=-1, required=True)
 def write(name: str, pairs: tuple[str, ...]) -> None:
     """Set each PATH to the VALUE that follows it, in one transaction.
@@ -84,7 +84,7 @@ def write(name: str, pairs: tuple[str, ...]) -> None:
 
 
 @xenstore.command(short_help="Remove nodes.")
-@click.argument("name")
+@domain_name
 @click.argument("path", nargs=-1, required=True)
 def rm(name: str, path: tuple[str, ...]) -> None:
     """Remove each PATH and everything below it, in one transaction."""
@@ -104,7 +104,7 @@ def rm(name: str, path: tuple[str, ...]) -> None:
 
 @xenstore.command(short_help="Print the paths that change.")
 @click.option("-n", "--number", metavar="N", type=click.IntRange(1), help="Exit after N lines.")
-@click.argument("name")
+@domain_name
 @click.argument("path", nargs=-1, required=True)
 def watch(name: str, path: tuple[str, ...], number: int | None) -> None:
     """Print each PATH at once, then every path at or below it that changes, one a line.
