@@ -90,7 +90,7 @@ class Suite:
         unpacked = self.folder / package
         with _locked(self.folder):
             if not list(unpacked.glob(member)):
-                self._unpack(self._deb(package), member, unpacked)
+                self._unpack(self.deb(package), member, unpacked)
         found = [path for path in unpacked.glob(member) if path.is_file()]
         if not found:
             raise Unavailable(f"Debian's {package} in {self.name} has no {member}")
@@ -118,8 +118,8 @@ class Suite:
                     tree.rename(whole)
         return whole
 
-    def _deb(self, package: str) -> Path:
-        """The package file, fetched if necessary."""
+    def deb(self, package: str) -> Path:
+        """The package's file, of its newest version, fetched if necessary. Raises Unavailable."""
         debs = self.folder / "debs" / package
         if not list(debs.glob("*.deb")):
             self._update()
