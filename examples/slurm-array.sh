@@ -5,7 +5,7 @@
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=1G
 #SBATCH --output=/dev/null
-#SBATCH --signal=TERM@60
+#SBATCH --signal=B:TERM@60
 
 task=$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID
 results=${RESULTS:-results}
