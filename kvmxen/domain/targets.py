@@ -40,7 +40,8 @@ def ask_for_memory(domain: Description, size: int) -> None:
     most = domain.config.max_memory
     if not 0 < size <= most:
         raise UsageError(
-            f"{domain.config.name} can have 1 to {most >> 20} MiB (its maxmem), not {size >> 20}"
+            f"{domain.config.name} can have 1 to {most >> 20} MiB (its maxmem), "
+            f"not {size >> 20} MiB"
         )
     with store(domain.config.name) as client:
         client.write(node("memory/target"), str(size >> 10).encode())
