@@ -11,6 +11,6 @@ task=$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID
 results=${RESULTS:-results}
 mkdir -p "$results"
 # exec: Slurm's signals go to the guest, and the task's exit status is the guest's.
-exec kvmxen boot --name "task-$task" --cmdline "task=$SLURM_ARRAY_TASK_ID" \
+exec kvmxen boot --name "task-$task" --cmdline "console=hvc0 task=$SLURM_ARRAY_TASK_ID" \
     --console "file:$results/$task.log" --result "$results/$task.json" \
     --timeout 3600 --shutdown-timeout 20 "$@" 2>"$results/$task.err"
